@@ -1,0 +1,46 @@
+"""Every error that a user can cause or must know about; each message says what, where and what now."""
+
+from __future__ import annotations
+
+
+class DreamtuneError(ValueError):
+    """Base of all of dreamtune's own errors; the command line prints it in a line or two, without a traceback."""
+
+    exit_code = 2
+    """Exit status of the command line."""
+
+
+class ConfigError(DreamtuneError):
+    """A setting is unknown, of the wrong type, out of range or contradicts another."""
+
+
+class DatasetError(DreamtuneError):
+    """The folder of pictures cannot be used."""
+
+
+class AdapterFileError(DreamtuneError):
+    """An adapter file is damaged, incomplete or not one of ours."""
+
+
+class IncompatibleModelError(DreamtuneError):
+    """An adapter does not fit the model it is to be put on."""
+
+
+class BaseModelError(DreamtuneError):
+    """A base model was not found or cannot be used."""
+
+
+class RunFolderError(DreamtuneError):
+    """A run folder exists already, cannot be written, or does not fit what is to be resumed."""
+
+
+class TrainingError(DreamtuneError):
+    """Training had to stop; the last checkpoint is kept."""
+
+    exit_code = 1
+
+
+class Interrupted(DreamtuneError):
+    """The user stopped the run; a checkpoint was written."""
+
+    exit_code = 130

@@ -1,0 +1,177 @@
+"""Everything that decides a training run, with the meaning of each setting below it."""
+
+from __future__ import annotations
+
+import string
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+from typing_extensions import Self
+
+from dreamtune.errors import ConfigError
+from dreamtune.training.presets import PRESETS
+from dreamtune.training.recipe import Recipe, suggest
+
+
+class TrainConfig(Recipe):
+    """Settings of one DreamBooth training.
+
+    The defaults are those for Stable Diffusion 1.x; :meth:`with_presets` replaces the ones that were not set
+    with those of the base's family.
+    """
+
+    images: Path
+    """Folder with 3 to 30 pictures of the subject (a caption may stand beside a picture in a .txt of its name)."""
+    class_word: str
+    """What the subject is, in a word the base knows ("dog", "backpack"); on the command line --class."""
+    token: str = "sks"
+    """Rare word that will mean this subject."""
+    base: str = "pocket"
+    """Base model: "pocket", a diffusers folder, a single .safetensors checkpoint, or a hub id."""
+    instance_prompt: str = "a photo of {token} {class}"
+    """Prompt of pictures without a caption; {token} and {class} are filled in."""
+    class_prompt: str = "a photo of a {class}"
+    """Prompt of the prior (class) pictures."""
+
+    method: str = "lora"
+    """How the weights are changed: a name in dreamtune.adapters.METHODS."""
+    rank: int | None = Field(None, ge=1)
+    """Rank of the change per layer; the method's own default if not set."""
+    alpha: float | None = Field(None, gt=0)
+    """Scale: the change is multiplied by alpha/rank; equal to the rank if not set."""
+    method_options: dict[str, bool | int | float | str] = Field(default_factory=dict)
+    """Further options of the method, by the names in its config class."""
+    targets: str = "attn"
+    """Layers that are adapted: attn, cross-attn, kv, attn+ff, or a regular expression on layer names."""
+
+    steps: int = Field(800, ge=1)
+    """Optimizer steps."""
+    lr: float = Field(1e-4, gt=0, le=10, allow_inf_nan=False)
+    """Learning rate at its peak."""
+    lr_schedule: Literal["constant", "cosine"] = "constant"
+    """Course of the learning rate after the warm-up; cosine falls to zero at the last step."""
+    warmup_steps: int = Field(0, ge=0)
+    """Steps over which the learning rate rises linearly from zero."""
+    batch_size: int = Field(1, ge=1)
+    """Subject pictures per forward pass; with `prior`, as many class pictures are added to the same pass."""
+    accumulation: int = Field(1, ge=1)
+    """Forward passes per optimizer step."""
+    weight_decay: float = Field(0.01, ge=0, allow_inf_nan=False)
+    """AdamW's decoupled weight decay."""
+    max_grad_norm: float = Field(1.0, gt=0, allow_inf_nan=False)
+    """Gradients are scaled down to this norm when theirs is larger."""
+    snr_gamma: float | None = Field(None, gt=0, allow_inf_nan=False)
+    """Gamma of min-SNR weighting (5 is usual); none weights all noise levels alike."""
+    seed: int = Field(0, ge=0, lt=2**32)
+    """Decides initial values, order, noise and prior pictures: the same seed gives the same adapter on CPU."""
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """Arithmetic of the forward pass; the adapter itself is always trained in fp32."""
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """Where to train; auto takes the accelerator if there is one."""
+
+    resolution: int | None = Field(None, ge=8)
+    """Side in pixels to which pictures are cropped and resized; the base's own if not set."""
+    flip: bool = False
+    """Also train on mirrored pictures (off: mirrored faces, text and one-sided marks are another subject)."""
+    strict: bool = False
+    """Stop at the first unusable picture instead of leaving it out with a remark."""
+
+    prior: bool = True
+    """Prior preservation: train on the base's own pictures of the class too, so that the class keeps its meaning."""
+    prior_weight: float = Field(1.0, gt=0, allow_inf_nan=False)
+    """Weight of the prior's loss (lambda in DreamBooth, equation 2)."""
+    prior_images: int = Field(100, ge=1)
+    """Number of class pictures; generated once and shared by all runs with the same base, class and size."""
+    prior_steps: int = Field(30, ge=1, le=1000)
+    """Denoising steps for each class picture."""
+    prior_guidance: float = Field(5.0, ge=0, allow_inf_nan=False)
+    """Classifier-free guidance for the class pictures."""
+
+    checkpoint_every: int = Field(100, ge=0)
+    """A checkpoint every this many steps, and one at the end; 0 keeps only the last."""
+    keep_checkpoints: int = Field(2, ge=1)
+    """How many checkpoints stay on disk."""
+    sample_every: int = Field(0, ge=0)
+    """A picture of each sample prompt every this many steps; 0 draws none."""
+    sample_prompts: tuple[str, ...] = ()
+    """Prompts of the sample pictures, {token} and {class} filled in; the instance prompt if none."""
+
+    @field_validator("class_word", "token")
+    @classmethod
+    def _one_line(cls, value: str, info: Any) -> str:
+        value = value.strip()
+        if not value:
+            what = 'what the subject is, for example "dog"' if info.field_name == "class_word" else "a rare word"
+            raise ValueError(f"{info.field_name} is empty: give {what}")
+        if not value.isprintable() or "{" in value or "}" in value:
+            raise ValueError(f"{info.field_name} = {value!r} must be plain words on one line")
+        return value
+
+    @field_validator("resolution")
+    @classmethod
+    def _whole_latents(cls, value: int | None) -> int | None:
+        if value is not None and value % 8:
+            raise ValueError(f"resolution = {value} must be a multiple of 8; try {max(8, round(value / 8) * 8)}")
+        return value
+
+    @field_validator("instance_prompt", "class_prompt", "sample_prompts")
+    @classmethod
+    def _known_placeholders(cls, value: str | tuple[str, ...], info: Any) -> str | tuple[str, ...]:
+        for template in (value,) if isinstance(value, str) else value:
+            try:
+                names = {name for _, name, _, _ in string.Formatter().parse(template) if name is not None}
+            except ValueError as error:
+                raise ValueError(f"{info.field_name} = {template!r}: {error}") from None
+            if names - {"token", "class"}:
+                raise ValueError(f"{info.field_name} = {template!r}: only {{token}} and {{class}} can be filled in")
+            if not template.strip():
+                raise ValueError(f"{info.field_name} is empty: write a prompt")
+        return value
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.token not in self.prompt(self.instance_prompt):
+            raise ValueError(f"instance_prompt = {self.instance_prompt!r} must hold {{token}}: nothing else recalls it")
+        if self.warmup_steps >= self.steps:
+            raise ValueError(f"warmup_steps = {self.warmup_steps} must be less than steps = {self.steps}")
+        return self
+
+    def prompt(self, template: str) -> str:
+        """Fill {token} and {class} into a prompt template."""
+        return template.format(**{"token": self.token, "class": self.class_word})
+
+    def with_presets(self, family: str) -> TrainConfig:
+        """Return a copy in which what was not set has the preset of the base's `family`."""
+        preset = {key: value for key, value in PRESETS.get(family, {}).items() if key not in self.model_fields_set}
+        if "warmup_steps" in preset:  # a preset must never contradict what the user asked for
+            steps = preset.get("steps", self.steps)
+            preset["warmup_steps"] = min(preset["warmup_steps"], steps - 1)
+        return self.changed(**preset)
+
+    def method_config(self) -> Any:
+        """The method's own config object (for example LoRAConfig).
+
+        Raises ConfigError for an unknown method or an option which the method does not have.
+        """
+        from dreamtune.adapters.methods import METHODS
+
+        if self.method not in METHODS:
+            raise ConfigError(f"unknown method {self.method!r}{suggest(self.method, list(METHODS))}")
+        config_class = METHODS[self.method].config_class
+        known = [field.name for field in fields(config_class)]
+        options: dict[str, Any] = dict(self.method_options)
+        if self.rank is not None:
+            options["rank"] = self.rank
+        if self.alpha is not None:
+            options["alpha"] = self.alpha
+        elif self.rank is not None and "alpha" in known:
+            options.setdefault("alpha", float(self.rank))
+        for key in options:
+            if key not in known:
+                raise ConfigError(f"the method {self.method!r} has no option {key!r}{suggest(key, known)}")
+        try:
+            return config_class(**options)
+        except TypeError as error:
+            raise ConfigError(f"options of the method {self.method!r}: {error}") from None

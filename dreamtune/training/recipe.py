@@ -1,0 +1,91 @@
+"""Settings as pydantic models whose every mistake becomes one short ConfigError."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+from typing_extensions import Self
+
+from dreamtune.errors import ConfigError
+
+
+class Recipe(BaseModel):
+    """Base of every settings model: frozen, closed to unknown keys, readable from YAML.
+
+    Constructing one from bad values raises :class:`ConfigError` (never pydantic's own error), with the
+    nearest known key suggested for an unknown one.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, validate_default=False)
+
+    def __init__(self, **values: Any) -> None:
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            raise ConfigError(explain(error, type(self))) from None
+
+    @classmethod
+    def load(cls, path: str | Path, **overrides: Any) -> Self:
+        """Read a YAML recipe; `overrides` win over the file. Raises ConfigError naming the file."""
+        return cls.from_mapping({**read_yaml(path), **overrides}, source=str(path))
+
+    @classmethod
+    def from_mapping(cls, values: Mapping[str, Any], source: str = "the settings") -> Self:
+        """Build from a mapping whose origin `source` is named in errors."""
+        try:
+            return cls(**values)
+        except ConfigError as error:
+            raise ConfigError(f"{source}: {error}") from None
+
+    def changed(self, **values: Any) -> Self:
+        """Return a copy with `values` replaced, validated like a new one; untouched defaults stay untouched."""
+        return type(self)(**{name: getattr(self, name) for name in self.model_fields_set} | values)
+
+    def to_yaml(self) -> str:
+        """The complete settings, defaults included, as YAML that :meth:`load` reads back to an equal model."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def read_yaml(path: str | Path) -> dict[str, Any]:
+    """Read a YAML mapping. Raises ConfigError when the file is missing, not UTF-8, not YAML or not a mapping."""
+    try:
+        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
+        raise ConfigError(f"cannot read the recipe {path}: {reason}") from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f" at line {mark.line + 1}" if mark else ""
+        raise ConfigError(f"{path} is not valid YAML{where}: {getattr(error, 'problem', error)}") from None
+    if values is None:
+        return {}
+    if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
+        raise ConfigError(f"{path} must hold 'key: value' lines, not {type(values).__name__}")
+    return values
+
+
+def suggest(word: str, known: list[str]) -> str:
+    """Return "; did you mean 'x'?" for the known word nearest to `word`, or the list of all if none is near."""
+    near = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
+    return f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(sorted(known))}"
+
+
+def explain(error: ValidationError, model: type[BaseModel]) -> str:
+    """Turn pydantic's report into one line: each wrong key, what is wrong, and the nearest right key."""
+    return "; ".join(dict.fromkeys(_explain_one(dict(item), model) for item in error.errors(include_url=False)))
+
+
+def _explain_one(item: dict[str, Any], model: type[BaseModel]) -> str:
+    key = str(item["loc"][0]) if item["loc"] else ""
+    if item["type"] == "extra_forbidden":
+        return f"unknown setting {key!r}{suggest(key, list(model.model_fields))}"
+    if item["type"] == "missing":
+        return f"{key} is missing: {model.model_fields[key].description or 'it has no default'}"
+    if item["type"] == "value_error":  # raised by our own validators, which already say what to do
+        return str(item["ctx"]["error"])
+    return f"{key} = {item['input']!r}: {item['msg'][:1].lower()}{item['msg'][1:]}"
