@@ -1,0 +1,100 @@
+"""Tensors on disk under the hash of everything they depend on, so that a stale one can never be found.
+
+Entries are written to a temporary name and renamed, so that processes which share the cache see whole
+entries or none; two that compute the same entry write the same bytes and neither waits. A damaged entry
+counts as absent.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from dreamtune.errors import ConfigError
+
+
+def cache_dir() -> Path:
+    """The cache's folder: $DREAMTUNE_CACHE, else ~/.cache/dreamtune. It need not exist yet."""
+    return Path(os.environ.get("DREAMTUNE_CACHE") or Path.home() / ".cache" / "dreamtune").expanduser()
+
+
+def key_of(description: Mapping[str, Any]) -> str:
+    """Hash of a JSON-able description of everything an entry depends on."""
+    return hashlib.sha256(json.dumps(description, sort_keys=True).encode()).hexdigest()
+
+
+def weights_digest(module: nn.Module) -> str:
+    """SHA-256 of a module's parameters and buffers: names, types, shapes and every byte."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(module.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)};".encode())
+        digest.update(memoryview(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()))
+    return digest.hexdigest()
+
+
+@contextlib.contextmanager
+def atomic(path: Path) -> Iterator[Path]:
+    """Give a temporary name beside `path` to write to; when the block succeeds, flush it and rename it to `path`."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        with open(temporary, "rb+") as file:
+            os.fsync(file.fileno())
+        temporary.chmod(0o666 & ~_umask())  # mkstemp's 0600 would keep a shared cache from others
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@dataclass(frozen=True)
+class Cache:
+    """Named tensors by key, in the folder `kind` of the cache."""
+
+    kind: str
+    root: Path | None = None
+    """The cache's folder; cache_dir() if not given."""
+
+    def path(self, key: str) -> Path:
+        """Where the entry of `key` is or would be."""
+        return (self.root or cache_dir()) / self.kind / key[:2] / f"{key}.safetensors"
+
+    def get(self, key: str) -> dict[str, Tensor] | None:
+        """The entry's tensors on the CPU, or None if there is none or it is damaged."""
+        try:
+            return load_file(self.path(key))
+        except (OSError, SafetensorError):
+            return None
+
+    def put(self, key: str, tensors: Mapping[str, Tensor]) -> None:
+        """Write an entry. Raises ConfigError if the cache cannot be written."""
+        path = self.path(key)
+        try:
+            with atomic(path) as temporary:
+                save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, temporary)
+        except OSError as error:
+            where = self.root or cache_dir()
+            raise ConfigError(
+                f"cannot write the cache {where}: {error.strerror or error}; point DREAMTUNE_CACHE at another folder"
+            ) from None
+
+
+def _umask() -> int:
+    # The only portable way to read it is to set it; the gap is harmless because files here are made 0600 first.
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask

@@ -1,0 +1,50 @@
+"""Latents of pictures and embeddings of prompts, each computed once and then read from the cache."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from dreamtune.data.cache import Cache, key_of, weights_digest
+from dreamtune.data.subject import Subject
+
+if TYPE_CHECKING:
+    from dreamtune.models import Base
+
+
+def subject_latents(base: Base, subject: Subject, flip: bool = False, cache: Cache | None = None) -> Tensor:
+    """Scaled latents (n, c, h, w) fp32 on the CPU; with `flip` (2n, ...), the mirrored pictures after the others.
+
+    They are the mode of the VAE's posterior. An entry depends on the file's bytes, the size, the mirroring and
+    the VAE's weights and type.
+    """
+    cache = cache or Cache("latents")
+    vae = weights_digest(base.vae)
+    rows = []
+    for mirrored in (False, True) if flip else (False,):
+        for image, digest in zip(subject.images, subject.digests, strict=True):
+            key = key_of({"picture": digest, "vae": vae, "side": subject.resolution, "mirrored": mirrored})
+            entry = cache.get(key)
+            if entry is None:
+                latent = base.encode_images((image.flip(-1) if mirrored else image)[None])[0].float().cpu()
+                cache.put(key, entry := {"latent": latent})
+            rows.append(entry["latent"])
+    return torch.stack(rows)
+
+
+def prompt_embeddings(base: Base, prompts: Sequence[str], cache: Cache | None = None) -> Tensor:
+    """Embeddings (n, tokens, dim) fp32 on the CPU, one row per prompt; equal prompts are encoded once."""
+    cache = cache or Cache("prompts")
+    encoder = weights_digest(base.text_encoder)
+    rows: dict[str, Tensor] = {}
+    for prompt in dict.fromkeys(prompts):
+        tokens = base.tokenizer(prompt, padding="max_length", truncation=True).input_ids
+        key = key_of({"tokens": tokens, "encoder": encoder})
+        entry = cache.get(key)
+        if entry is None:
+            cache.put(key, entry := {"embedding": base.encode_prompts([prompt])[0].float().cpu()})
+        rows[prompt] = entry["embedding"]
+    return torch.stack([rows[prompt] for prompt in prompts])

@@ -1,0 +1,102 @@
+"""The cache finds what was put under the same description, and nothing else."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from dreamtune.data.cache import Cache, atomic, cache_dir, key_of, weights_digest
+from dreamtune.errors import ConfigError
+
+
+def test_folder_follows_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("DREAMTUNE_CACHE", str(tmp_path / "here"))
+    assert cache_dir() == tmp_path / "here"
+    monkeypatch.delenv("DREAMTUNE_CACHE")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert cache_dir() == tmp_path / ".cache" / "dreamtune"
+
+
+def test_put_and_get(tmp_path: Path) -> None:
+    cache = Cache("latents", tmp_path)
+    key = key_of({"picture": "abc"})
+    assert cache.get(key) is None
+    value = torch.randn(4, 3)
+    cache.put(key, {"latent": value})
+    entry = cache.get(key)
+    assert entry is not None
+    assert torch.equal(entry["latent"], value)
+    assert cache.get(key_of({"picture": "abd"})) is None
+    assert Cache("prompts", tmp_path).get(key) is None
+
+
+def test_damaged_entry_is_absent_and_can_be_replaced(tmp_path: Path) -> None:
+    cache, key = Cache("latents", tmp_path), key_of({})
+    cache.put(key, {"latent": torch.ones(100)})
+    whole = cache.path(key).read_bytes()
+    for damaged in (whole[: len(whole) // 2], b"", b"\xff" * 50):
+        cache.path(key).write_bytes(damaged)
+        assert cache.get(key) is None
+    cache.put(key, {"latent": torch.ones(100)})
+    assert cache.path(key).read_bytes() == whole
+
+
+def test_unwritable_cache_says_so(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match="DREAMTUNE_CACHE"):
+        Cache("latents", tmp_path / "file").put(key_of({}), {"x": torch.ones(1)})
+
+
+def test_digest_sees_every_weight_name_and_type() -> None:
+    def make() -> nn.Linear:
+        torch.manual_seed(0)
+        return nn.Linear(3, 4)
+
+    digest = weights_digest(make())
+    assert weights_digest(make()) == digest
+    changed = make()
+    with torch.no_grad():
+        changed.weight[3, 2] += 1e-6
+    assert weights_digest(changed) != digest
+    assert weights_digest(make().half()) != digest
+    assert weights_digest(make().to(torch.bfloat16)) != weights_digest(make().half())
+    assert weights_digest(nn.Sequential(make())) != digest
+
+
+def test_atomic_leaves_nothing_behind_on_failure(tmp_path: Path) -> None:
+    target = tmp_path / "file"
+    target.write_text("old")
+    with pytest.raises(RuntimeError), atomic(target) as temporary:
+        temporary.write_text("half")
+        raise RuntimeError
+    assert target.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [target]
+
+
+WRITER = """
+import sys, torch
+from pathlib import Path
+from dreamtune.data.cache import Cache, key_of
+cache = Cache("latents", Path(sys.argv[1]))
+for repeat in range(60):
+    for number in range(4):
+        key = key_of({"n": number})
+        cache.put(key, {"latent": torch.full((4096,), float(number))})
+        entry = cache.get(key)
+        assert entry is not None and bool((entry["latent"] == number).all()), "half an entry was seen"
+"""
+
+
+def test_two_processes_share_it(tmp_path: Path) -> None:
+    root = Path(__file__).parents[2]
+    processes = [
+        subprocess.Popen([sys.executable, "-c", WRITER, str(tmp_path)], cwd=root, stderr=subprocess.PIPE)
+        for _ in range(2)
+    ]
+    for process in processes:
+        _, errors = process.communicate(timeout=120)
+        assert process.returncode == 0, errors.decode()
+    assert len([path for path in tmp_path.rglob("*") if path.is_file()]) == 4
