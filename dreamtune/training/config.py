@@ -65,7 +65,7 @@ class TrainConfig(Recipe):
     snr_gamma: float | None = Field(None, gt=0, allow_inf_nan=False)
     """Gamma of min-SNR weighting (5 is usual); none weights all noise levels alike."""
     seed: int = Field(0, ge=0, lt=2**32)
-    """Decides initial values, order, noise and prior pictures: the same seed gives the same adapter on CPU."""
+    """Decides initial values, order and noise: the same seed gives the same adapter on CPU, bit for bit."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """Arithmetic of the forward pass; the adapter itself is always trained in fp32."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
@@ -84,10 +84,10 @@ class TrainConfig(Recipe):
     """Weight of the prior's loss (lambda in DreamBooth, equation 2)."""
     prior_images: int = Field(100, ge=1)
     """Number of class pictures; generated once and shared by all runs with the same base, class and size."""
-    prior_steps: int = Field(30, ge=1, le=1000)
-    """Denoising steps for each class picture."""
-    prior_guidance: float = Field(5.0, ge=0, allow_inf_nan=False)
-    """Classifier-free guidance for the class pictures."""
+    sampling_steps: int = Field(30, ge=1, le=1000)
+    """Denoising steps for each class or sample picture."""
+    guidance: float = Field(5.0, ge=0, allow_inf_nan=False)
+    """Classifier-free guidance for class and sample pictures."""
 
     checkpoint_every: int = Field(100, ge=0)
     """A checkpoint every this many steps, and one at the end; 0 keeps only the last."""

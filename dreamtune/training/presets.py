@@ -21,7 +21,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "warmup_steps": 10,
         "lr_schedule": "cosine",
         "prior_images": 64,
-        "prior_steps": 20,
-        "prior_guidance": 3.0,
+        "sampling_steps": 20,
+        "guidance": 3.0,
     },
 }

@@ -1,0 +1,68 @@
+"""Diffusion objectives as pure functions.
+
+Notation: x0 is a clean latent, e standard normal noise, a = alphas_cumprod[t] (the product of 1 - beta up to
+step t), so that x_t = sqrt(a) x0 + sqrt(1 - a) e (Ho et al. 2020, equation 4) and snr = a / (1 - a).
+All of them accept a = 0, the last step of a zero-terminal-SNR schedule (Lin et al. 2024). Per-sample
+quantities have shape (n,), latents (n, c, h, w).
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+PredictionType = Literal["epsilon", "v_prediction"]
+
+
+def add_noise(x0: Tensor, noise: Tensor, a: Tensor) -> Tensor:
+    """x_t = sqrt(a) x0 + sqrt(1 - a) e, with `a` (n,) of each sample's timestep."""
+    signal, sigma = _coefficients(a, x0)
+    return signal * x0 + sigma * noise
+
+
+def target(x0: Tensor, noise: Tensor, a: Tensor, prediction_type: PredictionType) -> Tensor:
+    """What the network shall predict: e ("epsilon"), or v = sqrt(a) e - sqrt(1 - a) x0 ("v_prediction").
+
+    v is equation 11 of appendix D of Salimans and Ho 2022.
+    """
+    if prediction_type == "epsilon":
+        return noise
+    signal, sigma = _coefficients(a, x0)
+    return signal * noise - sigma * x0
+
+
+def min_snr_weight(a: Tensor, gamma: float, prediction_type: PredictionType) -> Tensor:
+    """Min-SNR-gamma weight (n,) of each sample's squared error (Hang et al. 2023, section 3.4).
+
+    The paper's weight min(snr, gamma) is for predicting x0. In the error of e it is min(snr, gamma) / snr, in
+    that of v min(snr, gamma) / (snr + 1). Written in `a` so that neither snr = 0 (a = 0) nor snr = inf (a = 1)
+    divides by zero:  min(1, gamma (1 - a) / a)  and  min(a, gamma (1 - a)).
+    """
+    if prediction_type == "epsilon":
+        return (gamma * (1 - a) / a.clamp_min(torch.finfo(a.dtype).tiny)).clamp_max(1)
+    return torch.minimum(a, gamma * (1 - a))
+
+
+def squared_error(prediction: Tensor, goal: Tensor) -> Tensor:
+    """Mean squared error of each sample, (n,), in fp32 whatever the forward pass ran in."""
+    return (prediction.float() - goal.float()).square().flatten(1).mean(1)
+
+
+def dreambooth_loss(errors: Tensor, subjects: int, prior_weight: float) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Mean error of the first `subjects` samples plus `prior_weight` times that of the class samples after them.
+
+    Ruiz et al. 2023, equation 2. Returns (loss, subject part, unweighted prior part or None when no sample is left).
+    """
+    subject = errors[:subjects].mean()
+    if len(errors) == subjects:
+        return subject, subject, None
+    prior = errors[subjects:].mean()
+    return subject + prior_weight * prior, subject, prior
+
+
+def _coefficients(a: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
+    """sqrt(a) and sqrt(1 - a), shaped and typed to multiply `like`; rounded last, for 1 - a cancels near a = 1."""
+    shape = (-1, *([1] * (like.dim() - 1)))
+    return a.sqrt().to(like).reshape(shape), (1 - a).sqrt().to(like).reshape(shape)

@@ -1,0 +1,106 @@
+"""Settings: every mistake is one ConfigError that names the key and what to do."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dreamtune.errors import ConfigError
+from dreamtune.training.config import TrainConfig
+from dreamtune.training.presets import PRESETS
+
+NEEDED: dict[str, Any] = {"images": "photos", "class_word": "dog"}
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"images": "x"}, "class_word is missing.*--class"),
+        ({"class_word": "dog"}, "images is missing"),
+        (NEEDED | {"class_word": "  "}, "class_word is empty"),
+        (NEEDED | {"token": ""}, "token is empty"),
+        (NEEDED | {"ranks": 4}, "unknown setting 'ranks'; did you mean 'rank'"),
+        (NEEDED | {"learning_rat": 4}, "unknown setting 'learning_rat'"),
+        (NEEDED | {"steps": 0}, "steps = 0: input should be greater"),
+        (NEEDED | {"steps": "many"}, "steps = 'many'"),
+        (NEEDED | {"lr": float("nan")}, "lr = nan"),
+        (NEEDED | {"resolution": 50}, "multiple of 8; try 48"),
+        (NEEDED | {"instance_prompt": "a {name} dog"}, "only {token} and {class}"),
+        (NEEDED | {"instance_prompt": "a dog"}, "must hold {token}"),
+        (NEEDED | {"class_prompt": "a {class"}, "class_prompt"),
+        (NEEDED | {"steps": 10, "warmup_steps": 10}, "less than steps"),
+        (NEEDED | {"lr_schedule": "linear"}, "lr_schedule = 'linear'.*constant.*cosine"),
+        (NEEDED | {"steps": -1, "batch_size": 0}, "steps = -1.*batch_size = 0"),
+    ],
+)
+def test_bad_values(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message) as caught:
+        TrainConfig(**values)
+    assert "\n" not in str(caught.value)
+
+
+def test_every_setting_is_documented() -> None:
+    undocumented = [name for name, field in TrainConfig.model_fields.items() if not field.description]
+    assert undocumented == []
+
+
+@pytest.mark.parametrize("family", [*PRESETS, "unheard-of"])
+def test_presets_fill_only_what_was_not_set(family: str) -> None:
+    config = TrainConfig(**NEEDED, steps=7, lr=0.5)
+    preset = config.with_presets(family)
+    assert (preset.steps, preset.lr) == (7, 0.5)
+    expected = {key: value for key, value in PRESETS.get(family, {}).items() if key not in ("steps", "lr")}
+    if "warmup_steps" in expected:
+        expected["warmup_steps"] = min(expected["warmup_steps"], 6)
+    assert {key: getattr(preset, key) for key in expected} == expected
+
+
+def test_explicit_none_beats_a_preset(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(PRESETS, "sd1", {"snr_gamma": 5.0})
+    assert TrainConfig(**NEEDED).with_presets("sd1").snr_gamma == 5.0
+    assert TrainConfig(**NEEDED, snr_gamma=None).with_presets("sd1").snr_gamma is None
+
+
+def test_yaml_reads_back_equal_and_complete(tmp_path: Path) -> None:
+    config = TrainConfig(**NEEDED, lr=1e-5, snr_gamma=5, sample_prompts=("a {token} {class} at sea",), rank=4)
+    config = config.with_presets("pocket")
+    (tmp_path / "config.yaml").write_text(config.to_yaml())
+    again = TrainConfig.load(tmp_path / "config.yaml")
+    assert again == config
+    assert again.with_presets("sd1") == config, "a recorded run must not change with the presets"
+
+
+def test_recipe_with_overrides(tmp_path: Path) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("class_word: dog\nlr: 1e-4\nsteps: 50\n")  # YAML reads 1e-4 as text
+    config = TrainConfig.load(recipe, images="photos", steps=60)
+    assert (config.lr, config.steps) == (1e-4, 60)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("class_word: dog\nstep: 4\n", "recipe.yaml: .*unknown setting 'step'; did you mean 'steps'"),
+        ("a: [1\n", "not valid YAML at line"),
+        ("- 1\n", "key: value"),
+        ("", "class_word is missing"),
+        ("!!python/object/apply:os.system ['true']\n", "not valid YAML"),
+    ],
+)
+def test_bad_recipes(tmp_path: Path, text: str, message: str) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(text)
+    with pytest.raises(ConfigError, match=message):
+        TrainConfig.load(recipe)
+
+
+def test_missing_recipe(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"none\.yaml: No such file"):
+        TrainConfig.load(tmp_path / "none.yaml")
+
+
+def test_settings_need_no_torch() -> None:
+    code = "import sys, dreamtune.training.config; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2]).returncode == 0

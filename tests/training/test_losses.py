@@ -1,0 +1,121 @@
+"""The objectives against the papers' formulas written naively in fp64."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dreamtune.training import losses
+
+N, SHAPE = 6, (4, 5, 3)
+
+
+@pytest.fixture
+def batch() -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return {
+        "x0": torch.randn(N, *SHAPE, generator=generator),
+        "noise": torch.randn(N, *SHAPE, generator=generator),
+        "a": torch.tensor([0.0, 1e-6, 0.1, 0.5, 0.9991, 1.0], dtype=torch.float64),
+    }
+
+
+def naive(batch: dict[str, torch.Tensor], first: str, second: str) -> torch.Tensor:
+    """sqrt(a) first -/+ sqrt(1 - a) second, element by element."""
+    result = torch.empty(N, *SHAPE, dtype=torch.float64)
+    sign = 1 if first == "x0" else -1
+    for i in range(N):
+        a = float(batch["a"][i])
+        for index in torch.cartesian_prod(*[torch.arange(size) for size in SHAPE]).tolist():
+            one, two = float(batch[first][i][tuple(index)]), float(batch[second][i][tuple(index)])
+            result[i][tuple(index)] = math.sqrt(a) * one + sign * math.sqrt(1 - a) * two
+    return result
+
+
+def test_noising(batch: dict[str, torch.Tensor]) -> None:
+    noisy = losses.add_noise(batch["x0"], batch["noise"], batch["a"])
+    torch.testing.assert_close(noisy.double(), naive(batch, "x0", "noise"), atol=1e-6, rtol=1e-6)
+    assert torch.equal(noisy[0], batch["noise"][0]), "at zero terminal SNR nothing of the picture may be left"
+
+
+def test_targets(batch: dict[str, torch.Tensor]) -> None:
+    assert losses.target(**batch, prediction_type="epsilon") is batch["noise"]
+    v = losses.target(**batch, prediction_type="v_prediction")
+    torch.testing.assert_close(v.double(), naive(batch, "noise", "x0"), atol=1e-6, rtol=1e-6)
+
+
+def test_both_targets_determine_the_picture(batch: dict[str, torch.Tensor]) -> None:
+    """x0 = sqrt(a) x_t - sqrt(1 - a) v, at every noise level, the last included."""
+    a = batch["a"].reshape(-1, 1, 1, 1)
+    x0, noise = batch["x0"].double(), batch["noise"].double()
+    noisy = losses.add_noise(x0, noise, batch["a"])
+    v = losses.target(x0, noise, batch["a"], "v_prediction")
+    torch.testing.assert_close(a.sqrt() * noisy - (1 - a).sqrt() * v, x0)
+
+
+@given(a=st.floats(1e-9, 1 - 1e-9), gamma=st.floats(0.1, 100))
+def test_min_snr_is_the_papers_ratio(a: float, gamma: float) -> None:
+    snr = a / (1 - a)
+    tensor = torch.tensor([a], dtype=torch.float64)
+    epsilon = float(losses.min_snr_weight(tensor, gamma, "epsilon"))
+    velocity = float(losses.min_snr_weight(tensor, gamma, "v_prediction"))
+    assert epsilon == pytest.approx(min(snr, gamma) / snr, rel=1e-6)
+    assert velocity == pytest.approx(min(snr, gamma) / (snr + 1), rel=1e-6)
+
+
+@given(a=st.floats(1e-6, 1 - 1e-6))
+def test_weighted_errors_agree_between_parametrisations(a: float) -> None:
+    """Min-SNR weights the error of x0; err(e) = snr err(x0) and err(v) = (snr + 1) err(x0)."""
+    snr = a / (1 - a)
+    tensor = torch.tensor([a], dtype=torch.float64)
+    through_epsilon = float(losses.min_snr_weight(tensor, 5.0, "epsilon")) * snr
+    through_velocity = float(losses.min_snr_weight(tensor, 5.0, "v_prediction")) * (snr + 1)
+    assert through_epsilon == pytest.approx(through_velocity, rel=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_min_snr_at_both_ends(dtype: torch.dtype) -> None:
+    ends = torch.tensor([0.0, 1.0], dtype=dtype)
+    assert losses.min_snr_weight(ends, 5.0, "epsilon").tolist() == [1.0, 0.0]
+    assert losses.min_snr_weight(ends, 5.0, "v_prediction").tolist() == [0.0, 0.0]
+
+
+def test_min_snr_agrees_with_diffusers() -> None:
+    diffusers = pytest.importorskip("diffusers")
+    scheduler = diffusers.DDPMScheduler(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012)
+    timesteps = torch.arange(1000)
+    snr = diffusers.training_utils.compute_snr(scheduler, timesteps).double()
+    a = scheduler.alphas_cumprod.double()
+    torch.testing.assert_close(losses.min_snr_weight(a, 5.0, "epsilon"), snr.clamp(max=5) / snr, rtol=1e-3, atol=0)
+    velocity = losses.min_snr_weight(a, 5.0, "v_prediction")
+    torch.testing.assert_close(velocity, snr.clamp(max=5) / (snr + 1), rtol=1e-3, atol=0)
+
+
+def test_velocity_agrees_with_diffusers() -> None:
+    diffusers = pytest.importorskip("diffusers")
+    scheduler = diffusers.DDPMScheduler(rescale_betas_zero_snr=True, prediction_type="v_prediction")
+    generator = torch.Generator().manual_seed(0)
+    x0, noise = torch.randn(2, 5, *SHAPE, generator=generator)
+    timesteps = torch.tensor([0, 10, 500, 998, 999])
+    a = scheduler.alphas_cumprod[timesteps]
+    torch.testing.assert_close(
+        losses.target(x0, noise, a, "v_prediction"), scheduler.get_velocity(x0, noise, timesteps)
+    )
+    torch.testing.assert_close(losses.add_noise(x0, noise, a), scheduler.add_noise(x0, noise, timesteps))
+
+
+def test_squared_error_is_per_sample_and_in_fp32() -> None:
+    prediction = torch.tensor([[1.0, 2.0], [300.0, 0.0]]).reshape(2, 2, 1, 1).half()
+    errors = losses.squared_error(prediction, torch.zeros(2, 2, 1, 1).half())
+    assert errors.dtype == torch.float32
+    assert errors.tolist() == [2.5, 45000.0]
+
+
+def test_dreambooth_halves() -> None:
+    errors = torch.tensor([1.0, 3.0, 10.0, 20.0, 30.0])
+    loss, subject, prior = losses.dreambooth_loss(errors, 2, 0.5)
+    assert (float(subject), float(prior if prior is not None else -1), float(loss)) == (2.0, 20.0, 12.0)
+    loss, subject, prior = losses.dreambooth_loss(errors[:2], 2, 0.5)
+    assert (float(loss), float(subject), prior) == (2.0, 2.0, None)
