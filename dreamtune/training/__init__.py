@@ -1,0 +1,1 @@
+"""Settings, objectives, the loop and its checkpoints."""

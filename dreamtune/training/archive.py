@@ -15,22 +15,18 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 
-def write_tree(folder: Path, name: str, tree: Any) -> list[str]:
-    """Write `tree` as name.json (and name.safetensors if it holds tensors) to `folder`; return the file names."""
+def write_tree(folder: Path, name: str, tree: Any) -> None:
+    """Write `tree` as name.json and name.tensors (safetensors) to `folder`. Raises OSError, SafetensorError."""
     tensors: dict[str, Tensor] = {}
     text = json.dumps(_pack(tree, tensors))  # Python writes floats so that they are read back exactly
     (folder / f"{name}.json").write_text(text, encoding="utf-8")
-    if not tensors:
-        return [f"{name}.json"]
-    save_file(tensors, folder / f"{name}.safetensors")
-    return [f"{name}.json", f"{name}.safetensors"]
+    save_file(tensors, folder / f"{name}.tensors")
 
 
 def read_tree(folder: Path, name: str) -> Any:
     """Read what :func:`write_tree` wrote; tensors are on the CPU. Raises OSError, ValueError or SafetensorError."""
     tree = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
-    file = folder / f"{name}.safetensors"
-    return _unpack(tree, load_file(file) if file.exists() else {})
+    return _unpack(tree, load_file(folder / f"{name}.tensors"))
 
 
 def _pack(value: Any, tensors: dict[str, Tensor]) -> Any:

@@ -61,10 +61,10 @@ def save(
     try:
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
-        for name, tree in state.items():
-            write_tree(temporary, name, tree)
         if add_files:
             add_files(temporary)
+        for name, tree in state.items():
+            write_tree(temporary, name, tree)
         files = {path.name: _hash(path) for path in sorted(temporary.iterdir())}
         manifest = {
             "format": FORMAT,

@@ -5,10 +5,9 @@ from __future__ import annotations
 import string
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
-from typing_extensions import Self
 
 from dreamtune.errors import ConfigError
 from dreamtune.training.presets import PRESETS

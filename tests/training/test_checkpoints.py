@@ -106,7 +106,7 @@ def test_rotation_keeps_the_newest(tmp_path: Path) -> None:
 def test_damaged_checkpoint_is_passed_over(tmp_path: Path, damage: str) -> None:
     save(tmp_path, 10)
     path = save(tmp_path, 20)
-    tensors, manifest = path / "adapter.safetensors", path / "manifest.json"
+    tensors, manifest = path / "adapter.tensors", path / "manifest.json"
     if damage == "truncate":
         tensors.write_bytes(tensors.read_bytes()[:-4])
     elif damage == "flip":

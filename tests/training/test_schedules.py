@@ -1,5 +1,6 @@
 """The learning rate's course."""
 
+import itertools
 import math
 
 import pytest
@@ -17,5 +18,5 @@ def test_cosine_falls_from_one_and_never_reaches_zero_within_the_run() -> None:
     assert factors[20] == 1.0
     assert factors[60] == pytest.approx(0.5)
     assert factors[99] == pytest.approx(0.5 * (1 + math.cos(math.pi * 79 / 80)))
-    assert all(later < earlier for earlier, later in zip(factors[20:], factors[21:], strict=False))
+    assert all(later < earlier for earlier, later in itertools.pairwise(factors[20:]))
     assert min(factors) > 0

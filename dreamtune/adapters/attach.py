@@ -1,0 +1,181 @@
+"""Putting an adapter on a model and taking it off again."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterator, Mapping
+from types import TracebackType
+from typing import Self
+
+import torch
+from torch import nn
+
+from dreamtune.errors import ConfigError, IncompatibleModelError
+
+from .base import Adapter, MethodConfig
+from .layer import AdaptedLinear, Slot
+from .methods import METHODS
+from .targets import select_targets
+
+
+class AttachedAdapter(nn.Module):
+    """An adapter on a model: its own parameters (the only trainable ones), its strength, merging, and the way off.
+
+    Use as a context manager to detach at the end of a block. Its `state_dict()` holds the adapter alone.
+    """
+
+    def __init__(self, model: nn.Module, adapters: Mapping[str, Adapter], method: str, strength: float = 1.0) -> None:
+        """Install `adapters` (layer path -> adapter) on `model`; use :func:`attach` or AdapterFile.attach."""
+        super().__init__()
+        self.method = method
+        self.by_layer = nn.ModuleDict({path.replace(".", "/"): adapter for path, adapter in adapters.items()})
+        self._slots: dict[str, tuple[AdaptedLinear, Slot]] = {}
+        self._strength = _checked(strength)
+        layers = {path: _linear(model, path) for path in adapters}
+        for path, adapter in adapters.items():
+            _check_shape(path, layers[path], adapter)
+        for path, adapter in adapters.items():
+            layer, slot = AdaptedLinear.install(layers[path]), Slot(adapter, self._strength)
+            adapter.to(layer.weight.device)
+            layer.insert(slot)
+            self._slots[path] = (layer, slot)
+        self.eval()
+
+    @property
+    def config(self) -> MethodConfig:
+        """The method's configuration."""
+        return next(iter(self.adapters.values())).config
+
+    @property
+    def adapters(self) -> dict[str, Adapter]:
+        """Layer path -> the adapter there."""
+        return {path.replace("/", "."): adapter for path, adapter in self.by_layer.items()}  # pyright: ignore[reportReturnType]
+
+    @property
+    def attached(self) -> bool:
+        """False after :meth:`detach`."""
+        return bool(self._slots)
+
+    def layers(self) -> Iterator[tuple[str, AdaptedLinear, Adapter]]:
+        """Path, layer and adapter of each adapted layer."""
+        for path, (layer, slot) in self._slots.items():
+            yield path, layer, slot.adapter
+
+    @property
+    def strength(self) -> float:
+        """The factor on ΔW: 0 is exactly the base, 1 the adapter as trained; any finite number is allowed."""
+        return self._strength
+
+    @strength.setter
+    def strength(self, value: float) -> None:
+        self._strength = _checked(value)
+        for layer, slot in self._slots.values():
+            slot.strength = self._strength
+            if slot.merged:
+                layer.refresh()
+
+    def merge(self) -> None:
+        """Add strength·ΔW to the weights: no cost per forward pass. The pristine weights are kept aside."""
+        self._set_merged(True)
+
+    def unmerge(self) -> None:
+        """Undo :meth:`merge`, bit for bit."""
+        self._set_merged(False)
+
+    def detach(self) -> None:
+        """Take the adapter off the model, which is then what it was, bit for bit. Doing it again does nothing."""
+        for layer, slot in self._slots.values():
+            layer.remove(slot)
+        self._slots = {}
+
+    def on_step(self, step: int) -> None:
+        """Tell every adapter that optimizer step `step` (0 for the first) comes next."""
+        for _, layer, adapter in self.layers():
+            adapter.on_step(step, layer.pristine)
+
+    def forward(self) -> None:
+        """Not callable: the adapter acts inside the model. Raises TypeError."""
+        raise TypeError("call the model: an attached adapter acts inside it")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.detach()
+
+    def _set_merged(self, merged: bool) -> None:
+        for layer, slot in self._slots.values():
+            slot.merged = merged
+            layer.refresh()
+
+
+def attach(
+    module: nn.Module, config: MethodConfig, targets: str = "attn", seed: int = 0, strength: float = 1.0
+) -> AttachedAdapter:
+    """Put a new adapter of `config`'s method on the layers of `module` that `targets` names (see select_targets).
+
+    The model's output does not change before training. Initial values depend on `seed` and on a layer's path only.
+    Several adapters, of different methods, may be attached at once; their changes add up.
+
+    Raises ConfigError for targets that match nothing or a rank that a layer cannot have, IncompatibleModelError for
+    layers that cannot be adapted; the module is then unchanged.
+    """
+    method, kind = _method_of(config)
+    adapters: dict[str, Adapter] = {}
+    for path in select_targets(module, targets):
+        layer = _linear(module, path)
+        try:
+            adapter = kind(config, layer.out_features, layer.in_features)
+        except ConfigError as error:
+            raise ConfigError(f"{error} (layer {path})") from None
+        weight = layer.pristine if isinstance(layer, AdaptedLinear) else layer.weight
+        adapter.initialize(weight.detach(), _generator(seed, path))
+        adapters[path] = adapter
+    return AttachedAdapter(module, adapters, method, strength)
+
+
+def _method_of(config: MethodConfig) -> tuple[str, type[Adapter]]:
+    for name, kind in METHODS.items():
+        if kind.config_class is type(config):
+            return name, kind
+    raise ConfigError(f"{type(config).__name__} belongs to no method: use the config class of one in METHODS")
+
+
+def _generator(seed: int, path: str) -> torch.Generator:
+    digest = hashlib.sha256(f"{seed} {path}".encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+
+
+def _linear(module: nn.Module, path: str) -> nn.Linear:
+    try:
+        layer = module.get_submodule(path)
+    except AttributeError:
+        raise IncompatibleModelError(
+            f"the model has no layer {path}: the adapter was made for another kind of base"
+        ) from None
+    if not isinstance(layer, nn.Linear):
+        raise IncompatibleModelError(f"the layer {path} is a {type(layer).__name__}: only Linear layers are adapted")
+    if type(layer) not in (nn.Linear, AdaptedLinear):
+        raise IncompatibleModelError(
+            f"the layer {path} is a {type(layer).__name__}, not a plain torch.nn.Linear: "
+            "remove other tools' adapters or quantisation from the model first"
+        )
+    return layer
+
+
+def _check_shape(path: str, layer: nn.Linear, adapter: Adapter) -> None:
+    has, needs = (layer.out_features, layer.in_features), (adapter.out_features, adapter.in_features)
+    if has != needs:
+        raise IncompatibleModelError(
+            f"the layer {path} is {has[0]}x{has[1]}, the adapter's {needs[0]}x{needs[1]}: it was made for another base"
+        )
+
+
+def _checked(strength: float) -> float:
+    value = float(strength)
+    if not math.isfinite(value):
+        raise ConfigError(f"strength = {strength} must be a finite number")
+    return value

@@ -1,0 +1,93 @@
+"""The contract of an adapter: one method's exact change ΔW of one frozen weight."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import asdict, dataclass, fields
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dreamtune.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class MethodConfig:
+    """Options that every method has; methods add theirs in a subclass. Raises ConfigError for impossible values."""
+
+    rank: int = 8
+    """Rank of the trained factors."""
+    alpha: float = 8.0
+    """The change is scaled by alpha/rank, or alpha/√rank with `rslora`."""
+    rslora: bool = False
+    """Rank-stabilised scaling (Kalajdzievski, arXiv 2312.03732)."""
+    dropout: float = 0.0
+    """Share of the input's elements that the change does not see while training."""
+
+    def __post_init__(self) -> None:
+        """Check types and ranges."""
+        for field in fields(self):
+            value, default = getattr(self, field.name), field.default
+            if isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool):
+                object.__setattr__(self, field.name, value := float(value))
+            if type(value) is not type(default):
+                raise ConfigError(f"{field.name} = {value!r} must be of type {type(default).__name__}")
+        if self.rank < 1:
+            raise ConfigError(f"rank = {self.rank} must be at least 1")
+        if not 0 < self.alpha < float("inf"):
+            raise ConfigError(f"alpha = {self.alpha} must be positive and finite")
+        if not 0 <= self.dropout < 1:
+            raise ConfigError(f"dropout = {self.dropout} must be at least 0 and less than 1")
+
+    @property
+    def scale(self) -> float:
+        """The factor s on the product of the trained factors."""
+        return self.alpha / (self.rank**0.5 if self.rslora else self.rank)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return asdict(self)
+
+
+class Adapter(nn.Module):
+    """One method on one frozen weight W (out, in).
+
+    Live, merged, exported, fused and analysed results all come from :meth:`delta_weight`; :meth:`delta_output` and
+    :meth:`low_rank` are faster ways to the same. What is in `state_dict()` is what the adapter file holds.
+    """
+
+    config_class: ClassVar[type[MethodConfig]]
+
+    def __init__(self, config: MethodConfig, out_features: int, in_features: int) -> None:
+        """Make the tensors, not yet initialised. Raises ConfigError for a rank that the layer cannot have."""
+        super().__init__()
+        self.config, self.out_features, self.in_features = config, out_features, in_features
+
+    @abstractmethod
+    def initialize(self, weight: Tensor, generator: torch.Generator) -> None:
+        """Set every tensor so that ΔW is exactly 0; random values come from `generator` (CPU) alone."""
+
+    @abstractmethod
+    def delta_weight(self, weight: Tensor) -> Tensor:
+        """ΔW (out, in) for the pristine `weight` (out, in): the definition."""
+
+    def delta_output(self, x: Tensor, weight: Tensor) -> Tensor:
+        """ΔW·x for x (..., in), with dropout while training."""
+        return F.linear(self.drop(x), self.delta_weight(weight).to(x.dtype))
+
+    def low_rank(self, weight: Tensor) -> tuple[Tensor, Tensor] | None:
+        """Exact factors of ΔW = up @ down, up (out, k), down (k, in), or None if there are none that are small."""
+        return None
+
+    def on_step(self, step: int, weight: Tensor) -> None:  # noqa: B027 (most methods have no schedule)
+        """Told before optimizer step `step` (0 for the first), never by anything else."""
+
+    def drop(self, x: Tensor) -> Tensor:
+        """Dropout on the input, while training."""
+        return F.dropout(x, self.config.dropout, self.training) if self.config.dropout else x
+
+    def extra_repr(self) -> str:
+        """Shape and configuration, shown by print."""
+        return f"in={self.in_features}, out={self.out_features}, {self.config}"

@@ -1,0 +1,55 @@
+"""LoRA (Hu et al., arXiv 2106.09685): ΔW = s·BA with A (r, in), B (out, r)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dreamtune.errors import ConfigError
+
+from ..base import Adapter, MethodConfig
+
+
+@dataclass(frozen=True)
+class LoRAConfig(MethodConfig):
+    """Options of LoRA."""
+
+
+class LoRA(Adapter):
+    """`down` is the paper's A, Kaiming-uniform at first, and `up` its B, zero at first."""
+
+    config_class = LoRAConfig
+
+    def __init__(self, config: MethodConfig, out_features: int, in_features: int) -> None:
+        super().__init__(config, out_features, in_features)
+        if config.rank > min(out_features, in_features):
+            raise ConfigError(
+                f"rank = {config.rank} is more than a layer of {out_features}x{in_features} can have: "
+                f"use at most {min(out_features, in_features)}"
+            )
+        self.down = nn.Parameter(torch.empty(config.rank, in_features))
+        self.up = nn.Parameter(torch.empty(out_features, config.rank))
+
+    @torch.no_grad()
+    def initialize(self, weight: Tensor, generator: torch.Generator) -> None:
+        """A uniform within ±1/√in (Kaiming with a = √5, as the reference and PEFT), B = 0."""
+        bound = 1 / math.sqrt(self.in_features)
+        self.down.copy_(torch.empty(self.down.shape).uniform_(-bound, bound, generator=generator))
+        self.up.zero_()
+
+    def delta_weight(self, weight: Tensor) -> Tensor:
+        """s·BA."""
+        return (self.config.scale * self.up) @ self.down
+
+    def delta_output(self, x: Tensor, weight: Tensor) -> Tensor:
+        """s·B(A·x): the scale goes into B, which is small, not into the output."""
+        hidden = F.linear(self.drop(x), self.down.to(x.dtype))
+        return F.linear(hidden, (self.config.scale * self.up).to(x.dtype))
+
+    def low_rank(self, weight: Tensor) -> tuple[Tensor, Tensor]:
+        """(sB, A)."""
+        return self.config.scale * self.up, self.down

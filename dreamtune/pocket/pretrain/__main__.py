@@ -1,0 +1,139 @@
+"""Make the pocket base from nothing: `python -m dreamtune.pocket.pretrain --work DIR`.
+
+Stages vae -> text -> decoder -> unet, each time-boxed, checkpointed and resumable: run the same command
+again after an interruption. `--stages` picks some of them, `--export` puts the finished parts into the package.
+"""
+
+# diffusers and transformers annotate arguments more narrowly than they accept.
+# pyright: reportArgumentType=false, reportCallIssue=false, reportAttributeAccessIssue=false
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from .. import WEIGHTS
+from .config import PretrainConfig
+from .data import RenderSet, base_scene, render_set, world_scene
+
+if TYPE_CHECKING:
+    from diffusers import AutoencoderKL
+    from transformers import CLIPTextModel
+
+STAGES = ("vae", "text", "decoder", "unet")
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m dreamtune.pocket.pretrain", description=__doc__)
+    parser.add_argument("--work", type=Path, default=Path("pocket-work"), help="folder for data and checkpoints")
+    parser.add_argument("--stages", default=",".join(STAGES), help="comma-separated, in any order")
+    parser.add_argument("--minutes", default="", help="budgets, e.g. vae=10,unet=60 (each stage has a default)")
+    parser.add_argument("--classes", default="", help="classes the UNet learns, comma-separated, or 'all'")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--threads", type=int, default=0, help="CPU threads (0: torch's default)")
+    parser.add_argument("--export", action="store_true", help="write the finished parts into dreamtune/pocket/weights")
+    return parser.parse_args()
+
+
+def _config(args: argparse.Namespace) -> PretrainConfig:
+    from ..world import CLASSES
+
+    config = PretrainConfig(seed=args.seed)
+    minutes = dict(config.minutes)
+    for item in filter(None, args.minutes.split(",")):
+        name, _, value = item.partition("=")
+        if name not in minutes:
+            raise SystemExit(f"--minutes: unknown stage {name!r}; stages are {', '.join(STAGES)}")
+        minutes[name] = float(value)
+    classes = config.classes
+    if args.classes:
+        classes = CLASSES if args.classes == "all" else tuple(args.classes.split(","))
+    return dataclasses.replace(config, minutes=minutes, classes=classes)
+
+
+class Maker:
+    """Runs stages and hands their results to the next ones; what was finished before is read from the work folder."""
+
+    def __init__(self, config: PretrainConfig, work: Path, device: str) -> None:
+        from .tokenizer import new_tokenizer
+
+        self.config, self.work, self.device = config, work, device
+        self.tokenizer = new_tokenizer(config.max_tokens)
+
+    def world(self, held_out: bool = False) -> RenderSet:
+        """Pictures of the whole world."""
+        c = self.config
+        name, count, seed = ("world-held-out", c.held_out, 2) if held_out else ("world", c.world_pictures, 1)
+        return render_set(self.work / "data", name, world_scene, count, seed + 10 * c.seed, c.size, c.captions)
+
+    def base_pictures(self) -> RenderSet:
+        """Pictures that the UNet learns from."""
+        c = self.config
+        make = partial(base_scene, classes=c.classes, sizes=c.sizes, pair_share=c.pair_share)
+        return render_set(self.work / "data", "base", make, c.unet_pictures, 3 + 10 * c.seed, c.size, c.captions)
+
+    def vae(self) -> AutoencoderKL:
+        """The trained VAE."""
+        from diffusers import AutoencoderKL
+
+        finished = self.work / "decoder" / "model"
+        vae = AutoencoderKL.from_pretrained(finished if finished.exists() else self.work / "vae" / "model")
+        return vae.to(self.device).eval().requires_grad_(False)
+
+    def text_encoder(self) -> CLIPTextModel:
+        """The trained text encoder."""
+        from transformers import CLIPTextModel
+
+        encoder = CLIPTextModel.from_pretrained(self.work / "text" / "model")
+        return encoder.to(self.device).eval()  # pyright: ignore[reportArgumentType]
+
+    def run(self, stage: str) -> None:
+        """Run one stage to the end of its budget."""
+        if stage == "vae":
+            from .vae import train_vae
+
+            train_vae(self.config, self.world(), self.world(held_out=True), self.work, self.device)
+        elif stage == "decoder":
+            from .vae import finish_decoder
+
+            finish_decoder(self.config, self.vae(), self.world(), self.world(held_out=True), self.work, self.device)
+        elif stage == "text":
+            from .text import train_text_encoder
+
+            texts = [c for row in self.world().captions for c in row]
+            train_text_encoder(self.config, self.tokenizer, texts, self.work, self.device)
+        else:
+            from .unet import train_unet
+
+            parts = (self.vae(), self.text_encoder(), self.tokenizer)
+            train_unet(self.config, self.base_pictures(), *parts, self.work, self.device)
+
+
+def main() -> None:
+    """Entry point."""
+    args = _arguments()
+    config = _config(args)
+    stages = args.stages.split(",")
+    if unknown := set(stages) - set(STAGES):
+        raise SystemExit(f"--stages: unknown {sorted(unknown)}; stages are {', '.join(STAGES)}")
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    args.work.mkdir(parents=True, exist_ok=True)
+    (args.work / "config.json").write_text(json.dumps(dataclasses.asdict(config), indent=1))
+    maker = Maker(config, args.work, args.device)
+    for stage in (s for s in STAGES if s in stages):
+        maker.run(stage)
+    if args.export:
+        from .export import export
+
+        export(maker, WEIGHTS)
+
+
+if __name__ == "__main__":
+    main()

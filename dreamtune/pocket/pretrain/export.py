@@ -1,0 +1,75 @@
+"""Putting the trained parts together as a StableDiffusionPipeline folder in half precision, with its model card."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import platform
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from diffusers import StableDiffusionPipeline, UNet2DConditionModel
+
+from .tokenizer import save_tokenizer
+from .unet import new_scheduler
+
+if TYPE_CHECKING:
+    from .__main__ import Maker
+
+CURVE_POINTS = 60
+
+
+def export(maker: Maker, weights: Path) -> Path:
+    """Write `weights/base` from the work folder's finished stages and return it.
+
+    The folder is complete or not there: it is built beside its place and then renamed.
+    """
+    unet = UNet2DConditionModel.from_pretrained(maker.work / "unet" / "model")
+    vae = maker.vae()
+    pipeline = StableDiffusionPipeline(
+        vae=vae,
+        text_encoder=maker.text_encoder(),
+        tokenizer=maker.tokenizer,
+        unet=unet.to(maker.device),  # pyright: ignore[reportArgumentType]
+        scheduler=new_scheduler(),  # pyright: ignore[reportArgumentType]
+        safety_checker=None,  # pyright: ignore[reportArgumentType]
+        feature_extractor=None,  # pyright: ignore[reportArgumentType]
+        requires_safety_checker=False,
+    )
+    target, partial = weights / "base", weights / "base.partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    pipeline.to(dtype=torch.float16).save_pretrained(partial, safe_serialization=True)
+    save_tokenizer(maker.tokenizer, partial / "tokenizer")
+    card = _training_record(maker)
+    (partial / "training.json").write_text(json.dumps(card, indent=1) + "\n")
+    if target.exists():
+        for kept in ("evaluation.json", "README.md"):
+            if (target / kept).exists():
+                shutil.copy2(target / kept, partial / kept)
+        shutil.rmtree(target)
+    os.replace(partial, target)
+    return target
+
+
+def _training_record(maker: Maker) -> dict[str, Any]:
+    """Configuration, software and a thinned curve of every stage."""
+    stages: dict[str, Any] = {}
+    for file in sorted(maker.work.glob("*/curve.jsonl")):
+        rows = [json.loads(line) for line in file.read_text().splitlines()]
+        step = max(1, len(rows) // CURVE_POINTS)
+        stages[file.parent.name] = {
+            "minutes": round(rows[-1]["seconds"] / 60, 1),
+            "steps": rows[-1]["step"],
+            "samples": rows[-1]["samples"],
+            "curve": rows[:-1:step] + rows[-1:],
+        }
+    return {
+        "config": dataclasses.asdict(maker.config),
+        "device": maker.device,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "stages": stages,
+    }

@@ -1,0 +1,104 @@
+"""Progress of a flow, told to whoever listens: a bar on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import TracebackType
+from typing import IO, Any, Self
+
+
+@dataclass(frozen=True)
+class Progress:
+    """One sign of life."""
+
+    phase: str
+    """What is being done, for example "pictures", "prior" or "train"; "remark" carries a message only."""
+    done: int = 0
+    total: int = 0
+    message: str = ""
+    loss: float | None = None
+    """Smoothed training loss."""
+    seconds_left: float | None = None
+    per_second: float | None = None
+
+    def line(self) -> str:
+        """All of it on one line."""
+        if not self.total:
+            return f"{self.phase}: {self.message}"
+        parts = [f"{self.phase} {self.done}/{self.total}"]
+        if self.loss is not None:
+            parts.append(f"loss {self.loss:.4f}")
+        if self.per_second is not None:
+            parts.append(f"{self.per_second:.2f} it/s")
+        if self.seconds_left is not None:
+            parts.append(f"{clock(self.seconds_left)} left")
+        return "  ".join([*parts, *([self.message] if self.message else [])])
+
+
+OnProgress = Callable[[Progress], None]
+
+
+def clock(seconds: float) -> str:
+    """Seconds as 0:07, 12:30 or 1:02:03."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+class Printer:
+    """Shows progress on `stream` (stderr): a rich bar on a terminal, else a line every few seconds.
+
+    Use as a context manager; the instance is the `on_progress` callback.
+    """
+
+    def __init__(self, stream: IO[str] | None = None, interval: float = 5.0) -> None:
+        self.stream = stream or sys.stderr
+        self.interval = interval
+        self._bars: Any = None
+        self._tasks: dict[str, Any] = {}
+        self._last = (float("-inf"), "")
+
+    def __enter__(self) -> Self:
+        if self.stream.isatty():
+            from rich.console import Console
+            from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
+            from rich.progress import Progress as Bars
+
+            columns = (
+                TextColumn("{task.description:9}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TextColumn("{task.fields[note]}"),
+            )
+            self._bars = Bars(*columns, console=Console(file=self.stream))
+            self._bars.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._bars:
+            self._bars.stop()
+
+    def __call__(self, progress: Progress) -> None:
+        """Show `progress`."""
+        if self._bars is None:
+            self._print(progress)
+        elif not progress.total:
+            self._bars.console.print(progress.line(), markup=False, highlight=False)
+        else:
+            note = progress.line().partition("  ")[2]
+            if progress.phase not in self._tasks:
+                self._tasks[progress.phase] = self._bars.add_task(progress.phase, total=progress.total, note=note)
+            self._bars.update(self._tasks[progress.phase], completed=progress.done, note=note)
+
+    def _print(self, progress: Progress) -> None:
+        now, (then, phase) = time.monotonic(), self._last
+        if progress.total and progress.done < progress.total and progress.phase == phase and now - then < self.interval:
+            return
+        if progress.total:
+            self._last = (now, progress.phase)
+        print(progress.line(), file=self.stream, flush=True)

@@ -1,0 +1,120 @@
+"""The folder of one training run: made, locked, written and read back here and nowhere else."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+from PIL import Image
+
+from dreamtune.data.cache import atomic
+from dreamtune.errors import ConfigError, RunFolderError
+from dreamtune.training.config import TrainConfig
+from dreamtune.training.recipe import read_yaml
+
+LOCK = ".lock"
+
+
+class RunFolder:
+    """Paths and files of a run folder; see the architecture notes in the documentation for its layout."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path).expanduser()
+        self.config = self.path / "config.yaml"
+        self.metrics = self.path / "metrics.jsonl"
+        self.report = self.path / "report.json"
+        self.adapter = self.path / "adapter.safetensors"
+        self.checkpoints = self.path / "checkpoints"
+        self.samples = self.path / "samples"
+
+    def check(self, resume: bool) -> None:
+        """Raise RunFolderError if a run cannot begin here, or with `resume` continue. Writes nothing."""
+        if self.path.exists() and not self.path.is_dir():
+            raise RunFolderError(f"{self.path} is a file: choose another run folder")
+        if self._is_used() and not resume:
+            raise RunFolderError(f"the run folder {self.path} exists already: resume it, or choose another name")
+        if resume and not self._is_used():
+            raise RunFolderError(f"no run to resume in {self.path}: check the path, or start it without resume")
+        parent = self.path
+        while not parent.exists() and parent != parent.parent:
+            parent = parent.parent
+        if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
+            raise RunFolderError(f"cannot write to {parent}: choose another run folder than {self.path}")
+
+    @contextlib.contextmanager
+    def exclusive(self) -> Iterator[None]:
+        """Make the folder and hold it: two processes never train in one. Raises RunFolderError."""
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(self.path / LOCK, timeout=0)
+            lock.acquire()
+        except Timeout:
+            raise RunFolderError(f"another process is training in {self.path}: wait for it or stop it") from None
+        except OSError as error:
+            raise RunFolderError(f"cannot write to {self.path}: {error.strerror}; choose another run folder") from None
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def write_text(self, path: Path, text: str) -> None:
+        """Write a file of the run whole or not at all. Raises RunFolderError."""
+        try:
+            with atomic(path) as temporary:
+                temporary.write_text(text, encoding="utf-8")
+        except OSError as error:
+            raise RunFolderError(f"cannot write {path}: {error.strerror or error}; make room and resume") from None
+
+    def read_config(self) -> TrainConfig:
+        """The complete settings of the run. Raises RunFolderError if there is none, ConfigError if it is damaged."""
+        if not self.config.is_file():
+            raise RunFolderError(f"{self.path} holds no config.yaml, so no run to resume: check the path")
+        return TrainConfig.from_mapping(read_yaml(self.config), source=str(self.config))
+
+    def check_same(self, config: TrainConfig) -> None:
+        """Raise ConfigError that shows each setting in which `config` differs from the run's."""
+        if not self.config.is_file():
+            return  # stopped before anything was decided
+        old, new = self.read_config().model_dump(mode="json"), config.model_dump(mode="json")
+        changes = [f"{key} was {old[key]!r}, now {new[key]!r}" for key in new if old[key] != new[key]]
+        if changes:
+            raise ConfigError(
+                f"cannot resume {self.path} with other settings ({'; '.join(changes)}): leave them as they were, "
+                "or start a new run"
+            )
+
+    def read_metrics(self) -> list[dict[str, Any]]:
+        """Lines of metrics.jsonl; a line cut short by a kill is left out."""
+        if not self.metrics.exists():
+            return []
+        lines = []
+        for text in self.metrics.read_text(encoding="utf-8").splitlines():
+            with contextlib.suppress(ValueError):
+                lines.append(json.loads(text))
+        return lines
+
+    def cut_metrics(self, step: int) -> None:
+        """Forget the lines after `step`: those steps are done again."""
+        kept = [line for line in self.read_metrics() if line["step"] <= step]
+        self.write_text(self.metrics, "".join(json.dumps(line) + "\n" for line in kept))
+
+    def final_loss(self, steps: int = 20) -> float:
+        """Mean loss of the last `steps` steps."""
+        losses = [line["loss"] for line in self.read_metrics()][-steps:]
+        return sum(losses) / len(losses)
+
+    def save_picture(self, path: Path, picture: Image.Image) -> None:
+        """Write a PNG whole or not at all. Raises RunFolderError."""
+        try:
+            with atomic(path) as temporary:
+                picture.save(temporary, format="PNG")
+        except OSError as error:
+            raise RunFolderError(f"cannot write {path}: {error.strerror or error}; make room and resume") from None
+
+    def _is_used(self) -> bool:
+        return self.path.is_dir() and any(entry.name != LOCK for entry in self.path.iterdir())

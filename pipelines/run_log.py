@@ -1,0 +1,107 @@
+"""What a run writes while it trains: a line of metrics per step, progress, and sample pictures."""
+
+from __future__ import annotations
+
+import json
+from collections import deque
+from pathlib import Path
+from types import TracebackType
+from typing import IO, TYPE_CHECKING, Self
+
+from dreamtune.errors import TrainingError
+from dreamtune.pipelines.progress import OnProgress, Progress
+from dreamtune.pipelines.run_folder import RunFolder
+from dreamtune.training.config import TrainConfig
+
+if TYPE_CHECKING:
+    from dreamtune.adapters import AttachedAdapter
+    from dreamtune.models import Base
+
+    from dreamtune.training.loop import StepRecord
+
+SMOOTH = 20
+"""Losses are shown and reported as the mean of this many steps: a single one says nothing."""
+
+
+class RunLog:
+    """Listener of the training loop; use as a context manager."""
+
+    def __init__(
+        self, folder: RunFolder, config: TrainConfig, base: Base, attached: AttachedAdapter, tell: OnProgress
+    ) -> None:
+        self.folder, self.config, self.base, self.attached, self.tell = folder, config, base, attached, tell
+        self._file: IO[str] | None = None
+        self._losses: deque[float] = deque(maxlen=SMOOTH)
+        self._seconds: deque[float] = deque(maxlen=SMOOTH)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._file:
+            self._file.close()
+
+    def start(self, step: int) -> None:
+        """The loop begins after `step` steps: later lines of an interrupted run are dropped."""
+        self.folder.cut_metrics(step)
+        self._file = open(self.folder.metrics, "a", encoding="utf-8")  # noqa: SIM115 (closed in __exit__)
+        if step:
+            self.tell(Progress("remark", message=f"resumed after step {step}"))
+
+    def step(self, record: StepRecord) -> None:
+        """Write one step down. Raises TrainingError when the disk is full."""
+        assert self._file is not None, "start comes first"
+        line = {
+            "step": record.step,
+            "loss": record.loss,
+            "subject_loss": record.subject_loss,
+            "prior_loss": record.prior_loss,
+            "lr": record.lr,
+            "grad_norm": record.grad_norm,
+            "seconds": round(record.seconds, 6),
+        }
+        try:
+            self._file.write(json.dumps(line) + "\n")
+            self._file.flush()
+        except OSError as error:
+            raise TrainingError(f"cannot write {self.folder.metrics}: {error.strerror}; make room and resume") from None
+        self._losses.append(record.loss)
+        self._seconds.append(record.seconds)
+        rate = len(self._seconds) / max(sum(self._seconds), 1e-9)
+        self.tell(
+            Progress(
+                "train",
+                record.step,
+                self.config.steps,
+                loss=sum(self._losses) / len(self._losses),
+                per_second=rate,
+                seconds_left=(self.config.steps - record.step) / rate,
+            )
+        )
+        if self.config.sample_every and record.step % self.config.sample_every == 0:
+            self._draw(record.step)
+
+    def _draw(self, step: int) -> None:
+        """One picture of each sample prompt, from the same noise at every step."""
+        import torch
+
+        config = self.config
+        self.attached.eval()
+        for index, template in enumerate(config.sample_prompts or (config.instance_prompt,)):
+            with torch.no_grad():
+                picture = self.base.pipeline()(
+                    prompt=config.prompt(template),
+                    height=config.resolution,
+                    width=config.resolution,
+                    num_inference_steps=config.sampling_steps,
+                    guidance_scale=config.guidance,
+                    generator=torch.Generator().manual_seed(config.seed + index),
+                ).images[0]
+            self.folder.save_picture(self.sample_path(step, index), picture)
+        self.attached.train()
+
+    def sample_path(self, step: int, index: int) -> Path:
+        """File of the picture of sample prompt `index` after `step` steps."""
+        return self.folder.samples / f"step-{step:06d}-{index}.png"

@@ -1,0 +1,242 @@
+"""From a folder of pictures to an adapter file: check, encode, draw the prior, train, report."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dreamtune.errors import ConfigError, Interrupted
+from dreamtune.pipelines.progress import OnProgress, Printer, Progress
+from dreamtune.pipelines.run_folder import RunFolder
+from dreamtune.training.config import TrainConfig
+
+if TYPE_CHECKING:
+    from dreamtune.adapters import AttachedAdapter
+    from dreamtune.models import Base
+
+    from dreamtune.data.subject import Subject
+    from dreamtune.training.loop import TrainingData
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What a training left behind."""
+
+    adapter: Path
+    run: Path
+    steps: int
+    """Optimizer steps in all."""
+    steps_now: int
+    """Optimizer steps of this call; fewer after a resume."""
+    seconds: float
+    """Of this call: loading, caches, prior and training."""
+    seconds_training: float
+    """Of this call's steps alone."""
+    final_loss: float
+    """Mean of the last 20 steps."""
+    pictures: int
+    skipped: tuple[str, ...]
+    """Names of pictures that were left out."""
+    files: tuple[Path, ...]
+    """What the run folder holds for the user, the adapter first."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {
+            "adapter": str(self.adapter),
+            "run": str(self.run),
+            "steps": self.steps,
+            "steps_now": self.steps_now,
+            "seconds": round(self.seconds, 3),
+            "seconds_training": round(self.seconds_training, 3),
+            "final_loss": self.final_loss,
+            "pictures": self.pictures,
+            "skipped": list(self.skipped),
+            "files": [str(path) for path in self.files],
+        }
+
+
+def load_run_config(run: str | Path) -> TrainConfig:
+    """The settings of the run in folder `run`, to resume or repeat it. Raises RunFolderError or ConfigError."""
+    return RunFolder(run).read_config()
+
+
+def train(
+    config: TrainConfig,
+    out: str | Path,
+    resume: bool = False,
+    on_progress: OnProgress | None = None,
+    stop: threading.Event | None = None,
+) -> TrainResult:
+    """Train an adapter in the run folder `out`.
+
+    Nothing is written there before settings, pictures, base and targets have been checked. With `resume` an
+    interrupted run goes on from its newest checkpoint; its settings must be the same (see load_run_config).
+    Progress goes to `on_progress`, else to stderr. `stop` may be set from another thread; SIGINT and SIGTERM do
+    the same when this is the main thread.
+
+    Raises ConfigError, DatasetError, BaseModelError and RunFolderError for bad input, TrainingError on NaN or a
+    full disk, Interrupted after a checkpoint when it was stopped.
+    """
+    if on_progress is None:
+        with Printer() as printer:
+            return train(config, out, resume, printer, stop)
+    began = time.monotonic()
+    folder = RunFolder(out)
+    try:
+        plan = _preflight(config, folder, resume, on_progress)
+        with folder.exclusive():
+            return _run(plan, folder, resume, on_progress, stop or threading.Event(), began)
+    except Interrupted as error:
+        raise Interrupted(f"{error}; go on with: dreamtune train --resume {folder.path}") from None
+    except KeyboardInterrupt:
+        raise Interrupted("stopped before there was anything to save; start again") from None
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What has been checked: complete settings, the base, its fingerprint without an adapter, the pictures."""
+
+    config: TrainConfig
+    base: Base
+    base_digest: str
+    subject: Subject
+
+
+def _preflight(config: TrainConfig, folder: RunFolder, resume: bool, tell: OnProgress) -> _Plan:
+    """Check everything that can be checked before work begins; the cheap checks come before the base is loaded."""
+    config.method_config()
+    folder.check(resume)
+
+    from dreamtune.data.subject import check_folder, load_subject
+
+    images = check_folder(config.images)
+
+    import torch
+    from dreamtune.adapters import select_targets
+    from dreamtune.models import load_base
+
+    from dreamtune.data.cache import weights_digest
+
+    if config.precision == "fp16" and (config.device == "cpu" or not torch.cuda.is_available()):
+        raise ConfigError("precision fp16 needs a CUDA device: use bf16 or fp32")
+    base = load_base(config.base, device=config.device)
+    config = config.with_presets(base.family)
+    resolution = config.resolution or base.resolution
+    config = config.changed(images=images, resolution=resolution)
+    if resume:
+        folder.check_same(config)
+    select_targets(base.unet, config.targets)
+    prompt = config.prompt(config.instance_prompt)
+    subject = load_subject(images, config.class_word, config.token, resolution, config.strict, prompt)
+    for remark in subject.remarks:
+        tell(Progress("remark", message=str(remark)))
+    return _Plan(config, base, weights_digest(base.unet), subject)
+
+
+def _run(
+    plan: _Plan, folder: RunFolder, resume: bool, tell: OnProgress, stop: threading.Event, began: float
+) -> TrainResult:
+    from dreamtune.adapters import attach
+
+    from dreamtune.pipelines.run_log import RunLog
+    from dreamtune.training.loop import Objective, RunFiles, fit
+
+    config, base = plan.config, plan.base
+    folder.write_text(folder.config, config.to_yaml())
+    data = _encode(plan, tell)
+    attached = attach(base.unet, config.method_config(), targets=config.targets, seed=config.seed)
+    save = _saver(plan, attached)
+    objective = Objective(base.noise_scheduler().alphas_cumprod, base.prediction_type, config.snr_gamma)
+    identity = {"pictures": plan.subject.digest, "base": plan.base_digest}
+    files = RunFiles(folder.checkpoints, identity, lambda path: save(path / folder.adapter.name))
+    started = time.monotonic()
+    with RunLog(folder, config, base, attached, tell) as log:
+        steps_now = fit(
+            base.unet,
+            attached,
+            data,
+            objective,
+            config,
+            files,
+            resume=resume,
+            on_start=log.start,
+            on_step=log.step,
+            stop=stop,
+        )
+    finished = time.monotonic()
+    save(folder.adapter)
+    attached.detach()
+    samples = sorted(folder.samples.glob("*.png")) if folder.samples.is_dir() else []
+    result = TrainResult(
+        adapter=folder.adapter,
+        run=folder.path,
+        steps=config.steps,
+        steps_now=steps_now,
+        seconds=finished - began,
+        seconds_training=finished - started,
+        final_loss=folder.final_loss(),
+        pictures=len(plan.subject.images),
+        skipped=plan.subject.skipped,
+        files=(folder.adapter, folder.report, folder.config, folder.metrics, *samples),
+    )
+    folder.write_text(folder.report, json.dumps(_report(plan, result), indent=2) + "\n")
+    return result
+
+
+def _encode(plan: _Plan, tell: OnProgress) -> TrainingData:
+    """Latents and embeddings, from the cache where they are there, else computed."""
+    from dreamtune.data.encode import prompt_embeddings, subject_latents
+    from dreamtune.data.prior import prior_latents
+    from dreamtune.training.loop import TrainingData
+
+    config, base, subject = plan.config, plan.base, plan.subject
+    latents = subject_latents(base, subject, config.flip)
+    embeddings = prompt_embeddings(base, subject.prompts * (2 if config.flip else 1))
+    if not config.prior:
+        return TrainingData(latents, embeddings)
+    class_prompt = config.prompt(config.class_prompt)
+    prior = prior_latents(
+        base,
+        class_prompt,
+        config.prior_images,
+        subject.resolution,
+        steps=config.sampling_steps,
+        guidance=config.guidance,
+        on_progress=lambda done, total: tell(Progress("prior", done, total)),
+    )
+    return TrainingData(latents, embeddings, prior, prompt_embeddings(base, [class_prompt]))
+
+
+def _saver(plan: _Plan, attached: AttachedAdapter) -> Callable[[Path], None]:
+    """A function that writes the adapter file as it stands; equal weights give equal bytes."""
+    from dreamtune.adapters import AdapterFile
+
+    config = plan.config
+    private = {"images", "base", "device", "strict", "keep_checkpoints", "checkpoint_every", "sample_every"}
+    training = config.model_dump(mode="json", exclude=private | {"sample_prompts"})
+
+    def save(path: Path) -> None:
+        AdapterFile.from_attached(
+            attached, base=plan.base.id, trigger=config.token, class_word=config.class_word, training=training
+        ).save(path)
+
+    return save
+
+
+def _report(plan: _Plan, result: TrainResult) -> dict[str, Any]:
+    """report.json: the result with paths relative to the run folder, and what was remarked on the pictures."""
+    return result.to_dict() | {
+        "adapter": result.adapter.name,
+        "run": result.run.name,
+        "files": [path.relative_to(result.run).as_posix() for path in result.files],
+        "base": plan.base.id,
+        "method": plan.config.method,
+        "remarks": [str(remark) for remark in plan.subject.remarks],
+        "seconds_per_step": round(result.seconds_training / max(1, result.steps_now), 5),
+    }
