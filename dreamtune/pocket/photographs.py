@@ -17,18 +17,22 @@ def photographs(
 ) -> list[Image.Image]:
     """`n` pictures of `subject` alone, each in another of `contexts` as long as there are some left.
 
-    size: side in pixels, by default that of the shipped base. ValueError when n is less than 1.
+    size: side in pixels, by default that of the shipped base. ValueError when n is less than 1, the size cannot be
+    drawn, or a context is unknown or none is given.
     """
     if n < 1:
         raise ValueError(f"n is {n}; at least one picture is needed")
+    if not contexts:
+        raise ValueError("contexts is empty; at least one place is needed")
+    side = DEFAULT_SIZE if size is None else size
     rng = Random(f"photographs {seed}")
     places: list[str] = []
     while len(places) < n:
         places += rng.sample(contexts, len(contexts))
     scenes = [random_scene(rng, [subject], c, rng.choice(PHOTO_SIZES), "center") for c in places[:n]]
-    return [Image.fromarray(render(s, size or DEFAULT_SIZE).image) for s in scenes]
+    return [Image.fromarray(render(s, side).image) for s in scenes]
 
 
 def draw_subject(seed: int, n: int, size: int | None = None, cls: str | None = None) -> list[Image.Image]:
-    """`n` photographs of the individual that `seed` (and class `cls`, if given) stands for."""
+    """`n` photographs of the individual that `seed` (and class `cls`, if given) stands for; errors as `photographs`."""
     return photographs(random_subject(Random(f"subject {seed}"), cls), n, seed, size)

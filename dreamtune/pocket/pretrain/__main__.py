@@ -1,6 +1,6 @@
 """Make the pocket base from nothing: `python -m dreamtune.pocket.pretrain --work DIR`.
 
-Stages vae -> text -> decoder -> unet, each time-boxed, checkpointed and resumable: run the same command
+Stages vae -> text -> decoder -> unet -> evaluators, each time-boxed, checkpointed and resumable: run the same command
 again after an interruption. `--stages` picks some of them, `--export` puts the finished parts into the package.
 """
 
@@ -19,13 +19,15 @@ import torch
 
 from .. import WEIGHTS
 from .config import PretrainConfig
-from .data import RenderSet, base_scene, render_set, world_scene
+from .data import RenderSet, base_scene, identity_scene, render_set, world_scene
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL
     from transformers import CLIPTextModel
 
-STAGES = ("vae", "text", "decoder", "unet")
+    from ..evaluators import Evaluators
+
+STAGES = ("vae", "text", "decoder", "unet", "finder", "reader", "image-text")
 
 
 def _arguments() -> argparse.Namespace:
@@ -78,6 +80,33 @@ class Maker:
         make = partial(base_scene, classes=c.classes, sizes=c.sizes, pair_share=c.pair_share)
         return render_set(self.work / "data", "base", make, c.unet_pictures, 3 + 10 * c.seed, c.size, c.captions)
 
+    def evaluator_pictures(self) -> RenderSet:
+        """Pictures of the whole world that the evaluators learn from."""
+        c = self.config
+        return render_set(
+            self.work / "data", "evaluators", world_scene, c.evaluator_pictures, 4 + 10 * c.seed, c.size, c.captions
+        )
+
+    def individuals(self, held_out: bool = False) -> RenderSet:
+        """`views` pictures of each of many individuals in a row."""
+        c = self.config
+        name, count, first, seed = "individuals", c.individuals, 0, 5
+        if held_out:
+            name, count, first, seed = "individuals-held-out", c.individuals_held_out, 10_000_000, 6
+        make = partial(identity_scene, views=c.views, first=first)
+        return render_set(self.work / "data", name, make, count * c.views, seed + 10 * c.seed, c.size, 1)
+
+    def evaluators(self) -> Evaluators:
+        """The finished evaluators."""
+        from ..evaluators import Evaluators
+        from ..evaluators.networks import Finder, ImageText, Reader
+        from .evaluators import load_model
+
+        models = Finder(), Reader(), ImageText(self.config.text_width)
+        for model, name in zip(models, ("finder", "reader", "image-text"), strict=True):
+            load_model(model, self.work / name)
+        return Evaluators(*models, self.text_encoder().cpu(), self.tokenizer)
+
     def vae(self) -> AutoencoderKL:
         """The trained VAE."""
         from diffusers import AutoencoderKL
@@ -108,11 +137,33 @@ class Maker:
 
             texts = [c for row in self.world().captions for c in row]
             train_text_encoder(self.config, self.tokenizer, texts, self.work, self.device)
+        elif stage in ("finder", "reader", "image-text"):
+            self._run_evaluator(stage)
         else:
             from .unet import train_unet
 
             parts = (self.vae(), self.text_encoder(), self.tokenizer)
             train_unet(self.config, self.base_pictures(), *parts, self.work, self.device)
+
+    def _run_evaluator(self, stage: str) -> None:
+        from ..evaluators.networks import Finder, Reader
+        from .evaluators import load_model, train_finder, train_image_text, train_reader
+        from .vae import round_trip
+
+        c = self.config
+        if stage == "reader":
+            data = self.individuals()
+            train_reader(c, data, round_trip(self.vae(), data, 2), c.views, self.work, self.device)
+            return
+        data = self.evaluator_pictures()
+        images = round_trip(self.vae(), data, 2)
+        if stage == "finder":
+            train_finder(c, data, images, self.work, self.device)
+        else:
+            finder, reader = load_model(Finder(), self.work / "finder"), load_model(Reader(), self.work / "reader")
+            train_image_text(
+                c, data, images, finder, reader, self.text_encoder(), self.tokenizer, self.work, self.device
+            )
 
 
 def main() -> None:
@@ -130,9 +181,10 @@ def main() -> None:
     for stage in (s for s in STAGES if s in stages):
         maker.run(stage)
     if args.export:
-        from .export import export
+        from .export import export, export_evaluators
 
         export(maker, WEIGHTS)
+        export_evaluators(maker, WEIGHTS)
 
 
 if __name__ == "__main__":

@@ -23,6 +23,12 @@ class PretrainConfig:
     unet_pictures: int = 80_000
     world_pictures: int = 60_000
     """Pictures of the whole world, for the VAE and the evaluators."""
+    evaluator_pictures: int = 24_000
+    individuals: int = 8_000
+    """Individuals that the reader learns to tell apart: half of them are look-alikes of the other half."""
+    individuals_held_out: int = 400
+    views: int = 4
+    """Pictures of each individual."""
     held_out: int = 2_000
     captions: int = 4
     """Captions kept per picture."""
@@ -50,6 +56,9 @@ class PretrainConfig:
             "text": 4.0,
             "decoder": 12.0,
             "unet": 150.0,
+            "finder": 6.0,
+            "reader": 16.0,
+            "image-text": 2.0,
         }
     )
     """Wall-clock budget of each stage."""

@@ -15,13 +15,26 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..world import CLASSES, COLORS, CONTEXTS, PATTERNS, Scene, caption, random_scene, random_subject, render
+from ..world import (
+    CLASSES,
+    COLORS,
+    CONTEXTS,
+    PATTERNS,
+    Scene,
+    Subject,
+    caption,
+    look_alike,
+    random_scene,
+    random_subject,
+    render,
+)
 
 _COLORS, _CONTEXTS = list(COLORS), list(CONTEXTS)
-NO_HAT = len(_COLORS)
-"""Label of a subject without a hat; with one, the label is the index of the hat's colour."""
+NONE = len(_COLORS)
+"""Label of the colour of a pattern or hat that is not there."""
 
-SceneMaker = Callable[[Random], Scene]
+SceneMaker = Callable[[Random, int], Scene]
+"""From a generator and the number of the picture in its set to a scene."""
 
 
 @dataclass(frozen=True)
@@ -33,42 +46,61 @@ class RenderSet:
     labels: npt.NDArray[np.uint8]
     """(N, size, size): 0 background, 1 first subject, 2 second."""
     attributes: npt.NDArray[np.int16]
-    """(N, 2, 4): class, colour, pattern, hat of each subject, indices into the world's lists."""
+    """(N, 2, 5): class, colour, pattern, pattern colour, hat of each subject, indices into the world's lists."""
     contexts: npt.NDArray[np.int16]
     """(N,)."""
     boxes: npt.NDArray[np.float32]
     """(N, 2, 4): x0, y0, x1, y1 as fractions."""
     captions: list[list[str]]
+    folder: Path
+    """Where it lies; what is derived from it is kept there too."""
 
     def __len__(self) -> int:
         """Number of pictures."""
         return len(self.images)
 
 
-def world_scene(rng: Random) -> Scene:
+def world_scene(rng: Random, number: int) -> Scene:
     """A scene of the whole world."""
     return random_scene(rng)
 
 
-def base_scene(rng: Random, classes: Sequence[str], sizes: Sequence[str], pair_share: float) -> Scene:
+def base_scene(rng: Random, number: int, classes: Sequence[str], sizes: Sequence[str], pair_share: float) -> Scene:
     """A scene of the narrower distribution that the UNet is trained on."""
     count = 2 if rng.random() < pair_share else 1
     subjects = [random_subject(rng, classes=classes) for _ in range(count)]
     return random_scene(rng, subjects, size=rng.choice(list(sizes)))
 
 
+def identity(number: int) -> Subject:
+    """Individual `number`; 2k and 2k + 1 are look-alikes of each other."""
+    rng = Random(f"identity {number // 2}")
+    first = random_subject(rng)
+    return look_alike(rng, first) if number % 2 else first
+
+
+def identity_scene(rng: Random, number: int, views: int, first: int) -> Scene:
+    """Picture `number` of a set with `views` pictures of each individual, the first of which is number `first`.
+
+    The individual is the scene's first subject; in 3 of 10 pictures another one stands beside it.
+    """
+    subject = identity(first + number // views)
+    return random_scene(rng, [subject, random_subject(rng)] if rng.random() < 0.3 else [subject])
+
+
 def describe(scene: Scene) -> npt.NDArray[np.int16]:
-    """(2, 4) attribute labels of a scene."""
-    out = np.full((2, 4), -1, dtype=np.int16)
+    """(2, 5) attribute labels of a scene."""
+    out = np.full((2, 5), -1, dtype=np.int16)
     for i, s in enumerate(scene.subjects):
-        hat = _COLORS.index(s.hat.color) if s.hat else NO_HAT
-        out[i] = CLASSES.index(s.cls), _COLORS.index(s.color), PATTERNS.index(s.pattern), hat
+        pattern_color = _COLORS.index(s.pattern_color) if s.pattern != "plain" else NONE
+        hat = _COLORS.index(s.hat.color) if s.hat else NONE
+        out[i] = CLASSES.index(s.cls), _COLORS.index(s.color), PATTERNS.index(s.pattern), pattern_color, hat
     return out
 
 
-def _one(seed: int, make: SceneMaker, size: int, captions: int) -> tuple[Any, ...]:
+def _one(seed: int, first: int, make: SceneMaker, size: int, captions: int) -> tuple[Any, ...]:
     rng = Random(seed)
-    scene = make(rng)
+    scene = make(rng, seed - first)
     picture = render(scene, size)
     labels = np.zeros((size, size), dtype=np.uint8)
     boxes = np.zeros((2, 4), dtype=np.float32)
@@ -93,8 +125,8 @@ def render_set(
     target = folder / f"{name}-{count}-{size}px-seed{seed}"
     if not (target / "captions.json").exists():
         target.mkdir(parents=True, exist_ok=True)
-        job = partial(_one, make=make, size=size, captions=captions)
         first = seed * 1_000_000_007
+        job = partial(_one, first=first, make=make, size=size, captions=captions)
         with multiprocessing.get_context("spawn").Pool(workers or os.cpu_count()) as pool:
             rows = pool.map(job, range(first, first + count), chunksize=250)
         columns = list(zip(*rows, strict=True))
@@ -104,4 +136,4 @@ def render_set(
             np.save(target / f"{part}.npy", np.stack([np.asarray(v, dtype=kind) for v in column]))
         (target / "captions.json").write_text(json.dumps(columns[5]))
     arrays = {n: np.load(target / f"{n}.npy") for n in ("images", "labels", "attributes", "contexts", "boxes")}
-    return RenderSet(**arrays, captions=json.loads((target / "captions.json").read_text()))
+    return RenderSet(**arrays, captions=json.loads((target / "captions.json").read_text()), folder=target)

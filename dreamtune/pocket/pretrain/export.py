@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from diffusers import StableDiffusionPipeline, UNet2DConditionModel
+from safetensors.torch import save_file
 
 from .tokenizer import save_tokenizer
 from .unet import new_scheduler
@@ -20,6 +21,24 @@ if TYPE_CHECKING:
     from .__main__ import Maker
 
 CURVE_POINTS = 60
+
+
+def export_evaluators(maker: Maker, weights: Path) -> Path:
+    """Write `weights/evaluators`: the networks in half precision and what was measured of them; return it."""
+    from .evaluators import NETWORKS
+    from .judge import judge
+
+    target, partial = weights / "evaluators", weights / "evaluators.partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    evaluators = maker.evaluators()
+    for name, attribute in NETWORKS.items():
+        tensors = {k: v.half().contiguous() for k, v in getattr(evaluators, attribute).state_dict().items()}
+        save_file(tensors, partial / f"{name}.safetensors")
+    (partial / "evaluation.json").write_text(json.dumps(judge(maker), indent=1) + "\n")
+    shutil.rmtree(target, ignore_errors=True)
+    os.replace(partial, target)
+    return target
 
 
 def export(maker: Maker, weights: Path) -> Path:

@@ -19,7 +19,7 @@ from .config import PretrainConfig
 from .data import RenderSet
 from .schedule import Ema, Stage, constant_then_cosine, optimizers, set_lr
 from .text import tokenize
-from .vae import to_tensor
+from .vae import encode_set, to_pixels
 
 GRID_PROMPTS = (
     "a cat on the beach",
@@ -86,22 +86,6 @@ def new_scheduler() -> DDIMScheduler:
 
 
 @torch.no_grad()
-def encode_set(vae: AutoencoderKL, data: RenderSet, work: Path, name: str) -> Tensor:
-    """(N, c, s, s) half-precision latent means of a render set, kept in the work folder."""
-    target = work / "data" / f"latents-{name}-{len(data)}.pt"
-    if target.exists():
-        return torch.load(target, weights_only=True)
-    device = next(vae.parameters()).device
-    parts = [
-        vae.encode(to_tensor(data.images[i : i + 64]).to(device)).latent_dist.mode().half().cpu()  # pyright: ignore[reportAttributeAccessIssue]
-        for i in range(0, len(data), 64)
-    ]
-    latents = torch.cat(parts)
-    torch.save(latents, target)
-    return latents
-
-
-@torch.no_grad()
 def sample(
     unet: UNet2DConditionModel,
     encoder: CLIPTextModel,
@@ -122,9 +106,9 @@ def sample(
     x = torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(device)
     for t in scheduler.timesteps:
         told, untold = unet(torch.cat([x, x]), t, states).sample.chunk(2)
-        x = scheduler.step(untold + guidance * (told - untold), int(t), x).prev_sample  # pyright: ignore[reportAttributeAccessIssue]
-    pictures = torch.cat([vae.decode(z).sample for z in x.split(32)])  # pyright: ignore[reportAttributeAccessIssue]
-    return ((pictures.clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+        x = scheduler.step(untold + guidance * (told - untold), int(t), x).prev_sample
+    pictures = torch.cat([vae.decode(z).sample for z in x.split(32)])
+    return to_pixels(pictures)
 
 
 def save_grid(pictures: np.ndarray, columns: int, file: Path, zoom: int = 3) -> None:
@@ -157,7 +141,7 @@ def train_unet(
     """Train for the stage's minutes against a frozen text encoder; every ten minutes a sample grid and a snapshot."""
     torch.manual_seed(config.seed)
     folder = work / "unet"
-    latents, weights = encode_set(vae, data, work, "base"), loss_weights(config, data)
+    latents, weights = encode_set(vae, data), loss_weights(config, data)
     ids = tokenize(tokenizer, [c for row in data.captions for c in row]).view(len(data), -1, config.max_tokens).short()
     empty = tokenize(tokenizer, [""]).to(device)
     unet = new_unet(config).to(device)

@@ -4,6 +4,7 @@
 # pyright: reportArgumentType=false, reportCallIssue=false, reportAttributeAccessIssue=false
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import cast
 
@@ -11,7 +12,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL
-from torch import Tensor
+from torch import Tensor, nn
 
 from .config import PretrainConfig
 from .data import RenderSet
@@ -38,6 +39,51 @@ def to_tensor(images: np.ndarray) -> Tensor:
     return torch.from_numpy(images).permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
 
 
+def to_pixels(pictures: Tensor) -> np.ndarray:
+    """(n, 3, h, w) float, about -1..1 -> (n, h, w, 3) uint8."""
+    return ((pictures.clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+
+
+def digest(*weights: Tensor) -> str:
+    """Short hash of some weights, for the names of what is derived from them."""
+    parts = (w.detach().float().cpu().numpy().tobytes() for w in weights)
+    return hashlib.sha256(b"".join(parts)).hexdigest()[:12]
+
+
+@torch.no_grad()
+def encode_set(vae: AutoencoderKL, data: RenderSet) -> Tensor:
+    """(N, c, s, s) half-precision latent means of a render set, kept beside it."""
+    target = data.folder / f"latents-{digest(cast(nn.Conv2d, vae.quant_conv).weight)}.pt"
+    if target.exists():
+        return torch.load(target, weights_only=True)
+    device = next(vae.parameters()).device
+    parts = [
+        vae.encode(to_tensor(data.images[i : i + 64]).to(device)).latent_dist.mode().half().cpu()
+        for i in range(0, len(data), 64)
+    ]
+    latents = torch.cat(parts)
+    torch.save(latents, target)
+    return latents
+
+
+@torch.no_grad()
+def round_trip(vae: AutoencoderKL, data: RenderSet, every: int) -> np.ndarray:
+    """(N, h, w, 3) uint8: every `every`-th picture as the VAE gives it back, the others as they are; kept beside it."""
+    weights = cast(nn.Conv2d, vae.quant_conv).weight, vae.decoder.conv_out.weight
+    target = data.folder / f"round-trip-{every}-{digest(*weights)}.npy"
+    if target.exists():
+        return np.load(target)
+    device = next(vae.parameters()).device
+    images = data.images.copy()
+    chosen = np.arange(0, len(images), every)
+    for i in range(0, len(chosen), 64):
+        pick = chosen[i : i + 64]
+        pictures = vae.decode(vae.encode(to_tensor(images[pick]).to(device)).latent_dist.mode()).sample
+        images[pick] = to_pixels(pictures)
+    np.save(target, images)
+    return images
+
+
 @torch.no_grad()
 def psnr(vae: AutoencoderKL, data: RenderSet, count: int = 512) -> dict[str, float]:
     """PSNR in dB of reconstructions from latent means: over all pixels, and inside subject masks."""
@@ -46,7 +92,7 @@ def psnr(vae: AutoencoderKL, data: RenderSet, count: int = 512) -> dict[str, flo
     for i in range(0, min(count, len(data)), 64):
         x = to_tensor(data.images[i : i + 64]).to(device)
         mask = torch.from_numpy(data.labels[i : i + 64] > 0).to(device)
-        y = vae.decode(vae.encode(x).latent_dist.mode()).sample.clamp(-1, 1)  # pyright: ignore[reportAttributeAccessIssue]
+        y = vae.decode(vae.encode(x).latent_dist.mode()).sample.clamp(-1, 1)
         error = ((y - x) / 2).square().mean(1)
         total, pixels = total + error.sum().item(), pixels + error.numel()
         inside, masked = inside + error[mask].sum().item(), masked + int(mask.sum())
@@ -64,7 +110,7 @@ def whiten(vae: AutoencoderKL, data: RenderSet, power: float) -> list[float]:
     reconstruction is the same function. Returns the axes' standard deviations before scaling.
     """
     device = next(vae.parameters()).device
-    chunks = [vae.encode(to_tensor(data.images[i : i + 64]).to(device)).latent_dist.mode() for i in range(0, 2048, 64)]  # pyright: ignore[reportAttributeAccessIssue]
+    chunks = [vae.encode(to_tensor(data.images[i : i + 64]).to(device)).latent_dist.mode() for i in range(0, 2048, 64)]
     z = torch.cat(chunks).permute(0, 2, 3, 1).flatten(0, 2).double()
     mean = z.mean(0)
     variance, axes = torch.linalg.eigh((z - mean).T @ (z - mean) / len(z))
@@ -86,7 +132,7 @@ def whiten(vae: AutoencoderKL, data: RenderSet, power: float) -> list[float]:
     assert post.bias is not None
     quant.bias[:c] = b_mean.float()
     # The rotated noise has no diagonal covariance: replace it by its mean size, the same for every cell.
-    noise = torch.cat([vae.encode(to_tensor(data.images[:64]).to(device)).latent_dist.logvar]).mean((0, 2, 3)).double()  # pyright: ignore[reportAttributeAccessIssue]
+    noise = torch.cat([vae.encode(to_tensor(data.images[:64]).to(device)).latent_dist.logvar]).mean((0, 2, 3)).double()
     rotated = (forward.square() * noise.exp()[None]).sum(1)
     quant.weight[c:] = 0
     quant.bias[c:] = rotated.log().float()
@@ -114,11 +160,11 @@ def train_vae(config: PretrainConfig, data: RenderSet, held_out: RenderSet, work
         pick = np.sort(rng.integers(0, len(data), batch))
         x = to_tensor(data.images[pick]).to(device)
         weight = 1 + 2 * torch.from_numpy(data.labels[pick] > 0).float().to(device)[:, None]
-        posterior = vae.encode(x).latent_dist  # pyright: ignore[reportAttributeAccessIssue]
+        posterior = vae.encode(x).latent_dist
         z = posterior.sample()
         if spent < 0.67 and rng.random() < 0.25:
             z, x, weight = (F.avg_pool2d(v, 2) for v in (z, x, weight))
-        y = vae.decode(z).sample  # pyright: ignore[reportAttributeAccessIssue]
+        y = vae.decode(z).sample
         kl = 0.5 * (posterior.mean.square() + posterior.var - 1 - posterior.logvar).mean()
         error = y - x
         loss = (weight * (error.abs() + 10 * error.square())).mean() / weight.mean() + 2e-4 * kl
@@ -160,8 +206,8 @@ def finish_decoder(
         x = to_tensor(data.images[pick]).to(device)
         weight = 1 + 2 * torch.from_numpy(data.labels[pick] > 0).float().to(device)[:, None]
         with torch.no_grad():
-            z = vae.encode(x).latent_dist.mode()  # pyright: ignore[reportAttributeAccessIssue]
-        error = vae.decode(z + 0.03 * torch.randn_like(z)).sample - x  # pyright: ignore[reportAttributeAccessIssue]
+            z = vae.encode(x).latent_dist.mode()
+        error = vae.decode(z + 0.03 * torch.randn_like(z)).sample - x
         loss = (weight * (0.5 * error.abs() + 10 * error.square())).mean() / weight.mean()
         for opt in opts:
             opt.zero_grad()

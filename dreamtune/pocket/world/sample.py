@@ -7,7 +7,7 @@ from dataclasses import replace
 from random import Random
 
 from .contexts import jitter
-from .scene import CLASSES, COLORS, CONTEXTS, HAT_CLASSES, Hat, Placement, Scene, Subject
+from .scene import CLASSES, COLORS, CONTEXTS, HAT_CLASSES, SIDES, SIZES, Hat, Placement, Scene, Subject
 
 _EYES = ((90, 200, 90), (240, 200, 60), (90, 170, 240), (200, 90, 60))
 _PATTERN_WEIGHTS = {"plain": 0.4, "striped": 0.3, "spotted": 0.3}
@@ -88,7 +88,14 @@ def look_alike(rng: Random, subject: Subject) -> Subject:
 
 
 def random_placement(rng: Random, context: str, size: str | None = None, side: str | None = None) -> Placement:
-    """Where a lone subject stands: on the ground, or floating under water."""
+    """Where a lone subject stands: on the ground, or floating under water. A big one stands in the center.
+
+    Raises ValueError for an unknown size or side.
+    """
+    if size is not None and size not in SIZES:
+        raise ValueError(f"unknown size {size!r}: choose from {', '.join(SIZES)}")
+    if side is not None and side not in SIDES:
+        raise ValueError(f"unknown side {side!r}: choose from {', '.join(SIDES)}")
     size = size or rng.choice(["small", "mid", "mid", "mid", "big"])
     side = "center" if size == "big" else side or rng.choice(["left", "center", "center", "right"])
     scale = rng.uniform(*_SCALES[size])
@@ -121,7 +128,11 @@ def random_scene(
     pair_share: float = 0.3,
     classes: Sequence[str] = CLASSES,
 ) -> Scene:
-    """A scene of one or two subjects (`pair_share` of two when none are given); two stand left and right."""
+    """A scene of one or two subjects (`pair_share` of two when none are given).
+
+    `size` and `side` place a lone subject; two stand left and right at middle size. Raises ValueError for more than
+    two subjects and for words that the world does not know.
+    """
     context = context or rng.choice(list(CONTEXTS))
     if subjects is None:
         count = 2 if rng.random() < pair_share else 1

@@ -11,7 +11,7 @@ LIT = (250, 235, 150)
 
 
 def car(b: Brush) -> None:
-    """Car, side view: body by variant (2 is a pick-up), wheels rolled by pose."""
+    """Car, side view: body by variant (2 is a pick-up), hubcaps in the accent colour; the one subject without poses."""
     s, g, c = b.subject, b.subject.proportions, b.subject.rgb
     length, h, cab = 0.95, 0.3 + 0.12 * g[0], 0.32 + 0.14 * g[1]
     base, x0, x1 = 0.78, -0.55 + 0.25 * g[2], 0.35 + 0.25 * g[3]

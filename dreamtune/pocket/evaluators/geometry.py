@@ -1,0 +1,69 @@
+"""Boxes to crops, and Finder's maps to boxes."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .networks import CROP, GRID
+
+MARGIN = 1.15
+"""Side of a crop over the longer side of its box."""
+SECOND_SCORE = 0.5
+"""A second subject is reported from this certainty on."""
+OVERLAP = 0.3
+"""Boxes that overlap more (intersection over union) are the same subject."""
+
+
+def crop(pictures: Tensor, boxes: Tensor) -> Tensor:
+    """Square crops (n, 3, 40, 40) around `boxes` (n, 4), one of each picture (n, 3, h, w); outside is repeated edge."""
+    center = (boxes[:, :2] + boxes[:, 2:]) / 2
+    half = (boxes[:, 2:] - boxes[:, :2]).amax(1, keepdim=True).clamp_min(0.05) / 2 * MARGIN
+    theta = torch.zeros(len(boxes), 2, 3, dtype=pictures.dtype, device=pictures.device)
+    theta[:, 0, 0] = theta[:, 1, 1] = 2 * half[:, 0]  # grid coordinates run from -1 to 1
+    theta[:, :, 2] = 2 * center - 1
+    grid = F.affine_grid(theta, [len(boxes), 3, CROP, CROP], align_corners=False)
+    return F.grid_sample(pictures, grid, mode="bilinear", padding_mode="border", align_corners=False)
+
+
+def overlap(a: Tensor, b: Tensor) -> Tensor:
+    """Intersection over union of boxes (..., 4) and (..., 4)."""
+    low, high = torch.maximum(a[..., :2], b[..., :2]), torch.minimum(a[..., 2:], b[..., 2:])
+    inner = (high - low).clamp_min(0).prod(-1)
+    return inner / ((a[..., 2:] - a[..., :2]).prod(-1) + (b[..., 2:] - b[..., :2]).prod(-1) - inner).clamp_min(1e-9)
+
+
+def two_best(presence: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor]:
+    """Scores (n, 2) and boxes (n, 2, 4) of the likeliest place and the likeliest other one that does not overlap it.
+
+    presence: (n, 12, 12) logits; boxes: (n, 12, 12, 4).
+    """
+    scores, flat = presence.flatten(1).sigmoid(), boxes.flatten(1, 2)
+    rows = torch.arange(len(scores), device=scores.device)
+    first = scores.argmax(1)
+    best = flat[rows, first]
+    rest = scores.masked_fill(overlap(best[:, None], flat) > OVERLAP, -1.0)
+    second = rest.argmax(1)
+    return torch.stack([scores[rows, first], rest[rows, second].clamp_min(0)], 1), torch.stack(
+        [best, flat[rows, second]], 1
+    )
+
+
+def presence_target(boxes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Training targets of Finder for boxes (n, 2, 4), zeros where a subject is absent.
+
+    Returns (positive, ignored) (n, 12, 12) and the box of each positive cell (n, 12, 12, 4). A cell is positive when
+    its centre lies in the middle half of a box; the rest of the box is ignored.
+    """
+    at = (torch.arange(GRID, device=boxes.device) + 0.5) / GRID
+    x, y = at.view(1, 1, 1, GRID), at.view(1, 1, GRID, 1)
+    x0, y0, x1, y1 = (boxes[..., i, None, None] for i in range(4))
+    inside = (x > x0) & (x < x1) & (y > y0) & (y < y1)
+    qx, qy = (x1 - x0) / 4, (y1 - y0) / 4
+    middle = (x > x0 + qx) & (x < x1 - qx) & (y > y0 + qy) & (y < y1 - qy)
+    positive = middle.any(1)
+    owner = middle.float().flip(1).argmax(1)  # the front subject, which is the later one, wins
+    owner = boxes.shape[1] - 1 - owner
+    goal = boxes[torch.arange(len(boxes), device=boxes.device)[:, None, None], owner]
+    return positive, inside.any(1) & ~positive, goal

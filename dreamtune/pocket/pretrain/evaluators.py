@@ -1,0 +1,165 @@
+"""Stage 5, the evaluators: trained on renders, half of them after a round trip through the VAE, never on an adapter."""
+
+# diffusers and transformers annotate arguments more narrowly than they accept.
+# pyright: reportArgumentType=false, reportCallIssue=false, reportAttributeAccessIssue=false
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from transformers import CLIPTextModel, CLIPTokenizer
+
+from ..evaluators.evaluators import answers, text_states
+from ..evaluators.geometry import crop, presence_target
+from ..evaluators.networks import HEADS, Finder, ImageText, Reader
+from .config import PretrainConfig
+from .data import RenderSet
+from .schedule import Stage, constant_then_cosine, optimizers, set_lr
+from .vae import to_tensor
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+TEMPERATURE = 0.07
+NETWORKS = {"finder": "finder", "reader": "reader", "image-text": "image_text"}
+"""Stage and file name of each network -> its name in Evaluators."""
+Model = TypeVar("Model", bound=torch.nn.Module)
+
+
+def _noised(pictures: Tensor, generator: torch.Generator) -> Tensor:
+    """Pictures with a little noise, of another strength each: what a UNet draws is never quite clean."""
+    strength = 0.06 * torch.rand(len(pictures), 1, 1, 1, generator=generator)
+    return pictures + strength * torch.randn(pictures.shape, generator=generator)
+
+
+def train_finder(config: PretrainConfig, data: RenderSet, images: np.ndarray, work: Path, device: str) -> Finder:
+    """Train to find subjects and to tell the context. images: (N, h, w, 3), partly round-tripped."""
+    torch.manual_seed(config.seed + 11)
+    finder = Finder().to(device)
+    opts = optimizers({"finder": (finder, 1.0)}, 2e-3)
+    stage = Stage(work / "finder", config.minutes["finder"], {"finder": finder, "muon": opts[0], "adamw": opts[1]})
+    generator = torch.Generator().manual_seed(config.seed + stage.step)
+    boxes, contexts = torch.from_numpy(data.boxes), torch.from_numpy(data.contexts).long()
+    for spent in stage:
+        set_lr(opts, 2e-3 * constant_then_cosine(spent, stage.step, 50, turn=0.4, floor=0.01))
+        pick = torch.randint(0, len(data), (64,), generator=generator)
+        x, b = _noised(to_tensor(images[pick.numpy()]), generator), boxes[pick]
+        if torch.rand((), generator=generator) < 0.5:
+            x, b = (
+                x.flip(3),
+                torch.stack([1 - b[..., 2], b[..., 1], 1 - b[..., 0], b[..., 3]], -1) * (b.amax(-1, keepdim=True) > 0),
+            )
+        positive, ignored, goal = (t.to(device) for t in presence_target(b))
+        with torch.autocast(device, torch.bfloat16):
+            presence, found, context = finder(x.to(device))
+        each = F.binary_cross_entropy_with_logits(presence, positive.float(), reduction="none")
+        place = each[~ignored].mean() * 4
+        reach = (found[positive] - goal[positive]).abs().mean() * 8
+        told = F.cross_entropy(context.float(), contexts[pick].to(device))
+        loss = place + reach + told
+        _update(opts, finder, loss)
+        stage.samples += len(pick)
+        if stage.step % 100 == 0:
+            stage.log(place=place.item(), reach=reach.item() / 8, context=told.item())
+    return _finish(finder, stage)
+
+
+def train_reader(
+    config: PretrainConfig, data: RenderSet, images: np.ndarray, views: int, work: Path, device: str
+) -> Reader:
+    """Train to read attributes and to tell individuals apart: supervised contrast (arXiv 2004.11362) among look-alikes.
+
+    data: `views` pictures of each individual in a row, numbers 2k and 2k + 1 look-alikes; the individual is slot 0.
+    """
+    torch.manual_seed(config.seed + 12)
+    reader = Reader().to(device)
+    opts = optimizers({"reader": (reader, 1.0)}, 2e-3)
+    stage = Stage(work / "reader", config.minutes["reader"], {"reader": reader, "muon": opts[0], "adamw": opts[1]})
+    generator = torch.Generator().manual_seed(config.seed + stage.step)
+    boxes, labels = torch.from_numpy(data.boxes), torch.from_numpy(data.attributes).long()
+    pairs = len(data) // views // 2
+    for spent in stage:
+        set_lr(opts, 2e-3 * constant_then_cosine(spent, stage.step, 50, turn=0.4, floor=0.01))
+        chosen = torch.randint(0, pairs, (20,), generator=generator)
+        individuals = torch.stack([2 * chosen, 2 * chosen + 1], 1).flatten()
+        view = torch.rand(len(individuals), views, generator=generator).argsort(1)[:, :2]
+        pick = (individuals[:, None] * views + view).flatten()  # two views of each in a row
+        b = boxes[pick, 0]
+        size = (b[:, 2:] - b[:, :2]).amax(1, keepdim=True)
+        shift = 0.06 * size * torch.randn(len(pick), 2, generator=generator)
+        grow = 1 + 0.08 * torch.randn(len(pick), 1, generator=generator)
+        center, half = (b[:, :2] + b[:, 2:]) / 2 + shift, (b[:, 2:] - b[:, :2]) / 2 * grow
+        x = crop(_noised(to_tensor(images[pick.numpy()]), generator), torch.cat([center - half, center + half], 1))
+        with torch.autocast(device, torch.bfloat16):
+            logits, identity = reader(x.to(device))
+        goal = labels[pick, 0].to(device)
+        loss = torch.stack([F.cross_entropy(logits[name], goal[:, i]) for i, name in enumerate(HEADS)]).sum()
+        likeness = (identity @ identity.T / TEMPERATURE).fill_diagonal_(-1e4)
+        contrast = F.cross_entropy(likeness, torch.arange(len(pick), device=device) ^ 1)
+        _update(opts, reader, loss + 2 * contrast)
+        stage.samples += len(pick)
+        if stage.step % 100 == 0:
+            right = {name: (logits[name].argmax(1) == goal[:, i]).float().mean().item() for i, name in enumerate(HEADS)}
+            stage.log(contrast=contrast.item(), **right)
+    return _finish(reader, stage)
+
+
+def train_image_text(
+    config: PretrainConfig,
+    data: RenderSet,
+    images: np.ndarray,
+    finder: Finder,
+    reader: Reader,
+    encoder: CLIPTextModel,
+    tokenizer: CLIPTokenizer,
+    work: Path,
+    device: str,
+) -> ImageText:
+    """Train two small towers, on the readers' answers and on the base's text encoder, by contrast (as CLIP)."""
+    torch.manual_seed(config.seed + 13)
+    model = ImageText(config.text_width).to(device)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.01)
+    stage = Stage(work / "image-text", config.minutes["image-text"], {"model": model, "adamw": optimizer})
+    generator = torch.Generator().manual_seed(config.seed + stage.step)
+    told = answers(finder, reader, images, device)
+    per = config.captions
+    states = text_states(encoder, tokenizer, [c for row in data.captions for c in row]).view(len(data), per, -1)
+    for spent in stage:
+        for group in optimizer.param_groups:
+            group["lr"] = 1e-3 * constant_then_cosine(spent, stage.step, 50, turn=0.4)
+        pick = torch.randint(0, len(data), (256,), generator=generator)
+        which = torch.randint(0, per, (256,), generator=generator)
+        p, t = model.pictures(told[pick].to(device)), model.texts(states[pick, which].to(device))
+        logits = p @ t.T * model.temperature.exp().clamp_max(50)
+        goal = torch.arange(len(pick), device=device)
+        loss = (F.cross_entropy(logits, goal) + F.cross_entropy(logits.T, goal)) / 2
+        _update([optimizer], model, loss)
+        stage.samples += len(pick)
+        if stage.step % 200 == 0:
+            stage.log(loss=loss.item(), right=(logits.argmax(1) == goal).float().mean().item())
+    return _finish(model, stage)
+
+
+def _update(opts: Sequence[torch.optim.Optimizer], model: torch.nn.Module, loss: Tensor) -> None:
+    for opt in opts:
+        opt.zero_grad()
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    for opt in opts:
+        opt.step()
+
+
+def load_model(model: Model, folder: Path) -> Model:
+    """`model` with the weights of a finished stage, frozen."""
+    model.load_state_dict(torch.load(folder / "model.pt", map_location="cpu", weights_only=True))
+    return model.eval().requires_grad_(False)
+
+
+def _finish(model: Model, stage: Stage) -> Model:
+    model.eval().requires_grad_(False)
+    torch.save(model.state_dict(), stage.folder / "model.pt")
+    return model

@@ -1,0 +1,130 @@
+"""How good the evaluators are: measured on held-out renders after a round trip through the VAE, boxes as found."""
+
+# diffusers annotates arguments more narrowly than it accepts.
+# pyright: reportArgumentType=false
+from __future__ import annotations
+
+import re
+from random import Random
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..evaluators import Evaluators
+from ..evaluators.geometry import overlap
+from ..world import CLASSES, COLORS, CONTEXTS, PATTERNS
+from .data import NONE, RenderSet
+from .vae import round_trip
+
+if TYPE_CHECKING:
+    from .__main__ import Maker
+
+_COLORS, _CONTEXTS = list(COLORS), list(CONTEXTS)
+_HALF = 0.5
+"""A found box is that of a subject when they overlap at least this much (intersection over union)."""
+
+
+def judge(maker: Maker) -> dict[str, Any]:
+    """All measurements of the evaluators on held-out renders, each picture after a round trip through the VAE."""
+    evaluators, vae, config = maker.evaluators(), maker.vae(), maker.config
+    world, individuals = maker.world(held_out=True), maker.individuals(held_out=True)
+    images = round_trip(vae, world, 1)
+    embeddings = evaluators.identity(round_trip(vae, individuals, 1))
+    return {
+        "pictures": len(world),
+        "reading": judge_reading(evaluators, world, images),
+        "identity": judge_identity(embeddings, config.views),
+        "image_text": judge_image_text(evaluators, world, images, config.seed),
+    }
+
+
+def judge_reading(evaluators: Evaluators, data: RenderSet, images: np.ndarray) -> dict[str, float]:
+    """Accuracies of Evaluators.read; attributes over all subjects whose place was found, `found` is their share."""
+    names = ("cls", "color", "pattern", "pattern_color", "hat")
+    right: dict[str, list[bool]] = {name: [] for name in (*names, "context", "count", "found")}
+    overlaps: list[float] = []
+    for i, reading in enumerate(evaluators.read(images)):
+        present = [j for j in range(2) if data.attributes[i, j, 0] >= 0]
+        right["context"].append(_CONTEXTS[data.contexts[i]] == reading.context)
+        right["count"].append(len(present) == len(reading.subjects))
+        for j in present:
+            truth = torch.from_numpy(data.boxes[i, j])
+            shares = [float(overlap(truth, torch.tensor(s.box))) for s in reading.subjects]
+            best = int(np.argmax(shares))
+            right["found"].append(shares[best] >= _HALF)
+            if shares[best] < _HALF:
+                continue
+            overlaps.append(shares[best])
+            subject, labels = reading.subjects[best], data.attributes[i, j]
+            goal = {
+                "cls": CLASSES[labels[0]],
+                "color": _COLORS[labels[1]],
+                "pattern": PATTERNS[labels[2]],
+                "pattern_color": _COLORS[labels[3]] if labels[3] != NONE else None,
+                "hat": _COLORS[labels[4]] if labels[4] != NONE else None,
+            }
+            for name in names:
+                right[name].append(getattr(subject, name) == goal[name])
+    return {name: float(np.mean(values)) for name, values in right.items()} | {"box_iou": float(np.mean(overlaps))}
+
+
+def judge_identity(embeddings: Tensor, views: int) -> dict[str, float]:
+    """Share of same-individual pairs accepted at the threshold that accepts 1 % of strangers, or of look-alikes.
+
+    embeddings: (individuals * views, width) unit rows; individuals 2k and 2k + 1 are look-alikes.
+    """
+    n = len(embeddings) // views
+    cosines = embeddings @ embeddings.T
+    who = torch.arange(n).repeat_interleave(views)
+    upper = torch.ones_like(cosines, dtype=torch.bool).triu(1)
+    same = who[:, None] == who[None]
+    alike = (who[:, None] // 2 == who[None] // 2) & ~same
+    mates, twins, strangers = (cosines[m & upper] for m in (same, alike, ~same & ~alike))
+    threshold, strict = (float(torch.quantile(_sample(v), 0.99)) for v in (strangers, twins))
+    return {
+        "accepted_at_1pct_strangers": float((mates > threshold).float().mean()),
+        "accepted_at_1pct_look_alikes": float((mates > strict).float().mean()),
+        "threshold_strangers": threshold,
+        "threshold_look_alikes": strict,
+        "mean_same": float(mates.mean()),
+        "mean_look_alikes": float(twins.mean()),
+        "mean_strangers": float(strangers.mean()),
+        "individuals": n,
+    }
+
+
+def _sample(values: Tensor, most: int = 1_000_000) -> Tensor:
+    """At most `most` of the values, evenly spread: torch.quantile takes no more than 16 million."""
+    return values[:: max(1, len(values) // most)]
+
+
+def judge_image_text(evaluators: Evaluators, data: RenderSet, images: np.ndarray, seed: int) -> dict[str, float]:
+    """How often a picture is nearer to its caption than to the same caption with one word of a kind changed."""
+    rng = Random(f"altered {seed}")
+    choices = {"class": list(CLASSES), "color": _COLORS, "context": list(CONTEXTS.values()), "side": ["left", "right"]}
+    result: dict[str, float] = {}
+    for kind, words in choices.items():
+        rows, true, false = [], [], []
+        for i, texts in enumerate(data.captions):
+            altered = alter(rng, texts[0], words)
+            if altered is not None:
+                rows.append(i)
+                true.append(texts[0])
+                false.append(altered)
+        won = evaluators.likeness(images[rows], true) > evaluators.likeness(images[rows], false)
+        result[kind] = float(won.float().mean())
+    return result
+
+
+def alter(rng: Random, text: str, words: list[str]) -> str | None:
+    """`text` with one of its `words` replaced by another that it does not hold; None if it holds none of them."""
+    held = [w for w in words if re.search(rf"\b{w}\b", text)]
+    if not held:
+        return None
+    old = rng.choice(held)
+    # With left and right both there, exchanging them is the only change of meaning.
+    new = rng.choice([w for w in words if w not in held] or [w for w in words if w != old])
+    swapped = {old: new, new: old}
+    return re.sub(rf"\b({old}|{new})\b", lambda m: swapped[m[1]], text)
