@@ -1,0 +1,98 @@
+"""`python examples/demo.py [--out demo] [--subject cat]`: teach the embedded base a sample subject and look at it.
+
+Trains an adapter on examples/subjects/<subject>, draws it in four contexts, writes <out>/demo.png (its photographs;
+the base with the class word alone; the adapter, from the same noise) and prints subject and prompt fidelity before and
+after. This is the whole path from pictures to figures in one script.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import shutil
+import time
+from pathlib import Path
+from random import Random
+
+from PIL import Image, ImageDraw, ImageFont
+
+from dreamtune.adapters import AdapterFile
+from dreamtune.evaluation import Personalization, measure_personalization
+from dreamtune.models import load_base
+from dreamtune.pipelines.train import train
+from dreamtune.pocket.evaluators import Evaluators
+from dreamtune.pocket.world import CONTEXTS, Subject, random_subject
+from dreamtune.training.config import TrainConfig
+
+SUBJECTS = Path(__file__).parent / "subjects"
+SHOWN = ("beach", "snow", "city", "forest")
+ZOOM = 4
+INK, PAPER = (40, 40, 45), (250, 250, 248)
+
+
+def known_subject(name: str) -> Subject:
+    """The individual behind a sample folder, by the command that made it, in subjects/README.md.
+
+    Only the figures need it: they compare with pictures of the subject that training has not seen.
+    """
+    text = (SUBJECTS / "README.md").read_text(encoding="utf-8")
+    found = re.search(rf"--subject (\d+) --class (\w+) .*subjects/{re.escape(name)}$", text, re.MULTILINE)
+    if not found:
+        raise SystemExit(f"{SUBJECTS / 'README.md'} does not tell how {name} was drawn")
+    return random_subject(Random(f"subject {found[1]}"), found[2])
+
+
+def compose(photographs: list[Image.Image], measured: Personalization, cls: str, file: Path) -> None:
+    """Three labelled rows: photographs, the class word on the base, the subject with the adapter."""
+    chosen = [list(CONTEXTS).index(name) for name in SHOWN]
+    rows = {
+        "photographs of the subject": photographs[:4],
+        f'before: "a {cls} ..."': [measured.pictures_before[i] for i in chosen],
+        f'after: "a sks {cls} ...", same noise': [measured.pictures_after[i] for i in chosen],
+    }
+    side, gap, head = photographs[0].width * ZOOM, 12, 34
+    font = ImageFont.load_default(18)
+    sheet = Image.new("RGB", (gap + len(SHOWN) * (side + gap), len(rows) * (side + head) + 2 * head), PAPER)
+    draw = ImageDraw.Draw(sheet)
+    for r, (label, pictures) in enumerate(rows.items()):
+        top = r * (side + head)
+        draw.text((gap, top + 7), label, INK, font)
+        for c, picture in enumerate(pictures):
+            sheet.paste(picture.resize((side, side), Image.Resampling.NEAREST), (gap + c * (side + gap), top + head))
+    for c, name in enumerate(SHOWN):
+        draw.text((gap + c * (side + gap), len(rows) * (side + head) + 6), f"... {CONTEXTS[name]}", INK, font)
+    draw.text((gap, sheet.height - head + 7), "base: pocket, trained by this project alone", INK, font)
+    sheet.save(file)
+
+
+def main() -> None:
+    """Entry point."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, default=Path("demo"))
+    parser.add_argument("--subject", default="cat", choices=sorted(p.name for p in SUBJECTS.iterdir() if p.is_dir()))
+    args = parser.parse_args()
+    began = time.monotonic()
+    subject = known_subject(args.subject)
+    images = SUBJECTS / args.subject
+    run = args.out / f"run-{args.subject}"
+    shutil.rmtree(run, ignore_errors=True)  # of an earlier demo
+    result = train(TrainConfig(images=images, class_word=subject.cls), run)
+
+    base = load_base("pocket")
+    with AdapterFile.load(result.adapter).attach(base.unet) as attached:
+        measured = measure_personalization(base, attached, Evaluators.load(), subject, per_context=2)
+    photographs = [Image.open(path).convert("RGB") for path in sorted(images.glob("*.png"))]
+    compose(photographs, measured, subject.cls, args.out / "demo.png")
+
+    s = measured.subject
+    print(f"\nadapter            {result.adapter}")
+    print(f"subject fidelity   before 0.00   after {s.share:.2f}   (1.00: real pictures of the {subject.cls})")
+    print(f"  likeness         before {s.base:.2f}   after {s.generated:.2f}   real {s.real:.2f}")
+    print(f"prompt fidelity    before {measured.prompt_before:.2f}   after {measured.prompt_after:.2f}")
+    print(f'leak into "a {subject.cls}"  {measured.leak:.2f}          (0.00: any {subject.cls})')
+    print(f"seconds            {time.monotonic() - began:.0f}, of which training {result.seconds_training:.0f}")
+    print(f"picture            {args.out / 'demo.png'}")
+
+
+if __name__ == "__main__":
+    main()
