@@ -62,8 +62,11 @@ the evaluators from {c["evaluator_pictures"]:,} scenes and from {c["individuals"
 
 
 def _training(training: dict[str, Any]) -> str:
+    title = "## Training"
+    if training["continued_from"]:
+        title = _training(training["continued_from"]) + "\n\n### Continued"
     rows = [
-        "## Training",
+        title,
         "",
         f"On {training['device']}, torch {training['torch']}, seed {training['config']['seed']}.",
         "",

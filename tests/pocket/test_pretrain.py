@@ -16,14 +16,14 @@ from dreamtune.pocket.world import CLASSES, COLORS, vocabulary
 
 def test_orthogonalize_brings_singular_values_near_one_and_keeps_the_directions() -> None:
     torch.manual_seed(0)
-    for shape in ((3, 8, 20), (2, 20, 8), (1, 8, 8)):
+    for shape in ((3, 8, 20), (2, 80, 8), (1, 8, 8)):  # both ways of computing it
         u, _, vt = torch.linalg.svd(torch.randn(shape), full_matrices=False)
         sigma = torch.linspace(0.2, 1.0, u.shape[-1])
         out = orthogonalize(u * sigma @ vt)
         values = (u.mT @ out @ vt.mT).diagonal(dim1=1, dim2=2)
         assert values.min() > 0.6
         assert values.max() < 1.3
-        assert torch.allclose(u * values[:, None] @ vt, out, atol=1e-4)
+        assert torch.allclose(u * values[:, None] @ vt, out, atol=0.02)
 
 
 def test_a_stage_goes_on_where_it_was_stopped(tmp_path: Path) -> None:
@@ -118,3 +118,9 @@ def test_all_stages_make_a_base_that_diffusers_loads(tmp_path: Path) -> None:
     }, "cross-attention at every level"
     measured = json.loads((weights / "evaluators" / "evaluation.json").read_text())
     assert set(measured) >= {"reading", "identity", "image_text"}
+
+    onward = Maker(config, tmp_path / "onward", "cpu")
+    onward.start_from(base)
+    onward.run("unet")
+    record = json.loads((export(onward, tmp_path / "weights2") / "training.json").read_text())
+    assert record["continued_from"]["stages"]["unet"]["samples"] > 0

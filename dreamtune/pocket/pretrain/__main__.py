@@ -11,13 +11,14 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import shutil
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 
-from .. import WEIGHTS
+from .. import WEIGHTS, path
 from .config import PretrainConfig
 from .data import RenderSet, base_scene, identity_scene, render_set, world_scene
 
@@ -39,6 +40,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads (0: torch's default)")
+    parser.add_argument(
+        "--from-shipped", action="store_true", help="start from the shipped base: its VAE and text encoder stay"
+    )
     parser.add_argument("--export", action="store_true", help="write the finished parts into dreamtune/pocket/weights")
     return parser.parse_args()
 
@@ -67,6 +71,16 @@ class Maker:
 
         self.config, self.work, self.device = config, work, device
         self.tokenizer = new_tokenizer(config.max_tokens)
+
+    def start_from(self, base: Path) -> None:
+        """Take VAE and text encoder of the finished `base` as they are, and its UNet as the one to train on.
+
+        A work folder that has parts of its own keeps them.
+        """
+        for part, stage in (("vae", "vae/model"), ("text_encoder", "text/model"), ("unet", "unet/start")):
+            if not (self.work / stage).exists():
+                shutil.copytree(base / part, self.work / stage)
+        shutil.copy2(base / "training.json", self.work / "earlier.json")
 
     def world(self, held_out: bool = False) -> RenderSet:
         """Pictures of the whole world."""
@@ -178,13 +192,17 @@ def main() -> None:
     args.work.mkdir(parents=True, exist_ok=True)
     (args.work / "config.json").write_text(json.dumps(dataclasses.asdict(config), indent=1))
     maker = Maker(config, args.work, args.device)
+    if args.from_shipped:
+        maker.start_from(path())
     for stage in (s for s in STAGES if s in stages):
         maker.run(stage)
     if args.export:
+        from .evaluators import NETWORKS
         from .export import export, export_evaluators
 
         export(maker, WEIGHTS)
-        export_evaluators(maker, WEIGHTS)
+        if all((args.work / name / "model.pt").exists() for name in NETWORKS):  # not when only the UNet went on
+            export_evaluators(maker, WEIGHTS)
 
 
 if __name__ == "__main__":

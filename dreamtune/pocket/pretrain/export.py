@@ -75,6 +75,7 @@ def export(maker: Maker, weights: Path) -> Path:
 
 def _training_record(maker: Maker) -> dict[str, Any]:
     """Configuration, software and a thinned curve of every stage."""
+    earlier = maker.work / "earlier.json"
     stages: dict[str, Any] = {}
     for file in sorted(maker.work.glob("*/curve.jsonl")):
         rows = [json.loads(line) for line in file.read_text().splitlines()]
@@ -91,4 +92,5 @@ def _training_record(maker: Maker) -> dict[str, Any]:
         "python": platform.python_version(),
         "torch": torch.__version__,
         "stages": stages,
+        "continued_from": json.loads(earlier.read_text()) if earlier.exists() else None,
     }

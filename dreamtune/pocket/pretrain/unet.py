@@ -144,7 +144,10 @@ def train_unet(
     latents, weights = encode_set(vae, data), loss_weights(config, data)
     ids = tokenize(tokenizer, [c for row in data.captions for c in row]).view(len(data), -1, config.max_tokens).short()
     empty = tokenize(tokenizer, [""]).to(device)
-    unet = new_unet(config).to(device)
+    unet = new_unet(config)
+    if (folder / "start").exists():
+        unet.load_state_dict(UNet2DConditionModel.from_pretrained(folder / "start").float().state_dict())
+    unet.to(device)
     ema = Ema([unet], 0.998)
     opts = optimizers({"unet": (unet, 1.0)}, 1e-3)
     stage = Stage(folder, config.minutes["unet"], {"unet": unet, "ema": ema, "muon": opts[0], "adamw": opts[1]})
