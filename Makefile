@@ -1,32 +1,50 @@
-.PHONY: setup lint check test test-slow pocket clean
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-slow lint check bench bench-speed bench-personalization pocket pocket-eval clean
 PYTHON ?= python3
 BIN := .venv/bin
 
-# Tests and demos never ask a model hub.
+# Nothing here asks a model hub: what is not on this machine is an error.
 export HF_HUB_OFFLINE := 1
 
-setup: .venv/ready
+help:
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-23s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: .venv/ready  ## install dreamtune and the tools of a contributor into .venv
 
 .venv/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[test,lint]'
+	$(BIN)/pip install --disable-pip-version-check --quiet --constraint constraints.txt --editable '.[test,lint]'
 	touch $@
 
-lint: setup
+demo: setup  ## teach the embedded base a sample subject and draw it in new places, into demo/
+	$(BIN)/python examples/demo.py
+
+test: setup  ## quick tests: offline, on the CPU
+	$(BIN)/python -m pytest
+
+test-slow: setup  ## tests that train, build or open a browser
+	$(BIN)/python -m pytest -m "slow or browser"
+
+lint: setup  ## ruff: style, docstrings, format
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-check: lint
+check: lint  ## lint, then types
 	$(BIN)/pyright
 
-test: setup
-	$(BIN)/python -m pytest
+bench: bench-speed bench-personalization  ## every benchmark
 
-test-slow: setup
-	$(BIN)/python -m pytest -m slow
+bench-speed: setup  ## time and memory of a training step, beside PEFT
+	$(BIN)/python benchmarks/speed.py
 
-pocket: setup
+bench-personalization: setup  ## how well adapters learn subjects the base has never seen
+	$(BIN)/python benchmarks/personalization.py
+
+pocket: setup  ## make the embedded base from nothing, in pocket-work/ (hours on a CPU; resumable)
 	$(BIN)/python -m dreamtune.pocket.pretrain --work pocket-work --export
 
-clean:
-	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache
+pocket-eval: setup  ## measure the embedded base
+	$(BIN)/python -m dreamtune.pocket.evaluate
+
+clean:  ## remove what the other targets made, except pocket-work/ and your runs
+	rm -rf .venv build demo dist *.egg-info .hypothesis .pytest_cache .ruff_cache
