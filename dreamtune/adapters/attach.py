@@ -14,7 +14,7 @@ from torch import nn
 from dreamtune.errors import ConfigError, IncompatibleModelError
 
 from .base import Adapter, MethodConfig
-from .layer import AdaptedLinear, Slot
+from .layer import AdaptedLinear, Slot, pristine_weight
 from .methods import METHODS
 from .targets import select_targets
 
@@ -22,7 +22,8 @@ from .targets import select_targets
 class AttachedAdapter(nn.Module):
     """An adapter on a model: its own parameters (the only trainable ones), its strength, merging, and the way off.
 
-    Use as a context manager to detach at the end of a block. Its `state_dict()` holds the adapter alone.
+    Use as a context manager to detach at the end of a block. Its `state_dict()` holds the adapter alone. To copy an
+    adapted model, copy both together: `copy.deepcopy((model, attached))`.
     """
 
     def __init__(self, model: nn.Module, adapters: Mapping[str, Adapter], method: str, strength: float = 1.0) -> None:
@@ -32,12 +33,11 @@ class AttachedAdapter(nn.Module):
         self.by_layer = nn.ModuleDict({path.replace(".", "/"): adapter for path, adapter in adapters.items()})
         self._slots: dict[str, tuple[AdaptedLinear, Slot]] = {}
         self._strength = _checked(strength)
-        layers = {path: _linear(model, path) for path in adapters}
+        layers = {path: linear_at(model, path, adapter.shape) for path, adapter in adapters.items()}
         for path, adapter in adapters.items():
-            _check_shape(path, layers[path], adapter)
-        for path, adapter in adapters.items():
+            adapter.to(layers[path].weight.device)
+        for path, adapter in adapters.items():  # nothing can fail from here on: all layers are changed or none
             layer, slot = AdaptedLinear.install(layers[path]), Slot(adapter, self._strength)
-            adapter.to(layer.weight.device)
             layer.insert(slot)
             self._slots[path] = (layer, slot)
         self.eval()
@@ -76,7 +76,10 @@ class AttachedAdapter(nn.Module):
                 layer.refresh()
 
     def merge(self) -> None:
-        """Add strength·ΔW to the weights: no cost per forward pass. The pristine weights are kept aside."""
+        """Add strength·ΔW to the weights: no cost per forward pass. The pristine weights are kept aside.
+
+        Adapters that change afterwards are not seen until this is called again.
+        """
         self._set_merged(True)
 
     def unmerge(self) -> None:
@@ -94,7 +97,7 @@ class AttachedAdapter(nn.Module):
         for _, layer, adapter in self.layers():
             adapter.on_step(step, layer.pristine)
 
-    def forward(self) -> None:
+    def forward(self, *inputs: object) -> None:
         """Not callable: the adapter acts inside the model. Raises TypeError."""
         raise TypeError("call the model: an attached adapter acts inside it")
 
@@ -118,7 +121,8 @@ def attach(
     """Put a new adapter of `config`'s method on the layers of `module` that `targets` names (see select_targets).
 
     The model's output does not change before training. Initial values depend on `seed` and on a layer's path only.
-    Several adapters, of different methods, may be attached at once; their changes add up.
+    Several adapters, of different methods, may be attached at once; their changes add up. What is to be trained is
+    `parameters()` of the result; freezing the model's own is left to the caller.
 
     Raises ConfigError for targets that match nothing or a rank that a layer cannot have, IncompatibleModelError for
     layers that cannot be adapted; the module is then unchanged.
@@ -126,13 +130,12 @@ def attach(
     method, kind = _method_of(config)
     adapters: dict[str, Adapter] = {}
     for path in select_targets(module, targets):
-        layer = _linear(module, path)
+        layer = linear_at(module, path)
         try:
             adapter = kind(config, layer.out_features, layer.in_features)
         except ConfigError as error:
             raise ConfigError(f"{error} (layer {path})") from None
-        weight = layer.pristine if isinstance(layer, AdaptedLinear) else layer.weight
-        adapter.initialize(weight.detach(), _generator(seed, path))
+        adapter.initialize(pristine_weight(layer).detach(), _generator(seed, path))
         adapters[path] = adapter
     return AttachedAdapter(module, adapters, method, strength)
 
@@ -149,7 +152,11 @@ def _generator(seed: int, path: str) -> torch.Generator:
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
 
 
-def _linear(module: nn.Module, path: str) -> nn.Linear:
+def linear_at(module: nn.Module, path: str, shape: tuple[int, int] | None = None) -> nn.Linear:
+    """The layer `path` of `module` if it can be adapted, and has the `shape` (out, in) if that is given.
+
+    Raises IncompatibleModelError otherwise.
+    """
     try:
         layer = module.get_submodule(path)
     except AttributeError:
@@ -163,15 +170,12 @@ def _linear(module: nn.Module, path: str) -> nn.Linear:
             f"the layer {path} is a {type(layer).__name__}, not a plain torch.nn.Linear: "
             "remove other tools' adapters or quantisation from the model first"
         )
-    return layer
-
-
-def _check_shape(path: str, layer: nn.Linear, adapter: Adapter) -> None:
-    has, needs = (layer.out_features, layer.in_features), (adapter.out_features, adapter.in_features)
-    if has != needs:
+    has = (layer.out_features, layer.in_features)
+    if shape not in (None, has):
         raise IncompatibleModelError(
-            f"the layer {path} is {has[0]}x{has[1]}, the adapter's {needs[0]}x{needs[1]}: it was made for another base"
+            f"the layer {path} is {has[0]}x{has[1]}, the adapter's {shape[0]}x{shape[1]}: it was made for another base"
         )
+    return layer
 
 
 def _checked(strength: float) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from dataclasses import asdict, dataclass, fields
 from typing import Any, ClassVar
 
@@ -51,11 +51,12 @@ class MethodConfig:
         return asdict(self)
 
 
-class Adapter(nn.Module):
+class Adapter(nn.Module, ABC):
     """One method on one frozen weight W (out, in).
 
     Live, merged, exported, fused and analysed results all come from :meth:`delta_weight`; :meth:`delta_output` and
-    :meth:`low_rank` are faster ways to the same. What is in `state_dict()` is what the adapter file holds.
+    :meth:`low_rank` are faster ways to the same. What is in `state_dict()` is what the adapter file holds; an adapter
+    made from its config and filled with that state is complete, without :meth:`initialize`.
     """
 
     config_class: ClassVar[type[MethodConfig]]
@@ -64,6 +65,11 @@ class Adapter(nn.Module):
         """Make the tensors, not yet initialised. Raises ConfigError for a rank that the layer cannot have."""
         super().__init__()
         self.config, self.out_features, self.in_features = config, out_features, in_features
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(out, in) of the weight."""
+        return self.out_features, self.in_features
 
     @abstractmethod
     def initialize(self, weight: Tensor, generator: torch.Generator) -> None:
@@ -74,14 +80,19 @@ class Adapter(nn.Module):
         """ΔW (out, in) for the pristine `weight` (out, in): the definition."""
 
     def delta_output(self, x: Tensor, weight: Tensor) -> Tensor:
-        """ΔW·x for x (..., in), with dropout while training."""
-        return F.linear(self.drop(x), self.delta_weight(weight).to(x.dtype))
+        """ΔW·x (..., out) in x's precision, or autocast's, for x (..., in); with dropout while training."""
+        with torch.autocast(x.device.type, enabled=False):  # the definition itself is never computed in half precision
+            change = self.delta_weight(weight)
+        return F.linear(self.drop(x), change.to(x.dtype))
 
     def low_rank(self, weight: Tensor) -> tuple[Tensor, Tensor] | None:
-        """Exact factors of ΔW = up @ down, up (out, k), down (k, in), or None if there are none that are small."""
+        """Exact factors of ΔW = up @ down, up (out, k), down (k, in), or None if there are none that are small.
+
+        They come from the adapter's own tensors: `weight` may be on the meta device, when the base is not at hand.
+        """
         return None
 
-    def on_step(self, step: int, weight: Tensor) -> None:  # noqa: B027 (most methods have no schedule)
+    def on_step(self, step: int, weight: Tensor) -> None:
         """Told before optimizer step `step` (0 for the first), never by anything else."""
 
     def drop(self, x: Tensor) -> Tensor:

@@ -21,6 +21,11 @@ class Slot:
         self.adapter, self.strength, self.merged = adapter, strength, False
 
 
+def pristine_weight(layer: nn.Linear) -> Tensor:
+    """The weight (out, in) of a plain or adapted layer, without any adapter."""
+    return layer.pristine if isinstance(layer, AdaptedLinear) else layer.weight
+
+
 class AdaptedLinear(nn.Linear):
     """A Linear layer with adapters: y = W x + b + Σ sᵢ·ΔWᵢ x, in any order; sᵢ = 0 is exactly the base.
 
@@ -54,11 +59,13 @@ class AdaptedLinear(nn.Linear):
     def forward(self, input: Tensor) -> Tensor:
         """The layer's output (..., out) for input (..., in)."""
         y = F.linear(input, self.weight, self.bias)
+        change = None  # summed on its own first: two adapters then add up to the same bits in either order
         for slot in self._slots:
             if slot.strength and not slot.merged:
-                change = slot.adapter.delta_output(input, self.pristine)
-                y = y + (change if slot.strength == 1 else slot.strength * change)
-        return y
+                part = slot.adapter.delta_output(input, self.pristine)
+                part = part if slot.strength == 1 else slot.strength * part
+                change = part if change is None else change + part
+        return y if change is None else y + change
 
     def insert(self, slot: Slot) -> None:
         """Let `slot` act here."""
@@ -70,7 +77,7 @@ class AdaptedLinear(nn.Linear):
         self.refresh()
         if not self._slots:
             del self._slots, self._pristine
-            self.__class__ = nn.Linear
+            cast(nn.Linear, self).__class__ = nn.Linear
 
     @torch.no_grad()
     def refresh(self) -> None:
@@ -84,10 +91,9 @@ class AdaptedLinear(nn.Linear):
         if self._pristine is None:
             self._pristine = self.weight.detach().clone()
         wide = torch.promote_types(self._pristine.dtype, torch.float32)
-        total = self._pristine.to(wide)
-        for slot in merged:
-            total = total + slot.strength * slot.adapter.delta_weight(self._pristine).to(wide)
-        self.weight.copy_(total)
+        with torch.autocast(self.weight.device.type, enabled=False):
+            changes = [slot.strength * slot.adapter.delta_weight(self._pristine).to(wide) for slot in merged]
+            self.weight.copy_(self._pristine.to(wide) + sum(changes[1:], changes[0]))
 
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> AdaptedLinear:
         """Move the adapters with the layer; their precision stays (adapters are fp32 on half-precision bases)."""

@@ -31,7 +31,8 @@ def select_targets(module: nn.Module, targets: str = "attn") -> list[str]:
         raise ConfigError(
             f"targets = {targets!r} is neither one of {', '.join(TARGETS)} nor a valid regular expression ({error})"
         ) from None
-    paths = [path for path, layer in module.named_modules() if pattern.search(path) and isinstance(layer, nn.Linear)]
+    layers = {path: layer for path, layer in module.named_modules() if path and isinstance(layer, nn.Linear)}
+    paths = [path for path in layers if pattern.search(path)]
     if not paths:
         raise ConfigError(
             f"targets = {targets!r} matches no Linear layer of {type(module).__name__}: "

@@ -43,13 +43,17 @@ class LoRA(Adapter):
 
     def delta_weight(self, weight: Tensor) -> Tensor:
         """s·BA."""
-        return (self.config.scale * self.up) @ self.down
+        return self._scaled_up() @ self.down
 
     def delta_output(self, x: Tensor, weight: Tensor) -> Tensor:
         """s·B(A·x): the scale goes into B, which is small, not into the output."""
         hidden = F.linear(self.drop(x), self.down.to(x.dtype))
-        return F.linear(hidden, (self.config.scale * self.up).to(x.dtype))
+        return F.linear(hidden, self._scaled_up().to(x.dtype))
 
     def low_rank(self, weight: Tensor) -> tuple[Tensor, Tensor]:
         """(sB, A)."""
-        return self.config.scale * self.up, self.down
+        return self._scaled_up(), self.down
+
+    def _scaled_up(self) -> Tensor:
+        """sB; with the usual s = 1 without a copy that the backward pass would have to keep."""
+        return self.up if self.config.scale == 1 else self.config.scale * self.up

@@ -1,0 +1,215 @@
+"""python benchmarks/speed.py [--out FILE.json] [--repeats N].
+
+Time and memory of one LoRA training step (forward and backward pass), dreamtune beside PEFT: the same rank, layers,
+factors and inputs on copies of one random UNet of the Stable Diffusion design; SD 1.5's own size on CUDA, a small one
+elsewhere. The steps of all contestants alternate, so that a machine that slows down slows all of them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import statistics
+import time
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import UNet2DConditionModel
+from peft import LoraConfig, inject_adapter_in_model
+from torch import Tensor, nn
+
+from dreamtune.adapters import attach, select_targets
+from dreamtune.adapters.methods.lora import LoRAConfig
+
+RANK, TARGETS = 8, "attn"
+SMALL = {
+    "sample_size": 32,
+    "block_out_channels": (64, 128, 128),
+    "down_block_types": ("CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
+    "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
+    "layers_per_block": 1,
+    "attention_head_dim": 4,
+    "cross_attention_dim": 128,
+}
+SD15 = {"sample_size": 64, "cross_attention_dim": 768}
+"""The class's defaults are the rest of SD 1.5's configuration."""
+
+
+@dataclass
+class Row:
+    """What one contestant needs for a step."""
+
+    name: str
+    seconds: float
+    """Median over the repeats."""
+    ratio: float
+    """To the frozen base: median of the ratios within each repeat."""
+    saved_bytes: int
+    """Activations kept for the backward pass; parameters are not counted, storage that is shared is counted once."""
+    parameters: int
+    """Trainable numbers."""
+
+
+@dataclass
+class Contestant:
+    """A model, and the parameters that it trains."""
+
+    name: str
+    model: nn.Module
+    trained: list[nn.Parameter]
+
+
+@dataclass
+class Inputs:
+    """One batch: subject and prior picture, noisy latents (2, 4, h, w), prompts (2, 77, dim)."""
+
+    latents: Tensor
+    timesteps: Tensor
+    prompts: Tensor
+    target: Tensor
+
+    @classmethod
+    def random(cls, unet: UNet2DConditionModel, device: torch.device) -> Inputs:
+        """Noise in place of pictures. Latents ask for a gradient, so that the frozen base has a backward pass too."""
+        size, width = unet.config["sample_size"], unet.config["cross_attention_dim"]
+        return cls(
+            torch.randn(2, 4, size, size, device=device, requires_grad=True),
+            torch.tensor([300, 700], device=device),
+            torch.randn(2, 77, width, device=device),
+            torch.randn(2, 4, size, size, device=device),
+        )
+
+
+def predict(model: nn.Module, inputs: Inputs) -> Tensor:
+    """The UNet's prediction, (2, 4, h, w)."""
+    return model(inputs.latents, inputs.timesteps, inputs.prompts, return_dict=False)[0]
+
+
+def step(contestant: Contestant, inputs: Inputs) -> float:
+    """Seconds of one forward and backward pass."""
+    for tensor in (inputs.latents, *contestant.trained):
+        tensor.grad = None
+    wait(inputs.latents.device)
+    began = time.perf_counter()
+    nn.functional.mse_loss(predict(contestant.model, inputs), inputs.target).backward()
+    wait(inputs.latents.device)
+    return time.perf_counter() - began
+
+
+def wait(device: torch.device) -> None:
+    """Until the device has done all that it was asked to."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def saved_bytes(contestant: Contestant, inputs: Inputs) -> int:
+    """Bytes that the graph of one forward pass keeps; nothing is freed before backward, so this is the peak."""
+    model = contestant.model
+    weights = (*model.parameters(), *model.buffers(), *contestant.trained)  # our adapters are not in the model's own
+    known = {tensor.untyped_storage().data_ptr() for tensor in weights}
+    kept: dict[int, int] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in known:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        loss = nn.functional.mse_loss(predict(model, inputs), inputs.target)
+    del loss
+    return sum(kept.values())
+
+
+def contestants(unet: UNet2DConditionModel) -> list[Contestant]:
+    """The frozen base, ours and PEFT's; the adapters hold the same factors."""
+    paths = select_targets(unet, TARGETS)
+    ours = copy.deepcopy(unet)
+    attached = attach(ours, LoRAConfig(rank=RANK, alpha=RANK), TARGETS)
+    config = LoraConfig(r=RANK, lora_alpha=RANK, target_modules=paths)
+    theirs = inject_adapter_in_model(config, copy.deepcopy(unet))
+    for path, adapter in attached.adapters.items():
+        nn.init.normal_(adapter.get_parameter("up"), std=0.01)
+        for name, their_name in (("down", "lora_A"), ("up", "lora_B")):
+            factor = theirs.get_submodule(f"{path}.{their_name}.default").get_parameter("weight")
+            factor.data.copy_(adapter.get_parameter(name))
+    return [
+        Contestant("frozen base", unet, []),
+        Contestant("dreamtune", ours, list(attached.parameters())),
+        Contestant(f"PEFT {version('peft')}", theirs, [p for p in theirs.parameters() if p.requires_grad]),
+    ]
+
+
+def measure(repeats: int, device: torch.device) -> tuple[list[Row], float]:
+    """A row per contestant, and the largest difference between the adapters' outputs."""
+    torch.manual_seed(0)
+    options: dict[str, Any] = SD15 if device.type == "cuda" else SMALL
+    with device:
+        unet = UNet2DConditionModel(**options).requires_grad_(False)
+    inputs = Inputs.random(unet, device)
+    base, *adapted = field = contestants(unet)
+    with torch.no_grad():
+        outputs = [predict(contestant.model, inputs) for contestant in adapted]
+    difference = float((outputs[0] - outputs[1]).abs().max())
+    saved = {contestant.name: saved_bytes(contestant, inputs) for contestant in field}
+    for contestant in field * 2:  # the first steps are slower
+        step(contestant, inputs)
+    seconds: dict[str, list[float]] = {contestant.name: [] for contestant in field}
+    for repeat in range(repeats):
+        for index in range(len(field)):  # each goes first as often as the others
+            contestant = field[(index + repeat) % len(field)]
+            seconds[contestant.name].append(step(contestant, inputs))
+    rows = [
+        Row(
+            name=contestant.name,
+            seconds=statistics.median(seconds[contestant.name]),
+            ratio=statistics.median(
+                own / other for own, other in zip(seconds[contestant.name], seconds[base.name], strict=True)
+            ),
+            saved_bytes=saved[contestant.name],
+            parameters=sum(parameter.numel() for parameter in contestant.trained),
+        )
+        for contestant in field
+    ]
+    return rows, difference
+
+
+def main() -> None:
+    """Measure, print a table, write JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, metavar="FILE.json", help="write the figures here too")
+    parser.add_argument("--repeats", type=int, default=20, metavar="N", help="steps of each (default 20)")
+    options = parser.parse_args()
+    if options.repeats < 1:
+        parser.error("--repeats must be at least 1")
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    rows, difference = measure(options.repeats, device)
+    print(f"{'':<14}{'ms/step':>10}{'÷ base':>9}{'saved MiB':>11}{'+ MiB':>8}{'parameters':>12}")
+    for row in rows:
+        extra = (row.saved_bytes - rows[0].saved_bytes) / 2**20
+        print(
+            f"{row.name:<14}{row.seconds * 1e3:>10.1f}{row.ratio:>9.3f}{row.saved_bytes / 2**20:>11.1f}"
+            f"{extra:>8.1f}{row.parameters:>12,}"
+        )
+    print(f"largest difference between the two outputs: {difference:.1e}")
+    if options.out:
+        report = {
+            "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+            "threads": torch.get_num_threads(),
+            "torch": torch.__version__,
+            "rank": RANK,
+            "targets": TARGETS,
+            "unet": SD15 if device.type == "cuda" else SMALL,
+            "repeats": options.repeats,
+            "largest_difference": difference,
+            "rows": [asdict(row) for row in rows],
+        }
+        options.out.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,26 @@
+"""Adapters: small trained changes of a frozen model, attached, merged, saved and taken off again.
+
+>>> attached = attach(unet, LoRAConfig(rank=8), targets="attn")  # then train attached.parameters()
+>>> file = AdapterFile.from_attached(attached, base="pocket", trigger="sks", class_word="dog", training={})
+>>> file.save("dog.safetensors")
+>>> AdapterFile.load("dog.safetensors").attach(unet, strength=0.8)
+"""
+
+from .attach import AttachedAdapter, attach
+from .base import Adapter, MethodConfig
+from .file import AdapterFile
+from .layer import AdaptedLinear
+from .methods import METHODS
+from .targets import TARGETS, select_targets
+
+__all__ = [
+    "METHODS",
+    "TARGETS",
+    "AdaptedLinear",
+    "Adapter",
+    "AdapterFile",
+    "AttachedAdapter",
+    "MethodConfig",
+    "attach",
+    "select_targets",
+]

@@ -1,0 +1,132 @@
+"""The container of adapter files: safetensors, the same bytes for the same content, with a checksum of the tensors."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import secrets
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import IO, Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load as load_bytes
+from safetensors.torch import save as save_bytes
+from torch import Tensor
+
+from dreamtune.errors import AdapterFileError
+
+FORMAT = "1"
+"""Version of the format that is written, and the only one that is read."""
+_FORMAT_KEY = "dreamtune.format"
+_CHECKSUM_KEY = "modelspec.hash_sha256"
+
+_OTHER_TOOLS = {
+    "LyCORIS": (".hada_w1_a", ".lokr_w1", ".lokr_w1_a", ".oft_blocks", ".oft_diag"),
+    "kohya": (".lora_up.weight", ".lora_down.weight", ".lora_mid.weight"),
+    "PEFT": (".lora_A.weight", ".lora_B.weight", ".lora_A.default.weight", ".lora_magnitude_vector"),
+    "diffusers": (".lora.up.weight", ".lora.down.weight", "_lora.up.weight", "_lora.down.weight"),
+}
+"""Endings of tensor names by which the files of other tools are known."""
+
+
+def write(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    """Write `path` whole or not at all, and its folder if there is none. Raises AdapterFileError if that fails."""
+    content = _to_bytes(tensors, metadata)
+    try:
+        with _atomic(path) as file:
+            file.write(content)
+    except OSError as error:
+        reason = error.strerror or error
+        raise AdapterFileError(f"cannot write {path}: {reason}; make room or choose another place") from None
+
+
+def read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors (on the CPU) and metadata of a file that :func:`write` made.
+
+    Raises AdapterFileError when it is missing, unreadable, damaged, of another tool or of another format version.
+    """
+    if path.is_dir():
+        raise AdapterFileError(f"{path} is a folder: give the .safetensors file in it")
+    try:
+        with open(path, "rb") as file:
+            start, header = _read_header(path, file)
+            metadata = _own_metadata(path, header)
+            content = file.read()
+    except FileNotFoundError:
+        raise AdapterFileError(f"no adapter file {path}: check the path") from None
+    except OSError as error:
+        raise AdapterFileError(f"cannot read {path}: {error.strerror or error}") from None
+    try:
+        tensors = load_bytes(start + content)
+    except (SafetensorError, ValueError, KeyError) as error:  # the latter two: a data type that torch lacks
+        raise AdapterFileError(f"{path} is cut short or damaged: copy it again ({error})") from None
+    if metadata.get(_CHECKSUM_KEY) != _checksum(content):
+        raise AdapterFileError(f"{path} does not hold the tensors that were saved in it: copy it again")
+    return tensors, metadata
+
+
+def _to_bytes(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:
+    plain = save_bytes(dict(tensors))
+    start = 8 + int.from_bytes(plain[:8], "little")
+    header, content = json.loads(plain[8:start]), plain[start:]
+    # The library would write metadata in an order that differs from process to process.
+    header["__metadata__"] = {**metadata, _FORMAT_KEY: FORMAT, _CHECKSUM_KEY: _checksum(content)}
+    text = json.dumps(header, sort_keys=True, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # the format wants tensors aligned to 8 bytes
+    return len(text).to_bytes(8, "little") + text + content
+
+
+def _checksum(content: bytes) -> str:
+    """As ModelSpec defines it: of all bytes behind the header."""
+    return "0x" + hashlib.sha256(content).hexdigest()
+
+
+def _read_header(path: Path, file: IO[bytes]) -> tuple[bytes, dict[str, Any]]:
+    """The bytes up to the first tensor, and the header in them."""
+    prefix = file.read(8)
+    length = int.from_bytes(prefix, "little")
+    if len(prefix) == 8 and length <= os.fstat(file.fileno()).st_size - 8:
+        text = file.read(length)
+        with contextlib.suppress(ValueError, RecursionError):
+            header = json.loads(text)
+            if isinstance(header, dict):
+                return prefix + text, header
+    if prefix.startswith((b"PK\x03\x04", b"\x80\x02")):
+        raise AdapterFileError(f"{path} is a pickle, which could run code and is never opened: use .safetensors files")
+    raise AdapterFileError(f"{path} is cut short or not a safetensors file: copy it again, or choose another")
+
+
+def _own_metadata(path: Path, header: dict[str, Any]) -> dict[str, str]:
+    metadata = header.get("__metadata__", {})
+    if not isinstance(metadata, dict) or _FORMAT_KEY not in metadata:
+        tool = _tool_of(header)
+        if tool:
+            raise AdapterFileError(f"{path} is a file of another tool ({tool}): only dreamtune's own can be read")
+        raise AdapterFileError(f"{path} holds no adapter: give the adapter.safetensors of a run")
+    version = metadata[_FORMAT_KEY]
+    if version != FORMAT:
+        raise AdapterFileError(f"{path} has format version {version}, not {FORMAT}: it needs another dreamtune version")
+    return metadata
+
+
+def _tool_of(names: Iterable[str]) -> str | None:
+    return next((tool for tool, ends in _OTHER_TOOLS.items() if any(name.endswith(ends) for name in names)), None)
+
+
+@contextlib.contextmanager
+def _atomic(path: Path) -> Iterator[IO[bytes]]:
+    """A temporary file beside `path`; when the block succeeds it is flushed to the disk and renamed to `path`."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Not made by tempfile: its mode 0600 would outlive the rename and keep the adapter from other users.
+    temporary = path.parent / f".{path.name}.{secrets.token_hex(4)}.tmp"
+    try:
+        with open(temporary, "xb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)

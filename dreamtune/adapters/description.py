@@ -1,0 +1,171 @@
+"""What an adapter file says about itself, and its form as the strings of a safetensors header."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import PurePosixPath, PureWindowsPath
+from typing import Any, Self
+
+from dreamtune import __version__
+from dreamtune.errors import AdapterFileError, ConfigError
+
+from .base import Adapter, MethodConfig
+from .fingerprint import Fingerprint
+from .methods import METHODS
+
+DAMAGED = "the file is damaged or was edited: copy it again"
+"""Remedy in errors about content that no dreamtune wrote."""
+_BASES = {768: ("stable-diffusion-v1", "sd_v1"), 1024: ("stable-diffusion-v2", "sd_v2")}
+"""Width of the text embeddings -> name in ModelSpec, name in kohya's metadata."""
+
+
+@dataclass(frozen=True)
+class LayerRecord:
+    """The layer that one adapter belongs on."""
+
+    shape: tuple[int, int]
+    """(out, in)"""
+    fingerprint: Fingerprint
+    """Of the weight it was trained on."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Description:
+    """Everything about an adapter but its tensors; enough to rebuild it and to know what it is for."""
+
+    method: str
+    """A name in METHODS."""
+    config: MethodConfig
+    layers: Mapping[str, LayerRecord]
+    """Path in the UNet -> the layer there."""
+    base: str
+    """Id of the base it was trained on: "pocket", a hub id, or the name of a folder or file."""
+    trigger: str
+    """The word that calls the subject."""
+    class_word: str
+    training: Mapping[str, Any]
+    """Settings of the training, plain JSON values."""
+    version: str = __version__
+    """Of the dreamtune that wrote it."""
+
+    @property
+    def rank(self) -> int:
+        """Rank of the trained factors."""
+        return self.config.rank
+
+    def blank(self, path: str) -> Adapter:
+        """A new adapter for the layer `path`, its tensors not set. Raises AdapterFileError if they do not fit."""
+        record = self.layers[path]
+        try:
+            return METHODS[self.method](self.config, *record.shape)
+        except ConfigError as error:
+            raise AdapterFileError(f"layer {path}: {error}; {DAMAGED}") from None
+
+    def to_header(self) -> dict[str, str]:
+        """Our own keys, and those that other tools show. No folder of this machine gets in."""
+        layers = {
+            path: [*layer.shape, layer.fingerprint.float16, layer.fingerprint.bfloat16]
+            for path, layer in self.layers.items()
+        }
+        base, training = _without_folders(self.base), _without_folders(dict(self.training))
+        architecture, kohya_base = self._architecture(base)
+        return {
+            "dreamtune.version": self.version,
+            "dreamtune.method": self.method,
+            "dreamtune.config": _to_json(self.config.to_dict()),
+            "dreamtune.layers": _to_json(layers),
+            "dreamtune.base": base,
+            "dreamtune.trigger": self.trigger,
+            "dreamtune.class": self.class_word,
+            "dreamtune.training": _to_json(training),
+            "modelspec.sai_model_spec": "1.0.0",
+            "modelspec.architecture": f"{architecture}/{self.method}",
+            "modelspec.title": f"{self.trigger} {self.class_word}".strip() or self.method,
+            "modelspec.trigger_phrase": f"{self.trigger} {self.class_word}".strip(),
+            "ss_network_module": f"dreamtune.{self.method}",
+            "ss_network_dim": str(self.config.rank),
+            "ss_network_alpha": str(self.config.alpha),
+            "ss_base_model_version": kohya_base,
+        }
+
+    @classmethod
+    def from_header(cls, header: Mapping[str, str]) -> Self:
+        """Undo :meth:`to_header`. Raises AdapterFileError naming the key that is missing or wrong."""
+        method = _text(header, "method")
+        if method not in METHODS:
+            known = ", ".join(METHODS)
+            raise AdapterFileError(f"dreamtune.method is {method!r}, not one of {known}: it needs a newer dreamtune")
+        return cls(
+            method=method,
+            config=_config(method, _mapping(header, "config")),
+            layers={path: _layer(path, value) for path, value in _mapping(header, "layers").items()},
+            base=_text(header, "base"),
+            trigger=_text(header, "trigger"),
+            class_word=_text(header, "class"),
+            training=_mapping(header, "training"),
+            version=_text(header, "version"),
+        )
+
+    def _architecture(self, base: str) -> tuple[str, str]:
+        """What ModelSpec and kohya call the kind of base, told by the width of the keys of cross-attention."""
+        widths = (layer.shape[1] for path, layer in self.layers.items() if path.endswith("attn2.to_k"))
+        return _BASES.get(next(widths, 0), (base, base))
+
+
+def _text(header: Mapping[str, str], name: str) -> str:
+    value = header.get(f"dreamtune.{name}")
+    if not isinstance(value, str):
+        raise AdapterFileError(f"the metadata lacks dreamtune.{name}: {DAMAGED}")
+    return value
+
+
+def _mapping(header: Mapping[str, str], name: str) -> dict[str, Any]:
+    try:
+        value = json.loads(_text(header, name))
+    except (json.JSONDecodeError, RecursionError):
+        value = None
+    if not isinstance(value, dict):
+        raise AdapterFileError(f"dreamtune.{name} is not a JSON object: {DAMAGED}")
+    return value
+
+
+def _config(method: str, options: dict[str, Any]) -> MethodConfig:
+    kind = METHODS[method].config_class
+    known = {field.name for field in fields(kind)}
+    if options.keys() - known:
+        surplus = ", ".join(sorted(options.keys() - known))
+        raise AdapterFileError(f"{method} has no option {surplus}: it needs a newer dreamtune")
+    if known - options.keys():
+        raise AdapterFileError(f"dreamtune.config lacks {', '.join(sorted(known - options.keys()))}: {DAMAGED}")
+    try:
+        return kind(**options)
+    except ConfigError as error:
+        raise AdapterFileError(f"dreamtune.config: {error}; {DAMAGED}") from None
+
+
+def _layer(path: str, value: Any) -> LayerRecord:
+    match value:
+        case [int(out_features), int(in_features), str(float16), str(bfloat16)] if out_features > 0 < in_features:
+            return LayerRecord((out_features, in_features), Fingerprint(float16, bfloat16))
+    raise AdapterFileError(f"dreamtune.layers has no size and fingerprint of {path}: {DAMAGED}")
+
+
+def _to_json(value: Any) -> str:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"))
+
+
+def _without_folders(value: Any) -> Any:
+    """Cut absolute paths down to their last part, so that a shared file tells nothing about the machine."""
+    if isinstance(value, Mapping):
+        return {key: _without_folders(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_folders(item) for item in value]
+    if isinstance(value, PurePosixPath | PureWindowsPath):
+        value = str(value)
+    if isinstance(value, str):
+        for kind in (PurePosixPath, PureWindowsPath):
+            if kind(value).is_absolute():
+                return kind(value).name
+    return value

@@ -1,0 +1,180 @@
+"""Adapters on disk."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from dreamtune.errors import AdapterFileError, IncompatibleModelError
+
+from . import container
+from .attach import AttachedAdapter, linear_at
+from .base import Adapter
+from .description import DAMAGED, Description, LayerRecord
+from .fingerprint import Fingerprint
+from .layer import pristine_weight
+from .spectrum import Spectrum
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class AdapterFile(Description):
+    """A whole adapter: what it is and its tensors. It may come from a training, from a file or from a computation.
+
+    Raises AdapterFileError when the tensors are not those that method, config and layers ask for, or not finite.
+    """
+
+    tensors: Mapping[str, Tensor]
+    """`<layer path>.<tensor name>` -> tensor on the CPU, as in the adapters' own state_dict()."""
+
+    def __post_init__(self) -> None:
+        """Check the tensors, without making adapters in memory."""
+        if not self.layers:
+            raise AdapterFileError("it changes no layer: train it again")
+        with torch.device("meta"):
+            expected = {
+                f"{path}.{name}": tensor
+                for path in self.layers
+                for name, tensor in self.blank(path).state_dict().items()
+            }
+        _check_names(set(self.tensors), set(expected))
+        for name, tensor in self.tensors.items():
+            _check_tensor(name, tensor, expected[name])
+
+    @classmethod
+    def from_attached(
+        cls, attached: AttachedAdapter, *, base: str, trigger: str, class_word: str, training: Mapping[str, Any]
+    ) -> Self:
+        """A snapshot of an adapter that is on a model; its strength and whether it is merged play no part.
+
+        base: id of the model; trigger, class_word: how prompts call the subject; training: settings to record, plain
+        JSON values. Raises AdapterFileError for NaN or infinite values, or if the adapter has been detached.
+        """
+        if not attached.attached:
+            raise AdapterFileError("the adapter has been detached: make its file before")
+        layers, tensors = {}, {}
+        for path, layer, adapter in attached.layers():
+            layers[path] = LayerRecord(adapter.shape, Fingerprint.of(layer.pristine))
+            for name, tensor in adapter.state_dict().items():
+                tensors[f"{path}.{name}"] = tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+        return cls(
+            method=attached.method,
+            config=attached.config,
+            layers=layers,
+            base=base,
+            trigger=trigger,
+            class_word=class_word,
+            training=training,
+            tensors=tensors,
+        )
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """Read a file. Raises AdapterFileError when it is missing, damaged, of another tool or another version."""
+        path = Path(path).expanduser()
+        tensors, header = container.read(path)
+        try:
+            description = Description.from_header(header)
+            return cls(**vars(description), tensors=tensors)
+        except AdapterFileError as error:
+            raise AdapterFileError(f"{path}: {error}") from None
+
+    def save(self, path: str | Path) -> None:
+        """Write the file whole or not at all; equal content gives equal bytes. Raises AdapterFileError."""
+        container.write(Path(path).expanduser(), self.tensors, self.to_header())
+
+    def adapters(self) -> dict[str, Adapter]:
+        """Layer path -> a new adapter with the file's values, on the CPU, in evaluation mode, fp32 or better."""
+        return {path: self._adapter(path) for path in self.layers}
+
+    def attach(self, model: nn.Module, strength: float = 1.0, *, any_base: bool = False) -> AttachedAdapter:
+        """Put the adapter on `model`, the UNet of the base it was trained on.
+
+        Raises IncompatibleModelError, leaving the model as it was, when a layer is missing or has another size, or
+        when its weight is not the one the adapter was trained on; `any_base` allows the latter.
+        """
+        try:
+            if not any_base:
+                self._check_weights(model)
+            return AttachedAdapter(model, self.adapters(), self.method, strength)
+        except IncompatibleModelError as error:
+            raise IncompatibleModelError(f"{error} (the adapter was trained on the base {self.base!r})") from None
+
+    def spectra(self, model: nn.Module | None = None) -> dict[str, Spectrum]:
+        """Layer path -> singular values of ΔW.
+
+        Layers whose ΔW has no small exact factors need their weight, and so `model` with or without adapters on it;
+        without it they are left out.
+        """
+        spectra = {}
+        for path, record in self.layers.items():
+            adapter = self._adapter(path)
+            factors = adapter.low_rank(torch.empty(record.shape, device="meta"))
+            if factors is not None:
+                spectra[path] = Spectrum.of_factors(*factors)
+            elif model is not None:
+                weight = pristine_weight(linear_at(model, path, record.shape)).detach().cpu()
+                spectra[path] = Spectrum.of_matrix(adapter.delta_weight(weight))
+        return spectra
+
+    def layer_norms(self, model: nn.Module | None = None) -> dict[str, float]:
+        """Layer path -> ‖ΔW‖ (Frobenius), of the layers that :meth:`spectra` gives."""
+        return {path: spectrum.norm for path, spectrum in self.spectra(model).items()}
+
+    def summary(self) -> dict[str, Any]:
+        """What the file holds, as plain values; `layers` and `parameters` are numbers, `bytes` those of the tensors."""
+        with torch.device("meta"):
+            parameters = sum(p.numel() for path in self.layers for p in self.blank(path).parameters())
+        return {
+            "method": self.method,
+            "config": self.config.to_dict(),
+            "base": self.base,
+            "trigger": self.trigger,
+            "class": self.class_word,
+            "layers": len(self.layers),
+            "parameters": parameters,
+            "bytes": sum(tensor.nbytes for tensor in self.tensors.values()),
+            "training": dict(self.training),
+            "version": self.version,
+        }
+
+    def _adapter(self, path: str) -> Adapter:
+        adapter = self.blank(path)
+        state = {name: self.tensors[f"{path}.{name}"] for name in adapter.state_dict()}
+        # assign keeps fp64; the copy keeps training from writing into this object.
+        adapter.load_state_dict({name: _widened(tensor).clone() for name, tensor in state.items()}, assign=True)
+        return adapter.eval()
+
+    def _check_weights(self, model: nn.Module) -> None:
+        weights = {path: pristine_weight(linear_at(model, path, record.shape)) for path, record in self.layers.items()}
+        others = [path for path, weight in weights.items() if not self.layers[path].fingerprint.matches(weight)]
+        if others:
+            raise IncompatibleModelError(
+                f"{len(others)} of {len(weights)} adapted layers have other weights here, {others[0]} the first: "
+                "load the adapter's own base, or allow any (any_base=True)"
+            )
+
+
+def _check_names(has: set[str], needs: set[str]) -> None:
+    for what, names in (("lacks", needs - has), ("has a surplus of", has - needs)):
+        if names:
+            raise AdapterFileError(f"it {what} {len(names)} tensors, {min(names)} the first: {DAMAGED}")
+
+
+def _check_tensor(name: str, tensor: Tensor, expected: Tensor) -> None:
+    if tensor.shape != expected.shape:
+        has, needs = ("x".join(map(str, shape)) or "one number" for shape in (tensor.shape, expected.shape))
+        raise AdapterFileError(f"the tensor {name} is {has}, not {needs}: {DAMAGED}")
+    if tensor.is_floating_point() != expected.is_floating_point():
+        raise AdapterFileError(f"the tensor {name} is of type {tensor.dtype}: {DAMAGED}")
+    if tensor.is_floating_point() and not tensor.isfinite().all():
+        raise AdapterFileError(f"the tensor {name} holds NaN or infinity: train it again, with a smaller learning rate")
+
+
+def _widened(tensor: Tensor) -> Tensor:
+    """At least fp32, in which adapters are trained."""
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32)) if tensor.is_floating_point() else tensor

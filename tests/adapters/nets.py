@@ -1,0 +1,89 @@
+"""A small network with every kind of layer that adapters meet, and adapters whose change is not zero."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from dreamtune.adapters import METHODS, Adapter, AdapterFile, AttachedAdapter, MethodConfig, attach
+
+RANK, ALPHA = 2, 5.0
+"""Unequal, so that a forgotten or doubled alpha/rank shows."""
+
+TRAINING = {"steps": 3, "lr": 1e-4, "targets": "attn", "sample_prompts": ["a photo"], "prior": True, "snr_gamma": None}
+"""Settings as a training records them."""
+
+
+class Net(nn.Module):
+    """Two layers that are not square, one with a bias and one without, and one that no target names."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Linear(7, 5)
+        self.block = nn.ModuleDict({"second": nn.Linear(5, 6, bias=False)})
+        self.last = nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.block["second"](self.first(x).tanh()).tanh())
+
+
+TARGETS = "first|second"
+LAYERS = ("first", "block.second")
+
+
+def frozen_net(dtype: torch.dtype = torch.float64) -> Net:
+    """The same random network every time."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return Net().to(dtype).requires_grad_(False)
+
+
+def inputs(dtype: torch.dtype = torch.float64) -> Tensor:
+    """(2, 4, 7)"""
+    return torch.randn(2, 4, 7, generator=torch.Generator().manual_seed(1), dtype=torch.float64).to(dtype)
+
+
+def config_of(method: str, **options: object) -> MethodConfig:
+    return METHODS[method].config_class(**{"rank": RANK, "alpha": ALPHA, **options})  # pyright: ignore[reportArgumentType]
+
+
+@torch.no_grad()
+def disturb(adapter: Adapter, weight: Tensor, seed: int = 0) -> Adapter:
+    """Bring an adapter into the middle of a training: schedules have begun, no parameter is at its start."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def push() -> None:
+        for parameter in adapter.parameters():
+            parameter += 0.3 * torch.randn(parameter.shape, generator=generator, dtype=torch.float64).to(parameter)
+
+    push()
+    for step in range(300):
+        adapter.on_step(step, weight)
+    push()
+    return adapter
+
+
+def attached_to(net: nn.Module, method: str, seed: int = 0, **options: object) -> AttachedAdapter:
+    """An adapter as in the middle of a training, in the precision of a fp64 net, else fp32."""
+    attached = attach(net, config_of(method, **options), TARGETS, seed)
+    if net.get_submodule("first").weight.dtype == torch.float64:
+        attached.double()
+    for _, layer, adapter in attached.layers():
+        disturb(adapter, layer.pristine, seed)
+    return attached
+
+
+def single(method: str, **options: object) -> tuple[Adapter, Tensor]:
+    """One fp64 adapter in evaluation mode as in the middle of a training, and the weight (5, 7) it is for."""
+    weight = frozen_net().first.weight.detach()
+    adapter = METHODS[method](config_of(method, **options), 5, 7)
+    adapter.initialize(weight, torch.Generator().manual_seed(0))
+    return disturb(adapter.double().eval(), weight), weight
+
+
+def make_file(
+    net: nn.Module | None = None, training: Mapping[str, object] = TRAINING, base: str = "pocket"
+) -> AdapterFile:
+    """The file of a LoRA as in the middle of a training, on the fp32 net if no other is given."""
+    with attached_to(net or frozen_net(torch.float32), "lora") as attached:
+        return AdapterFile.from_attached(attached, base=base, trigger="sks", class_word="dog", training=training)

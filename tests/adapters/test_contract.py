@@ -1,0 +1,297 @@
+"""What every method must do. The tests run over METHODS itself: a new method is covered without a change here."""
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from dreamtune.adapters import METHODS, AdaptedLinear, AdapterFile, AttachedAdapter, attach
+from dreamtune.errors import ConfigError
+from tests.adapters.nets import LAYERS, TARGETS, Net, attached_to, config_of, frozen_net, inputs, single
+
+pytestmark = pytest.mark.parametrize("method", METHODS)
+
+
+def gradients(attached: AttachedAdapter, loss: Tensor) -> list[Tensor]:
+    return list(torch.autograd.grad(loss, list(attached.parameters())))
+
+
+def same_bits(one: nn.Module, other: nn.Module) -> bool:
+    a, b = one.state_dict(), other.state_dict()
+    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+
+
+def test_change_is_exactly_zero_at_first(method: str) -> None:
+    net, x = frozen_net(), inputs()
+    before = net(x)
+    attached = attach(net, config_of(method), TARGETS).double()
+    for _, layer, adapter in attached.layers():
+        assert adapter.delta_weight(layer.pristine).count_nonzero() == 0
+    assert torch.equal(net(x), before)
+
+
+def test_output_follows_from_the_weight(method: str) -> None:
+    adapter, weight = single(method)
+    for x in (inputs(), inputs()[0, 0], inputs().transpose(0, 1), inputs()[:0]):
+        expected = F.linear(x, adapter.delta_weight(weight))
+        torch.testing.assert_close(adapter.delta_output(x, weight), expected, rtol=1e-11, atol=1e-11)
+    assert adapter.delta_weight(weight).abs().max() > 0.01
+
+
+def test_both_ways_have_the_same_gradients(method: str) -> None:
+    adapter, weight = single(method)
+    x = inputs().requires_grad_()
+    towards = torch.randn(2, 4, 5, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    wrt = [x, *adapter.parameters()]
+    fast = torch.autograd.grad((adapter.delta_output(x, weight) * towards).sum(), wrt)
+    plain = torch.autograd.grad((F.linear(x, adapter.delta_weight(weight)) * towards).sum(), wrt)
+    for one, other in zip(fast, plain, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-10)
+
+
+def test_gradients_are_those_of_finite_differences(method: str) -> None:
+    adapter, weight = single(method)
+    names = [f"adapter.{name}" for name, _ in adapter.named_parameters()]
+
+    def run(x: Tensor, *values: Tensor) -> Tensor:
+        return torch.func.functional_call(Call(adapter, weight), dict(zip(names, values, strict=True)), x)
+
+    assert torch.autograd.gradcheck(run, (inputs().requires_grad_(), *adapter.parameters()))
+
+
+class Call(nn.Module):
+    """delta_output as a forward method, which functional_call needs."""
+
+    def __init__(self, adapter: nn.Module, weight: Tensor) -> None:
+        super().__init__()
+        self.adapter, self.weight = adapter, weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.adapter.delta_output(x, self.weight)  # pyright: ignore[reportCallIssue]
+
+
+def test_factors_multiply_to_the_change(method: str) -> None:
+    adapter, weight = single(method)
+    factors = adapter.low_rank(weight.to("meta"))
+    if factors is None:
+        assert adapter.low_rank(weight) is None
+        return
+    up, down = factors
+    assert up.shape[1] == down.shape[0]
+    torch.testing.assert_close(up @ down, adapter.delta_weight(weight), rtol=1e-11, atol=1e-11)
+
+
+def test_merged_is_live_and_unmerged_is_bitwise_pristine(method: str) -> None:
+    net, x = frozen_net(), inputs()
+    attached = attached_to(net, method)
+    live = net(x)
+    attached.merge()
+    assert not torch.equal(net.first.weight, frozen_net().first.weight)
+    torch.testing.assert_close(net(x), live, rtol=1e-10, atol=1e-10)
+    attached.strength = -0.5
+    merged = net(x)
+    attached.unmerge()
+    assert same_bits(net, frozen_net())
+    torch.testing.assert_close(net(x), merged, rtol=1e-10, atol=1e-10)
+
+
+def test_detaching_leaves_no_trace(method: str) -> None:
+    net = frozen_net()
+    attached_to(net, method).detach()
+    with attached_to(net, method) as attached:
+        attached.merge()
+    attached.detach()
+    assert not attached.attached
+    assert same_bits(net, frozen_net())
+    assert type(net.first) is nn.Linear
+    assert vars(net.first).keys() == vars(frozen_net().first).keys()
+
+
+def test_model_keeps_its_own_state(method: str) -> None:
+    net = frozen_net()
+    with attached_to(net, method):
+        assert same_bits(net, frozen_net())
+        assert len(list(net.parameters())) == len(list(frozen_net().parameters()))
+
+
+def test_strength_is_a_factor_and_zero_is_the_base(method: str) -> None:
+    net, x = frozen_net(), inputs()
+    base = net.first(x)
+    attached = attached_to(net, method)
+    whole = net.first(x) - base
+    for strength in (0.3, -2.0):
+        attached.strength = strength
+        torch.testing.assert_close(net.first(x) - base, strength * whole, rtol=1e-10, atol=1e-10)
+    attached.strength = 0
+    assert torch.equal(net.first(x), base)
+    attached.merge()
+    assert same_bits(net, frozen_net())
+
+
+@pytest.mark.parametrize("other", METHODS)
+@pytest.mark.parametrize("merged", [False, True])
+def test_two_adapters_add_up_in_either_order(method: str, other: str, merged: bool) -> None:
+    x, weights, outputs = inputs(), [], []
+    for order in ((0, 1), (1, 0)):
+        net = frozen_net()
+        base, pair = net.first(x), ((method, 0), (other, 1))
+        attached = [attached_to(net, *pair[index]) for index in order]
+        changes = [adapter.adapters["first"].delta_weight(frozen_net().first.weight) for adapter in attached]
+        for adapter in attached if merged else ():
+            adapter.merge()
+        torch.testing.assert_close(net.first(x), base + F.linear(x, sum(changes, torch.zeros(()))))
+        outputs.append(net(x))
+        weights.append(net.first.weight.clone())
+        attached[0].detach()
+        torch.testing.assert_close(net.first(x), base + F.linear(x, changes[1]))
+    assert torch.equal(outputs[0], outputs[1])
+    assert torch.equal(weights[0], weights[1])
+
+
+def test_only_the_adapter_learns(method: str) -> None:
+    net, x = frozen_net(torch.float32), inputs(torch.float32)
+    goal = net(x) + 0.3 * torch.randn(2, 4, 3, generator=torch.Generator().manual_seed(3))
+    attached = attach(net, config_of(method), TARGETS)
+    optimizer = torch.optim.AdamW(attached.parameters(), lr=0.02)
+    attached.train()
+    values = []
+    for step in range(150):
+        attached.on_step(step)
+        loss = (net(x) - goal).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        values.append(float(loss.detach()))
+    assert values[-1] < 0.9 * values[0]
+    assert same_bits(net, frozen_net(torch.float32))
+    assert all(parameter.grad is None for parameter in net.parameters())
+
+
+def test_same_seed_same_start_whatever_else_is_adapted(method: str) -> None:
+    def start(targets: str, seed: int) -> list[Tensor]:
+        with attach(frozen_net(), config_of(method), targets, seed) as attached:
+            return list(attached.adapters["block.second"].state_dict().values())
+
+    before = torch.get_rng_state()
+    one, other = start(TARGETS, 7), start("second", 7)
+    assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+    assert torch.equal(torch.get_rng_state(), before), "the caller's random state changed"
+
+
+def test_state_comes_back_bitwise(method: str, tmp_path: Path) -> None:
+    net, x = frozen_net(), inputs()
+    attached = attached_to(net, method)
+    expected, state = net(x), copy.deepcopy(attached.state_dict())
+    file = AdapterFile.from_attached(attached, base="b", trigger="sks", class_word="dog", training={})
+    file.save(tmp_path / "a.safetensors")
+    attached.detach()
+
+    again = attach(net, config_of(method), TARGETS, seed=5).double()
+    again.load_state_dict(state)
+    assert torch.equal(net(x), expected)
+    again.detach()
+
+    AdapterFile.load(tmp_path / "a.safetensors").attach(net)
+    assert torch.equal(net(x), expected)
+
+
+def test_half_precision_base_has_a_full_precision_adapter(method: str) -> None:
+    exact, x = frozen_net(torch.bfloat16).double(), inputs(torch.bfloat16)
+    attached_to(exact, method)
+    net = frozen_net(torch.bfloat16)
+    attached = attached_to(net, method)
+    y = net(x)
+    assert y.dtype == torch.bfloat16
+    torch.testing.assert_close(y.double(), exact(x.double()), rtol=0.05, atol=0.05)
+    for gradient in gradients(attached, y.float().square().sum()):
+        assert gradient.dtype == torch.float32
+        assert gradient.isfinite().all()
+    attached.merge()
+    assert net.first.weight.dtype == torch.bfloat16
+    attached.unmerge()
+    assert same_bits(net, frozen_net(torch.bfloat16))
+
+
+def test_moving_the_model_keeps_the_precision_of_the_adapter(method: str) -> None:
+    net = frozen_net(torch.float32)
+    attached = attached_to(net, method)
+    attached.merge()
+    net.to(torch.bfloat16)
+    assert {tensor.dtype for tensor in attached.parameters()} == {torch.float32}
+    attached.unmerge()
+    assert same_bits(net, frozen_net(torch.float32).to(torch.bfloat16))
+    assert net(inputs(torch.bfloat16)).dtype == torch.bfloat16
+
+
+def test_autocast_reaches_the_output_but_not_a_merge(method: str) -> None:
+    net, x = frozen_net(torch.float32), inputs(torch.float32)
+    attached = attached_to(net, method)
+    expected = net(x)
+    with torch.autocast("cpu", torch.bfloat16):
+        y = net(x)
+        attached.merge()
+    assert y.dtype == torch.bfloat16
+    torch.testing.assert_close(y.float(), expected, rtol=0.05, atol=0.05)
+    assert {gradient.dtype for gradient in gradients(attached, y.float().sum())} == {torch.float32}
+    merged = net.first.weight.clone()
+    attached.merge()
+    assert torch.equal(net.first.weight, merged)
+
+
+def test_gradient_checkpointing_changes_no_gradient(method: str) -> None:
+    net, x = frozen_net(), inputs()
+    attached = attached_to(net, method, dropout=0.5)
+    attached.train()
+    found: list[list[Tensor]] = []
+    passes: tuple[Callable[[Tensor], Tensor], ...] = (net, lambda x: checkpoint(net, x, use_reentrant=False))
+    for run in passes:
+        torch.manual_seed(4)
+        found.append(gradients(attached, run(x).square().sum()))
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+
+
+def test_dropout_acts_while_training_only(method: str) -> None:
+    plain, net, x = frozen_net(), frozen_net(), inputs()
+    attached_to(plain, method)
+    attached = attached_to(net, method, dropout=0.5)
+    assert torch.equal(net(x), plain(x))
+    attached.train()
+    assert not torch.equal(net(x), net(x))
+    assert not torch.equal(net(x), plain(x))
+
+
+def test_copy_of_an_adapted_model_is_independent(method: str) -> None:
+    net, x = frozen_net(), inputs()
+    attached = attached_to(net, method)
+    expected = net(x)
+    twin, twin_attached = copy.deepcopy((net, attached))
+    assert torch.equal(twin(x), expected)
+    twin_attached.strength = 0.5
+    assert not torch.equal(twin(x), expected)
+    twin_attached.merge()
+    twin_attached.detach()
+    assert same_bits(twin, frozen_net())
+    assert torch.equal(net(x), expected)
+    assert isinstance(net.first, AdaptedLinear)
+
+
+def test_impossible_rank_names_the_layer_and_changes_nothing(method: str) -> None:
+    net: Net = frozen_net()
+    with pytest.raises(ConfigError, match=rf"rank = 1000.*\b({'|'.join(LAYERS)})\b"):
+        attach(net, config_of(method, rank=1000), TARGETS)
+    assert type(net.first) is nn.Linear
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"rank": 0}, {"rank": 2.5}, {"rank": True}, {"alpha": 0.0}, {"alpha": float("nan")}, {"dropout": 1.0}],
+    ids=str,
+)
+def test_impossible_options_are_named(method: str, options: dict[str, object]) -> None:
+    with pytest.raises(ConfigError, match=next(iter(options))):
+        config_of(method, **options)
