@@ -40,7 +40,18 @@ class TrainingError(DreamtuneError):
     exit_code = 1
 
 
+class GenerationError(DreamtuneError):
+    """A picture could not be drawn."""
+
+    exit_code = 1
+
+
 class Interrupted(DreamtuneError):
     """The user stopped the run; a checkpoint was written."""
 
     exit_code = 130
+
+
+def first_line(error: BaseException, limit: int = 160) -> str:
+    """The first line of a foreign error's message, or its name if it has none, to be quoted in one of ours."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:limit].rstrip(".:")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,8 +11,9 @@ from typing import Any
 from filelock import FileLock, Timeout
 from PIL import Image
 
-from dreamtune.data.cache import atomic
+from dreamtune.data.storage import atomic
 from dreamtune.errors import ConfigError, RunFolderError
+from dreamtune.pipelines.files import check_place, write_png
 from dreamtune.training.config import TrainConfig
 from dreamtune.training.recipe import read_yaml
 
@@ -34,17 +34,11 @@ class RunFolder:
 
     def check(self, resume: bool) -> None:
         """Raise RunFolderError if a run cannot begin here, or with `resume` continue. Writes nothing."""
-        if self.path.exists() and not self.path.is_dir():
-            raise RunFolderError(f"{self.path} is a file: choose another run folder")
         if self._is_used() and not resume:
             raise RunFolderError(f"the run folder {self.path} exists already: resume it, or choose another name")
         if resume and not self._is_used():
-            raise RunFolderError(f"no run to resume in {self.path}: check the path, or start it without resume")
-        parent = self.path
-        while not parent.exists() and parent != parent.parent:
-            parent = parent.parent
-        if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
-            raise RunFolderError(f"cannot write to {parent}: choose another run folder than {self.path}")
+            raise RunFolderError(f"no run to resume in {self.path}: check the path")
+        check_place(self.path, RunFolderError)
 
     @contextlib.contextmanager
     def exclusive(self) -> Iterator[None]:
@@ -103,16 +97,15 @@ class RunFolder:
         kept = [line for line in self.read_metrics() if line["step"] <= step]
         self.write_text(self.metrics, "".join(json.dumps(line) + "\n" for line in kept))
 
-    def final_loss(self, steps: int = 20) -> float:
-        """Mean loss of the last `steps` steps."""
+    def final_loss(self, steps: int = 20) -> float | None:
+        """Mean loss of the last `steps` steps, None without any."""
         losses = [line["loss"] for line in self.read_metrics()][-steps:]
-        return sum(losses) / len(losses)
+        return sum(losses) / len(losses) if losses else None
 
     def save_picture(self, path: Path, picture: Image.Image) -> None:
         """Write a PNG whole or not at all. Raises RunFolderError."""
         try:
-            with atomic(path) as temporary:
-                picture.save(temporary, format="PNG")
+            write_png(path, picture)
         except OSError as error:
             raise RunFolderError(f"cannot write {path}: {error.strerror or error}; make room and resume") from None
 

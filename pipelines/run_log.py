@@ -16,7 +16,6 @@ from dreamtune.training.config import TrainConfig
 if TYPE_CHECKING:
     from dreamtune.adapters import AttachedAdapter
     from dreamtune.models import Base
-
     from dreamtune.training.loop import StepRecord
 
 SMOOTH = 20
@@ -85,21 +84,21 @@ class RunLog:
 
     def _draw(self, step: int) -> None:
         """One picture of each sample prompt, from the same noise at every step."""
-        import torch
-
         config = self.config
+        assert config.resolution is not None, "filled in by the preflight"
         self.attached.eval()
         for index, template in enumerate(config.sample_prompts or (config.instance_prompt,)):
-            with torch.no_grad():
-                picture = self.base.pipeline()(
-                    prompt=config.prompt(template),
-                    height=config.resolution,
-                    width=config.resolution,
-                    num_inference_steps=config.sampling_steps,
-                    guidance_scale=config.guidance,
-                    generator=torch.Generator().manual_seed(config.seed + index),
-                ).images[0]
-            self.folder.save_picture(self.sample_path(step, index), picture)
+            latents = self.base.draw(
+                [config.prompt(template)],
+                [config.seed + index],
+                size=config.resolution,
+                steps=config.sampling_steps,
+                guidance=config.guidance,
+            )
+            if latents.isfinite().all():
+                self.folder.save_picture(self.sample_path(step, index), self.base.to_pictures(latents)[0])
+            else:
+                self.tell(Progress("remark", message=f"the sample of step {step} came out as NaN and is left out"))
         self.attached.train()
 
     def sample_path(self, step: int, index: int) -> Path:

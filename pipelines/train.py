@@ -14,13 +14,13 @@ from dreamtune.errors import ConfigError, Interrupted
 from dreamtune.pipelines.progress import OnProgress, Printer, Progress
 from dreamtune.pipelines.run_folder import RunFolder
 from dreamtune.training.config import TrainConfig
+from dreamtune.training.signals import stop_on_signal
 
 if TYPE_CHECKING:
     from dreamtune.adapters import AttachedAdapter
-    from dreamtune.models import Base
-
     from dreamtune.data.subject import Subject
-    from dreamtune.training.loop import TrainingData
+    from dreamtune.models import Base
+    from dreamtune.training.loop import Objective, TrainingData
 
 
 @dataclass(frozen=True)
@@ -37,8 +37,10 @@ class TrainResult:
     """Of this call: loading, caches, prior and training."""
     seconds_training: float
     """Of this call's steps alone."""
-    final_loss: float
-    """Mean of the last 20 steps."""
+    final_loss: float | None
+    """Mean of the last 20 steps; None if their metrics have been removed."""
+    example: str
+    """A prompt that calls the subject."""
     pictures: int
     skipped: tuple[str, ...]
     """Names of pictures that were left out."""
@@ -81,78 +83,86 @@ def train(
     the same when this is the main thread.
 
     Raises ConfigError, DatasetError, BaseModelError and RunFolderError for bad input, TrainingError on NaN or a
-    full disk, Interrupted after a checkpoint when it was stopped.
+    full disk, Interrupted when it was stopped and can be resumed.
     """
     if on_progress is None:
         with Printer() as printer:
             return train(config, out, resume, printer, stop)
     began = time.monotonic()
     folder = RunFolder(out)
+    plan = _preflight(config, folder, resume, on_progress)
+    stop = stop or threading.Event()
     try:
-        plan = _preflight(config, folder, resume, on_progress)
-        with folder.exclusive():
-            return _run(plan, folder, resume, on_progress, stop or threading.Event(), began)
+        with folder.exclusive(), stop_on_signal(stop):
+            return _run(plan, folder, resume, on_progress, stop, began)
     except Interrupted as error:
         raise Interrupted(f"{error}; go on with: dreamtune train --resume {folder.path}") from None
-    except KeyboardInterrupt:
-        raise Interrupted("stopped before there was anything to save; start again") from None
 
 
 @dataclass(frozen=True)
 class _Plan:
-    """What has been checked: complete settings, the base, its fingerprint without an adapter, the pictures."""
+    """What has been checked."""
 
     config: TrainConfig
+    """Complete: nothing is left to presets."""
     base: Base
     base_digest: str
     subject: Subject
+    objective: Objective
+    attached: AttachedAdapter
+    """On the base with strength 0, which is exactly the base, until training begins."""
 
 
 def _preflight(config: TrainConfig, folder: RunFolder, resume: bool, tell: OnProgress) -> _Plan:
     """Check everything that can be checked before work begins; the cheap checks come before the base is loaded."""
-    config.method_config()
     folder.check(resume)
 
     from dreamtune.data.subject import check_folder, load_subject
 
     images = check_folder(config.images)
+    config.method_config()
 
     import torch
-    from dreamtune.adapters import select_targets
-    from dreamtune.models import load_base
 
+    from dreamtune.adapters import attach
     from dreamtune.data.cache import weights_digest
+    from dreamtune.models import load_base
+    from dreamtune.training.loop import Objective
 
     if config.precision == "fp16" and (config.device == "cpu" or not torch.cuda.is_available()):
         raise ConfigError("precision fp16 needs a CUDA device: use bf16 or fp32")
     base = load_base(config.base, device=config.device)
     config = config.with_presets(base.family)
     resolution = config.resolution or base.resolution
-    config = config.changed(images=images, resolution=resolution)
+    config = config.changed(images=images, resolution=resolution, base=_from_anywhere(config.base))
     if resume:
         folder.check_same(config)
-    select_targets(base.unet, config.targets)
+    objective = Objective(base.noise_scheduler().alphas_cumprod, base.prediction_type, config.snr_gamma)
+    attached = attach(base.unet, config.method_config(), config.targets, seed=config.seed, strength=0)
     prompt = config.prompt(config.instance_prompt)
     subject = load_subject(images, config.class_word, config.token, resolution, config.strict, prompt)
     for remark in subject.remarks:
         tell(Progress("remark", message=str(remark)))
-    return _Plan(config, base, weights_digest(base.unet), subject)
+    return _Plan(config, base, weights_digest(base.unet), subject, objective, attached)
+
+
+def _from_anywhere(base: str) -> str:
+    """The path of a base made absolute, so that the run can be resumed from any folder; names stay as they are."""
+    place = Path(base).expanduser()
+    return str(place.resolve()) if base != "pocket" and place.exists() else base
 
 
 def _run(
     plan: _Plan, folder: RunFolder, resume: bool, tell: OnProgress, stop: threading.Event, began: float
 ) -> TrainResult:
-    from dreamtune.adapters import attach
-
     from dreamtune.pipelines.run_log import RunLog
-    from dreamtune.training.loop import Objective, RunFiles, fit
+    from dreamtune.training.loop import RunFiles, fit
 
-    config, base = plan.config, plan.base
+    config, base, attached = plan.config, plan.base, plan.attached
     folder.write_text(folder.config, config.to_yaml())
-    data = _encode(plan, tell)
-    attached = attach(base.unet, config.method_config(), targets=config.targets, seed=config.seed)
-    save = _saver(plan, attached)
-    objective = Objective(base.noise_scheduler().alphas_cumprod, base.prediction_type, config.snr_gamma)
+    data = _encode(plan, tell, stop)
+    attached.strength = 1
+    save = _saver(plan)
     identity = {"pictures": plan.subject.digest, "base": plan.base_digest}
     files = RunFiles(folder.checkpoints, identity, lambda path: save(path / folder.adapter.name))
     started = time.monotonic()
@@ -161,7 +171,7 @@ def _run(
             base.unet,
             attached,
             data,
-            objective,
+            plan.objective,
             config,
             files,
             resume=resume,
@@ -171,7 +181,6 @@ def _run(
         )
     finished = time.monotonic()
     save(folder.adapter)
-    attached.detach()
     samples = sorted(folder.samples.glob("*.png")) if folder.samples.is_dir() else []
     result = TrainResult(
         adapter=folder.adapter,
@@ -181,6 +190,7 @@ def _run(
         seconds=finished - began,
         seconds_training=finished - started,
         final_loss=folder.final_loss(),
+        example=config.prompt("a {token} {class} on the beach"),
         pictures=len(plan.subject.images),
         skipped=plan.subject.skipped,
         files=(folder.adapter, folder.report, folder.config, folder.metrics, *samples),
@@ -189,8 +199,8 @@ def _run(
     return result
 
 
-def _encode(plan: _Plan, tell: OnProgress) -> TrainingData:
-    """Latents and embeddings, from the cache where they are there, else computed."""
+def _encode(plan: _Plan, tell: OnProgress, stop: threading.Event) -> TrainingData:
+    """Latents and embeddings, from the cache where they are there, else computed. Raises Interrupted."""
     from dreamtune.data.encode import prompt_embeddings, subject_latents
     from dreamtune.data.prior import prior_latents
     from dreamtune.training.loop import TrainingData
@@ -201,6 +211,12 @@ def _encode(plan: _Plan, tell: OnProgress) -> TrainingData:
     if not config.prior:
         return TrainingData(latents, embeddings)
     class_prompt = config.prompt(config.class_prompt)
+
+    def drawn(done: int, total: int) -> None:
+        tell(Progress("prior", done, total))
+        if stop.is_set():
+            raise Interrupted(f"stopped after {done} of {total} class pictures, which are kept")
+
     prior = prior_latents(
         base,
         class_prompt,
@@ -208,12 +224,12 @@ def _encode(plan: _Plan, tell: OnProgress) -> TrainingData:
         subject.resolution,
         steps=config.sampling_steps,
         guidance=config.guidance,
-        on_progress=lambda done, total: tell(Progress("prior", done, total)),
+        on_progress=drawn,
     )
     return TrainingData(latents, embeddings, prior, prompt_embeddings(base, [class_prompt]))
 
 
-def _saver(plan: _Plan, attached: AttachedAdapter) -> Callable[[Path], None]:
+def _saver(plan: _Plan) -> Callable[[Path], None]:
     """A function that writes the adapter file as it stands; equal weights give equal bytes."""
     from dreamtune.adapters import AdapterFile
 
@@ -223,7 +239,7 @@ def _saver(plan: _Plan, attached: AttachedAdapter) -> Callable[[Path], None]:
 
     def save(path: Path) -> None:
         AdapterFile.from_attached(
-            attached, base=plan.base.id, trigger=config.token, class_word=config.class_word, training=training
+            plan.attached, base=plan.base.id, trigger=config.token, class_word=config.class_word, training=training
         ).save(path)
 
     return save

@@ -7,12 +7,9 @@ counts as absent.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
-import os
-import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,12 +19,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from dreamtune.data.storage import atomic, cache_dir
 from dreamtune.errors import ConfigError
-
-
-def cache_dir() -> Path:
-    """The cache's folder: $DREAMTUNE_CACHE, else ~/.cache/dreamtune. It need not exist yet."""
-    return Path(os.environ.get("DREAMTUNE_CACHE") or Path.home() / ".cache" / "dreamtune").expanduser()
 
 
 def key_of(description: Mapping[str, Any]) -> str:
@@ -42,23 +35,6 @@ def weights_digest(module: nn.Module) -> str:
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)};".encode())
         digest.update(memoryview(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()))
     return digest.hexdigest()
-
-
-@contextlib.contextmanager
-def atomic(path: Path) -> Iterator[Path]:
-    """Give a temporary name beside `path` to write to; when the block succeeds, flush it and rename it to `path`."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        yield temporary
-        with open(temporary, "rb+") as file:
-            os.fsync(file.fileno())
-        temporary.chmod(0o666 & ~_umask())  # mkstemp's 0600 would keep a shared cache from others
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True)
@@ -91,10 +67,3 @@ class Cache:
             raise ConfigError(
                 f"cannot write the cache {where}: {error.strerror or error}; point DREAMTUNE_CACHE at another folder"
             ) from None
-
-
-def _umask() -> int:
-    # The only portable way to read it is to set it; the gap is harmless because files here are made 0600 first.
-    mask = os.umask(0o077)
-    os.umask(mask)
-    return mask

@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from dreamtune.errors import first_line
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -109,7 +111,7 @@ def decode(data: bytes, suffix: str) -> Picture:
             upright = ImageOps.exif_transpose(image)
             rgb = to_rgb(upright)
         except (OSError, SyntaxError, ValueError, EOFError, struct.error, MemoryError, IndexError, TypeError) as error:
-            raise UnusablePicture(f"is damaged ({_first_line(error)})", "copy it again or save it anew") from None
+            raise UnusablePicture(f"is damaged ({first_line(error, 80)})", "copy it again or save it anew") from None
     return Picture(rgb, hashlib.sha256(data).hexdigest(), tuple(notes))
 
 
@@ -166,7 +168,7 @@ def _open(data: bytes) -> Image.Image:
             raise UnusablePicture("is HEIC or AVIF, which is not read", "save it as JPEG or PNG") from None
         raise UnusablePicture("is not a picture that can be read", "save it as JPEG or PNG") from None
     except (OSError, SyntaxError, ValueError, struct.error, IndexError, TypeError) as error:
-        raise UnusablePicture(f"is damaged ({_first_line(error)})", "copy it again or save it anew") from None
+        raise UnusablePicture(f"is damaged ({first_line(error, 80)})", "copy it again or save it anew") from None
 
 
 def _check_size(width: int, height: int) -> None:
@@ -178,7 +180,3 @@ def _check_size(width: int, height: int) -> None:
 
 def _too_large(size: str = "its header claims more") -> tuple[str, str]:
     return f"is too large ({size}; the limit is {MAX_PIXELS // 10**6} million)", "scale it down"
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:80] or type(error).__name__

@@ -12,25 +12,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from PIL import Image
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from dreamtune.data.cache import atomic, cache_dir, key_of, weights_digest
-from dreamtune.errors import ConfigError
+from dreamtune.data.cache import key_of, weights_digest
+from dreamtune.data.storage import atomic, cache_dir
+from dreamtune.errors import ConfigError, GenerationError
 
 if TYPE_CHECKING:
     from dreamtune.models import Base
-
-BATCH = 8
-"""Pictures generated at once."""
-
-
-def prior_folder(base: Base, prompt: str, resolution: int, steps: int, guidance: float) -> Path:
-    """The folder of the class pictures that these settings define; it need not exist yet."""
-    description = _describe(base, prompt, resolution, steps, guidance)
-    return cache_dir() / "prior" / key_of(description)[:32]
 
 
 def prior_latents(
@@ -52,24 +43,27 @@ def prior_latents(
     description = _describe(base, prompt, resolution, steps, guidance)
     folder = cache_dir() / "prior" / key_of(description)[:32]
     found = {index: latent for index in range(count) if (latent := _read(folder, index)) is not None}
-    missing = [index for index in range(count) if index not in found]
+    batch = base.batch_for(resolution)
+    # Whole batches from fixed places: arithmetic rounds differently in batches of other sizes, so that a picture
+    # would depend on where an interruption fell.
+    starts = sorted({index // batch * batch for index in range(count) if index not in found})
     try:
-        if missing:
+        if starts:
             with atomic(folder / "prior.json") as temporary:
                 temporary.write_text(json.dumps(description, indent=2), encoding="utf-8")
-        for start in range(0, len(missing), BATCH):
-            indices = missing[start : start + BATCH]
-            latents = _generate(base, prompt, resolution, steps, guidance, indices)
-            with torch.no_grad():
-                pictures = base.decode(latents)
-            for index, latent, picture in zip(indices, latents.float().cpu(), pictures, strict=True):
+        for start in starts:
+            seeds = range(start, start + batch)
+            latents = base.draw([prompt] * batch, seeds, size=resolution, steps=steps, guidance=guidance)
+            if not latents.isfinite().all():  # kept, they would spoil every later run
+                raise GenerationError(f"the base {base.id} draws NaN for {prompt!r}: its weights are damaged")
+            for index, latent, picture in zip(seeds, latents.float().cpu(), base.to_pictures(latents), strict=True):
                 with atomic(folder / f"{index:05d}.png") as temporary:
-                    _to_image(picture).save(temporary, format="PNG")
+                    picture.save(temporary, format="PNG")
                 with atomic(folder / f"{index:05d}.safetensors") as temporary:  # last: it marks completion
                     save_file({"latent": latent.contiguous()}, temporary)
                 found[index] = latent
             if on_progress:
-                on_progress(len(found), count)
+                on_progress(min(count, len(found)), count)
     except OSError as error:
         raise ConfigError(
             f"cannot write class pictures to {folder}: {error.strerror or error}; point DREAMTUNE_CACHE elsewhere"
@@ -95,24 +89,3 @@ def _read(folder: Path, index: int) -> Tensor | None:
         return load_file(folder / f"{index:05d}.safetensors")["latent"]
     except (OSError, SafetensorError, KeyError):
         return None
-
-
-@torch.no_grad()
-def _generate(base: Base, prompt: str, resolution: int, steps: int, guidance: float, seeds: list[int]) -> Tensor:
-    """Latents (n, c, h, w); each from a CPU generator of its own, so that a picture depends on its number alone."""
-    output = base.pipeline()(
-        prompt=[prompt] * len(seeds),
-        height=resolution,
-        width=resolution,
-        num_inference_steps=steps,
-        guidance_scale=guidance,
-        generator=[torch.Generator().manual_seed(seed) for seed in seeds],
-        output_type="latent",
-    )
-    return output.images
-
-
-def _to_image(picture: Tensor) -> Image.Image:
-    """(3, h, w) in [-1, 1] to a picture."""
-    pixels = picture.float().clamp(-1, 1).add(1).mul(127.5).round().to(torch.uint8)
-    return Image.fromarray(pixels.permute(1, 2, 0).cpu().numpy())

@@ -6,15 +6,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import torch
 from diffusers import AutoencoderKL, DDPMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from PIL import Image
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from ..errors import BaseModelError
-from ..training.losses import PredictionType
+
+PredictionType = Literal["epsilon", "v_prediction"]
+"""What a UNet predicts: the noise, or v (Salimans and Ho 2022)."""
+
+BATCH_PIXELS = 2**20
+"""Pictures drawn at once have together about this many pixels."""
 
 
 @dataclass(frozen=True)
@@ -45,11 +51,6 @@ class Base:
         return (size if isinstance(size, int) else max(size)) * self.factor
 
     @property
-    def step(self) -> int:
-        """Sides of pictures must be multiples of this many pixels, for the VAE and every level of the UNet."""
-        return max(8, self.factor * 2 ** (len(self.unet.config["block_out_channels"]) - 1))
-
-    @property
     def prediction_type(self) -> PredictionType:
         """What the UNet predicts. Raises BaseModelError if it cannot be trained here."""
         kind = self.scheduler.config.get("prediction_type", "epsilon")
@@ -60,6 +61,10 @@ class Base:
     def noise_scheduler(self) -> DDPMScheduler:
         """The forward process that the base was trained with."""
         return cast(DDPMScheduler, DDPMScheduler.from_config(self.scheduler.config))
+
+    def batch_for(self, size: int) -> int:
+        """How many pictures of `size` pixels a side to draw at once: overhead bounds small ones, memory large ones."""
+        return min(8, max(1, BATCH_PIXELS // size**2))
 
     def pipeline(self) -> StableDiffusionPipeline:
         """A silent diffusers pipeline on these very parts, so that attached adapters take effect."""
@@ -75,6 +80,39 @@ class Base:
         )
         pipeline.set_progress_bar_config(disable=True)
         return pipeline
+
+    @torch.no_grad()
+    def draw(
+        self,
+        prompts: Sequence[str],
+        seeds: Sequence[int],
+        *,
+        size: int,
+        steps: int,
+        guidance: float,
+        negative_prompt: str = "",
+    ) -> Tensor:
+        """Scaled latents (n, c, h, w) of one square picture of `size` pixels for each prompt.
+
+        Picture i starts from the noise of a CPU generator seeded with `seeds[i]`: on every device, and whatever is
+        drawn beside it. The base's own sampler does `steps` steps; `guidance` is classifier-free, 1 is none.
+        """
+        output = self.pipeline()(
+            prompt=list(prompts),
+            negative_prompt=[negative_prompt] * len(prompts),
+            height=size,
+            width=size,
+            num_inference_steps=steps,
+            guidance_scale=guidance,
+            generator=[torch.Generator().manual_seed(seed) for seed in seeds],
+            output_type="latent",
+        )
+        return cast(Tensor, output.images)
+
+    def to_pictures(self, latents: Tensor) -> list[Image.Image]:
+        """Decoded pictures of scaled, finite latents (n, c, h, w)."""
+        pixels = self.decode(latents).float().clamp(-1, 1).add(1).mul(127.5).round().to(torch.uint8)
+        return [Image.fromarray(picture) for picture in pixels.permute(0, 2, 3, 1).cpu().numpy()]
 
     @torch.no_grad()
     def encode_images(self, images: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from diffusers import StableDiffusionPipeline
 
-from ..errors import BaseModelError, ConfigError
+from ..errors import BaseModelError, ConfigError, first_line
 from .base import Base
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+$")
@@ -62,49 +62,30 @@ def pick_device(name: str) -> torch.device:
 
 def _from_folder(folder: Path, shown: str) -> StableDiffusionPipeline:
     index = folder / "model_index.json"
-    try:
-        kind = json.loads(index.read_text(encoding="utf-8"))["_class_name"]
-    except FileNotFoundError:
-        raise BaseModelError(f"{shown} is not a diffusers folder: it holds no model_index.json") from None
-    except (OSError, ValueError, KeyError, TypeError):
-        raise BaseModelError(f"{index} cannot be read: download the model again") from None
-    _check_class(kind, shown)
+    if not index.is_file():
+        raise BaseModelError(f"{shown} is not a diffusers folder: it holds no model_index.json")
+    _check_class(_class_name(index), shown)
     return _load(str(folder), shown, local_files_only=True)
 
 
 def _from_hub(repo: str) -> StableDiffusionPipeline:
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import EntryNotFoundError, GatedRepoError, RepositoryNotFoundError
+    from .hub import hub_file
 
+    index, online = hub_file(repo, "model_index.json")
+    _check_class(_class_name(index), repo)
+    return _load(repo, repo, local_files_only=not online)
+
+
+def _class_name(index: Path) -> object:
     try:
-        index = hf_hub_download(repo, "model_index.json")
-        kind = json.loads(Path(index).read_text(encoding="utf-8"))["_class_name"]
-    except GatedRepoError:
-        raise BaseModelError(f"{repo} asks for consent: accept its terms on the hub and run `hf auth login`") from None
-    except RepositoryNotFoundError:
-        raise BaseModelError(
-            f"no base model {repo!r}, neither as a folder here nor on the hub: check the name"
-        ) from None
-    except EntryNotFoundError as error:
-        if type(error).__name__ != "LocalEntryNotFoundError":
-            raise BaseModelError(f"{repo} on the hub is not a diffusers pipeline: choose another base") from None
-        raise BaseModelError(_unreachable(repo)) from None
-    except Exception as error:
-        raise BaseModelError(f"{_unreachable(repo)} ({type(error).__name__})") from None
-    _check_class(kind, repo)
-    return _load(repo, repo)
+        return json.loads(index.read_text(encoding="utf-8"))["_class_name"]
+    except (OSError, ValueError, KeyError, TypeError):
+        raise BaseModelError(f"{index} cannot be read: download the model again") from None
 
 
-def _unreachable(repo: str) -> str:
-    return (
-        f"no folder {repo!r} here, and the hub cannot be reached to look for it: check the name and the network, "
-        "or give a folder"
-    )
-
-
-def _check_class(kind: str, shown: str) -> None:
-    if not isinstance(kind, str) or not kind.startswith("StableDiffusion") or "XL" in kind or "3" in kind:
-        raise BaseModelError(f"{shown} is a {kind}: only Stable Diffusion 1.x and 2.x can be used as base")
+def _check_class(kind: object, shown: str) -> None:
+    if kind != "StableDiffusionPipeline":
+        raise BaseModelError(f"{shown} is a {kind}: only Stable Diffusion 1.x and 2.x can be used as base yet")
 
 
 def _load(source: str, shown: str, **options: Any) -> StableDiffusionPipeline:
@@ -112,7 +93,6 @@ def _load(source: str, shown: str, **options: Any) -> StableDiffusionPipeline:
         with _quiet():
             return StableDiffusionPipeline.from_pretrained(
                 source,
-                torch_dtype=torch.float32,
                 safety_checker=None,
                 feature_extractor=None,
                 requires_safety_checker=False,
@@ -122,7 +102,7 @@ def _load(source: str, shown: str, **options: Any) -> StableDiffusionPipeline:
     except MemoryError:
         raise BaseModelError(f"not enough memory for the base {shown}: close other programs") from None
     except Exception as error:  # whatever a damaged or partial download makes the libraries raise
-        raise BaseModelError(f"cannot load the base {shown}: {_first_line(error)}; download it again") from None
+        raise BaseModelError(f"cannot load the base {shown}: {first_line(error)}; download it again") from None
 
 
 def _assemble(pipeline: StableDiffusionPipeline, label: str, device: torch.device) -> Base:
@@ -135,7 +115,7 @@ def _assemble(pipeline: StableDiffusionPipeline, label: str, device: torch.devic
             f"the base {label} takes {channels} channels, not {latent}: inpainting models cannot be used"
         )
     for part in parts:
-        part.requires_grad_(False).eval().to(device)
+        part.requires_grad_(False).eval().float().to(device)
     pipeline.tokenizer.model_max_length = min(
         pipeline.tokenizer.model_max_length, pipeline.text_encoder.config.max_position_embeddings
     )
@@ -173,7 +153,3 @@ def _quiet() -> Iterator[None]:
             module.set_verbosity(level)
             if bar:
                 module.enable_progress_bar()
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:160].rstrip(".:")

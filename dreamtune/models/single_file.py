@@ -15,11 +15,11 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import torch
 from diffusers import StableDiffusionPipeline
 from safetensors import SafetensorError, safe_open
 
-from ..errors import BaseModelError
+from ..errors import BaseModelError, first_line
+from .hub import hub_file
 
 _CROSS = "model.diffusion_model.input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight"
 _INPUT = "model.diffusion_model.input_blocks.0.0.weight"
@@ -30,7 +30,7 @@ _UP = ["UpBlock2D"] + ["CrossAttnUpBlock2D"] * 3
 
 
 def load_single_file(path: Path) -> StableDiffusionPipeline:
-    """Load a .safetensors checkpoint in fp32. Raises BaseModelError for anything that is not one."""
+    """Load a .safetensors checkpoint. Raises BaseModelError for anything that is not one."""
     width, metadata = _look_inside(path)
     beside = path.with_suffix("")
     try:
@@ -43,7 +43,6 @@ def load_single_file(path: Path) -> StableDiffusionPipeline:
             return StableDiffusionPipeline.from_single_file(
                 str(path),
                 config=str(folder),
-                torch_dtype=torch.float32,
                 local_files_only=True,
                 safety_checker=None,
                 feature_extractor=None,
@@ -52,8 +51,7 @@ def load_single_file(path: Path) -> StableDiffusionPipeline:
     except BaseModelError:
         raise
     except Exception as error:  # whatever surplus, missing or misshapen tensors make diffusers raise
-        line = (str(error).strip().splitlines() or [type(error).__name__])[0][:160].rstrip(".:")
-        raise BaseModelError(f"cannot load the checkpoint {path}: {line}") from None
+        raise BaseModelError(f"cannot load the checkpoint {path}: {first_line(error)}; download it again") from None
 
 
 def _look_inside(path: Path) -> tuple[int, dict[str, str]]:
@@ -67,7 +65,8 @@ def _look_inside(path: Path) -> tuple[int, dict[str, str]]:
                 kind = "an adapter: give it as adapter" if any("lora" in key for key in keys) else "no base model"
                 raise BaseModelError(f"{path} holds {kind}; a base is a whole Stable Diffusion checkpoint")
             if _CROSS not in keys:
-                raise BaseModelError(f"{path} is not Stable Diffusion 1.x or 2.x (SDXL is not supported as base)")
+                kind = "SDXL" if any(key.startswith("conditioner.embedders.") for key in keys) else "of another design"
+                raise BaseModelError(f"{path} is {kind}: only Stable Diffusion 1.x and 2.x can be used as base yet")
             return file.get_slice(_CROSS).get_shape()[1], dict(file.metadata() or {})
     except (OSError, SafetensorError) as error:
         raise BaseModelError(f"cannot read the checkpoint {path}: {error}; download it again") from None
@@ -92,17 +91,15 @@ def _put_tokenizer(target: Path, family: str, path: Path, beside: Path) -> None:
     if beside.is_dir():
         shutil.copytree(beside, target)
         return
-    from huggingface_hub import hf_hub_download
-
     target.mkdir()
-    subfolder = None if family == "sd1" else "tokenizer"
+    folder = "" if family == "sd1" else "tokenizer/"
     try:
         for name in _TOKENIZER_FILES:
-            shutil.copy(hf_hub_download(_TOKENIZERS[family], name, subfolder=subfolder), target / name)
-    except Exception as error:
+            shutil.copy(hub_file(_TOKENIZERS[family], folder + name)[0], target / name)
+    except BaseModelError as error:
         raise BaseModelError(
-            f"{path} needs the tokenizer of {_TOKENIZERS[family]}, which is neither cached nor to be had "
-            f"({type(error).__name__}): put its files into {path.with_suffix('').name}/tokenizer/ beside the checkpoint"
+            f"{path} needs the tokenizer of {_TOKENIZERS[family]}: put its files into the folder "
+            f"{path.with_suffix('').name}/tokenizer/ beside the checkpoint ({error})"
         ) from None
 
 

@@ -36,41 +36,41 @@ class TrainConfig(Recipe):
 
     method: str = "lora"
     """How the weights are changed: a name in dreamtune.adapters.METHODS."""
-    rank: int | None = Field(None, ge=1)
+    rank: int | None = Field(default=None, ge=1)
     """Rank of the change per layer; the method's own default if not set."""
-    alpha: float | None = Field(None, gt=0)
+    alpha: float | None = Field(default=None, gt=0)
     """Scale: the change is multiplied by alpha/rank; equal to the rank if not set."""
     method_options: dict[str, bool | int | float | str] = Field(default_factory=dict)
     """Further options of the method, by the names in its config class."""
     targets: str = "attn"
     """Layers that are adapted: attn, cross-attn, kv, attn+ff, or a regular expression on layer names."""
 
-    steps: int = Field(800, ge=1)
+    steps: int = Field(default=800, ge=1)
     """Optimizer steps."""
-    lr: float = Field(1e-4, gt=0, le=10, allow_inf_nan=False)
+    lr: float = Field(default=1e-4, gt=0, le=10, allow_inf_nan=False)
     """Learning rate at its peak."""
     lr_schedule: Literal["constant", "cosine"] = "constant"
     """Course of the learning rate after the warm-up; cosine falls to zero at the last step."""
-    warmup_steps: int = Field(0, ge=0)
+    warmup_steps: int = Field(default=0, ge=0)
     """Steps over which the learning rate rises linearly from zero."""
-    batch_size: int = Field(1, ge=1)
+    batch_size: int = Field(default=1, ge=1)
     """Subject pictures per forward pass; with `prior`, as many class pictures are added to the same pass."""
-    accumulation: int = Field(1, ge=1)
+    accumulation: int = Field(default=1, ge=1)
     """Forward passes per optimizer step."""
-    weight_decay: float = Field(0.01, ge=0, allow_inf_nan=False)
+    weight_decay: float = Field(default=0.01, ge=0, allow_inf_nan=False)
     """AdamW's decoupled weight decay."""
-    max_grad_norm: float = Field(1.0, gt=0, allow_inf_nan=False)
+    max_grad_norm: float = Field(default=1.0, gt=0, allow_inf_nan=False)
     """Gradients are scaled down to this norm when theirs is larger."""
-    snr_gamma: float | None = Field(None, gt=0, allow_inf_nan=False)
+    snr_gamma: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     """Gamma of min-SNR weighting (5 is usual); none weights all noise levels alike."""
-    seed: int = Field(0, ge=0, lt=2**32)
+    seed: int = Field(default=0, ge=0, lt=2**32)
     """Decides initial values, order and noise: the same seed gives the same adapter on CPU, bit for bit."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """Arithmetic of the forward pass; the adapter itself is always trained in fp32."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """Where to train; auto takes the accelerator if there is one."""
 
-    resolution: int | None = Field(None, ge=8)
+    resolution: int | None = Field(default=None, ge=8)
     """Side in pixels to which pictures are cropped and resized; the base's own if not set."""
     flip: bool = False
     """Also train on mirrored pictures (off: mirrored faces, text and one-sided marks are another subject)."""
@@ -79,20 +79,20 @@ class TrainConfig(Recipe):
 
     prior: bool = True
     """Prior preservation: train on the base's own pictures of the class too, so that the class keeps its meaning."""
-    prior_weight: float = Field(1.0, gt=0, allow_inf_nan=False)
+    prior_weight: float = Field(default=1.0, gt=0, allow_inf_nan=False)
     """Weight of the prior's loss (lambda in DreamBooth, equation 2)."""
-    prior_images: int = Field(100, ge=1)
+    prior_images: int = Field(default=100, ge=1)
     """Number of class pictures; generated once and shared by all runs with the same base, class and size."""
-    sampling_steps: int = Field(30, ge=1, le=1000)
+    sampling_steps: int = Field(default=30, ge=1, le=1000)
     """Denoising steps for each class or sample picture."""
-    guidance: float = Field(5.0, ge=0, allow_inf_nan=False)
+    guidance: float = Field(default=5.0, ge=0, allow_inf_nan=False)
     """Classifier-free guidance for class and sample pictures."""
 
-    checkpoint_every: int = Field(100, ge=0)
+    checkpoint_every: int = Field(default=100, ge=0)
     """A checkpoint every this many steps, and one at the end; 0 keeps only the last."""
-    keep_checkpoints: int = Field(2, ge=1)
+    keep_checkpoints: int = Field(default=2, ge=1)
     """How many checkpoints stay on disk."""
-    sample_every: int = Field(0, ge=0)
+    sample_every: int = Field(default=0, ge=0)
     """A picture of each sample prompt every this many steps; 0 draws none."""
     sample_prompts: tuple[str, ...] = ()
     """Prompts of the sample pictures, {token} and {class} filled in; the instance prompt if none."""

@@ -21,10 +21,10 @@ from dreamtune.training import checkpoints, losses, rng
 from dreamtune.training.config import TrainConfig
 from dreamtune.training.sampler import Sampler
 from dreamtune.training.schedules import lr_factor
-from dreamtune.training.signals import stop_on_signal
 
 if TYPE_CHECKING:
     from dreamtune.adapters import AttachedAdapter
+    from dreamtune.models.base import PredictionType
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Objective:
 
     alphas_cumprod: Tensor
     """(timesteps,)"""
-    prediction_type: losses.PredictionType
+    prediction_type: PredictionType
     snr_gamma: float | None = None
 
 
@@ -94,12 +94,12 @@ def fit(
     that of an uninterrupted run. `on_start` is told the step it starts from, `on_step` each step. The caller's
     global random state is put back at the end.
 
-    Raises Interrupted after a checkpoint when `stop` is set or a signal came, and TrainingError on a NaN or
-    infinite loss or gradient (before the weights change) or when a checkpoint cannot be written, and RunFolderError
-    when the newest checkpoint belongs to other data or another base.
+    Raises Interrupted after a checkpoint when `stop` is set, TrainingError on a NaN or infinite loss or gradient
+    (before the weights change), when memory runs out or when a checkpoint cannot be written, and RunFolderError when
+    the newest checkpoint belongs to other data or another base.
     """
     stop = stop or threading.Event()
-    with _accelerator(config) as accelerator, rng.seeded(config.seed), stop_on_signal(stop):
+    with _accelerator(config) as accelerator, rng.seeded(config.seed):
         trainer = _Trainer(accelerator, unet, attached, data, objective, config, files)
         start = trainer.restore() if resume else 0
         if on_start:
@@ -116,6 +116,10 @@ def fit(
                     trainer.save(done)
                 if stop.is_set() and not last:
                     raise Interrupted(f"stopped after step {done} of {config.steps}; a checkpoint was written")
+        except torch.OutOfMemoryError:
+            raise TrainingError(
+                "the device's memory is not enough: lower batch_size (and raise accumulation), or the resolution"
+            ) from None
         finally:
             attached.eval()
     return config.steps - start
@@ -139,16 +143,15 @@ class _Trainer:
         device = accelerator.device
         self.unet = unet.to(device)
         self.latents, self.embeddings = data.latents.to(device), data.embeddings.to(device)
-        prior = config.prior and data.prior_latents is not None and data.prior_embedding is not None
-        self.prior_latents = data.prior_latents.to(device) if prior and data.prior_latents is not None else None
-        self.prior_embedding = data.prior_embedding.to(device) if prior and data.prior_embedding is not None else None
+        self.prior_latents = None if data.prior_latents is None else data.prior_latents.to(device)
+        self.prior_embedding = None if data.prior_embedding is None else data.prior_embedding.to(device)
         # In fp64: 1 - a would lose most of its digits where a is near 1.
         self.alphas = objective.alphas_cumprod.double().to(device if device.type != "mps" else "cpu")
         self.sampler = Sampler(
             seed=config.seed,
             batch_size=config.batch_size,
             subjects=len(data.latents),
-            prior=len(data.prior_latents) if prior and data.prior_latents is not None else 0,
+            prior=0 if data.prior_latents is None else len(data.prior_latents),
             shape=(int(data.latents.shape[1]), int(data.latents.shape[2]), int(data.latents.shape[3])),
             timesteps=len(objective.alphas_cumprod),
         )

@@ -8,12 +8,13 @@ quantities have shape (n,), latents (n, c, h, w).
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-PredictionType = Literal["epsilon", "v_prediction"]
+if TYPE_CHECKING:
+    from dreamtune.models.base import PredictionType
 
 
 def add_noise(x0: Tensor, noise: Tensor, a: Tensor) -> Tensor:

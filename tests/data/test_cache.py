@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from dreamtune.data.cache import Cache, atomic, cache_dir, key_of, weights_digest
+from dreamtune.data.cache import Cache, key_of, weights_digest
+from dreamtune.data.storage import atomic, cache_dir
 from dreamtune.errors import ConfigError
 
 
@@ -77,26 +78,38 @@ def test_atomic_leaves_nothing_behind_on_failure(tmp_path: Path) -> None:
 
 
 WRITER = """
-import sys, torch
+import sys
 from pathlib import Path
-from dreamtune.data.cache import Cache, key_of
-cache = Cache("latents", Path(sys.argv[1]))
-for repeat in range(60):
-    for number in range(4):
-        key = key_of({"n": number})
-        cache.put(key, {"latent": torch.full((4096,), float(number))})
-        entry = cache.get(key)
-        assert entry is not None and bool((entry["latent"] == number).all()), "half an entry was seen"
+from tests.data.test_cache import write_and_read
+print("ready", flush=True)
+write_and_read(Path(sys.argv[1]))
 """
+
+
+def write_and_read(root: Path) -> None:
+    """Put the same four entries again and again, as another process does, and see whole ones only."""
+    cache = Cache("latents", root)
+    for _ in range(25):
+        for number in range(4):
+            key = key_of({"n": number})
+            cache.put(key, {"latent": torch.full((4096,), float(number))})
+            entry = cache.get(key)
+            assert entry is not None, "half an entry was seen"
+            assert bool((entry["latent"] == number).all())
 
 
 def test_two_processes_share_it(tmp_path: Path) -> None:
     root = Path(__file__).parents[2]
-    processes = [
-        subprocess.Popen([sys.executable, "-c", WRITER, str(tmp_path)], cwd=root, stderr=subprocess.PIPE)
-        for _ in range(2)
-    ]
-    for process in processes:
-        _, errors = process.communicate(timeout=120)
-        assert process.returncode == 0, errors.decode()
+    other = subprocess.Popen(
+        [sys.executable, "-c", WRITER, str(tmp_path)],
+        cwd=root,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert other.stdout is not None
+    assert other.stdout.readline() == "ready\n"
+    write_and_read(tmp_path)
+    _, errors = other.communicate()
+    assert other.returncode == 0, errors
     assert len([path for path in tmp_path.rglob("*") if path.is_file()]) == 4

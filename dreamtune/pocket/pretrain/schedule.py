@@ -13,7 +13,6 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-
 _A, _B, _C = 3.4445, -4.7750, 2.0315
 """Coefficients of Muon's quintic iteration X <- (A + B G + C G²) X with G = X Xᵀ."""
 

@@ -1,0 +1,149 @@
+"""The state of this installation, and for each fault what to do."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Literal
+
+from dreamtune import __version__
+from dreamtune.errors import BaseModelError, first_line
+
+PACKAGES = ("torch", "diffusers", "transformers", "accelerate", "peft", "safetensors", "huggingface_hub")
+"""Whose versions decide most of what can go wrong."""
+ROOM = 2 << 30
+"""Bytes free below which a training is likely to fill the disk."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that was looked at."""
+
+    name: str
+    value: str
+    """What was found."""
+    state: Literal["ok", "warning", "fault"] = "ok"
+    remedy: str = ""
+    """What to do if it is not ok."""
+
+
+@dataclass(frozen=True)
+class DoctorResult:
+    """All checks."""
+
+    checks: tuple[Check, ...]
+
+    @property
+    def healthy(self) -> bool:
+        """Whether there is no fault; warnings do not count."""
+        return all(check.state != "fault" for check in self.checks)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {"healthy": self.healthy, "checks": [vars(check) for check in self.checks]}
+
+
+def doctor(online: bool = False) -> DoctorResult:
+    """Look at versions, device, disk, cache and the embedded base; with `online` also ask the model hub.
+
+    Writes nothing and raises nothing: what is wrong is in the result.
+    """
+    checks = [Check("dreamtune", f"{__version__} in {Path(__file__).parent}"), _python(), *_packages()]
+    checks += [_device(), _disk(Path.cwd()), *_cache(), _pocket()]
+    if online:
+        checks.append(_hub())
+    return DoctorResult(tuple(checks))
+
+
+def size_of(folder: Path) -> int:
+    """Bytes of all files below `folder`; 0 if it does not exist."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def human(size: int) -> str:
+    """Bytes as "3.4 MiB"."""
+    power = min(4, max(0, size.bit_length() - 1) // 10)
+    return f"{size / 1024**power:.{int(power > 0)}f} {('B', 'KiB', 'MiB', 'GiB', 'TiB')[power]}"
+
+
+def _python() -> Check:
+    return Check("python", f"{platform.python_version()} on {platform.system()} {platform.machine()}")
+
+
+def _packages() -> Iterator[Check]:
+    for name in PACKAGES:
+        try:
+            yield Check(name, metadata.version(name))
+        except metadata.PackageNotFoundError:
+            yield Check(name, "missing", "fault", f"pip install {name}")
+
+
+def _device() -> Check:
+    try:
+        import torch
+    except (ImportError, OSError) as error:
+        return Check("device", first_line(error), "fault", "reinstall torch for this machine")
+    if torch.cuda.is_available():
+        properties = torch.cuda.get_device_properties(0)
+        return Check(
+            "device", f"cuda: {torch.cuda.device_count()} x {properties.name}, {human(properties.total_memory)}"
+        )
+    if torch.backends.mps.is_available():
+        return Check("device", "mps (Apple)")
+    text = f"cpu, {torch.get_num_threads()} threads"
+    if Path("/dev/nvidia0").exists():
+        return Check(
+            "device", f"{text}; there is an NVIDIA GPU, but torch cannot use it", "warning", "install torch with CUDA"
+        )
+    return Check("device", text)
+
+
+def _disk(folder: Path) -> Check:
+    free = shutil.disk_usage(folder).free
+    text = f"{human(free)} free in {folder}"
+    if free < ROOM:
+        return Check("disk", text, "warning", "make room: checkpoints and class pictures need some")
+    return Check("disk", text)
+
+
+def _cache() -> Iterator[Check]:
+    from dreamtune.data.storage import cache_dir
+
+    folder = cache_dir()
+    kinds = sorted(path for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
+    sizes = ", ".join(f"{path.name} {human(size_of(path))}" for path in kinds) or "empty"
+    parent = folder
+    while not parent.exists():
+        parent = parent.parent
+    if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
+        yield Check("cache", f"cannot write to {folder}", "fault", "point DREAMTUNE_CACHE at another folder")
+    else:
+        yield Check("cache", f"{folder}: {sizes}")
+        if parent.stat().st_dev != Path.cwd().stat().st_dev:
+            yield _disk(parent)
+
+
+def _pocket() -> Check:
+    from dreamtune import pocket
+
+    try:
+        folder = pocket.path()
+    except BaseModelError as error:
+        return Check("pocket", "no weights", "fault", str(error))
+    return Check("pocket", f"{folder}, {human(size_of(folder))}")
+
+
+def _hub() -> Check:
+    try:
+        from dreamtune.models.hub import trouble
+    except ImportError as error:
+        return Check("hub", f"not asked: {first_line(error)}", "warning", "install what is missing first")
+    reason = trouble()
+    if reason:
+        return Check("hub", f"does not answer ({reason})", "warning", "only bases on this machine can be used")
+    return Check("hub", "answers")

@@ -1,0 +1,253 @@
+"""From prompts and adapter files to pictures that say how they were made."""
+
+from __future__ import annotations
+
+import re
+import time
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import Field, field_validator
+
+from dreamtune.errors import ConfigError, GenerationError, IncompatibleModelError
+from dreamtune.pipelines.adapter_use import AdapterUse
+from dreamtune.pipelines.files import check_place, write_png
+from dreamtune.pipelines.progress import OnProgress, Printer, Progress
+from dreamtune.pipelines.provenance import provenance
+from dreamtune.training.recipe import Recipe
+
+if TYPE_CHECKING:
+    from PIL import Image
+    from torch import Tensor
+
+    from dreamtune.models import Base
+
+SAMPLING = {"pocket": (20, 3.5), "sd1": (25, 5.0), "sd2": (25, 5.0)}
+"""Steps and guidance by the base's family, where they are not set."""
+_NUMBERED = re.compile(r"(\d{4,})\.png$")
+
+
+class GenerateConfig(Recipe):
+    """What to draw."""
+
+    prompts: tuple[str, ...] = Field(min_length=1)
+    """Prompts, each drawn `n` times."""
+    adapters: tuple[str, ...] = ()
+    """Adapter files as FILE or FILE:STRENGTH; the changes of several add up."""
+    base: str = "auto"
+    """Base model, as in training; auto is the one that the adapters were trained on, or pocket without any."""
+    n: int = Field(default=4, ge=1)
+    """Pictures per prompt."""
+    steps: int | None = Field(default=None, ge=1, le=1000)
+    """Denoising steps; if not set, what suits the base."""
+    guidance: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+    """Classifier-free guidance, 1 for none; if not set, what suits the base."""
+    negative_prompt: str = ""
+    """What guidance leads away from."""
+    size: int | None = Field(default=None, ge=8, le=8192)
+    """Side of the square pictures in pixels; the base's own if not set."""
+    seed: int = Field(default=0, ge=0, lt=2**32)
+    """Picture i of the call (0, 1, ...) starts from noise of the seed `seed + i`, whatever is drawn beside it."""
+    any_base: bool = False
+    """Put adapters on a base with other weights than the one they were trained on."""
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """Where to compute; auto takes the accelerator if there is one."""
+
+    @field_validator("size")
+    @classmethod
+    def _whole_latents(cls, value: int | None) -> int | None:
+        if value is not None and value % 8:
+            raise ValueError(f"size = {value} must be a multiple of 8; try {round(value / 8) * 8}")
+        return value
+
+
+@dataclass(frozen=True)
+class GenerateResult:
+    """What was drawn."""
+
+    files: tuple[Path, ...]
+    seeds: tuple[int, ...]
+    """Seed of each file."""
+    base: str
+    steps: int
+    guidance: float
+    remarks: tuple[str, ...]
+    seconds: float
+    """Loading included."""
+    seconds_drawing: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {
+            "files": [str(path) for path in self.files],
+            "seeds": list(self.seeds),
+            "base": self.base,
+            "steps": self.steps,
+            "guidance": self.guidance,
+            "remarks": list(self.remarks),
+            "seconds": round(self.seconds, 3),
+            "seconds_drawing": round(self.seconds_drawing, 3),
+        }
+
+
+def generate(config: GenerateConfig, out: str | Path, on_progress: OnProgress | None = None) -> GenerateResult:
+    """Draw pictures into the folder `out` as 0000.png, 0001.png, ...: after the highest number that is there already.
+
+    Each says in its text chunks how it was made: "parameters" in the form that other tools show, "dreamtune" as JSON.
+    Nothing is written before settings, adapters and base have been checked. Progress goes to `on_progress`, else to
+    stderr.
+
+    Raises ConfigError, AdapterFileError, BaseModelError and IncompatibleModelError for bad input, GenerationError
+    when a picture comes out as NaN, memory runs out or `out` cannot be written.
+    """
+    if on_progress is None:
+        with Printer() as printer:
+            return generate(config, out, printer)
+    began = time.monotonic()
+    folder = Path(out).expanduser()
+    check_place(folder)
+    adapters = [AdapterUse.load(text) for text in config.adapters]
+    remarks = _check_triggers(config, adapters)
+    name = _base_name(config, adapters)
+
+    from dreamtune.models import load_base
+
+    base = load_base(name, device=config.device)
+    steps, guidance = SAMPLING[base.family]
+    plan = _Plan(
+        config=config,
+        adapters=adapters,
+        base=base,
+        steps=steps if config.steps is None else config.steps,
+        guidance=guidance if config.guidance is None else config.guidance,
+        size=config.size or base.resolution,
+    )
+    for remark in remarks:
+        on_progress(Progress("remark", message=remark))
+    started = time.monotonic()
+    with ExitStack() as stack:
+        for adapter in adapters:
+            try:
+                attached = stack.enter_context(
+                    adapter.file.attach(base.unet, adapter.strength, any_base=config.any_base)
+                )
+            except IncompatibleModelError as error:
+                raise IncompatibleModelError(f"{adapter.path}: {error}") from None
+            attached.merge()  # the same change at no cost per step
+        files, more = _draw(plan, folder, on_progress)
+    finished = time.monotonic()
+    return GenerateResult(
+        files=tuple(files),
+        seeds=tuple(config.seed + index for index in range(len(files))),
+        base=base.id,
+        steps=plan.steps,
+        guidance=plan.guidance,
+        remarks=(*remarks, *more),
+        seconds=finished - began,
+        seconds_drawing=finished - started,
+    )
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """Complete settings and what they name."""
+
+    config: GenerateConfig
+    adapters: list[AdapterUse]
+    base: Base
+    steps: int
+    guidance: float
+    size: int
+
+    def provenance(self, prompt: str, seed: int) -> dict[str, str]:
+        """Text chunks of the picture of `prompt` and `seed`."""
+        return provenance(
+            {
+                "prompt": prompt,
+                "negative_prompt": self.config.negative_prompt,
+                "seed": seed,
+                "steps": self.steps,
+                "guidance": self.guidance,
+                "size": self.size,
+                "sampler": type(self.base.scheduler).__name__.removesuffix("Scheduler"),
+                "base": self.base.id,
+                "adapters": [adapter.to_dict() for adapter in self.adapters],
+            }
+        )
+
+
+def _check_triggers(config: GenerateConfig, adapters: list[AdapterUse]) -> list[str]:
+    """A remark on each adapter whose trigger no prompt holds: its subject would not appear."""
+    return [
+        f"no prompt holds {adapter.file.trigger!r}, the word for the subject of {adapter.path.name}: "
+        f"write for example 'a {adapter.file.trigger} {adapter.file.class_word}'"
+        for adapter in adapters
+        if adapter.file.trigger and not any(adapter.file.trigger in prompt for prompt in config.prompts)
+    ]
+
+
+def _base_name(config: GenerateConfig, adapters: list[AdapterUse]) -> str:
+    if config.base != "auto":
+        return config.base
+    names = sorted({adapter.file.base for adapter in adapters}) or ["pocket"]
+    if len(names) > 1:
+        raise ConfigError(f"the adapters were trained on different bases ({', '.join(names)}): name the base to use")
+    name = names[0]
+    if name != "pocket" and "/" not in name and not Path(name).exists():
+        raise ConfigError(
+            f"{adapters[0].path} was trained on the base {name!r}, a folder or file which is not here: "
+            "give its path as base"
+        )
+    return name
+
+
+def _draw(plan: _Plan, folder: Path, tell: OnProgress) -> tuple[list[Path], list[str]]:
+    """Draw and save all pictures; the files, and remarks on them."""
+    import torch
+
+    config, files, remarks = plan.config, list[Path](), list[str]()
+    prompts = [prompt for prompt in config.prompts for _ in range(config.n)]
+    number = _next_number(folder)
+    batch = plan.base.batch_for(plan.size)
+    for start in range(0, len(prompts), batch):
+        part = prompts[start : start + batch]
+        seeds = [config.seed + start + index for index in range(len(part))]
+        try:
+            latents = plan.base.draw(
+                part,
+                seeds,
+                size=plan.size,
+                steps=plan.steps,
+                guidance=plan.guidance,
+                negative_prompt=config.negative_prompt,
+            )
+            pictures = _decode(plan, latents, seeds)
+        except torch.OutOfMemoryError:
+            raise GenerationError(f"the device's memory is not enough for {plan.size} pixels: lower size") from None
+        for prompt, seed, picture in zip(part, seeds, pictures, strict=True):
+            path = folder / f"{number + len(files):04d}.png"
+            try:
+                write_png(path, picture, plan.provenance(prompt, seed))
+            except OSError as error:
+                raise GenerationError(f"cannot write {path}: {error.strerror or error}") from None
+            files.append(path)
+            if len(picture.getcolors(1) or ()) == 1:
+                remarks.append(f"{path.name} is of one colour: lower the strength of the adapters, or the guidance")
+                tell(Progress("remark", message=remarks[-1]))
+        tell(Progress("draw", len(files), len(prompts)))
+    return files, remarks
+
+
+def _decode(plan: _Plan, latents: Tensor, seeds: list[int]) -> list[Image.Image]:
+    for seed, latent in zip(seeds, latents, strict=True):
+        if not latent.isfinite().all():
+            what = "the strength of the adapters" if plan.adapters else "the guidance"
+            raise GenerationError(f"the picture of seed {seed} came out as NaN: lower {what}, or check the base")
+    return plan.base.to_pictures(latents)
+
+
+def _next_number(folder: Path) -> int:
+    numbers = [int(match[1]) for path in folder.glob("*.png") if (match := _NUMBERED.match(path.name))]
+    return max(numbers, default=-1) + 1

@@ -1,0 +1,35 @@
+"""Nothing in the tests reaches the model hub or the user's own cache."""
+
+import os
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # the hub's client reads it when it is imported
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The cache of the tests, shared by all of them as users share theirs."""
+    folder = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DREAMTUNE_CACHE", str(folder))
+        yield folder
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a tiny random base of the SD 1.x design; read only."""
+    from tests.tiny_models import tiny_folder
+
+    return tiny_folder(tmp_path_factory.mktemp("bases") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of three pictures; read only."""
+    from tests.tiny_models import pictures
+
+    return pictures(tmp_path_factory.mktemp("photos") / "dog")

@@ -1,0 +1,278 @@
+"""Bases are found, are what they were saved as, and every other thing is refused in a line that says what to do."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from unittest.mock import MagicMock
+
+import pytest
+import torch
+from diffusers import StableDiffusionPipeline
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    RemoteEntryNotFoundError,
+    RepositoryNotFoundError,
+)
+from safetensors.torch import load_file, save_file
+
+from dreamtune.errors import BaseModelError, ConfigError
+from dreamtune.models import Base, hub, load_base
+from dreamtune.models.single_file import _configs
+from tests.tiny_models import tiny_checkpoint, tiny_folder
+
+
+@pytest.fixture(scope="module")
+def base(tiny: Path) -> Base:
+    return load_base(tiny, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_checkpoint(tiny, tmp_path_factory.mktemp("checkpoint") / "model.safetensors")
+
+
+def weights(base: Base) -> dict[str, torch.Tensor]:
+    parts = {"unet": base.unet, "vae": base.vae, "text": base.text_encoder}
+    return {f"{name}.{key}": tensor for name, part in parts.items() for key, tensor in part.state_dict().items()}
+
+
+def test_folder_is_loaded_frozen_in_fp32(base: Base) -> None:
+    assert (base.id, base.family, base.resolution, base.prediction_type) == ("tiny", "pocket", 32, "epsilon")
+    for part in (base.unet, base.vae, base.text_encoder):
+        assert not part.training
+        assert all(not p.requires_grad and p.dtype == torch.float32 for p in part.parameters())
+
+
+def test_half_precision_on_disk_becomes_fp32(tiny: Path, base: Base, tmp_path: Path) -> None:
+    shutil.copytree(tiny, tmp_path / "half")
+    for file in (tmp_path / "half").rglob("*.safetensors"):
+        save_file({name: tensor.half() for name, tensor in load_file(file).items()}, file, {"format": "pt"})
+    half = weights(load_base(tmp_path / "half", device="cpu"))
+    for name, tensor in weights(base).items():
+        assert half[name].dtype == torch.float32
+        assert torch.equal(half[name], tensor.half().float())
+
+
+@pytest.mark.parametrize(("width", "family"), [(768, "sd1"), (1024, "sd2")])
+def test_family_and_prediction(tmp_path: Path, width: int, family: str) -> None:
+    base = load_base(tiny_folder(tmp_path / "wide", "v_prediction", width), device="cpu")
+    assert (base.family, base.prediction_type) == (family, "v_prediction")
+    assert torch.equal(base.noise_scheduler().alphas_cumprod, base.scheduler.alphas_cumprod)
+
+
+def test_single_file_has_the_same_weights(base: Base, checkpoint: Path) -> None:
+    single = load_base(checkpoint, device="cpu")
+    assert single.id == "model.safetensors", "no folder of this machine"
+    expected = weights(base)
+    assert weights(single).keys() == expected.keys()
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in weights(single).items())
+    assert single.tokenizer("a sks dog").input_ids == base.tokenizer("a sks dog").input_ids
+
+
+@pytest.mark.parametrize(
+    ("family", "counts"),
+    [
+        ("sd1", {"unet": 859_520_964, "vae": 83_653_863, "text_encoder": 123_060_480}),
+        ("sd2", {"unet": 865_910_724, "vae": 83_653_863, "text_encoder": 340_387_840}),
+    ],
+)
+def test_published_configurations_have_the_published_sizes(family: str, counts: dict[str, int]) -> None:
+    """Numbers of parameters of runwayml/stable-diffusion-v1-5 and stabilityai/stable-diffusion-2-1."""
+    from diffusers import AutoencoderKL, UNet2DConditionModel
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    configs = _configs(family, velocity=False)
+    with torch.device("meta"):
+        parts: dict[str, Any] = {
+            "unet": UNet2DConditionModel.from_config(configs["unet/config.json"]),
+            "vae": AutoencoderKL.from_config(configs["vae/config.json"]),
+            "text_encoder": CLIPTextModel(CLIPTextConfig(**configs["text_encoder/config.json"])),
+        }
+    assert {name: sum(p.numel() for p in part.parameters()) for name, part in parts.items()} == counts
+
+
+def test_prompts_are_encoded_as_the_pipeline_does(base: Base) -> None:
+    prompts = ["a sks dog", "x" * 200]
+    expected = base.pipeline().encode_prompt(prompts, torch.device("cpu"), 1, False)[0]
+    assert torch.equal(base.encode_prompts(prompts), expected)
+
+
+def test_latents_are_those_of_the_pipeline(base: Base) -> None:
+    pictures = torch.rand(2, 3, 32, 32) * 2 - 1
+    latents = base.encode_images(pictures)
+    assert latents.shape == (2, 4, 8, 8)
+    expected = base.vae.encode(pictures).latent_dist.mode() * base.vae.config["scaling_factor"]  # pyright: ignore[reportAttributeAccessIssue]
+    assert torch.equal(latents, expected)
+
+
+def test_pictures_equal_the_pipelines_own_and_do_not_depend_on_the_batch(base: Base, tiny: Path) -> None:
+    settings = {"size": 32, "steps": 3, "guidance": 4.0, "negative_prompt": "cat"}
+    together = base.draw(["a dog", "a sks dog"], [7, 8], **settings)
+    alone = base.draw(["a sks dog"], [8], **settings)
+    torch.testing.assert_close(together[1:], alone)
+    reference = StableDiffusionPipeline.from_pretrained(tiny, safety_checker=None)
+    reference.set_progress_bar_config(disable=True)
+    picture = reference(
+        "a sks dog",
+        height=32,
+        width=32,
+        num_inference_steps=3,
+        guidance_scale=4.0,
+        negative_prompt="cat",
+        generator=torch.Generator().manual_seed(8),
+    ).images[0]  # pyright: ignore[reportAttributeAccessIssue]
+    assert base.to_pictures(alone)[0].tobytes() == picture.tobytes()
+
+
+def without_index(folder: Path) -> None:
+    (folder / "model_index.json").unlink()
+
+
+def broken_index(folder: Path) -> None:
+    (folder / "model_index.json").write_text("{")
+
+
+def of_another_class(folder: Path) -> None:
+    index = json.loads((folder / "model_index.json").read_text())
+    (folder / "model_index.json").write_text(json.dumps(index | {"_class_name": "StableDiffusionXLPipeline"}))
+
+
+def without_unet(folder: Path) -> None:
+    shutil.rmtree(folder / "unet")
+
+
+def cut_short(folder: Path) -> None:
+    file = folder / "unet" / "diffusion_pytorch_model.safetensors"
+    file.write_bytes(file.read_bytes()[:2000])
+
+
+def for_inpainting(folder: Path) -> None:
+    config = json.loads((folder / "unet" / "config.json").read_text())
+    (folder / "unet" / "config.json").write_text(json.dumps(config | {"in_channels": 9}))
+    file = folder / "unet" / "diffusion_pytorch_model.safetensors"
+    tensors = load_file(file)
+    tensors["conv_in.weight"] = torch.zeros(32, 9, 3, 3)
+    save_file(tensors, file, {"format": "pt"})
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (without_index, "not a diffusers folder: it holds no model_index.json"),
+        (broken_index, "cannot be read: download the model again"),
+        (of_another_class, "is a StableDiffusionXLPipeline: only Stable Diffusion 1.x and 2.x"),
+        (without_unet, "cannot load the base .*; download it again"),
+        (cut_short, "cannot load the base .*; download it again"),
+        (for_inpainting, "inpainting models cannot be used"),
+    ],
+)
+def test_unusable_folders(tiny: Path, tmp_path: Path, damage: Callable[[Path], None], message: str) -> None:
+    folder = tmp_path / "base"
+    shutil.copytree(tiny, folder)
+    damage(folder)
+    with pytest.raises(BaseModelError, match=message) as caught:
+        load_base(folder, device="cpu")
+    assert "\n" not in str(caught.value)
+
+
+def test_damaged_single_files(checkpoint: Path, tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    shutil.copytree(checkpoint.with_suffix(""), path.with_suffix(""))
+    path.write_bytes(checkpoint.read_bytes()[:5000])
+    with pytest.raises(BaseModelError, match="cannot read the checkpoint .*; download it again"):
+        load_base(path, device="cpu")
+    tensors = load_file(checkpoint)
+    del tensors["model.diffusion_model.time_embed.0.weight"]
+    save_file(tensors, path)
+    with pytest.raises(BaseModelError, match="cannot load the checkpoint") as caught:
+        load_base(path, device="cpu")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (("lora_unet_mid_block.lora_up.weight",), "an adapter: give it as adapter"),
+        (("anything",), "no base model"),
+        (("model.diffusion_model.input_blocks.0.0.weight", "conditioner.embedders.0.x"), "is SDXL: only"),
+        (("model.diffusion_model.input_blocks.0.0.weight",), "is of another design: only"),
+    ],
+)
+def test_other_files_are_told_apart(tmp_path: Path, names: tuple[str, ...], message: str) -> None:
+    save_file({name: torch.zeros(1) for name in names}, tmp_path / "x.safetensors")
+    with pytest.raises(BaseModelError, match=message):
+        load_base(tmp_path / "x.safetensors")
+
+
+def test_checkpoint_without_configurations_says_where_to_put_them(checkpoint: Path, tmp_path: Path) -> None:
+    shutil.copy(checkpoint, tmp_path / "alone.safetensors")
+    with pytest.raises(BaseModelError, match=r"unknown text width of 32: .* into the folder alone/"):
+        load_base(tmp_path / "alone.safetensors")
+
+
+def test_checkpoint_without_tokenizer_says_which_one(tmp_path: Path) -> None:
+    source = tiny_folder(tmp_path / "wide", width=768)
+    path = tiny_checkpoint(source, tmp_path / "alone.safetensors")
+    shutil.rmtree(path.with_suffix(""))
+    with pytest.raises(
+        BaseModelError, match=r"tokenizer of openai/clip-vit-large-patch14: put .* into .*alone/tokenizer"
+    ):
+        load_base(path)
+
+
+def test_pickles_are_never_opened(tmp_path: Path) -> None:
+    (tmp_path / "model.ckpt").write_bytes(b"\x80\x02")
+    with pytest.raises(BaseModelError, match="can run code"):
+        load_base(tmp_path / "model.ckpt")
+
+
+@pytest.mark.parametrize("name", ["nothing", "no/such/folder", "missing.safetensors", ""])
+def test_names_of_nothing(name: str) -> None:
+    with pytest.raises(BaseModelError, match="no base model|no model_index"):
+        load_base(name)
+
+
+def test_hub_that_is_switched_off() -> None:
+    with pytest.raises(BaseModelError, match="no folder 'some/model' here, and the hub cannot be reached"):
+        load_base("some/model")
+
+
+def test_unreachable_hub_is_asked_once_and_quickly(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unreachable(url: str, timeout: float) -> None:
+        assert timeout <= 10
+        raise ConnectionError("no route")
+
+    monkeypatch.setattr(hub, "get_hf_file_metadata", unreachable)
+    monkeypatch.setattr(hub, "hf_hub_download", lambda *_: pytest.fail("downloads retry for minutes"))
+    with pytest.raises(BaseModelError, match=r"cannot be reached .*\(ConnectionError\)"):
+        load_base("some/model")
+
+
+def test_cached_file_will_do_where_the_hub_is_out_of_reach(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(hub, "try_to_load_from_cache", lambda repo, name: str(tmp_path / name))
+    assert hub.hub_file("some/model", "model_index.json") == (tmp_path / "model_index.json", False)
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        (GatedRepoError, "asks for consent: accept its terms"),
+        (RepositoryNotFoundError, "neither a folder here nor on the hub"),
+        (RemoteEntryNotFoundError, "holds no model_index.json"),
+    ],
+)
+def test_refusals_of_the_hub(monkeypatch: pytest.MonkeyPatch, kind: type[HfHubHTTPError], message: str) -> None:
+    def refuse(url: str, timeout: float) -> None:
+        raise kind("no", response=MagicMock(headers={}))
+
+    monkeypatch.setattr(hub, "get_hf_file_metadata", refuse)
+    with pytest.raises(BaseModelError, match=message):
+        load_base("some/model")
+
+
+def test_unknown_device() -> None:
+    with pytest.raises(ConfigError, match="'tpu' is not available here: use auto or cpu"):
+        load_base("pocket", device="tpu")

@@ -1,0 +1,49 @@
+"""One short training on the tiny base, shared by the tests that look at its results."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dreamtune.pipelines.progress import Progress
+from dreamtune.pipelines.train import TrainResult, train
+from dreamtune.training.config import TrainConfig
+
+STEPS = 6
+
+
+@pytest.fixture(scope="session")
+def settings(tiny: Path, photos: Path) -> Callable[..., TrainConfig]:
+    """Settings of a training that takes a second; keywords replace them."""
+
+    def make(**changes: Any) -> TrainConfig:
+        values = {
+            "images": photos,
+            "class_word": "dog",
+            "base": str(tiny),
+            "steps": STEPS,
+            "batch_size": 2,
+            "rank": 2,
+            "prior_images": 3,
+            "sampling_steps": 2,
+            "checkpoint_every": 2,
+            "device": "cpu",
+        }
+        return TrainConfig(**values | changes)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def told() -> list[Progress]:
+    """What the shared training told while it ran."""
+    return []
+
+
+@pytest.fixture(scope="session")
+def trained(
+    settings: Callable[..., TrainConfig], told: list[Progress], tmp_path_factory: pytest.TempPathFactory
+) -> TrainResult:
+    """The shared training; its folder is read only."""
+    return train(settings(sample_every=3), tmp_path_factory.mktemp("runs") / "dog", on_progress=told.append)

@@ -1,0 +1,199 @@
+"""The command line as a user meets it: exit codes, one object or a few lines, never a traceback."""
+
+import json
+import os
+import shutil
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from dreamtune.pipelines import train as training
+from dreamtune.pipelines.cli import main
+from dreamtune.pipelines.progress import Printer, Progress
+from dreamtune.pipelines.train import TrainResult
+
+QUICK = ("steps=3", "prior_images=2", "sampling_steps=2", "batch_size=1", "resolution=32")
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty current folder."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def command(photos: Path, tiny: Path) -> list[str]:
+    """A training of a second."""
+    settings = [part for text in QUICK for part in ("--set", text)]
+    return ["train", str(photos), "--class", "dog", "--base", str(tiny), "--device", "cpu", *settings]
+
+
+def failed(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str]:
+    """Exit code and message of a command line that must leave stdout empty and say what is wrong in a line or two."""
+    code = main(arguments)
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert "Traceback" not in printed.err
+    errors = [line for line in printed.err.splitlines() if line]
+    assert errors[0].startswith("Error: ")
+    assert len(errors) <= 2
+    return code, printed.err
+
+
+def test_from_pictures_to_pictures(command: list[str], folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def run(*arguments: str) -> dict[str, Any]:
+        assert main([*arguments, "--json"]) == 0
+        printed = capsys.readouterr()
+        assert printed.out.count("\n") == 1, "one object on one line"
+        return json.loads(printed.out)
+
+    result = run(*command, "--name", "rex", "--rank", "2")
+    assert result["adapter"] == "runs/rex/adapter.safetensors"
+    assert all(Path(path).is_file() for path in result["files"])
+    base = command[command.index("--base") + 1]
+    drawing = ("generate", "--adapter", result["adapter"], "--prompt", "a sks dog", "--n", "1", "--steps", "2")
+    pictures = run(*drawing, "--base", base, "--out", "pictures")
+    assert pictures["files"] == ["pictures/0000.png"]
+    summary = run("inspect", result["adapter"])
+    assert (summary["config"]["rank"], summary["trigger"]) == (2, "sks")
+    assert main(["inspect", result["adapter"]]) == 0
+    assert "subject     sks dog" in capsys.readouterr().out
+    assert failed(capsys, *command, "--name", "rex")[0] == 2
+    assert main(["train", "--resume", "runs/rex"]) == 0
+    printed = capsys.readouterr()
+    assert printed.out.startswith("runs/rex/adapter.safetensors  (3 steps, ")
+    assert 'Try: dreamtune generate --adapter runs/rex/adapter.safetensors --prompt "a sks dog' in printed.out
+    assert "resumed after step 3" in printed.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train", "{photos}"], "class_word is missing"),
+        (["train", "none", "--class", "dog"], "no folder of pictures at none"),
+        (["train", "{empty}", "--class", "dog"], "is empty: put 3 to 30 pictures"),
+        (["train", "{broken}", "--class", "dog", "--base", "{tiny}"], "no usable picture"),
+        (["train", "{partly}", "--class", "dog", "--base", "{tiny}", "--strict"], "broken.png: is empty"),
+        (["train", "{photos}", "--class", "dog", "--base", "none"], "no base model 'none'"),
+        (["train", "{photos}", "--class", "dog", "--base", "some/model"], "the hub cannot be reached"),
+        (["train", "{photos}", "--class", "dog", "--method", "lorra"], "did you mean 'lora'?"),
+        (["train", "{photos}", "--class", "dog", "--set", "step=3"], "did you mean 'steps'?"),
+        (["train", "{photos}", "--class", "dog", "--out", "{broken}/x.png/run"], "is a file, not a folder"),
+        (["train", "{photos}", "--class", "dog", "--config", "none.yaml"], "cannot read the recipe none.yaml"),
+        (["train", "--resume", "none"], "no run to resume"),
+        (["train", "--stepz", "3"], "No such option: --stepz"),
+        (["train", "--steps", "many"], "'--steps'"),
+        (["trian"], "trian"),
+        (["generate", "--out", "x"], "--prompt"),
+        (["generate", "--prompt", "x", "--adapter", "none.safetensors", "--out", "x"], "no adapter file"),
+        (["inspect", "{tiny}/model_index.json"], "not a safetensors file"),
+        (["pocket", "draw", "--subject", "1", "--class", "unicorn", "--out", "x"], "no class 'unicorn'"),
+        (["pocket", "draw", "--subject", "1", "--n", "0", "--out", "x"], "n is 0"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_bad_input(
+    arguments: list[str],
+    message: str,
+    photos: Path,
+    tiny: Path,
+    folder: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    places = {"photos": photos, "tiny": tiny}
+    for name in ("empty", "broken", "partly"):
+        places[name] = tmp_path_factory.mktemp(name)
+    (places["broken"] / "x.png").write_bytes(b"no picture")
+    shutil.copytree(photos, places["partly"], dirs_exist_ok=True)
+    (places["partly"] / "broken.png").touch()
+    code, error = failed(capsys, *(argument.format(**places) for argument in arguments))
+    assert code == 2
+    assert message in error
+    assert list(folder.iterdir()) == [], "nothing may be written"
+
+
+def test_debug_shows_the_traceback_wherever_it_stands(capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments in (["--debug", "inspect", "none"], ["inspect", "none", "--debug"]):
+        assert main(arguments) == 2
+        error = capsys.readouterr().err
+        assert "Traceback" in error
+        assert error.splitlines()[-1].startswith("Error: no adapter file none")
+
+
+def test_signal_ends_with_130_and_a_way_on(
+    command: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    show = Printer.__call__
+
+    def interrupting(self: Printer, progress: Progress) -> None:
+        show(self, progress)
+        if (progress.phase, progress.done) == ("train", 2):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(Printer, "__call__", interrupting)
+    assert main([*command, "--out", "run", "--json"]) == 130
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert (
+        "Error: stopped after step 2 of 3; a checkpoint was written; go on with: dreamtune train --resume run"
+        in printed.err
+    )
+    assert Path("run/checkpoints/step-000002").is_dir()
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "message"),
+    [
+        (KeyboardInterrupt(), 130, "Stopped."),
+        (RuntimeError("shape mismatch\nmore"), 1, "Error: RuntimeError: shape mismatch\nThis is a fault of dreamtune"),
+    ],
+)
+def test_other_ends(
+    error: BaseException,
+    code: int,
+    message: str,
+    command: list[str],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: Any,
+) -> None:
+    def fail(*_: Any, **__: Any) -> TrainResult:
+        raise error
+
+    monkeypatch.setattr(training, "train", fail)
+    assert main(command) == code
+    assert capsys.readouterr().err.startswith(message)
+
+
+def test_help_and_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 0
+    text = capsys.readouterr().out
+    assert all(name in text for name in ("train", "generate", "inspect", "doctor", "pocket"))
+    assert main(["train", "--help"]) == 0
+    assert "--class" in capsys.readouterr().out
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out.startswith("dreamtune 0.")
+
+
+def test_doctor(capsys: pytest.CaptureFixture[str]) -> None:
+    code = main(["doctor", "--json"])
+    result = json.loads(capsys.readouterr().out)
+    assert code == (0 if result["healthy"] else 1)
+    main(["doctor"])
+    assert "torch" in capsys.readouterr().out
+
+
+def test_pocket_draw(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    draw = ("pocket", "draw", "--subject", "7", "--class", "cat", "--n", "2", "--size", "32", "--out")
+    assert main([*draw, "one"]) == 0
+    assert capsys.readouterr().out == "one/00.png\none/01.png\n"
+    assert main([*draw, "two"]) == 0
+    assert (folder / "one/01.png").read_bytes() == (folder / "two/01.png").read_bytes()
+    with Image.open("one/00.png") as picture:
+        assert (picture.size, picture.mode) == ((32, 32), "RGB")
+    capsys.readouterr()
+    assert failed(capsys, *draw, "one") == (2, "Error: one/00.png exists already: choose another folder\n")

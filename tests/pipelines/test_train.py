@@ -1,0 +1,270 @@
+"""A run folder holds everything, costs nothing twice, and survives an interruption without a trace."""
+
+import json
+import os
+import shutil
+import signal
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from filelock import FileLock
+from PIL import Image
+
+from dreamtune.adapters import AdapterFile
+from dreamtune.errors import (
+    BaseModelError,
+    ConfigError,
+    DatasetError,
+    DreamtuneError,
+    Interrupted,
+    RunFolderError,
+    TrainingError,
+)
+from dreamtune.models import Base, load_base
+from dreamtune.pipelines.progress import Progress
+from dreamtune.pipelines.train import TrainResult, load_run_config, train
+from dreamtune.training.config import TrainConfig
+from tests.pipelines.conftest import STEPS
+from tests.tiny_models import tiny_folder
+
+Settings = Callable[..., TrainConfig]
+
+
+def quiet(progress: Progress) -> None:
+    """Listen to nothing."""
+
+
+def stopping_at(step: int, stop: Callable[[], object]) -> Callable[[Progress], None]:
+    """A listener that calls `stop` when `step` is done."""
+
+    def listen(progress: Progress) -> None:
+        if (progress.phase, progress.done) == ("train", step):
+            stop()
+
+    return listen
+
+
+def test_run_folder(trained: TrainResult, told: list[Progress], settings: Settings) -> None:
+    run = trained.run
+    assert trained.files[0] == trained.adapter == run / "adapter.safetensors"
+    assert all(path.is_file() for path in trained.files)
+    samples = sorted(path.name for path in (run / "samples").iterdir())
+    assert samples == ["step-000003-0.png", "step-000006-0.png"]
+    with Image.open(run / "samples" / samples[0]) as sample:
+        assert sample.size == (32, 32)
+    assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["step-000004", "step-000006"]
+    metrics = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in metrics] == list(range(1, STEPS + 1))
+    assert all(line["loss"] == pytest.approx(line["subject_loss"] + line["prior_loss"]) for line in metrics)
+    report = json.loads((run / "report.json").read_text())
+    assert (report["base"], report["method"], report["steps"], report["pictures"]) == ("tiny", "lora", STEPS, 3)
+    assert report["final_loss"] == trained.final_loss == pytest.approx(sum(line["loss"] for line in metrics) / STEPS)
+    assert report["files"][0] == "adapter.safetensors", "the folder may be moved"
+    assert [(p.done, p.total) for p in told if p.phase == "train"] == [(step, STEPS) for step in range(1, STEPS + 1)]
+
+
+def test_adapter_knows_what_it_is(trained: TrainResult) -> None:
+    file = AdapterFile.load(trained.adapter)
+    assert (file.method, file.rank, file.base, file.trigger, file.class_word) == ("lora", 2, "tiny", "sks", "dog")
+    assert file.training["steps"] == STEPS
+    assert all(norm > 0 for norm in file.layer_norms().values()), "a layer has not been trained"
+    assert str(trained.run.parent) not in trained.adapter.read_bytes().decode("latin-1")
+
+
+def test_recorded_settings_are_complete_and_repeat_the_run(trained: TrainResult, tmp_path: Path) -> None:
+    recorded = yaml.safe_load((trained.run / "config.yaml").read_text())
+    assert recorded.keys() == TrainConfig.model_fields.keys()
+    assert recorded["resolution"] == 32
+    again = train(load_run_config(trained.run).changed(sample_every=0), tmp_path / "again", on_progress=quiet)
+    assert again.adapter.read_bytes() == trained.adapter.read_bytes()
+
+
+def test_latents_prompts_and_prior_are_made_once(
+    trained: TrainResult, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("encode_images", "encode_prompts", "draw"):
+        monkeypatch.setattr(Base, name, lambda *_, **__: pytest.fail("made again"))
+    result = train(settings(steps=1, seed=5, rank=4), tmp_path / "other", on_progress=quiet)
+    assert result.steps_now == 1
+
+
+def test_prior_is_resumed_picture_by_picture(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DREAMTUNE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("dreamtune.models.base.BATCH_PIXELS", 2 * 32 * 32)  # two pictures at once
+    config = settings(steps=1, prior_images=6, class_prompt="a {class} here")
+    stop = threading.Event()
+
+    def stop_early(progress: Progress) -> None:
+        if progress.phase == "prior" and progress.done == 2:
+            stop.set()
+
+    with pytest.raises(
+        Interrupted, match="stopped after 2 of 6 class pictures, which are kept; go on with: .*--resume"
+    ):
+        train(config, tmp_path / "run", on_progress=stop_early, stop=stop)
+    drawn: list[int] = []
+    draw = Base.draw
+
+    def counting(self: Base, prompts: list[str], seeds: range, **settings: Any) -> torch.Tensor:
+        drawn.extend(seeds)
+        return draw(self, prompts, seeds, **settings)
+
+    monkeypatch.setattr(Base, "draw", counting)
+    train(config, tmp_path / "run", resume=True, on_progress=quiet)
+    assert drawn == [2, 3, 4, 5]
+
+
+@pytest.mark.parametrize(
+    ("how", "interruptions"),
+    [("event", (3, 5)), ("SIGINT", (3,)), ("SIGTERM", (3,))],
+    ids=("event", "SIGINT", "SIGTERM"),
+)
+def test_stopped_and_resumed_is_bitwise_uninterrupted(
+    trained: TrainResult, settings: Settings, tmp_path: Path, how: str, interruptions: tuple[int, ...]
+) -> None:
+    """Interrupted between two checkpoints."""
+    config, run = settings(), tmp_path / "run"
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    for step in interruptions:
+        event = threading.Event()
+        stop = event.set if how == "event" else lambda: os.kill(os.getpid(), getattr(signal, how))
+        with pytest.raises(Interrupted, match=f"after step {step} of {STEPS}.*dreamtune train --resume") as caught:
+            train(config, run, resume=run.exists(), on_progress=stopping_at(step, stop), stop=event)
+        assert caught.value.exit_code == 130
+        assert (run / "checkpoints" / f"step-{step:06d}").is_dir()
+        assert not (run / "adapter.safetensors").exists(), "half an adapter must not look like a whole one"
+    assert {number: signal.getsignal(number) for number in before} == before
+    result = train(config, run, resume=True, on_progress=quiet)
+    assert result.steps_now == STEPS - interruptions[-1]
+    assert result.adapter.read_bytes() == trained.adapter.read_bytes()
+    steps = [json.loads(line)["step"] for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert steps == list(range(1, STEPS + 1))
+
+
+def test_finished_run_can_be_resumed_and_stays_as_it_is(
+    trained: TrainResult, settings: Settings, tmp_path: Path
+) -> None:
+    shutil.copytree(trained.run, tmp_path / "run")
+    result = train(load_run_config(tmp_path / "run"), tmp_path / "run", resume=True, on_progress=quiet)
+    assert result.steps_now == 0
+    assert result.adapter.read_bytes() == trained.adapter.read_bytes()
+
+
+def test_resume_needs_the_same_settings_and_pictures(
+    trained: TrainResult, settings: Settings, photos: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(trained.run, run)
+    config = load_run_config(run)
+    with pytest.raises(ConfigError, match=r"with other settings \(lr was 0\.001, now 0\.5\)"):
+        train(config.changed(lr=0.5), run, resume=True, on_progress=quiet)
+    pictures = tmp_path / "photos"
+    shutil.copytree(photos, pictures)
+    recorded = yaml.safe_load((run / "config.yaml").read_text()) | {"images": str(pictures)}
+    (run / "config.yaml").write_text(yaml.safe_dump(recorded))
+    (pictures / "0.png").unlink()
+    with pytest.raises(RunFolderError, match="was trained with other pictures: put the former pictures back"):
+        train(load_run_config(run), run, resume=True, on_progress=quiet)
+
+
+def test_nan_stops_before_it_is_learned(settings: Settings, tmp_path: Path) -> None:
+    config = settings(lr=10.0, lr_schedule="constant", warmup_steps=0, max_grad_norm=1e30, steps=300, prior=False)
+    with pytest.raises(
+        TrainingError, match=r"became (nan|inf) at step \d+; likely .*lr = 10.*checkpoint of step \d+"
+    ) as caught:
+        train(config, tmp_path / "run", on_progress=quiet)
+    assert caught.value.exit_code == 1
+    newest = max((tmp_path / "run" / "checkpoints").iterdir())
+    assert all(norm < float("inf") for norm in AdapterFile.load(newest / "adapter.safetensors").layer_norms().values())
+
+
+def test_broken_picture_is_left_out_by_name_or_refused(settings: Settings, photos: Path, tmp_path: Path) -> None:
+    pictures, told = tmp_path / "photos", list[Progress]()
+    shutil.copytree(photos, pictures)
+    (pictures / "broken.jpg").write_bytes(b"\xff\xd8\xff")
+    config = settings(images=pictures, steps=1, prior=False)
+    with pytest.raises(DatasetError, match=r"broken\.jpg"):
+        train(config.changed(strict=True), tmp_path / "run", on_progress=quiet)
+    result = train(config, tmp_path / "run", on_progress=told.append)
+    assert (result.pictures, result.skipped) == (3, ("broken.jpg",))
+    assert any(
+        "broken.jpg: is not a picture that can be read; save it" in p.message for p in told if p.phase == "remark"
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "kind", "message"),
+    [
+        ({"images": "nowhere"}, DatasetError, "no folder of pictures at nowhere"),
+        ({"base": "nowhere"}, BaseModelError, "no base model 'nowhere'"),
+        ({"base": "some/model"}, BaseModelError, "the hub cannot be reached"),
+        ({"method": "loar"}, ConfigError, "unknown method 'loar'; did you mean 'lora'"),
+        ({"rank": 1000}, ConfigError, "rank = 1000 is more than a layer"),
+        ({"method_options": {"dropuot": 0.1}}, ConfigError, "no option 'dropuot'; did you mean 'dropout'"),
+        ({"targets": "nothing"}, ConfigError, "targets = 'nothing' matches no Linear layer"),
+        ({"precision": "fp16"}, ConfigError, "fp16 needs a CUDA device"),
+    ],
+)
+def test_bad_settings_write_nothing(
+    settings: Settings, tmp_path: Path, changes: dict[str, Any], kind: type[DreamtuneError], message: str
+) -> None:
+    with pytest.raises(kind, match=message) as caught:
+        train(settings(**changes), tmp_path / "run", on_progress=quiet)
+    assert caught.value.exit_code == 2
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_places_where_no_run_can_be(trained: TrainResult, settings: Settings, tmp_path: Path) -> None:
+    def refuse(out: Path, message: str, resume: bool = False) -> None:
+        with pytest.raises(RunFolderError, match=message):
+            train(settings(), out, resume, on_progress=quiet)
+
+    refuse(trained.run, "exists already: resume it, or choose another name")
+    (tmp_path / "file").touch()
+    refuse(tmp_path / "file", "is a file, not a folder")
+    refuse(tmp_path / "file" / "run", "is a file, not a folder")
+    refuse(tmp_path / "none", "no run to resume in .*: check the path", resume=True)
+    (tmp_path / "busy").mkdir()
+    with FileLock(tmp_path / "busy" / ".lock"):
+        refuse(tmp_path / "busy", "another process is training in")
+
+
+def test_same_seed_gives_the_same_bytes_and_another_does_not(
+    trained: TrainResult, settings: Settings, tmp_path: Path
+) -> None:
+    other = train(settings(seed=1, steps=2), tmp_path / "b", on_progress=quiet)
+    same = train(settings(seed=1, steps=2), tmp_path / "c", on_progress=quiet)
+    first = AdapterFile.load(trained.adapter)
+    assert other.adapter.read_bytes() == same.adapter.read_bytes()
+    assert any(
+        not torch.equal(tensor, first.tensors[name]) for name, tensor in AdapterFile.load(other.adapter).tensors.items()
+    )
+
+
+def test_embedded_base_is_recorded_by_its_name(
+    settings: Settings, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Even where a folder has that name too."""
+    base = load_base(tiny, device="cpu")
+    monkeypatch.setattr("dreamtune.models.load_base", lambda name, device: base)
+    monkeypatch.chdir(tmp_path)
+    Path("pocket").mkdir()
+    train(settings(base="pocket", steps=1, prior=False), "run", on_progress=quiet)
+    assert load_run_config("run").base == "pocket"
+    monkeypatch.chdir(tiny.parent)
+    train(settings(base="tiny", steps=1, prior=False), tmp_path / "other", on_progress=quiet)
+    assert load_run_config(tmp_path / "other").base == str(tiny)
+
+
+def test_base_with_another_objective_is_refused(settings: Settings, tmp_path: Path) -> None:
+    base = tiny_folder(tmp_path / "base", prediction_type="sample")
+    with pytest.raises(BaseModelError, match="predicts 'sample'; only epsilon and v_prediction"):
+        train(settings(base=str(base)), tmp_path / "run", on_progress=quiet)
+    assert not (tmp_path / "run").exists()
