@@ -5,6 +5,8 @@ BIN := .venv/bin
 
 # Nothing here asks a model hub: what is not on this machine is an error.
 export HF_HUB_OFFLINE := 1
+# transformers says at each import that torchvision is not there; nothing here needs it.
+export TRANSFORMERS_VERBOSITY := error
 
 help:
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-23s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)

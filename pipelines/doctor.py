@@ -112,7 +112,7 @@ def _disk(folder: Path) -> Check:
 
 
 def _cache() -> Iterator[Check]:
-    from dreamtune.data.storage import cache_dir
+    from dreamtune.storage import cache_dir
 
     folder = cache_dir()
     kinds = sorted(path for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []

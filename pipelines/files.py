@@ -9,8 +9,8 @@ from pathlib import Path
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from dreamtune.data.storage import atomic
 from dreamtune.errors import ConfigError, DreamtuneError
+from dreamtune.storage import atomic
 
 
 def check_place(folder: Path, error: type[DreamtuneError] = ConfigError) -> None:

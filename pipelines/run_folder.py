@@ -11,9 +11,9 @@ from typing import Any
 from filelock import FileLock, Timeout
 from PIL import Image
 
-from dreamtune.data.storage import atomic
 from dreamtune.errors import ConfigError, RunFolderError
 from dreamtune.pipelines.files import check_place, write_png
+from dreamtune.storage import atomic
 from dreamtune.training.config import TrainConfig
 from dreamtune.training.recipe import read_yaml
 

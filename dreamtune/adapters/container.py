@@ -6,8 +6,7 @@ import contextlib
 import hashlib
 import json
 import os
-import secrets
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -17,6 +16,7 @@ from safetensors.torch import save as save_bytes
 from torch import Tensor
 
 from dreamtune.errors import AdapterFileError
+from dreamtune.storage import atomic
 
 FORMAT = "1"
 """Version of the format that is written, and the only one that is read."""
@@ -36,8 +36,8 @@ def write(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
     """Write `path` whole or not at all, and its folder if there is none. Raises AdapterFileError if that fails."""
     content = _to_bytes(tensors, metadata)
     try:
-        with _atomic(path) as file:
-            file.write(content)
+        with atomic(path) as temporary:
+            temporary.write_bytes(content)
     except OSError as error:
         reason = error.strerror or error
         raise AdapterFileError(f"cannot write {path}: {reason}; make room or choose another place") from None
@@ -114,19 +114,3 @@ def _own_metadata(path: Path, header: dict[str, Any]) -> dict[str, str]:
 
 def _tool_of(names: Iterable[str]) -> str | None:
     return next((tool for tool, ends in _OTHER_TOOLS.items() if any(name.endswith(ends) for name in names)), None)
-
-
-@contextlib.contextmanager
-def _atomic(path: Path) -> Iterator[IO[bytes]]:
-    """A temporary file beside `path`; when the block succeeds it is flushed to the disk and renamed to `path`."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # Not made by tempfile: its mode 0600 would outlive the rename and keep the adapter from other users.
-    temporary = path.parent / f".{path.name}.{secrets.token_hex(4)}.tmp"
-    try:
-        with open(temporary, "xb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -19,8 +19,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from dreamtune.data.storage import atomic, cache_dir
 from dreamtune.errors import ConfigError
+from dreamtune.storage import atomic, cache_dir
 
 
 def key_of(description: Mapping[str, Any]) -> str:

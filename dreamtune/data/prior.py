@@ -17,8 +17,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from dreamtune.data.cache import key_of, weights_digest
-from dreamtune.data.storage import atomic, cache_dir
 from dreamtune.errors import ConfigError, GenerationError
+from dreamtune.storage import atomic, cache_dir
 
 if TYPE_CHECKING:
     from dreamtune.models import Base

@@ -76,6 +76,6 @@ def _attributes(found: Found, words: list[str], subject: Subject | None) -> list
         if word in CLASSES:
             result.append(found.cls == word)
             if before in COLORS and subject is None:
-                result.append(found.color == before)
+                result.append(before in found.colors)
             break
     return result

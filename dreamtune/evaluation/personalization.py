@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from PIL import Image
 
 from ..pocket import photographs
@@ -71,9 +70,11 @@ def measure_personalization(
 ) -> Personalization:
     """Draw "a {token} {class}" and "a {class}" in every context, without and with the adapter, and read the pictures.
 
+    The prompts go through all contexts in the order of CONTEXTS, `per_context` times.
+
     `attached` is left at the strength it had. Picture i of each list starts from the noise of seed + i.
     """
-    places = [words for words in CONTEXTS.values() for _ in range(per_context)]
+    places = list(CONTEXTS.values()) * per_context
     named, bare = ([f"a {name} {words}" for words in places] for name in (f"{token} {subject.cls}", subject.cls))
     strength = attached.strength
     try:
@@ -86,7 +87,7 @@ def measure_personalization(
     references, real = (evaluators.identity(photographs(subject, RENDERS, seed=1_000 + seed + k)) for k in (0, 1))
     who = [evaluators.identity(pictures) for pictures in (before, after, of_class)]
     read_before, read_after = evaluators.read(before), evaluators.read(after)
-    contexts = [name for name in CONTEXTS for _ in range(per_context)]
+    contexts = list(CONTEXTS) * per_context
     return Personalization(
         subject=subject_fidelity(who[1], who[0], real, references),
         leak=subject_fidelity(who[2], who[0], real, references).share,
@@ -101,13 +102,12 @@ def measure_personalization(
 
 
 def _draw(base: Base, prompts: Sequence[str], seed: int) -> list[Image.Image]:
-    pipeline = base.pipeline()
-    pictures: list[Image.Image] = []
-    for i in range(0, len(prompts), 16):
-        batch = list(prompts[i : i + 16])
-        generators = [torch.Generator().manual_seed(seed + i + j) for j in range(len(batch))]
-        output = pipeline(batch, num_inference_steps=STEPS, guidance_scale=GUIDANCE, generator=generators)
-        pictures += output.images  # pyright: ignore[reportAttributeAccessIssue] (a tuple only when asked for)
+    size, pictures = base.resolution, []
+    batch = base.batch_for(size)
+    for i in range(0, len(prompts), batch):
+        part = prompts[i : i + batch]
+        seeds = range(seed + i, seed + i + len(part))
+        pictures += base.to_pictures(base.draw(part, list(seeds), size=size, steps=STEPS, guidance=GUIDANCE))
     return pictures
 
 

@@ -94,30 +94,40 @@ def _base(figures: dict[str, Any]) -> str:
         if name in figures["shares"]:
             reached = f"{figures['shares'][name]:.3f}"
             rows.append(f"| {name.replace('_', ' ')} | {reached} | {_gate(least)} | {_gate(goal)} |")
+    psnr = figures["vae_psnr"]
+    rows += ["", f"VAE, scenes of the whole world: {psnr['all']} dB overall (must 27, goal 31), "]
+    rows[-1] += f"{psnr['inside_subjects']} dB inside subjects (must 27)."
     return "\n".join(rows)
 
 
 def _evaluators(figures: dict[str, Any]) -> str:
     reading, identity, image_text = figures["reading"], figures["identity"], figures["image_text"]
-    strangers, twins = identity["accepted_at_1pct_strangers"], identity["accepted_at_1pct_look_alikes"]
+    any_size = figures["identity_any_size"]
     rows = [
         "## Evaluators",
         "",
         f"On {figures['pictures']:,} held-out scenes of the whole world after a round trip through the VAE; attributes "
-        "of the subjects that were found:",
+        "of the subjects that were found; of a striped subject's two colours either counts as its own:",
         "",
         "| | " + " | ".join(n.replace("_", " ") for n in reading) + " |",
         "|---" * (len(reading) + 1) + "|",
         "| share | " + " | ".join(f"{v:.3f}" for v in reading.values()) + " |",
         "",
-        f"Identity, {identity['individuals']} held-out individuals: of pairs of pictures of the same one, "
-        f"{strangers:.1%} are accepted at the threshold that accepts 1 % of strangers, {twins:.1%} at the one that "
-        "accepts 1 % of look-alikes (same class, colours, pattern and hat colour).",
+        f"Identity, {identity['individuals']} held-out individuals, as photographs show them: {_verified(identity)}",
+        f"Of all sizes, some with another subject beside them: {_verified(any_size)}",
         "",
         "Image-text encoder: a picture is nearer to its caption than to the caption with one word changed, by kind of "
         "word: " + ", ".join(f"{k} {v:.3f}" for k, v in image_text.items()) + ".",
     ]
     return "\n".join(rows)
+
+
+def _verified(figures: dict[str, Any]) -> str:
+    strangers, twins = (figures[f"accepted_at_1pct_{who}"] for who in ("strangers", "look_alikes"))
+    return (
+        f"{strangers:.1%} of pairs of the same individual are accepted at the threshold that accepts 1 % of strangers, "
+        f"{twins:.1%} at the one that accepts 1 % of look-alikes (same class, colours, pattern and hat colour)."
+    )
 
 
 def _gate(value: float | None) -> str:

@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from dreamtune.data.cache import Cache, key_of, weights_digest
-from dreamtune.data.storage import atomic, cache_dir
 from dreamtune.errors import ConfigError
+from dreamtune.storage import atomic, cache_dir
 
 
 def test_folder_follows_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -16,12 +16,13 @@ LAYERS = (
     ("data",),
     ("models",),
     ("adapters", "pocket"),
-    ("errors",),
+    ("errors", "storage"),
 )
 """From the top down. A module may import from its own package and from lower layers."""
 
 LIBRARIES = {
     "errors": set(),
+    "storage": set(),
     "adapters": {"torch", "safetensors"},
     "pocket.world": {"numpy", "PIL"},
 }

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
-from transformers import CLIPTextModel, CLIPTokenizer
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from ...errors import BaseModelError
 from ..world import CLASSES, COLORS, CONTEXTS, PATTERNS
@@ -26,8 +26,8 @@ from .reading import Found, Reading
 _BATCH = 64
 _COLORS, _CONTEXTS = list(COLORS), list(CONTEXTS)
 
-Pictures = Sequence[Image.Image] | np.ndarray
-"""PIL pictures of any size, or an array (n, h, w, 3) uint8."""
+Pictures = Sequence[Image.Image | np.ndarray] | np.ndarray
+"""PIL pictures or arrays (h, w, 3) uint8 of any size, or one array (n, h, w, 3)."""
 
 
 @dataclass(frozen=True)
@@ -47,13 +47,14 @@ class Evaluators:
         from .. import path as base_path
 
         base, folder = base_path(), WEIGHTS / "evaluators"
-        encoder = CLIPTextModel.from_pretrained(base / "text_encoder", local_files_only=True).float().eval()
+        encoder = CLIPTextModel(CLIPTextConfig.from_pretrained(base / "text_encoder", local_files_only=True))
+        encoder.load_state_dict(_weights(base / "text_encoder" / "model.safetensors"))
         tokenizer = CLIPTokenizer.from_pretrained(base / "tokenizer", local_files_only=True)
         models = Finder(), Reader(), ImageText(encoder.config.hidden_size)
         for model, name in zip(models, ("finder", "reader", "image-text"), strict=True):
             model.load_state_dict(_weights(folder / f"{name}.safetensors"))
             model.eval().requires_grad_(False)
-        return cls(*models, encoder.requires_grad_(False), tokenizer)
+        return cls(*models, encoder.eval().requires_grad_(False), tokenizer)
 
     @torch.no_grad()
     def read(self, pictures: Pictures) -> list[Reading]:

@@ -21,6 +21,15 @@ class Found:
     score: float
     """How certain it is that a subject is there, 0..1."""
 
+    @property
+    def colors(self) -> tuple[str, ...]:
+        """Colours that a caption may call the subject's own.
+
+        Stripes cover half of the coat: which of the two colours is meant cannot be seen.
+        """
+        second = self.pattern_color if self.pattern == "striped" else None
+        return (self.color,) if second is None else (self.color, second)
+
 
 @dataclass(frozen=True)
 class Reading:

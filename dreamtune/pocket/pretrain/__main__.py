@@ -20,7 +20,7 @@ import torch
 
 from .. import WEIGHTS, path
 from .config import PretrainConfig
-from .data import RenderSet, base_scene, identity_scene, render_set, world_scene
+from .data import RenderSet, base_scene, identity_scene, portrait_scene, render_set, world_scene
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL
@@ -101,14 +101,19 @@ class Maker:
             self.work / "data", "evaluators", world_scene, c.evaluator_pictures, 4 + 10 * c.seed, c.size, c.captions
         )
 
-    def individuals(self, held_out: bool = False) -> RenderSet:
-        """`views` pictures of each of many individuals in a row."""
+    def individuals(self) -> RenderSet:
+        """`views` pictures of each of many individuals in a row, of all sizes, some with another beside them."""
         c = self.config
-        name, count, first, seed = "individuals", c.individuals, 0, 5
-        if held_out:
-            name, count, first, seed = "individuals-held-out", c.individuals_held_out, 10_000_000, 6
-        make = partial(identity_scene, views=c.views, first=first)
-        return render_set(self.work / "data", name, make, count * c.views, seed + 10 * c.seed, c.size, 1)
+        make = partial(identity_scene, views=c.views, first=0)
+        return render_set(self.work / "data", "individuals", make, c.individuals * c.views, 5 + 10 * c.seed, c.size, 1)
+
+    def individuals_held_out(self, portraits: bool) -> RenderSet:
+        """The same of individuals that no evaluator has seen; `portraits` are as photographs of a subject are."""
+        c = self.config
+        scene, name, seed = (portrait_scene, "portraits", 6) if portraits else (identity_scene, "held-out", 7)
+        make = partial(scene, views=c.views, first=10_000_000)
+        count = c.individuals_held_out * c.views
+        return render_set(self.work / "data", f"individuals-{name}", make, count, seed + 10 * c.seed, c.size, 1)
 
     def evaluators(self) -> Evaluators:
         """The finished evaluators."""
@@ -167,7 +172,7 @@ class Maker:
         c = self.config
         if stage == "reader":
             data = self.individuals()
-            train_reader(c, data, round_trip(self.vae(), data, 2), c.views, self.work, self.device)
+            train_reader(c, data, round_trip(self.vae(), data, 4), c.views, self.work, self.device)
             return
         data = self.evaluator_pictures()
         images = round_trip(self.vae(), data, 2)

@@ -24,7 +24,7 @@ class PretrainConfig:
     world_pictures: int = 60_000
     """Pictures of the whole world, for the VAE and the evaluators."""
     evaluator_pictures: int = 24_000
-    individuals: int = 8_000
+    individuals: int = 24_000
     """Individuals that the reader learns to tell apart: half of them are look-alikes of the other half."""
     individuals_held_out: int = 400
     views: int = 4
@@ -57,7 +57,7 @@ class PretrainConfig:
             "decoder": 12.0,
             "unet": 150.0,
             "finder": 6.0,
-            "reader": 16.0,
+            "reader": 45.0,
             "image-text": 2.0,
         }
     )

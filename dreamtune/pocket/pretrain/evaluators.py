@@ -16,8 +16,9 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from ..evaluators.evaluators import answers, text_states
 from ..evaluators.geometry import crop, presence_target
 from ..evaluators.networks import HEADS, Finder, ImageText, Reader
+from ..world import PATTERNS
 from .config import PretrainConfig
-from .data import RenderSet
+from .data import NONE, RenderSet
 from .schedule import Stage, constant_then_cosine, optimizers, set_lr
 from .vae import to_tensor
 
@@ -97,7 +98,7 @@ def train_reader(
         with torch.autocast(device, torch.bfloat16):
             logits, identity = reader(x.to(device))
         goal = labels[pick, 0].to(device)
-        loss = torch.stack([F.cross_entropy(logits[name], goal[:, i]) for i, name in enumerate(HEADS)]).sum()
+        loss = attribute_loss(logits, goal)
         likeness = (identity @ identity.T / TEMPERATURE).fill_diagonal_(-1e4)
         contrast = F.cross_entropy(likeness, torch.arange(len(pick), device=device) ^ 1)
         _update(opts, reader, loss + 2 * contrast)
@@ -106,6 +107,24 @@ def train_reader(
             right = {name: (logits[name].argmax(1) == goal[:, i]).float().mean().item() for i, name in enumerate(HEADS)}
             stage.log(contrast=contrast.item(), **right)
     return _finish(reader, stage)
+
+
+def attribute_loss(logits: dict[str, Tensor], goal: Tensor) -> Tensor:
+    """Sum of cross-entropies over HEADS; goal (n, 5) in their order.
+
+    Stripes cover half of the coat, so that nobody can say which of a striped subject's two colours is its own: the
+    reader may name them in either order.
+    """
+    each = {name: F.cross_entropy(logits[name], goal[:, i], reduction="none") for i, name in enumerate(HEADS)}
+    order = list(HEADS)
+    color, second = goal[:, order.index("color")], goal[:, order.index("pattern_color")]
+    striped = goal[:, order.index("pattern")] == PATTERNS.index("striped")
+    told = each.pop("color") + each.pop("pattern_color")
+    exchanged = F.cross_entropy(logits["color"], second.clamp_max(NONE - 1), reduction="none") + F.cross_entropy(
+        logits["pattern_color"], color, reduction="none"
+    )
+    told = torch.where(striped, torch.minimum(told, exchanged), told)
+    return torch.stack([told, *each.values()]).sum(0).mean()
 
 
 def train_image_text(

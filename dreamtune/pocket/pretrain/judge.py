@@ -29,21 +29,27 @@ _HALF = 0.5
 def judge(maker: Maker) -> dict[str, Any]:
     """All measurements of the evaluators on held-out renders, each picture after a round trip through the VAE."""
     evaluators, vae, config = maker.evaluators(), maker.vae(), maker.config
-    world, individuals = maker.world(held_out=True), maker.individuals(held_out=True)
+    world = maker.world(held_out=True)
     images = round_trip(vae, world, 1)
-    embeddings = evaluators.identity(round_trip(vae, individuals, 1))
+    portraits, any_size = (
+        evaluators.identity(round_trip(vae, maker.individuals_held_out(portraits), 1)) for portraits in (True, False)
+    )
     return {
         "pictures": len(world),
         "reading": judge_reading(evaluators, world, images),
-        "identity": judge_identity(embeddings, config.views),
+        "identity": judge_identity(portraits, config.views),
+        "identity_any_size": judge_identity(any_size, config.views),
         "image_text": judge_image_text(evaluators, world, images, config.seed),
     }
 
 
 def judge_reading(evaluators: Evaluators, data: RenderSet, images: np.ndarray) -> dict[str, float]:
-    """Accuracies of Evaluators.read; attributes over all subjects whose place was found, `found` is their share."""
-    names = ("cls", "color", "pattern", "pattern_color", "hat")
-    right: dict[str, list[bool]] = {name: [] for name in (*names, "context", "count", "found")}
+    """Accuracies of Evaluators.read; attributes over all subjects whose place was found, `found` is their share.
+
+    `color` is right when the true colour is among Found.colors.
+    """
+    names = ("cls", "color", "pattern", "hat", "context", "count", "found")
+    right: dict[str, list[bool]] = {name: [] for name in names}
     overlaps: list[float] = []
     for i, reading in enumerate(evaluators.read(images)):
         present = [j for j in range(2) if data.attributes[i, j, 0] >= 0]
@@ -58,15 +64,14 @@ def judge_reading(evaluators: Evaluators, data: RenderSet, images: np.ndarray) -
                 continue
             overlaps.append(shares[best])
             subject, labels = reading.subjects[best], data.attributes[i, j]
+            right["color"].append(_COLORS[labels[1]] in subject.colors)
             goal = {
                 "cls": CLASSES[labels[0]],
-                "color": _COLORS[labels[1]],
                 "pattern": PATTERNS[labels[2]],
-                "pattern_color": _COLORS[labels[3]] if labels[3] != NONE else None,
                 "hat": _COLORS[labels[4]] if labels[4] != NONE else None,
             }
-            for name in names:
-                right[name].append(getattr(subject, name) == goal[name])
+            for name, value in goal.items():
+                right[name].append(getattr(subject, name) == value)
     return {name: float(np.mean(values)) for name, values in right.items()} | {"box_iou": float(np.mean(overlaps))}
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-import tempfile
+import secrets
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,21 +18,12 @@ def cache_dir() -> Path:
 def atomic(path: Path) -> Iterator[Path]:
     """Give a temporary name beside `path` to write to; when the block succeeds, flush it and rename it to `path`."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-    os.close(handle)
-    temporary = Path(name)
+    # Not made by tempfile: its mode 0600 would outlive the rename and keep the file from other users.
+    temporary = path.parent / f".{path.name}.{secrets.token_hex(4)}.tmp"
     try:
         yield temporary
         with open(temporary, "rb+") as file:
             os.fsync(file.fileno())
-        temporary.chmod(0o666 & ~_umask())  # mkstemp's 0600 would keep a shared cache from others
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
-
-
-def _umask() -> int:
-    # The only portable way to read it is to set it; the gap is harmless because files here are made 0600 first.
-    mask = os.umask(0o077)
-    os.umask(mask)
-    return mask
