@@ -114,7 +114,7 @@ def _evaluators(figures: dict[str, Any]) -> str:
         "| share | " + " | ".join(f"{v:.3f}" for v in reading.values()) + " |",
         "",
         f"Identity, {identity['individuals']} held-out individuals, as photographs show them: {_verified(identity)}",
-        f"Of all sizes, some with another subject beside them: {_verified(any_size)}",
+        f"The same, small ones included: {_verified(any_size)}",
         "",
         "Image-text encoder: a picture is nearer to its caption than to the caption with one word changed, by kind of "
         "word: " + ", ".join(f"{k} {v:.3f}" for k, v in image_text.items()) + ".",
@@ -126,7 +126,8 @@ def _verified(figures: dict[str, Any]) -> str:
     strangers, twins = (figures[f"accepted_at_1pct_{who}"] for who in ("strangers", "look_alikes"))
     return (
         f"{strangers:.1%} of pairs of the same individual are accepted at the threshold that accepts 1 % of strangers, "
-        f"{twins:.1%} at the one that accepts 1 % of look-alikes (same class, colours, pattern and hat colour)."
+        f"{twins:.1%} at the one that accepts 1 % of look-alikes (same class, colours, pattern and hat colour); "
+        f'"the same one, or a look-alike?" is answered rightly in {figures["right_of_look_alikes"]:.1%}.'
     )
 
 

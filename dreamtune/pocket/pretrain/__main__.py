@@ -20,7 +20,7 @@ import torch
 
 from .. import WEIGHTS, path
 from .config import PretrainConfig
-from .data import RenderSet, base_scene, identity_scene, portrait_scene, render_set, world_scene
+from .data import RenderSet, base_scene, identity_scene, lone_scene, render_set, world_scene
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL
@@ -107,13 +107,12 @@ class Maker:
         make = partial(identity_scene, views=c.views, first=0)
         return render_set(self.work / "data", "individuals", make, c.individuals * c.views, 5 + 10 * c.seed, c.size, 1)
 
-    def individuals_held_out(self, portraits: bool) -> RenderSet:
-        """The same of individuals that no evaluator has seen; `portraits` are as photographs of a subject are."""
+    def individuals_held_out(self, sizes: tuple[str, ...]) -> RenderSet:
+        """The same of individuals that no evaluator has seen, each alone in its pictures, of one of `sizes`."""
         c = self.config
-        scene, name, seed = (portrait_scene, "portraits", 6) if portraits else (identity_scene, "held-out", 7)
-        make = partial(scene, views=c.views, first=10_000_000)
-        count = c.individuals_held_out * c.views
-        return render_set(self.work / "data", f"individuals-{name}", make, count, seed + 10 * c.seed, c.size, 1)
+        make = partial(lone_scene, views=c.views, first=10_000_000, sizes=sizes)
+        name, count = "individuals-" + "-".join(sizes), c.individuals_held_out * c.views
+        return render_set(self.work / "data", name, make, count, 6 + 10 * c.seed, c.size, 1)
 
     def evaluators(self) -> Evaluators:
         """The finished evaluators."""

@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..photographs import PHOTO_SIZES
 from ..world import (
     CLASSES,
     COLORS,
@@ -89,9 +88,10 @@ def identity_scene(rng: Random, number: int, views: int, first: int) -> Scene:
     return random_scene(rng, [subject, random_subject(rng)] if rng.random() < 0.3 else [subject])
 
 
-def portrait_scene(rng: Random, number: int, views: int, first: int) -> Scene:
-    """As :func:`identity_scene`, alone, in the middle and not small: like a photograph of a subject to learn."""
-    return random_scene(rng, [identity(first + number // views)], size=rng.choice(PHOTO_SIZES), side="center")
+def lone_scene(rng: Random, number: int, views: int, first: int, sizes: Sequence[str]) -> Scene:
+    """As :func:`identity_scene`, but always alone, and of one of `sizes`."""
+    size = rng.choice(list(sizes))
+    return random_scene(rng, [identity(first + number // views)], size=size)
 
 
 def describe(scene: Scene) -> npt.NDArray[np.int16]:

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from ..evaluators import Evaluators
 from ..evaluators.geometry import overlap
-from ..world import CLASSES, COLORS, CONTEXTS, PATTERNS
+from ..photographs import PHOTO_SIZES
+from ..world import CLASSES, COLORS, CONTEXTS, PATTERNS, SIZES
 from .data import NONE, RenderSet
 from .vae import round_trip
 
@@ -32,7 +33,7 @@ def judge(maker: Maker) -> dict[str, Any]:
     world = maker.world(held_out=True)
     images = round_trip(vae, world, 1)
     portraits, any_size = (
-        evaluators.identity(round_trip(vae, maker.individuals_held_out(portraits), 1)) for portraits in (True, False)
+        evaluators.identity(round_trip(vae, maker.individuals_held_out(sizes), 1)) for sizes in (PHOTO_SIZES, SIZES)
     )
     return {
         "pictures": len(world),
@@ -78,6 +79,8 @@ def judge_reading(evaluators: Evaluators, data: RenderSet, images: np.ndarray) -
 def judge_identity(embeddings: Tensor, views: int) -> dict[str, float]:
     """Share of same-individual pairs accepted at the threshold that accepts 1 % of strangers, or of look-alikes.
 
+    `right_of_look_alikes`: share of right answers to "the same one, or a look-alike?" at the threshold that is best.
+
     embeddings: (individuals * views, width) unit rows; individuals 2k and 2k + 1 are look-alikes.
     """
     n = len(embeddings) // views
@@ -91,6 +94,7 @@ def judge_identity(embeddings: Tensor, views: int) -> dict[str, float]:
     return {
         "accepted_at_1pct_strangers": float((mates > threshold).float().mean()),
         "accepted_at_1pct_look_alikes": float((mates > strict).float().mean()),
+        "right_of_look_alikes": _balanced(mates, twins),
         "threshold_strangers": threshold,
         "threshold_look_alikes": strict,
         "mean_same": float(mates.mean()),
@@ -98,6 +102,14 @@ def judge_identity(embeddings: Tensor, views: int) -> dict[str, float]:
         "mean_strangers": float(strangers.mean()),
         "individuals": n,
     }
+
+
+def _balanced(mates: Tensor, others: Tensor) -> float:
+    """The highest mean of accepted `mates` and refused `others` over all thresholds."""
+    thresholds = torch.linspace(-1, 1, 401)
+    accepted = (mates[:, None] > thresholds).float().mean(0)
+    refused = (others[:, None] <= thresholds).float().mean(0)
+    return float(((accepted + refused) / 2).max())
 
 
 def _sample(values: Tensor, most: int = 1_000_000) -> Tensor:
