@@ -131,14 +131,14 @@ class Maker:
 
         finished = self.work / "decoder" / "model"
         vae = AutoencoderKL.from_pretrained(finished if finished.exists() else self.work / "vae" / "model")
-        return vae.to(self.device).eval().requires_grad_(False)
+        return vae.float().to(self.device).eval().requires_grad_(False)
 
     def text_encoder(self) -> CLIPTextModel:
         """The trained text encoder."""
         from transformers import CLIPTextModel
 
         encoder = CLIPTextModel.from_pretrained(self.work / "text" / "model")
-        return encoder.to(self.device).eval()  # pyright: ignore[reportArgumentType]
+        return encoder.float().to(self.device).eval()  # pyright: ignore[reportArgumentType]
 
     def run(self, stage: str) -> None:
         """Run one stage to the end of its budget."""

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from random import Random
 from typing import TYPE_CHECKING, Any
 
@@ -50,7 +51,7 @@ def judge_reading(evaluators: Evaluators, data: RenderSet, images: np.ndarray) -
     `color` is right when the true colour is among Found.colors.
     """
     names = ("cls", "color", "pattern", "hat", "context", "count", "found")
-    right: dict[str, list[bool]] = {name: [] for name in names}
+    right: dict[str, list[float]] = {name: [] for name in names}
     overlaps: list[float] = []
     for i, reading in enumerate(evaluators.read(images)):
         present = [j for j in range(2) if data.attributes[i, j, 0] >= 0]
@@ -73,7 +74,12 @@ def judge_reading(evaluators: Evaluators, data: RenderSet, images: np.ndarray) -
             }
             for name, value in goal.items():
                 right[name].append(getattr(subject, name) == value)
-    return {name: float(np.mean(values)) for name, values in right.items()} | {"box_iou": float(np.mean(overlaps))}
+    return {name: _mean(values) for name, values in (right | {"box_iou": overlaps}).items()}
+
+
+def _mean(values: Sequence[float]) -> float:
+    """The mean; 0 without any value, since a reader that finds nothing reads nothing rightly."""
+    return float(np.mean(values)) if values else 0.0
 
 
 def judge_identity(embeddings: Tensor, views: int) -> dict[str, float]:
