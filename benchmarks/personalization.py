@@ -1,4 +1,4 @@
-"""`python benchmarks/personalization.py [--out FOLDER] [--subjects N] [--set KEY=VALUE]...`: on unseen subjects.
+"""`python benchmarks/personalization.py [--out DIR] [--subjects N] [--first N] [--set KEY=VALUE]...`: unseen subjects.
 
 Trains an adapter with one recipe for each of N individuals of the pocket world, one class after the other, on five
 photographs, and measures it against other renders of the same individual. Writes personalization.json and one grid:
@@ -70,6 +70,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
     parser.add_argument("--subjects", type=int, default=6)
+    parser.add_argument("--first", type=int, default=0, help="number of the first individual")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a setting of the training")
     args = parser.parse_args()
     options = {key: json.loads(value) for key, _, value in (item.partition("=") for item in args.set)}
@@ -78,7 +79,7 @@ def main() -> None:
     rows: list[dict[str, Any]] = []
     grid: list[np.ndarray] = []
     with tempfile.TemporaryDirectory(prefix="dreamtune-") as temporary:
-        for number in range(args.subjects):
+        for number in range(args.first, args.first + args.subjects):
             figures, pictures = run(Path(temporary), number, classes[number % len(classes)], options)
             rows.append(figures)
             grid.append(np.concatenate([np.asarray(p) for p in pictures], 1))
