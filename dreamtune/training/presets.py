@@ -15,8 +15,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "pocket": {
         "instance_prompt": "a {token} {class}",
         "class_prompt": "a {class}",
-        "steps": 400,
-        "prior_weight": 2.0,
+        "steps": 600,
         "batch_size": 8,
         "lr": 1e-3,
         "warmup_steps": 10,
