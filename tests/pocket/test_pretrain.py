@@ -109,6 +109,7 @@ def test_all_stages_make_a_base_that_diffusers_loads(tmp_path: Path) -> None:
     weights = tmp_path / "weights"
     base = export(maker, weights)
     export_evaluators(maker, weights)
+    assert not [file for file in base.rglob("*.json") if str(tmp_path) in file.read_text()]
     pipeline = StableDiffusionPipeline.from_pretrained(base, local_files_only=True).to("cpu", torch.float32)
     picture = pipeline("a red cat", num_inference_steps=2, generator=torch.Generator().manual_seed(0)).images[0]  # pyright: ignore
     assert picture.size == (config.size, config.size)

@@ -48,6 +48,8 @@ def export(maker: Maker, weights: Path) -> Path:
     """
     unet = UNet2DConditionModel.from_pretrained(maker.work / "unet" / "model")
     vae = maker.vae()
+    for part in (unet, vae):
+        part.register_to_config(_name_or_path="pocket")  # else the work folder's path is saved
     pipeline = StableDiffusionPipeline(
         vae=vae,
         text_encoder=maker.text_encoder(),
