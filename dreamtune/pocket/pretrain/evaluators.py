@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -19,11 +19,8 @@ from ..evaluators.networks import HEADS, Finder, ImageText, Reader
 from ..world import PATTERNS
 from .config import PretrainConfig
 from .data import NONE, RenderSet
-from .schedule import Stage, constant_then_cosine, optimizers, set_lr
+from .schedule import Stage, constant_then_cosine, optimizers, set_lr, update
 from .vae import to_tensor
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 TEMPERATURE = 0.07
 NETWORKS = {"finder": "finder", "reader": "reader", "image-text": "image_text"}
@@ -62,7 +59,7 @@ def train_finder(config: PretrainConfig, data: RenderSet, images: np.ndarray, wo
         reach = (found[positive] - goal[positive]).abs().mean() * 8
         told = F.cross_entropy(context.float(), contexts[pick].to(device))
         loss = place + reach + told
-        _update(opts, finder, loss)
+        update(opts, finder, loss)
         stage.samples += len(pick)
         if stage.step % 100 == 0:
             stage.log(place=place.item(), reach=reach.item() / 8, context=told.item())
@@ -101,7 +98,7 @@ def train_reader(
         loss = attribute_loss(logits, goal)
         likeness = (identity @ identity.T / TEMPERATURE).fill_diagonal_(-1e4)
         contrast = F.cross_entropy(likeness, torch.arange(len(pick), device=device) ^ 1)
-        _update(opts, reader, loss + 2 * contrast)
+        update(opts, reader, loss + 2 * contrast)
         stage.samples += len(pick)
         if stage.step % 100 == 0:
             right = {name: (logits[name].argmax(1) == goal[:, i]).float().mean().item() for i, name in enumerate(HEADS)}
@@ -156,20 +153,11 @@ def train_image_text(
         logits = p @ t.T * model.temperature.exp().clamp_max(50)
         goal = torch.arange(len(pick), device=device)
         loss = (F.cross_entropy(logits, goal) + F.cross_entropy(logits.T, goal)) / 2
-        _update([optimizer], model, loss)
+        update([optimizer], model, loss)
         stage.samples += len(pick)
         if stage.step % 200 == 0:
             stage.log(loss=loss.item(), right=(logits.argmax(1) == goal).float().mean().item())
     return _finish(model, stage)
-
-
-def _update(opts: Sequence[torch.optim.Optimizer], model: torch.nn.Module, loss: Tensor) -> None:
-    for opt in opts:
-        opt.zero_grad()
-    loss.backward()
-    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-    for opt in opts:
-        opt.step()
 
 
 def load_model(model: Model, folder: Path) -> Model:

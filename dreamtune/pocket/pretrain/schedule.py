@@ -6,7 +6,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -193,3 +193,13 @@ def constant_then_cosine(spent: float, step: int, warmup: int, turn: float = 0.5
     """Learning-rate factor: linear warm-up, constant until `turn` of the budget, cosine to `floor`."""
     fall = 1.0 if spent < turn else floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * (spent - turn) / (1 - turn)))
     return min(1.0, (step + 1) / warmup) * fall
+
+
+def update(optimizers: Sequence[torch.optim.Optimizer], module: nn.Module, loss: Tensor) -> None:
+    """One step of all optimizers down the gradient of `loss`, clipped to norm 1."""
+    for optimizer in optimizers:
+        optimizer.zero_grad()
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(module.parameters(), 1.0)
+    for optimizer in optimizers:
+        optimizer.step()

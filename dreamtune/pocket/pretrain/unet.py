@@ -17,7 +17,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from .config import PretrainConfig
 from .data import RenderSet
-from .schedule import Ema, Stage, constant_then_cosine, optimizers, set_lr
+from .schedule import Ema, Stage, constant_then_cosine, optimizers, set_lr, update
 from .text import tokenize
 from .vae import encode_set, to_pixels
 
@@ -172,12 +172,7 @@ def train_unet(
             states = encoder(tokens).last_hidden_state
             v = unet(a * z + s * noise, t, states).sample.float()
         loss = ((v - (a * noise - s * z)).square() * weights[pick].float().to(device)).mean()
-        for opt in opts:
-            opt.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(unet.parameters(), 1.0)
-        for opt in opts:
-            opt.step()
+        update(opts, unet, loss)
         ema.update()
         stage.samples += batch
         running = loss.item() if running == 0 else 0.98 * running + 0.02 * loss.item()

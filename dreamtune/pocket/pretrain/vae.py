@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from .config import PretrainConfig
 from .data import RenderSet
-from .schedule import Stage, constant_then_cosine, optimizers, set_lr
+from .schedule import Stage, constant_then_cosine, optimizers, set_lr, update
 
 
 def new_vae(config: PretrainConfig) -> AutoencoderKL:
@@ -168,12 +168,7 @@ def train_vae(config: PretrainConfig, data: RenderSet, held_out: RenderSet, work
         kl = 0.5 * (posterior.mean.square() + posterior.var - 1 - posterior.logvar).mean()
         error = y - x
         loss = (weight * (error.abs() + 10 * error.square())).mean() / weight.mean() + 2e-4 * kl
-        for opt in opts:
-            opt.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
-        for opt in opts:
-            opt.step()
+        update(opts, vae, loss)
         stage.samples += batch
         if stage.step % 400 == 0:
             stage.log(loss=loss.item(), kl=kl.item(), **psnr(vae, held_out, 256))
@@ -209,12 +204,7 @@ def finish_decoder(
             z = vae.encode(x).latent_dist.mode()
         error = vae.decode(z + 0.03 * torch.randn_like(z)).sample - x
         loss = (weight * (0.5 * error.abs() + 10 * error.square())).mean() / weight.mean()
-        for opt in opts:
-            opt.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(parts.parameters(), 1.0)
-        for opt in opts:
-            opt.step()
+        update(opts, parts, loss)
         stage.samples += batch
         if stage.step % 400 == 0:
             stage.log(loss=loss.item(), **psnr(vae, held_out, 256))
