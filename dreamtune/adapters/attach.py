@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from types import TracebackType
 from typing import Self
 
@@ -16,7 +16,7 @@ from dreamtune.errors import ConfigError, IncompatibleModelError
 from .base import Adapter, MethodConfig
 from .layer import AdaptedLinear, Slot, pristine_weight
 from .methods import METHODS
-from .targets import select_targets
+from .targets import match_layers, select_targets
 
 
 class AttachedAdapter(nn.Module):
@@ -26,13 +26,23 @@ class AttachedAdapter(nn.Module):
     adapted model, copy both together: `copy.deepcopy((model, attached))`.
     """
 
-    def __init__(self, model: nn.Module, adapters: Mapping[str, Adapter], method: str, strength: float = 1.0) -> None:
-        """Install `adapters` (layer path -> adapter) on `model`; use :func:`attach` or AdapterFile.attach."""
+    def __init__(
+        self,
+        model: nn.Module,
+        adapters: Mapping[str, Adapter],
+        method: str,
+        config: MethodConfig,
+        strength: float = 1.0,
+    ) -> None:
+        """Install `adapters` (layer path -> adapter) on `model`; use :func:`attach` or AdapterFile.attach.
+
+        config: the method's configuration; single layers may deviate from it.
+        """
         super().__init__()
-        self.method = method
+        self.method, self.config = method, config
         self.by_layer = nn.ModuleDict({path.replace(".", "/"): adapter for path, adapter in adapters.items()})
         self._slots: dict[str, tuple[AdaptedLinear, Slot]] = {}
-        self._strength = _checked(strength)
+        self._strength, self._strengths = _checked("strength", strength), dict[str, float]()
         layers = {path: linear_at(model, path, adapter.shape) for path, adapter in adapters.items()}
         for path, adapter in adapters.items():
             adapter.to(layers[path].weight.device)
@@ -41,11 +51,6 @@ class AttachedAdapter(nn.Module):
             layer.insert(slot)
             self._slots[path] = (layer, slot)
         self.eval()
-
-    @property
-    def config(self) -> MethodConfig:
-        """The method's configuration."""
-        return next(iter(self.adapters.values())).config
 
     @property
     def adapters(self) -> dict[str, Adapter]:
@@ -69,9 +74,27 @@ class AttachedAdapter(nn.Module):
 
     @strength.setter
     def strength(self, value: float) -> None:
-        self._strength = _checked(value)
-        for layer, slot in self._slots.values():
-            slot.strength = self._strength
+        self._strength = _checked("strength", value)
+        self._update_slots()
+
+    @property
+    def strengths(self) -> Mapping[str, float]:
+        """Pattern on layer paths -> a further factor on ΔW there (1 elsewhere); of several that match the last counts.
+
+        Setting it raises ConfigError for a pattern that is no regular expression or matches none of the layers.
+        """
+        return dict(self._strengths)
+
+    @strengths.setter
+    def strengths(self, value: Mapping[str, float]) -> None:
+        match_layers(list(self._slots), value, "strengths")
+        self._strengths = {pattern: _checked(f"strengths[{pattern!r}]", factor) for pattern, factor in value.items()}
+        self._update_slots()
+
+    def _update_slots(self) -> None:
+        factors = match_layers(list(self._slots), self._strengths, "strengths")
+        for path, (layer, slot) in self._slots.items():
+            slot.strength = self._strength * factors.get(path, 1.0)
             if slot.merged:
                 layer.refresh()
 
@@ -116,7 +139,14 @@ class AttachedAdapter(nn.Module):
 
 
 def attach(
-    module: nn.Module, config: MethodConfig, targets: str = "attn", seed: int = 0, strength: float = 1.0
+    module: nn.Module,
+    config: MethodConfig,
+    targets: str = "attn",
+    seed: int = 0,
+    strength: float = 1.0,
+    *,
+    ranks: Mapping[str, int] | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
 ) -> AttachedAdapter:
     """Put a new adapter of `config`'s method on the layers of `module` that `targets` names (see select_targets).
 
@@ -124,20 +154,31 @@ def attach(
     Several adapters, of different methods, may be attached at once; their changes add up. What is to be trained is
     `parameters()` of the result; freezing the model's own is left to the caller.
 
-    Raises ConfigError for targets that match nothing or a rank that a layer cannot have, IncompatibleModelError for
-    layers that cannot be adapted; the module is then unchanged.
+    ranks: pattern on layer paths -> another rank there, alpha in proportion; of several that match the last counts.
+    on_progress: told the layers that are done and all of them; methods that start from singular vectors take minutes
+    on a base that they have not seen before.
+
+    Raises ConfigError for targets or `ranks` that match nothing or a rank that a layer cannot have,
+    IncompatibleModelError for layers that cannot be adapted; the module is then unchanged.
     """
     method, kind = _method_of(config)
+    paths = select_targets(module, targets)
+    other_ranks = match_layers(paths, ranks or {}, "ranks")
     adapters: dict[str, Adapter] = {}
-    for path in select_targets(module, targets):
+    for path in paths:
         layer = linear_at(module, path)
         try:
-            adapter = kind(config, layer.out_features, layer.in_features)
+            own = config.with_rank(other_ranks[path]) if path in other_ranks else config
+            adapters[path] = kind(own, layer.out_features, layer.in_features)
         except ConfigError as error:
             raise ConfigError(f"{error} (layer {path})") from None
-        adapter.initialize(pristine_weight(layer).detach(), _generator(seed, path))
-        adapters[path] = adapter
-    return AttachedAdapter(module, adapters, method, strength)
+    for done, (path, adapter) in enumerate(adapters.items()):  # only now, since this may take long
+        if on_progress:
+            on_progress(done, len(adapters))
+        adapter.initialize(pristine_weight(linear_at(module, path)).detach(), _generator(seed, path))
+    if on_progress:
+        on_progress(len(adapters), len(adapters))
+    return AttachedAdapter(module, adapters, method, config, strength)
 
 
 def _method_of(config: MethodConfig) -> tuple[str, type[Adapter]]:
@@ -178,8 +219,8 @@ def linear_at(module: nn.Module, path: str, shape: tuple[int, int] | None = None
     return layer
 
 
-def _checked(strength: float) -> float:
+def _checked(name: str, strength: float) -> float:
     value = float(strength)
     if not math.isfinite(value):
-        raise ConfigError(f"strength = {strength} must be a finite number")
+        raise ConfigError(f"{name} = {strength} must be a finite number")
     return value

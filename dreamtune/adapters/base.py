@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import asdict, dataclass, fields
-from typing import Any, ClassVar
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any, ClassVar, Self
 
 import torch
 import torch.nn.functional as F
@@ -46,6 +46,11 @@ class MethodConfig:
         """The factor s on the product of the trained factors."""
         return self.alpha / (self.rank**0.5 if self.rslora else self.rank)
 
+    def with_rank(self, rank: int) -> Self:
+        """The same with another rank, and alpha in proportion so that the scale stays. Raises ConfigError."""
+        exponent = 0.5 if self.rslora else 1.0
+        return replace(self, rank=rank, alpha=self.alpha * (max(rank, 1) / self.rank) ** exponent)
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
         return asdict(self)
@@ -60,10 +65,17 @@ class Adapter(nn.Module, ABC):
     """
 
     config_class: ClassVar[type[MethodConfig]]
+    partial_gradient: ClassVar[bool] = False
+    """Whether the paper leaves a part of ΔW's dependence on the parameters out of the gradient (DoRA's norm)."""
 
     def __init__(self, config: MethodConfig, out_features: int, in_features: int) -> None:
         """Make the tensors, not yet initialised. Raises ConfigError for a rank that the layer cannot have."""
         super().__init__()
+        if config.rank > min(out_features, in_features):
+            raise ConfigError(
+                f"rank = {config.rank} is more than a layer of {out_features}x{in_features} can have: "
+                f"use at most {min(out_features, in_features)}"
+            )
         self.config, self.out_features, self.in_features = config, out_features, in_features
 
     @property

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import PurePosixPath, PureWindowsPath
 from typing import Any, Self
 
@@ -29,6 +29,25 @@ class LayerRecord:
     """(out, in)"""
     fingerprint: Fingerprint
     """Of the weight it was trained on."""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """Options of the method in which this layer deviates from the rest, for example its rank and alpha."""
+
+    def to_json(self) -> list[Any]:
+        """As it stands in the header."""
+        own = [dict(self.options)] if self.options else []
+        return [*self.shape, self.fingerprint.float16, self.fingerprint.bfloat16, *own]
+
+    @classmethod
+    def from_json(cls, value: Any) -> Self | None:
+        """Undo :meth:`to_json`; None for what it never gives."""
+        match value:
+            case [int(rows), int(columns), str(float16), str(bfloat16), *own] if rows > 0 < columns:
+                match own:
+                    case []:
+                        return cls((rows, columns), Fingerprint(float16, bfloat16))
+                    case [dict(options)]:
+                        return cls((rows, columns), Fingerprint(float16, bfloat16), options)
+        return None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -59,14 +78,19 @@ class Description:
         """A new adapter for the layer `path`, its tensors not set. Raises AdapterFileError if they do not fit."""
         record = self.layers[path]
         try:
-            return METHODS[self.method](self.config, *record.shape)
-        except ConfigError as error:
+            return METHODS[self.method](replace(self.config, **record.options), *record.shape)
+        except (ConfigError, TypeError) as error:
             raise AdapterFileError(f"layer {path}: {error}; {DAMAGED}") from None
 
     def to_header(self) -> dict[str, str]:
         """Our own keys, and those that other tools show. No folder of this machine gets in."""
         layers = {
-            path: [*layer.shape, layer.fingerprint.float16, layer.fingerprint.bfloat16]
+            path: [
+                *layer.shape,
+                layer.fingerprint.float16,
+                layer.fingerprint.bfloat16,
+                *([dict(layer.options)] if layer.options else []),
+            ]
             for path, layer in self.layers.items()
         }
         base, training = _without_folders(self.base), _without_folders(dict(self.training))
@@ -146,10 +170,10 @@ def _config(method: str, options: dict[str, Any]) -> MethodConfig:
 
 
 def _layer(path: str, value: Any) -> LayerRecord:
-    match value:
-        case [int(out_features), int(in_features), str(float16), str(bfloat16)] if out_features > 0 < in_features:
-            return LayerRecord((out_features, in_features), Fingerprint(float16, bfloat16))
-    raise AdapterFileError(f"dreamtune.layers has no size and fingerprint of {path}: {DAMAGED}")
+    record = LayerRecord.from_json(value)
+    if record is None:
+        raise AdapterFileError(f"dreamtune.layers has no size and fingerprint of {path}: {DAMAGED}")
+    return record
 
 
 def _to_json(value: Any) -> str:

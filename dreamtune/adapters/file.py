@@ -14,7 +14,7 @@ from dreamtune.errors import AdapterFileError, IncompatibleModelError
 
 from . import container
 from .attach import AttachedAdapter, linear_at
-from .base import Adapter
+from .base import Adapter, MethodConfig
 from .description import DAMAGED, Description, LayerRecord
 from .fingerprint import Fingerprint
 from .layer import pristine_weight
@@ -58,7 +58,8 @@ class AdapterFile(Description):
             raise AdapterFileError("the adapter has been detached: make its file before")
         layers, tensors = {}, {}
         for path, layer, adapter in attached.layers():
-            layers[path] = LayerRecord(adapter.shape, Fingerprint.of(layer.pristine))
+            options = _deviations(adapter.config, attached.config)
+            layers[path] = LayerRecord(adapter.shape, Fingerprint.of(layer.pristine), options)
             for name, tensor in adapter.state_dict().items():
                 tensors[f"{path}.{name}"] = tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
         return cls(
@@ -100,7 +101,7 @@ class AdapterFile(Description):
         try:
             if not any_base:
                 self._check_weights(model)
-            return AttachedAdapter(model, self.adapters(), self.method, strength)
+            return AttachedAdapter(model, self.adapters(), self.method, self.config, strength)
         except IncompatibleModelError as error:
             raise IncompatibleModelError(f"{error} (the adapter was trained on the base {self.base!r})") from None
 
@@ -157,6 +158,11 @@ class AdapterFile(Description):
                 f"{len(others)} of {len(weights)} adapted layers have other weights here, {others[0]} the first: "
                 "load the adapter's own base, or allow any (any_base=True)"
             )
+
+
+def _deviations(own: MethodConfig, common: MethodConfig) -> dict[str, Any]:
+    usual = common.to_dict()
+    return {name: value for name, value in own.to_dict().items() if value != usual[name]}
 
 
 def _check_names(has: set[str], needs: set[str]) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping, Sequence
+from typing import TypeVar
 
 from torch import nn
 
@@ -13,10 +15,12 @@ TARGETS = {
     "attn": rf"(^|\.)attn[12]\.{_PROJECTIONS}",
     "cross-attn": rf"(^|\.)attn2\.{_PROJECTIONS}",
     "kv": r"(^|\.)attn2\.(to_k|to_v)$",
+    "text": r"(^|\.)self_attn\.(q_proj|k_proj|v_proj|out_proj)$",
     "attn+ff": rf"(^|\.)attn[12]\.{_PROJECTIONS}|(^|\.)ff\.net\.(0\.proj|2)$",
 }
 """Named choices, as patterns on layer paths: `attn` is self- and cross-attention (attn1 and attn2 in diffusers' names),
-`kv` the keys and values of cross-attention alone (Kumari et al., arXiv 2212.04488)."""
+`kv` the keys and values of cross-attention alone (Kumari et al., arXiv 2212.04488), `text` the attention of a text
+encoder (transformers' CLIP names)."""
 
 
 def select_targets(module: nn.Module, targets: str = "attn") -> list[str]:
@@ -39,3 +43,24 @@ def select_targets(module: nn.Module, targets: str = "attn") -> list[str]:
             f"use one of {', '.join(TARGETS)}, or a regular expression on its layer paths"
         )
     return paths
+
+
+Value = TypeVar("Value")
+
+
+def match_layers(paths: Sequence[str], values: Mapping[str, Value], name: str) -> dict[str, Value]:
+    """Layer path -> the value of the last of the patterns in `values` that is found in it; other paths are left out.
+
+    Raises ConfigError, with the setting's `name`, for a pattern that is no regular expression or matches no path.
+    """
+    matched: dict[str, Value] = {}
+    for pattern, value in values.items():
+        try:
+            found = [path for path in paths if re.search(pattern, path)]
+        except re.error as error:
+            raise ConfigError(f"{name}: {pattern!r} is no valid regular expression ({error})") from None
+        if not found:
+            example = f", for example {paths[0]}" if paths else ""
+            raise ConfigError(f"{name}: {pattern!r} matches none of the {len(paths)} adapted layers{example}")
+        matched.update(dict.fromkeys(found, value))
+    return matched

@@ -6,6 +6,7 @@ import pytest
 import torch
 from diffusers import UNet2DConditionModel
 from torch import nn
+from transformers import CLIPTextConfig, CLIPTextModel
 
 from dreamtune.adapters import TARGETS, AdaptedLinear, attach, select_targets
 from dreamtune.adapters.methods.lora import LoRAConfig
@@ -43,7 +44,34 @@ def test_named_targets_are_these_layers_of_every_block(
 
 
 def test_all_named_targets_are_tested() -> None:
-    assert set(TARGETS) == {"attn", "cross-attn", "kv", "attn+ff"}
+    assert set(TARGETS) == {"attn", "cross-attn", "kv", "attn+ff", "text"}
+
+
+def test_text_is_the_attention_of_a_clip_text_encoder() -> None:
+    config = CLIPTextConfig(
+        vocab_size=20, hidden_size=16, intermediate_size=16, num_hidden_layers=2, num_attention_heads=2
+    )
+    encoder = CLIPTextModel(config)
+    paths = select_targets(encoder, "text")
+    names = {f"{i}.self_attn.{name}_proj" for i in (0, 1) for name in ("q", "k", "v", "out")}
+    assert {path.partition("layers.")[2] for path in paths} == names
+    with attach(encoder, LoRAConfig(rank=2), "text") as attached:
+        assert len(attached.adapters) == 8
+
+
+@pytest.mark.parametrize(
+    ("patterns", "named"), [({"attn3": 4}, "attn3.*none of the 32"), ({"(": 4}, r"'\('.*regular expression")]
+)
+def test_patterns_for_ranks_and_strengths_must_match(
+    unet: UNet2DConditionModel, patterns: dict[str, int], named: str
+) -> None:
+    with pytest.raises(ConfigError, match=f"ranks: .*{named}"):
+        attach(unet, LoRAConfig(rank=2), ranks=patterns)
+    with attach(unet, LoRAConfig(rank=2)) as attached:
+        with pytest.raises(ConfigError, match=f"strengths: .*{named}"):
+            attached.strengths = patterns
+        with pytest.raises(ConfigError, match=r"strengths\['attn1'\] = nan"):
+            attached.strengths = {"attn1": float("nan")}
 
 
 def test_pattern_on_paths(unet: UNet2DConditionModel) -> None:

@@ -9,8 +9,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dreamtune.errors import ConfigError
-
 from ..base import Adapter, MethodConfig
 
 
@@ -26,11 +24,6 @@ class LoRA(Adapter):
 
     def __init__(self, config: MethodConfig, out_features: int, in_features: int) -> None:
         super().__init__(config, out_features, in_features)
-        if config.rank > min(out_features, in_features):
-            raise ConfigError(
-                f"rank = {config.rank} is more than a layer of {out_features}x{in_features} can have: "
-                f"use at most {min(out_features, in_features)}"
-            )
         self.down = nn.Parameter(torch.empty(config.rank, in_features))
         self.up = nn.Parameter(torch.empty(out_features, config.rank))
 
