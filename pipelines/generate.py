@@ -130,12 +130,11 @@ def generate(config: GenerateConfig, out: str | Path, on_progress: OnProgress | 
     with ExitStack() as stack:
         for adapter in adapters:
             try:
-                attached = stack.enter_context(
-                    adapter.file.attach(base.unet, adapter.strength, any_base=config.any_base)
-                )
+                parts = adapter.file.attach_parts(base.parts, adapter.strength, any_base=config.any_base)
             except IncompatibleModelError as error:
                 raise IncompatibleModelError(f"{adapter.path}: {error}") from None
-            attached.merge()  # the same change at no cost per step
+            for attached in parts.values():
+                stack.enter_context(attached).merge()  # the same change at no cost per step
         files, more = _draw(plan, folder, on_progress)
     finished = time.monotonic()
     return GenerateResult(

@@ -34,6 +34,11 @@ _OTHER_TOOLS = {
 
 def write(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
     """Write `path` whole or not at all, and its folder if there is none. Raises AdapterFileError if that fails."""
+    write_plain(path, tensors, {**metadata, _FORMAT_KEY: FORMAT})
+
+
+def write_plain(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    """The same for a safetensors file of another tool's format, which does not say that it is dreamtune's."""
     content = _to_bytes(tensors, metadata)
     try:
         with atomic(path) as temporary:
@@ -48,12 +53,22 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
     Raises AdapterFileError when it is missing, unreadable, damaged, of another tool or of another format version.
     """
+    tensors, metadata, _ = _read(path, others=False)
+    return tensors, metadata
+
+
+def read_any(path: Path) -> tuple[dict[str, Tensor], dict[str, str], str | None]:
+    """The same for the files of other tools too, with the name of the tool; None for dreamtune."""
+    return _read(path, others=True)
+
+
+def _read(path: Path, others: bool) -> tuple[dict[str, Tensor], dict[str, str], str | None]:
     if path.is_dir():
         raise AdapterFileError(f"{path} is a folder: give the .safetensors file in it")
     try:
         with open(path, "rb") as file:
             start, header = _read_header(path, file)
-            metadata = _own_metadata(path, header)
+            metadata, tool = _identify(path, header, others)  # before the tensors, which may be a whole model's
             content = file.read()
     except FileNotFoundError:
         raise AdapterFileError(f"no adapter file {path}: check the path") from None
@@ -63,9 +78,9 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         tensors = load_bytes(start + content)
     except (SafetensorError, ValueError, KeyError) as error:  # the latter two: a data type that torch lacks
         raise AdapterFileError(f"{path} is cut short or damaged: copy it again ({error})") from None
-    if metadata.get(_CHECKSUM_KEY) != _checksum(content):
+    if tool is None and metadata.get(_CHECKSUM_KEY) != _checksum(content):
         raise AdapterFileError(f"{path} does not hold the tensors that were saved in it: copy it again")
-    return tensors, metadata
+    return tensors, metadata, tool
 
 
 def _to_bytes(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:
@@ -73,7 +88,7 @@ def _to_bytes(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> byt
     start = 8 + int.from_bytes(plain[:8], "little")
     header, content = json.loads(plain[8:start]), plain[start:]
     # The library would write metadata in an order that differs from process to process.
-    header["__metadata__"] = {**metadata, _FORMAT_KEY: FORMAT, _CHECKSUM_KEY: _checksum(content)}
+    header["__metadata__"] = {**metadata, _CHECKSUM_KEY: _checksum(content)}
     text = json.dumps(header, sort_keys=True, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)  # the format wants tensors aligned to 8 bytes
     return len(text).to_bytes(8, "little") + text + content
@@ -99,17 +114,23 @@ def _read_header(path: Path, file: IO[bytes]) -> tuple[bytes, dict[str, Any]]:
     raise AdapterFileError(f"{path} is cut short or not a safetensors file: copy it again, or choose another")
 
 
-def _own_metadata(path: Path, header: dict[str, Any]) -> dict[str, str]:
+def _identify(path: Path, header: dict[str, Any], others: bool) -> tuple[dict[str, str], str | None]:
+    """The metadata, and the other tool that the file is of if there may be `others`."""
     metadata = header.get("__metadata__", {})
-    if not isinstance(metadata, dict) or _FORMAT_KEY not in metadata:
-        tool = _tool_of(header)
-        if tool:
-            raise AdapterFileError(f"{path} is a file of another tool ({tool}): only dreamtune's own can be read")
-        raise AdapterFileError(f"{path} holds no adapter: give the adapter.safetensors of a run")
-    version = metadata[_FORMAT_KEY]
-    if version != FORMAT:
-        raise AdapterFileError(f"{path} has format version {version}, not {FORMAT}: it needs another dreamtune version")
-    return metadata
+    metadata = metadata if isinstance(metadata, dict) else {}
+    if _FORMAT_KEY in metadata:
+        version = metadata[_FORMAT_KEY]
+        if version != FORMAT:
+            raise AdapterFileError(
+                f"{path} has format version {version}, not {FORMAT}: it needs another dreamtune version"
+            )
+        return metadata, None
+    tool = _tool_of(header)
+    if tool and others:
+        return metadata, tool
+    if tool:
+        raise AdapterFileError(f"{path} is a file of another tool ({tool}): read it with read_adapter")
+    raise AdapterFileError(f"{path} holds no adapter: give the adapter.safetensors of a run")
 
 
 def _tool_of(names: Iterable[str]) -> str | None:

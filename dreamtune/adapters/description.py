@@ -27,26 +27,32 @@ class LayerRecord:
 
     shape: tuple[int, int]
     """(out, in)"""
-    fingerprint: Fingerprint
-    """Of the weight it was trained on."""
+    fingerprint: Fingerprint | None = None
+    """Of the weight it was trained on; None if that is not known, as in files of other tools."""
     options: Mapping[str, Any] = field(default_factory=dict)
     """Options of the method in which this layer deviates from the rest, for example its rank and alpha."""
 
     def to_json(self) -> list[Any]:
         """As it stands in the header."""
         own = [dict(self.options)] if self.options else []
-        return [*self.shape, self.fingerprint.float16, self.fingerprint.bfloat16, *own]
+        hashes = (self.fingerprint.float16, self.fingerprint.bfloat16) if self.fingerprint else (None, None)
+        return [*self.shape, *hashes, *own]
 
     @classmethod
     def from_json(cls, value: Any) -> Self | None:
         """Undo :meth:`to_json`; None for what it never gives."""
         match value:
             case [int(rows), int(columns), str(float16), str(bfloat16), *own] if rows > 0 < columns:
-                match own:
-                    case []:
-                        return cls((rows, columns), Fingerprint(float16, bfloat16))
-                    case [dict(options)]:
-                        return cls((rows, columns), Fingerprint(float16, bfloat16), options)
+                fingerprint = Fingerprint(float16, bfloat16)
+            case [int(rows), int(columns), None, None, *own] if rows > 0 < columns:
+                fingerprint = None
+            case _:
+                return None
+        match own:
+            case []:
+                return cls((rows, columns), fingerprint)
+            case [dict(options)]:
+                return cls((rows, columns), fingerprint, options)
         return None
 
 
@@ -58,9 +64,10 @@ class Description:
     """A name in METHODS."""
     config: MethodConfig
     layers: Mapping[str, LayerRecord]
-    """Path in the UNet -> the layer there."""
+    """Path in the UNet -> the layer there; `text_encoder.` or `text_encoder_2.` and the path in it for theirs, which
+    leaves out the `text_model.` that some of transformers' classes begin with."""
     base: str
-    """Id of the base it was trained on: "pocket", a hub id, or the name of a folder or file."""
+    """Id of the base it was trained on: "pocket", a hub id, the name of a folder or file, or "" if not known."""
     trigger: str
     """The word that calls the subject."""
     class_word: str
@@ -84,15 +91,7 @@ class Description:
 
     def to_header(self) -> dict[str, str]:
         """Our own keys, and those that other tools show. No folder of this machine gets in."""
-        layers = {
-            path: [
-                *layer.shape,
-                layer.fingerprint.float16,
-                layer.fingerprint.bfloat16,
-                *([dict(layer.options)] if layer.options else []),
-            ]
-            for path, layer in self.layers.items()
-        }
+        layers = {path: layer.to_json() for path, layer in self.layers.items()}
         base, training = _without_folders(self.base), _without_folders(dict(self.training))
         architecture, kohya_base = self._architecture(base)
         return {

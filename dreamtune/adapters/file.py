@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
-from dreamtune.errors import AdapterFileError, IncompatibleModelError
+from dreamtune.errors import AdapterFileError, ConfigError, IncompatibleModelError
 
 from . import container
 from .attach import AttachedAdapter, linear_at
@@ -18,6 +18,7 @@ from .base import Adapter, MethodConfig
 from .description import DAMAGED, Description, LayerRecord
 from .fingerprint import Fingerprint
 from .layer import pristine_weight
+from .parts import PARTS, UNET, holder, join_part, split_part
 from .spectrum import Spectrum
 
 
@@ -47,21 +48,36 @@ class AdapterFile(Description):
 
     @classmethod
     def from_attached(
-        cls, attached: AttachedAdapter, *, base: str, trigger: str, class_word: str, training: Mapping[str, Any]
+        cls,
+        attached: AttachedAdapter,
+        *,
+        base: str,
+        trigger: str,
+        class_word: str,
+        training: Mapping[str, Any],
+        text_encoders: Mapping[str, AttachedAdapter] | None = None,
     ) -> Self:
-        """A snapshot of an adapter that is on a model; its strength and whether it is merged play no part.
+        """A snapshot of an adapter that is on a UNet; its strength and whether it is merged play no part.
 
         base: id of the model; trigger, class_word: how prompts call the subject; training: settings to record, plain
-        JSON values. Raises AdapterFileError for NaN or infinite values, or if the adapter has been detached.
+        JSON values; text_encoders: `text_encoder` or `text_encoder_2` -> the adapter on it, of the same method.
+        Raises AdapterFileError for NaN or infinite values, for unlike methods, or for a detached adapter.
         """
-        if not attached.attached:
-            raise AdapterFileError("the adapter has been detached: make its file before")
         layers, tensors = {}, {}
-        for path, layer, adapter in attached.layers():
-            options = _deviations(adapter.config, attached.config)
-            layers[path] = LayerRecord(adapter.shape, Fingerprint.of(layer.pristine), options)
-            for name, tensor in adapter.state_dict().items():
-                tensors[f"{path}.{name}"] = tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+        for part, on_model in {UNET: attached, **(text_encoders or {})}.items():
+            if not on_model.attached:
+                raise AdapterFileError("the adapter has been detached: make its file before")
+            if part not in PARTS or on_model.method != attached.method:
+                raise AdapterFileError(
+                    f"{on_model.method} on {part!r} cannot stand in one file with {attached.method} on the UNet: "
+                    f"use one method, on {' and '.join(PARTS)}"
+                )
+            for path_in_model, layer, adapter in on_model.layers():
+                path = join_part(part, path_in_model)
+                options = _deviations(adapter.config, attached.config)
+                layers[path] = LayerRecord(adapter.shape, Fingerprint.of(layer.pristine), options)
+                for name, tensor in adapter.state_dict().items():
+                    tensors[f"{path}.{name}"] = tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
         return cls(
             method=attached.method,
             config=attached.config,
@@ -92,24 +108,76 @@ class AdapterFile(Description):
         """Layer path -> a new adapter with the file's values, on the CPU, in evaluation mode, fp32 or better."""
         return {path: self._adapter(path) for path in self.layers}
 
-    def attach(self, model: nn.Module, strength: float = 1.0, *, any_base: bool = False) -> AttachedAdapter:
-        """Put the adapter on `model`, the UNet of the base it was trained on.
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """Which of `unet`, `text_encoder` and `text_encoder_2` are changed."""
+        found = {split_part(path)[0] for path in self.layers}
+        return tuple(part for part in PARTS if part in found)
 
-        Raises IncompatibleModelError, leaving the model as it was, when a layer is missing or has another size, or
-        when its weight is not the one the adapter was trained on; `any_base` allows the latter.
+    def part(self, name: str) -> Self:
+        """The same with the layers of one part only, under their paths in that model. Raises ConfigError."""
+        if name not in self.parts:
+            raise ConfigError(f"the adapter does not change {name!r}, only {' and '.join(self.parts)}")
+        layers, tensors = {}, {}
+        for path, record in self.layers.items():
+            part, inner = split_part(path)
+            if part == name:
+                layers[inner] = record
+                tensors |= {f"{inner}.{key}": self.tensors[f"{path}.{key}"] for key in self.blank(path).state_dict()}
+        return replace(self, layers=layers, tensors=tensors)
+
+    def attach(self, model: nn.Module, strength: float = 1.0, *, any_base: bool = False) -> AttachedAdapter:
+        """Put an adapter of the UNet alone on `model`, the UNet of the base it was trained on.
+
+        Raises ConfigError if it changes text encoders too (see :meth:`attach_parts`), and IncompatibleModelError,
+        leaving the model as it was, when a layer is missing or has another size, or when its weight is not the one the
+        adapter was trained on; `any_base` allows the latter. Where that weight is not known it is not compared.
         """
+        if self.parts != (UNET,):
+            raise ConfigError(f"the adapter changes {' and '.join(self.parts)}: use attach_parts, or attach one part()")
         try:
             if not any_base:
                 self._check_weights(model)
             return AttachedAdapter(model, self.adapters(), self.method, self.config, strength)
         except IncompatibleModelError as error:
-            raise IncompatibleModelError(f"{error} (the adapter was trained on the base {self.base!r})") from None
+            origin = f"was trained on the base {self.base!r}" if self.base else "does not tell its base"
+            raise IncompatibleModelError(f"{error} (the adapter {origin})") from None
 
-    def spectra(self, model: nn.Module | None = None) -> dict[str, Spectrum]:
+    def attach_parts(
+        self, models: Mapping[str, nn.Module], strength: float = 1.0, *, any_base: bool = False
+    ) -> dict[str, AttachedAdapter]:
+        """Put each part on its model in `models` (`unet`, `text_encoder`, ...): part -> the adapter there.
+
+        Raises IncompatibleModelError as :meth:`attach` does, or for a part without a model; then nothing is attached.
+        """
+        attached: dict[str, AttachedAdapter] = {}
+        try:
+            for name in self.parts:
+                model = _model_of(name, models)
+                attached[name] = self.part(name).attach(model, strength, any_base=any_base)
+        except Exception:
+            for done in attached.values():
+                done.detach()
+            raise
+        return attached
+
+    def weights(self, models: Mapping[str, nn.Module]) -> dict[str, Tensor]:
+        """Layer path -> its pristine weight (out, in) on the CPU, of the models that :meth:`attach_parts` takes.
+
+        Raises IncompatibleModelError for a layer that is missing or of another size.
+        """
+        weights = {}
+        for path, record in self.layers.items():
+            name, inner = split_part(path)
+            layer = linear_at(_model_of(name, models), inner, record.shape)
+            weights[path] = pristine_weight(layer).detach().cpu()
+        return weights
+
+    def spectra(self, weights: Mapping[str, Tensor] | None = None) -> dict[str, Spectrum]:
         """Layer path -> singular values of ΔW.
 
-        Layers whose ΔW has no small exact factors need their weight, and so `model` with or without adapters on it;
-        without it they are left out.
+        Layers whose ΔW has no small exact factors need their weight (see :meth:`weights`); without it they are left
+        out.
         """
         spectra = {}
         for path, record in self.layers.items():
@@ -117,14 +185,13 @@ class AdapterFile(Description):
             factors = adapter.low_rank(torch.empty(record.shape, device="meta"))
             if factors is not None:
                 spectra[path] = Spectrum.of_factors(*factors)
-            elif model is not None:
-                weight = pristine_weight(linear_at(model, path, record.shape)).detach().cpu()
-                spectra[path] = Spectrum.of_matrix(adapter.delta_weight(weight))
+            elif weights is not None:
+                spectra[path] = Spectrum.of_matrix(adapter.delta_weight(weights[path]))
         return spectra
 
-    def layer_norms(self, model: nn.Module | None = None) -> dict[str, float]:
+    def layer_norms(self, weights: Mapping[str, Tensor] | None = None) -> dict[str, float]:
         """Layer path -> ‖ΔW‖ (Frobenius), of the layers that :meth:`spectra` gives."""
-        return {path: spectrum.norm for path, spectrum in self.spectra(model).items()}
+        return {path: spectrum.norm for path, spectrum in self.spectra(weights).items()}
 
     def summary(self) -> dict[str, Any]:
         """What the file holds, as plain values; `layers` and `parameters` are numbers, `bytes` those of the tensors."""
@@ -152,12 +219,19 @@ class AdapterFile(Description):
 
     def _check_weights(self, model: nn.Module) -> None:
         weights = {path: pristine_weight(linear_at(model, path, record.shape)) for path, record in self.layers.items()}
-        others = [path for path, weight in weights.items() if not self.layers[path].fingerprint.matches(weight)]
+        known = {path: record.fingerprint for path, record in self.layers.items() if record.fingerprint}
+        others = [path for path, fingerprint in known.items() if not fingerprint.matches(weights[path])]
         if others:
             raise IncompatibleModelError(
                 f"{len(others)} of {len(weights)} adapted layers have other weights here, {others[0]} the first: "
                 "load the adapter's own base, or allow any (any_base=True)"
             )
+
+
+def _model_of(part: str, models: Mapping[str, nn.Module]) -> nn.Module:
+    if part not in models:
+        raise IncompatibleModelError(f"the adapter changes a {part}, which this base does not have: use another base")
+    return holder(part, models[part])
 
 
 def _deviations(own: MethodConfig, common: MethodConfig) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from typing import Any, Literal, cast
 import torch
 from diffusers import AutoencoderKL, DDPMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from ..errors import BaseModelError
@@ -38,6 +38,11 @@ class Base:
     scheduler: Any
     """The sampler that the base ships; :meth:`pipeline` works on a copy."""
     device: torch.device
+
+    @property
+    def parts(self) -> dict[str, nn.Module]:
+        """The models that adapters can change, by the names that adapter files have for them."""
+        return {"unet": self.unet, "text_encoder": self.text_encoder}
 
     @property
     def factor(self) -> int:

@@ -8,12 +8,13 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
+from torch import nn
 
 from dreamtune import __version__
-from dreamtune.adapters import AdapterFile, attach
+from dreamtune.adapters import AdapterFile, AttachedAdapter, attach
 from dreamtune.adapters.methods.lora import LoRAConfig
 from dreamtune.errors import AdapterFileError, ConfigError, IncompatibleModelError
-from tests.adapters.nets import TRAINING, attached_to, frozen_net, inputs, make_file
+from tests.adapters.nets import TRAINING, attached_to, config_of, frozen_net, inputs, make_file
 
 
 def test_file_knows_what_it_is(path: Path) -> None:
@@ -187,3 +188,73 @@ def test_norms_are_those_of_the_change(path: Path) -> None:
             name: float(adapter.delta_weight(layer.weight).norm()) for name, layer, adapter in attached.layers()
         }
     assert file.layer_norms() == pytest.approx(expected, rel=1e-5)
+
+
+class Wrapped(nn.Module):
+    """A text encoder as transformers' classes with a projection are: the layers lie inside `text_model`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.text_model = frozen_net(torch.float32)
+
+
+def text_file(**changes: AttachedAdapter) -> AdapterFile:
+    """A file with the UNet's layers and those of a text encoder, of other values."""
+    with (
+        attached_to(frozen_net(torch.float32), "lora") as unet,
+        attach(Wrapped(), config_of("lora"), "second", seed=1) as text,
+    ):
+        parts = {"text_encoder": text, **changes}
+        return AdapterFile.from_attached(
+            unet, base="b", trigger="sks", class_word="dog", training={}, text_encoders=parts
+        )
+
+
+def test_file_may_hold_a_text_encoder_too(tmp_path: Path) -> None:
+    text_file().save(tmp_path / "a.safetensors")
+    file = AdapterFile.load(tmp_path / "a.safetensors")
+    assert file.parts == ("unet", "text_encoder")
+    assert list(file.part("text_encoder").layers) == ["block.second"]
+    assert file.part("unet").layers.keys() == make_file().layers.keys()
+    for text in (Wrapped(), frozen_net(torch.float32)):  # with and without text_model, both known to transformers
+        unet = frozen_net(torch.float32)
+        attached = file.attach_parts({"unet": unet, "text_encoder": text}, 0.5)
+        assert [(part, on.strength) for part, on in attached.items()] == [("unet", 0.5), ("text_encoder", 0.5)]
+        (path,) = attached["text_encoder"].adapters
+        assert path == "block.second"
+        assert torch.equal(
+            attached["text_encoder"].adapters[path].get_parameter("down"),
+            file.tensors["text_encoder.block.second.down"],
+        )
+    with pytest.raises(ConfigError, match="changes unet and text_encoder: use attach_parts"):
+        file.attach(frozen_net(torch.float32))
+    with pytest.raises(ConfigError, match="does not change 'text_encoder_2', only unet and text_encoder"):
+        file.part("text_encoder_2")
+
+
+def test_parts_are_attached_all_or_none() -> None:
+    unet, text, file = frozen_net(torch.float32), Wrapped(), text_file()
+    with pytest.raises(IncompatibleModelError, match="changes a text_encoder, which this base does not have"):
+        file.attach_parts({"unet": unet})
+    text.text_model.get_submodule("block.second").get_parameter("weight")[0, 0] += 1
+    with pytest.raises(IncompatibleModelError, match="1 of 1 adapted layers have other weights"):
+        file.attach_parts({"unet": unet, "text_encoder": text})
+    assert {type(unet.first), type(text.text_model.get_submodule("block.second"))} == {nn.Linear}
+
+
+def test_parts_of_one_file_share_the_method_and_have_known_names() -> None:
+    with pytest.raises(AdapterFileError, match="lora on 'vae' cannot stand in one file"):
+        text_file(vae=attached_to(frozen_net(), "lora"))
+
+
+def test_weights_that_are_not_known_are_not_compared(path: Path) -> None:
+    file = AdapterFile.load(path)
+    layers = {name: replace(record, fingerprint=None) for name, record in file.layers.items()}
+    replace(file, layers=layers, base="").save(path)
+    file, net = AdapterFile.load(path), frozen_net(torch.float32)
+    assert {record.fingerprint for record in file.layers.values()} == {None}
+    net.first.weight[0, 0] += 1
+    assert file.attach(net).attached
+    del net.block["second"]
+    with pytest.raises(IncompatibleModelError, match=r"no layer block\.second.*does not tell its base"):
+        file.attach(net)
