@@ -23,14 +23,15 @@ class Fingerprint:
     @classmethod
     def of(cls, weight: Tensor) -> Fingerprint:
         """The fingerprint of a weight of any shape, precision and device."""
-        return cls(_hash(weight, torch.float16), _hash(weight, torch.bfloat16))
+        return cls(digest_of(weight, torch.float16), digest_of(weight, torch.bfloat16))
 
     def matches(self, weight: Tensor) -> bool:
         """Whether `weight` is the same up to the rounding of one half precision."""
-        return self.float16 == _hash(weight, torch.float16) or self.bfloat16 == _hash(weight, torch.bfloat16)
+        return self.float16 == digest_of(weight, torch.float16) or self.bfloat16 == digest_of(weight, torch.bfloat16)
 
 
-def _hash(weight: Tensor, dtype: torch.dtype) -> str:
+def digest_of(weight: Tensor, dtype: torch.dtype) -> str:
+    """Hash (16 hex digits) of a weight's shape and of its values rounded to `dtype`."""
     rounded = weight.detach().to("cpu", dtype).contiguous().view(torch.uint8)
     digest = hashlib.sha256(f"{tuple(weight.shape)};".encode())
     digest.update(rounded.numpy().data)
