@@ -61,11 +61,15 @@ class RunLog:
             "grad_norm": record.grad_norm,
             "seconds": round(record.seconds, 6),
         }
+        if record.remarks:
+            line["remarks"] = list(record.remarks)
         try:
             self._file.write(json.dumps(line) + "\n")
             self._file.flush()
         except OSError as error:
             raise TrainingError(f"cannot write {self.folder.metrics}: {error.strerror}; make room and resume") from None
+        for remark in record.remarks:
+            self.tell(Progress("remark", message=remark))
         self._losses.append(record.loss)
         self._seconds.append(record.seconds)
         rate = len(self._seconds) / max(sum(self._seconds), 1e-9)

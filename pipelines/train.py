@@ -138,12 +138,28 @@ def _preflight(config: TrainConfig, folder: RunFolder, resume: bool, tell: OnPro
     if resume:
         folder.check_same(config)
     objective = Objective(base.noise_scheduler().alphas_cumprod, base.prediction_type, config.snr_gamma)
-    attached = attach(base.unet, config.method_config(), config.targets, seed=config.seed, strength=0)
+    attached = attach(
+        base.unet,
+        config.method_config(),
+        config.targets,
+        seed=config.seed,
+        strength=0,
+        on_progress=_on_singular_vectors(config, tell),
+    )
     prompt = config.prompt(config.instance_prompt)
     subject = load_subject(images, config.class_word, config.token, resolution, config.strict, prompt)
     for remark in subject.remarks:
         tell(Progress("remark", message=str(remark)))
     return _Plan(config, base, weights_digest(base.unet), subject, objective, attached)
+
+
+def _on_singular_vectors(config: TrainConfig, tell: OnProgress) -> Callable[[int, int], None] | None:
+    """Shows the start of a method that may take minutes for it; others start in a moment."""
+    from dreamtune.adapters import METHODS
+
+    if not METHODS[config.method].needs_singular_vectors:
+        return None
+    return lambda done, total: tell(Progress("singular vectors", done, total))
 
 
 def _from_anywhere(base: str) -> str:

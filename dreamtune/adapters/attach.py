@@ -13,7 +13,7 @@ from torch import nn
 
 from dreamtune.errors import ConfigError, IncompatibleModelError
 
-from .base import Adapter, MethodConfig
+from .base import Adapter, MethodConfig, ParameterOptions
 from .layer import AdaptedLinear, Slot, pristine_weight
 from .methods import METHODS
 from .targets import match_layers, select_targets
@@ -115,10 +115,19 @@ class AttachedAdapter(nn.Module):
             layer.remove(slot)
         self._slots = {}
 
-    def on_step(self, step: int) -> None:
-        """Tell every adapter that optimizer step `step` (0 for the first) comes next."""
-        for _, layer, adapter in self.layers():
-            adapter.on_step(step, layer.pristine)
+    def on_step(self, step: int) -> list[str]:
+        """Tell every adapter that optimizer step `step` (0 for the first) comes next; their remarks, each once."""
+        remarks = [adapter.on_step(step, layer.pristine) for _, layer, adapter in self.layers()]
+        return list(dict.fromkeys(remark for remark in remarks if remark))
+
+    def parameter_groups(self) -> dict[ParameterOptions, list[nn.Parameter]]:
+        """The parameters by how the optimizer is to treat them, in the order of :meth:`parameters`."""
+        groups: dict[ParameterOptions, list[nn.Parameter]] = {}
+        for adapter in self.adapters.values():
+            options = adapter.parameter_options()
+            for name, parameter in adapter.named_parameters():
+                groups.setdefault(options.get(name, ParameterOptions()), []).append(parameter)
+        return groups
 
     def forward(self, *inputs: object) -> None:
         """Not callable: the adapter acts inside the model. Raises TypeError."""

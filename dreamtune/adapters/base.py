@@ -56,6 +56,16 @@ class MethodConfig:
         return asdict(self)
 
 
+@dataclass(frozen=True)
+class ParameterOptions:
+    """How the optimizer is to treat a parameter."""
+
+    lr_ratio: float = 1.0
+    """Its learning rate, as a multiple of the training's."""
+    weight_decay: bool = True
+    """Whether the training's weight decay acts on it."""
+
+
 class Adapter(nn.Module, ABC):
     """One method on one frozen weight W (out, in).
 
@@ -67,6 +77,8 @@ class Adapter(nn.Module, ABC):
     config_class: ClassVar[type[MethodConfig]]
     partial_gradient: ClassVar[bool] = False
     """Whether the paper leaves a part of ΔW's dependence on the parameters out of the gradient (DoRA's norm)."""
+    needs_singular_vectors: ClassVar[bool] = False
+    """Whether :meth:`initialize` asks for singular vectors, which take minutes on a large base not seen before."""
 
     def __init__(self, config: MethodConfig, out_features: int, in_features: int) -> None:
         """Make the tensors, not yet initialised. Raises ConfigError for a rank that the layer cannot have."""
@@ -104,8 +116,16 @@ class Adapter(nn.Module, ABC):
         """
         return None
 
-    def on_step(self, step: int, weight: Tensor) -> None:
-        """Told before optimizer step `step` (0 for the first), never by anything else."""
+    def on_step(self, step: int, weight: Tensor) -> str | None:
+        """Told before optimizer step `step` (0 for the first), never by anything else. A remark if something happened.
+
+        A parameter may have no gradient until a step that the method chooses, as AdamW then leaves it alone.
+        """
+        return None
+
+    def parameter_options(self) -> dict[str, ParameterOptions]:
+        """Parameter name -> how the optimizer is to treat it; the others are treated as usual."""
+        return {}
 
     def drop(self, x: Tensor) -> Tensor:
         """Dropout on the input, while training."""

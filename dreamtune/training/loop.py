@@ -63,6 +63,8 @@ class StepRecord:
     lr: float
     grad_norm: float
     seconds: float
+    remarks: tuple[str, ...] = ()
+    """What the method did before it, beside training, in words."""
 
 
 @dataclass(frozen=True)
@@ -156,8 +158,15 @@ class _Trainer:
             timesteps=len(objective.alphas_cumprod),
         )
         self.parameters = list(attached.parameters())
+        groups = attached.parameter_groups()
+        self.lr_ratios = [options.lr_ratio for options in groups]
         optimizer = torch.optim.AdamW(
-            self.parameters, lr=config.lr, weight_decay=config.weight_decay, fused=device.type in ("cpu", "cuda")
+            [
+                {"params": parameters, "weight_decay": config.weight_decay if options.weight_decay else 0.0}
+                for options, parameters in groups.items()
+            ],
+            lr=config.lr,
+            fused=device.type in ("cpu", "cuda"),
         )
         self.optimizer = accelerator.prepare_optimizer(optimizer)
 
@@ -166,9 +175,9 @@ class _Trainer:
         began = time.perf_counter()
         config, accelerator = self.config, self.accelerator
         lr = config.lr * lr_factor(step, config.steps, config.lr_schedule, config.warmup_steps)
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
-        self.attached.on_step(step)
+        for group, ratio in zip(self.optimizer.param_groups, self.lr_ratios, strict=True):
+            group["lr"] = lr * ratio
+        remarks = tuple(self.attached.on_step(step))
         sums = [0.0, 0.0, 0.0]
         norm = 0.0
         for micro in range(config.accumulation):
@@ -185,7 +194,7 @@ class _Trainer:
                 self.optimizer.zero_grad()
             sums = [total + value / config.accumulation for total, value in zip(sums, values, strict=True)]
         prior_loss = sums[2] if self.sampler.prior else None
-        return StepRecord(step + 1, sums[0], sums[1], prior_loss, lr, norm, time.perf_counter() - began)
+        return StepRecord(step + 1, sums[0], sums[1], prior_loss, lr, norm, time.perf_counter() - began, remarks)
 
     def _loss(self, position: int) -> tuple[Tensor, Tensor, Tensor | None]:
         draw = self.sampler.draw(position)

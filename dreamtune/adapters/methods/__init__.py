@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from ..base import Adapter
 from .lora import LoRA
+from .spectral_a import SpectralA
+from .spectral_r import SpectralR
 
 METHODS: dict[str, type[Adapter]] = {
     "lora": LoRA,
+    "spectral-a": SpectralA,
+    "spectral-r": SpectralR,
 }
 """Name on the command line and in files -> implementation."""
 
