@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import asdict, dataclass, fields, replace
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dreamtune.errors import ConfigError
+
+from .fused import dense_linear, factored_linear
 
 
 @dataclass(frozen=True)
@@ -69,9 +71,10 @@ class ParameterOptions:
 class Adapter(nn.Module, ABC):
     """One method on one frozen weight W (out, in).
 
-    Live, merged, exported, fused and analysed results all come from :meth:`delta_weight`; :meth:`delta_output` and
-    :meth:`low_rank` are faster ways to the same. What is in `state_dict()` is what the adapter file holds; an adapter
-    made from its config and filled with that state is complete, without :meth:`initialize`.
+    Live, merged, exported, fused and analysed results all come from :meth:`delta_weight`; :meth:`low_rank`,
+    :meth:`delta_output` and :meth:`layer_output` are faster ways to the same. What is in `state_dict()` is what the
+    adapter file holds; an adapter made from its config and filled with that state is complete, without
+    :meth:`initialize`.
     """
 
     config_class: ClassVar[type[MethodConfig]]
@@ -105,9 +108,31 @@ class Adapter(nn.Module, ABC):
 
     def delta_output(self, x: Tensor, weight: Tensor) -> Tensor:
         """ΔW·x (..., out) in x's precision, or autocast's, for x (..., in); with dropout while training."""
-        with torch.autocast(x.device.type, enabled=False):  # the definition itself is never computed in half precision
-            change = self.delta_weight(weight)
-        return F.linear(self.drop(x), change.to(x.dtype))
+        with torch.autocast(x.device.type, enabled=False):  # neither is ever computed in half precision
+            factors = self.low_rank(weight)
+            change = None if factors else self.delta_weight(weight)
+        x = self.drop(x)
+        if change is not None:
+            return F.linear(x, change.to(x.dtype))
+        up, down = cast(tuple[Tensor, Tensor], factors)
+        return F.linear(F.linear(x, down.to(x.dtype)), up.to(x.dtype))
+
+    def layer_output(self, x: Tensor, weight: Tensor, bias: Tensor | None, strength: float) -> Tensor:
+        """(W + strength·ΔW) x + b, for x (..., in): a layer whose only adapter this is, at one go.
+
+        weight (out, in) and bias (out,) are frozen: they get no gradient.
+        """
+        if self.dropping:
+            return torch.add(F.linear(x, weight, bias), self.delta_output(x, weight), alpha=strength)
+        with torch.autocast(x.device.type, enabled=False):
+            factors = self.low_rank(weight)
+        if factors is None:
+            return dense_linear(x, weight, bias, lambda: strength * self.delta_weight(weight))
+        up, down = factors
+        return factored_linear(x, weight, bias, up if strength == 1 else strength * up, down)
+
+    def on_weight(self, weight: Tensor) -> None:
+        """Told the pristine `weight` (out, in) when the adapter comes to a layer, and when that weight changes."""
 
     def low_rank(self, weight: Tensor) -> tuple[Tensor, Tensor] | None:
         """Exact factors of ΔW = up @ down, up (out, k), down (k, in), or None if there are none that are small.
@@ -127,9 +152,14 @@ class Adapter(nn.Module, ABC):
         """Parameter name -> how the optimizer is to treat it; the others are treated as usual."""
         return {}
 
+    @property
+    def dropping(self) -> bool:
+        """Whether dropout acts now: while training, if there is any."""
+        return self.training and self.config.dropout > 0
+
     def drop(self, x: Tensor) -> Tensor:
         """Dropout on the input, while training."""
-        return F.dropout(x, self.config.dropout, self.training) if self.config.dropout else x
+        return F.dropout(x, self.config.dropout) if self.dropping else x
 
     def extra_repr(self) -> str:
         """Shape and configuration, shown by print."""

@@ -58,18 +58,25 @@ class AdaptedLinear(nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:
         """The layer's output (..., out) for input (..., in)."""
+        live = [slot for slot in self._slots if slot.strength and not slot.merged]
+        if len(live) == 1 and self._pristine is None and not self._trained:
+            return live[0].adapter.layer_output(input, self.weight, self.bias, live[0].strength)
         y = F.linear(input, self.weight, self.bias)
         change = None  # summed on its own first: two adapters then add up to the same bits in either order
-        for slot in self._slots:
-            if slot.strength and not slot.merged:
-                part = slot.adapter.delta_output(input, self.pristine)
-                part = part if slot.strength == 1 else slot.strength * part
-                change = part if change is None else change + part
+        for slot in live:
+            part = slot.adapter.delta_output(input, self.pristine)
+            part = part if slot.strength == 1 else slot.strength * part
+            change = part if change is None else change + part
         return y if change is None else y + change
+
+    @property
+    def _trained(self) -> bool:
+        return self.weight.requires_grad or (self.bias is not None and self.bias.requires_grad)
 
     def insert(self, slot: Slot) -> None:
         """Let `slot` act here."""
         self._slots.append(slot)
+        slot.adapter.on_weight(self.pristine)
 
     def remove(self, slot: Slot) -> None:
         """Take `slot` out again; without any the layer is what it was, bit for bit."""
@@ -102,4 +109,11 @@ class AdaptedLinear(nn.Linear):
             self._pristine = fn(self._pristine)
         for slot in self._slots:
             slot.adapter.to(self.weight.device)
+            slot.adapter.on_weight(self.pristine)
         return self
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        """Tell the adapters of the new weight."""
+        super()._load_from_state_dict(*args, **kwargs)
+        for slot in self._slots:
+            slot.adapter.on_weight(self.pristine)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from ..base import Adapter
+from .dora import DoRA
+from .loha import LoHa
+from .lokr import LoKr
 from .lora import LoRA
 from .spectral_a import SpectralA
 from .spectral_r import SpectralR
@@ -11,6 +14,9 @@ METHODS: dict[str, type[Adapter]] = {
     "lora": LoRA,
     "spectral-a": SpectralA,
     "spectral-r": SpectralR,
+    "dora": DoRA,
+    "loha": LoHa,
+    "lokr": LoKr,
 }
 """Name on the command line and in files -> implementation."""
 

@@ -6,7 +6,6 @@ import math
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..base import Adapter, MethodConfig
@@ -30,23 +29,21 @@ class LoRA(Adapter):
     @torch.no_grad()
     def initialize(self, weight: Tensor, generator: torch.Generator) -> None:
         """A uniform within ±1/√in (Kaiming with a = √5, as the reference and PEFT), B = 0."""
-        bound = 1 / math.sqrt(self.in_features)
-        self.down.copy_(torch.empty(self.down.shape).uniform_(-bound, bound, generator=generator))
-        self.up.zero_()
+        initialize_factors(self.up, self.down, generator)
 
     def delta_weight(self, weight: Tensor) -> Tensor:
         """s·BA."""
-        return self._scaled_up() @ self.down
-
-    def delta_output(self, x: Tensor, weight: Tensor) -> Tensor:
-        """s·B(A·x): the scale goes into B, which is small, not into the output."""
-        hidden = F.linear(self.drop(x), self.down.to(x.dtype))
-        return F.linear(hidden, self._scaled_up().to(x.dtype))
+        up, down = self.low_rank(weight)
+        return up @ down
 
     def low_rank(self, weight: Tensor) -> tuple[Tensor, Tensor]:
-        """(sB, A)."""
-        return self._scaled_up(), self.down
+        """(sB, A); with the usual s = 1 without a copy that the backward pass would have to keep."""
+        return self.up if self.config.scale == 1 else self.config.scale * self.up, self.down
 
-    def _scaled_up(self) -> Tensor:
-        """sB; with the usual s = 1 without a copy that the backward pass would have to keep."""
-        return self.up if self.config.scale == 1 else self.config.scale * self.up
+
+@torch.no_grad()
+def initialize_factors(up: Tensor, down: Tensor, generator: torch.Generator) -> None:
+    """Start a product up @ down of up (out, r), down (r, in) at zero: `down` uniform within ±1/√in, `up` zero."""
+    bound = 1 / math.sqrt(down.shape[1])
+    down.copy_(torch.empty(down.shape).uniform_(-bound, bound, generator=generator))
+    up.zero_()

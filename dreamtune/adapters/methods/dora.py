@@ -1,0 +1,46 @@
+"""DoRA (Liu et al., arXiv 2402.09353): W' = m ⊙ (W + s·BA)/‖W + s·BA‖ by output row, ΔW = W' − W."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ..base import MethodConfig
+from .decompose import Decomposable
+from .lora import initialize_factors
+
+
+@dataclass(frozen=True)
+class DoRAConfig(MethodConfig):
+    """Options of DoRA."""
+
+
+class DoRA(Decomposable):
+    """`down` and `up` are LoRA's A and B, `magnitude` (out,) the paper's m, ‖W‖ at first.
+
+    As in the paper the norm is a constant for the gradient. A bias is not scaled. ΔW has full rank.
+    """
+
+    config_class = DoRAConfig
+    partial_gradient = True
+
+    def __init__(self, config: MethodConfig, out_features: int, in_features: int) -> None:
+        super().__init__(config, out_features, in_features, decompose=True)
+        self.down = nn.Parameter(torch.empty(config.rank, in_features))
+        self.up = nn.Parameter(torch.empty(out_features, config.rank))
+
+    @torch.no_grad()
+    def initialize(self, weight: Tensor, generator: torch.Generator) -> None:
+        """A and B as LoRA's, m = ‖W‖."""
+        initialize_factors(self.up, self.down, generator)
+        self.initialize_magnitude(weight)
+
+    def change(self) -> Tensor:
+        """s·BA."""
+        return self.config.scale * self.up @ self.down
+
+    def factors(self) -> tuple[Tensor, Tensor]:
+        """(sB, A)."""
+        return self.config.scale * self.up, self.down

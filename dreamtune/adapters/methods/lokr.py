@@ -1,0 +1,91 @@
+"""LoKr (Yeh et al., LyCORIS, arXiv 2309.14859): ΔW = s·W₁ ⊗ W₂, a Kronecker product of a small and a larger matrix."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from dreamtune.errors import ConfigError
+
+from ..base import MethodConfig
+from .decompose import Decomposable
+
+
+@dataclass(frozen=True)
+class LoKrConfig(MethodConfig):
+    """Options of LoKr."""
+
+    factor: int = -1
+    """W₁ has at most this many rows and columns; −1 makes W₁ and W₂ as equal in size as can be."""
+    decompose_both: bool = False
+    """Give W₁ low-rank factors too, where they are smaller than it."""
+    weight_decompose: bool = False
+    """Let the change act through DoRA's weight decomposition, the norm being a constant for the gradient as there."""
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        super().__post_init__()
+        if self.factor < 1 and self.factor != -1:
+            raise ConfigError(f"factor = {self.factor} must be at least 1, or -1 for factors of nearly equal size")
+
+
+class LoKr(Decomposable):
+    """`w1` (out₁, in₁), or `up1` (out₁, r) and `down1` (r, in₁); `w2` (out₂, in₂), or `up2` and `down2`.
+
+    out = out₁·out₂ and in = in₁·in₂ are split by `split`. A matrix has low-rank factors if r is under half its larger
+    side. ΔW[a·out₂ + c, b·in₂ + d] = s·W₁[a, b]·W₂[c, d].
+
+    s = alpha/rank acts always. LyCORIS and ComfyUI take 1 instead when both matrices are whole: what is written for
+    them has s multiplied into one of the matrices.
+    """
+
+    config_class = LoKrConfig
+    config: LoKrConfig
+
+    def __init__(self, config: LoKrConfig, out_features: int, in_features: int) -> None:
+        super().__init__(config, out_features, in_features, decompose=config.weight_decompose)
+        (out1, out2), (in1, in2) = split(out_features, config.factor), split(in_features, config.factor)
+        if config.decompose_both and config.rank < max(out1, in1) / 2:
+            self.up1 = nn.Parameter(torch.empty(out1, config.rank))
+            self.down1 = nn.Parameter(torch.empty(config.rank, in1))
+        else:
+            self.w1 = nn.Parameter(torch.empty(out1, in1))
+        if config.rank < max(out2, in2) / 2:
+            self.up2 = nn.Parameter(torch.empty(out2, config.rank))
+            self.down2 = nn.Parameter(torch.empty(config.rank, in2))
+        else:
+            self.w2 = nn.Parameter(torch.empty(out2, in2))
+
+    @torch.no_grad()
+    def initialize(self, weight: Tensor, generator: torch.Generator) -> None:
+        """As LyCORIS does: uniform within ±1/√columns, but `w2`, or `down2`, zero."""
+        last = "w2" if hasattr(self, "w2") else "down2"
+        for name, factor in self.named_parameters():
+            if name == last:
+                factor.zero_()
+            elif name != "magnitude":
+                bound = 1 / math.sqrt(factor.shape[1])
+                factor.copy_(torch.empty(factor.shape).uniform_(-bound, bound, generator=generator))
+        self.initialize_magnitude(weight)
+
+    def change(self) -> Tensor:
+        """s·W₁ ⊗ W₂."""
+        w1 = self.w1 if hasattr(self, "w1") else self.up1 @ self.down1
+        w2 = self.w2 if hasattr(self, "w2") else self.up2 @ self.down2
+        return torch.kron(self.config.scale * w1, w2)
+
+
+def split(size: int, factor: int) -> tuple[int, int]:
+    """`size` as a product of two, the smaller first: `factor` itself if it divides `size`, else the most equal pair.
+
+    With a positive factor the smaller one is at most that; −1 has no such limit. As in LyCORIS, whose files these
+    shapes have to fit.
+    """
+    if factor > 0 and size % factor == 0:
+        return min(factor, size // factor), max(factor, size // factor)
+    limit = math.isqrt(size) if factor < 0 else min(factor, math.isqrt(size))
+    small = max(n for n in range(1, limit + 1) if size % n == 0)
+    return small, size // small
