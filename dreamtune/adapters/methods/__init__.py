@@ -7,11 +7,13 @@ from .dora import DoRA
 from .loha import LoHa
 from .lokr import LoKr
 from .lora import LoRA
+from .lora_dash import LoRADash
 from .spectral_a import SpectralA
 from .spectral_r import SpectralR
 
 METHODS: dict[str, type[Adapter]] = {
     "lora": LoRA,
+    "lora-dash": LoRADash,
     "spectral-a": SpectralA,
     "spectral-r": SpectralR,
     "dora": DoRA,
