@@ -86,6 +86,10 @@ class RunLog:
         if self.config.sample_every and record.step % self.config.sample_every == 0:
             self._draw(record.step)
 
+    def method(self, done: int, total: int) -> None:
+        """The method has to do something between two steps, for `total` layers."""
+        self.tell(Progress(self.config.method, done, total))
+
     def _draw(self, step: int) -> None:
         """One picture of each sample prompt, from the same noise at every step."""
         config = self.config

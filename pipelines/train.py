@@ -193,6 +193,7 @@ def _run(
             resume=resume,
             on_start=log.start,
             on_step=log.step,
+            on_method=log.method,
             stop=stop,
         )
     finished = time.monotonic()

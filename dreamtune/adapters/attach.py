@@ -115,10 +115,20 @@ class AttachedAdapter(nn.Module):
             layer.remove(slot)
         self._slots = {}
 
-    def on_step(self, step: int) -> list[str]:
-        """Tell every adapter that optimizer step `step` (0 for the first) comes next; their remarks, each once."""
-        remarks = [adapter.on_step(step, layer.pristine) for _, layer, adapter in self.layers()]
-        return list(dict.fromkeys(remark for remark in remarks if remark))
+    def on_step(self, step: int, on_progress: Callable[[int, int], None] | None = None) -> list[str]:
+        """Tell every adapter that optimizer step `step` (0 for the first) comes next; their remarks, each once.
+
+        on_progress: told the layers that are done and all of them, where a method has more to do than to count; on a
+        large base that may take minutes.
+        """
+        remarks: dict[str, None] = {}
+        for done, (_, layer, adapter) in enumerate(self.layers(), 1):
+            remark = adapter.on_step(step, layer.pristine)
+            if remark:
+                remarks[remark] = None
+                if on_progress:
+                    on_progress(done, len(self._slots))
+        return list(remarks)
 
     def parameter_groups(self) -> dict[ParameterOptions, list[nn.Parameter]]:
         """The parameters by how the optimizer is to treat them, in the order of :meth:`parameters`."""

@@ -88,13 +88,15 @@ def fit(
     resume: bool = False,
     on_start: Callable[[int], None] | None = None,
     on_step: Callable[[StepRecord], None] | None = None,
+    on_method: Callable[[int, int], None] | None = None,
     stop: threading.Event | None = None,
 ) -> int:
     """Train `attached` in place up to `config.steps` and return the number of steps that this call did.
 
     With `resume` it continues from the newest complete checkpoint, if any; on the CPU the result is then bitwise
-    that of an uninterrupted run. `on_start` is told the step it starts from, `on_step` each step. The caller's
-    global random state is put back at the end.
+    that of an uninterrupted run. `on_start` is told the step it starts from, `on_step` each step, `on_method` the
+    layers that are done and all of them while the method has to do something beside training. The caller's global
+    random state is put back at the end.
 
     Raises Interrupted after a checkpoint when `stop` is set, TrainingError on a NaN or infinite loss or gradient
     (before the weights change), when memory runs out or when a checkpoint cannot be written, and RunFolderError when
@@ -109,7 +111,7 @@ def fit(
         attached.train()
         try:
             for step in range(start, config.steps):
-                record = trainer.step(step)
+                record = trainer.step(step, on_method)
                 done = step + 1
                 if on_step:
                     on_step(record)
@@ -170,14 +172,14 @@ class _Trainer:
         )
         self.optimizer = accelerator.prepare_optimizer(optimizer)
 
-    def step(self, step: int) -> StepRecord:
+    def step(self, step: int, on_method: Callable[[int, int], None] | None) -> StepRecord:
         """One optimizer step (0 for the first): `accumulation` forward and backward passes, clip, update."""
         began = time.perf_counter()
         config, accelerator = self.config, self.accelerator
         lr = config.lr * lr_factor(step, config.steps, config.lr_schedule, config.warmup_steps)
         for group, ratio in zip(self.optimizer.param_groups, self.lr_ratios, strict=True):
             group["lr"] = lr * ratio
-        remarks = tuple(self.attached.on_step(step))
+        remarks = tuple(self.attached.on_step(step, on_method))
         sums = [0.0, 0.0, 0.0]
         norm = 0.0
         for micro in range(config.accumulation):

@@ -57,6 +57,8 @@ def test_launch_is_told_and_written_down(launched: TrainResult, told: list[Progr
     metrics = [json.loads(line) for line in (launched.run / "metrics.jsonl").read_text().splitlines()]
     assert [line.get("remarks") for line in metrics] == [[remark] if step == LAUNCH else None for step in range(STEPS)]
     file = AdapterFile.load(launched.adapter)
+    layers = len(file.layers)
+    assert [(p.done, p.total) for p in told if p.phase == "lora-dash"] == [(n, layers) for n in range(1, layers + 1)]
     assert {int(tensor) for tensor in named(file, "launched")} == {1}
     assert all(sigma.count_nonzero() == 4 for sigma in named(file, "delta_sigma"))
 
