@@ -105,7 +105,7 @@ class _FactoredLinear(Function):
             # Thin products are several times faster with the thin side's rows contiguous.
             grad_hidden = F.linear(grad, up.T.contiguous())  # (tokens, k)
             grad_up = (hidden.T @ grad).T
-            grad_down = grad_hidden.T @ tokens
+            grad_down = grad_hidden.T @ tokens if ctx.needs_input_grad[4] else None
             grad_x = grad_excess = None
             if ctx.needs_input_grad[0]:
                 if ctx.merged:
