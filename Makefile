@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow lint check bench bench-speed bench-personalization pocket pocket-eval clean
+.PHONY: help setup demo test test-slow lint check bench bench-layers bench-speed bench-personalization pocket pocket-eval clean
 PYTHON ?= python3
 BIN := .venv/bin
 
@@ -34,7 +34,10 @@ lint: setup  ## ruff: style, docstrings, format
 check: lint  ## lint, then types
 	$(BIN)/pyright
 
-bench: bench-speed bench-personalization  ## every benchmark
+bench: bench-layers bench-speed bench-personalization  ## every benchmark
+
+bench-layers: setup  ## time and memory of every method on SD 1.5's attention layers, beside PEFT and LyCORIS
+	$(BIN)/python -m benchmarks.layers
 
 bench-speed: setup  ## time and memory of a training step, beside PEFT
 	$(BIN)/python benchmarks/speed.py

@@ -12,6 +12,7 @@ import copy
 import json
 import statistics
 import time
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -107,10 +108,18 @@ def wait(device: torch.device) -> None:
 
 
 def saved_bytes(contestant: Contestant, inputs: Inputs) -> int:
-    """Bytes that the graph of one forward pass keeps; nothing is freed before backward, so this is the peak."""
+    """Bytes that the graph of one forward pass keeps."""
     model = contestant.model
     weights = (*model.parameters(), *model.buffers(), *contestant.trained)  # our adapters are not in the model's own
-    known = {tensor.untyped_storage().data_ptr() for tensor in weights}
+    return kept_for_backward(lambda: nn.functional.mse_loss(predict(model, inputs), inputs.target), weights)
+
+
+def kept_for_backward(forward: Callable[[], Tensor], uncounted: Iterable[Tensor]) -> int:
+    """Bytes that the graph of `forward` keeps; nothing is freed before backward, so this is the peak.
+
+    Storage that is shared counts once, that of tensors in `uncounted` not at all.
+    """
+    known = {tensor.untyped_storage().data_ptr() for tensor in uncounted}
     kept: dict[int, int] = {}
 
     def keep(tensor: Tensor) -> Tensor:
@@ -120,8 +129,8 @@ def saved_bytes(contestant: Contestant, inputs: Inputs) -> int:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        loss = nn.functional.mse_loss(predict(model, inputs), inputs.target)
-    del loss
+        result = forward()
+    del result
     return sum(kept.values())
 
 
