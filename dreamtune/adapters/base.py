@@ -98,6 +98,11 @@ class Adapter(nn.Module, ABC):
         """(out, in) of the weight."""
         return self.out_features, self.in_features
 
+    @property
+    def uses_weight(self) -> bool:
+        """Whether ΔW depends on the weight. If not, `weight` may be on the meta device, without the base."""
+        return False
+
     @abstractmethod
     def initialize(self, weight: Tensor, generator: torch.Generator) -> None:
         """Set every tensor so that ΔW is exactly 0; random values come from `generator` (CPU) alone."""

@@ -93,12 +93,16 @@ class AdapterFile(Description):
     def load(cls, path: str | Path) -> Self:
         """Read a file. Raises AdapterFileError when it is missing, damaged, of another tool or another version."""
         path = Path(path).expanduser()
-        tensors, header = container.read(path)
+        content = container.read(path)
         try:
-            description = Description.from_header(header)
-            return cls(**vars(description), tensors=tensors)
+            return cls.from_content(*content)
         except AdapterFileError as error:
             raise AdapterFileError(f"{path}: {error}") from None
+
+    @classmethod
+    def from_content(cls, tensors: Mapping[str, Tensor], header: Mapping[str, str]) -> Self:
+        """The adapter of a file's tensors and metadata. Raises AdapterFileError when they do not fit together."""
+        return cls(**vars(Description.from_header(header)), tensors=tensors)
 
     def save(self, path: str | Path) -> None:
         """Write the file whole or not at all; equal content gives equal bytes. Raises AdapterFileError."""
@@ -176,17 +180,18 @@ class AdapterFile(Description):
     def spectra(self, weights: Mapping[str, Tensor] | None = None) -> dict[str, Spectrum]:
         """Layer path -> singular values of ΔW.
 
-        Layers whose ΔW has no small exact factors need their weight (see :meth:`weights`); without it they are left
-        out.
+        Layers whose ΔW depends on their weight need it (see :meth:`weights`); without it they are left out.
         """
         spectra = {}
         for path, record in self.layers.items():
             adapter = self._adapter(path)
-            factors = adapter.low_rank(torch.empty(record.shape, device="meta"))
+            stand_in = torch.empty(record.shape, device="meta")
+            factors = adapter.low_rank(stand_in)
             if factors is not None:
                 spectra[path] = Spectrum.of_factors(*factors)
-            elif weights is not None:
-                spectra[path] = Spectrum.of_matrix(adapter.delta_weight(weights[path]))
+            elif weights is not None or not adapter.uses_weight:
+                change = adapter.delta_weight(stand_in if weights is None else weights[path])
+                spectra[path] = Spectrum.of_matrix(change)
         return spectra
 
     def layer_norms(self, weights: Mapping[str, Tensor] | None = None) -> dict[str, float]:

@@ -1,0 +1,41 @@
+"""Smaller factors of a change ΔW, and how much of it they keep."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Factors:
+    """ΔW ≈ up @ down, up (out, k), down (k, in), in fp64 on the CPU."""
+
+    up: Tensor
+    down: Tensor
+    energy: float = 1.0
+    """Share of ‖ΔW‖² that they keep; 1 if they are exact."""
+
+
+@torch.no_grad()
+def truncated(up: Tensor, down: Tensor, rank: int) -> Factors:
+    """The best factors of up @ down of at most `rank` (Eckart and Young), in O((out + in)·k²); exact if k ≤ rank."""
+    up, down = up.detach().cpu().double(), down.detach().cpu().double()
+    if up.shape[1] <= rank:
+        return Factors(up, down)
+    left, right = torch.linalg.qr(up), torch.linalg.qr(down.T)
+    small = best(left.R @ right.R.T, rank)
+    return Factors(left.Q @ small.up, small.down @ right.Q.T, small.energy)
+
+
+@torch.no_grad()
+def best(change: Tensor, rank: int) -> Factors:
+    """The best factors of a dense ΔW (out, in) of at most `rank`; each takes the root of the singular values."""
+    left, values, right = torch.linalg.svd(change.detach().cpu().double(), full_matrices=False)
+    rank = min(rank, len(values))
+    root, squares = values[:rank].sqrt(), values.square()
+    total = float(squares.sum())
+    # of what is lost, not of what is kept: exactly 1 where nothing is
+    energy = 1 - float(squares[rank:].sum()) / total if total else 1.0
+    return Factors(left[:, :rank] * root, root[:, None] * right[:rank], energy)

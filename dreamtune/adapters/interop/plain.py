@@ -1,0 +1,74 @@
+"""Any adapter as plain LoRA, exactly where ΔW has small factors, else as close as a given rank allows."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from dreamtune.errors import ConfigError
+
+from ..base import Adapter
+from ..file import AdapterFile
+from ..methods.lora import LoRAConfig
+from .factors import Factors, best, truncated
+
+
+@dataclass(frozen=True, eq=False)
+class PlainLoRA:
+    """An adapter as LoRA, and what it keeps of the original's change."""
+
+    file: AdapterFile
+    energy: Mapping[str, float]
+    """Layer path -> share of ‖ΔW‖² kept, 1 where it is exact."""
+
+
+def plain_lora(file: AdapterFile, rank: int | None = None, weights: Mapping[str, Tensor] | None = None) -> PlainLoRA:
+    """The same change as LoRA of the scale 1, in fp32.
+
+    rank: the most that a layer may have; by default what is exact. weights: as AdapterFile.weights gives them, for
+    methods whose ΔW depends on the weight. Raises ConfigError when the change has no small exact factors and `rank` is
+    not given, when the weights are needed and missing, or for a rank below 1.
+    """
+    if rank is not None and rank < 1:
+        raise ConfigError(f"rank = {rank} must be at least 1")
+    if file.method == "lora" and (rank is None or rank >= max(a.config.rank for a in file.adapters().values())):
+        return PlainLoRA(file, dict.fromkeys(file.layers, 1.0))
+    factors = {
+        path: _factors(adapter, file.method, path, rank, None if weights is None else weights[path])
+        for path, adapter in file.adapters().items()
+    }
+    ranks = {path: layer.up.shape[1] for path, layer in factors.items()}
+    usual = Counter(ranks.values()).most_common(1)[0][0]
+    plain = replace(
+        file,
+        method="lora",
+        config=LoRAConfig(rank=usual, alpha=float(usual)),
+        layers={path: replace(record, options=_options(ranks[path], usual)) for path, record in file.layers.items()},
+        tensors={
+            f"{path}.{name}": tensor.float().contiguous()
+            for path, layer in factors.items()
+            for name, tensor in (("up", layer.up), ("down", layer.down))
+        },
+    )
+    return PlainLoRA(plain, {path: layer.energy for path, layer in factors.items()})
+
+
+def _factors(adapter: Adapter, method: str, path: str, rank: int | None, weight: Tensor | None) -> Factors:
+    stand_in = torch.empty(adapter.shape, device="meta")
+    exact = adapter.low_rank(stand_in)
+    if exact is not None:
+        return truncated(*exact, min(*adapter.shape, rank or min(adapter.shape)))
+    if rank is None:
+        raise ConfigError(f"{method} has no small exact factors (layer {path}): give the rank to approximate it by")
+    if weight is None and adapter.uses_weight:
+        raise ConfigError(f"the change of {method} depends on the base's weights: give the base")
+    with torch.no_grad():
+        return best(adapter.delta_weight(stand_in if weight is None else weight), rank)
+
+
+def _options(rank: int, usual: int) -> dict[str, float]:
+    return {} if rank == usual else {"rank": rank, "alpha": float(rank)}

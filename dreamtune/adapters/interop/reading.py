@@ -1,0 +1,175 @@
+"""Adapters out of files: dreamtune's own, and LoRA, DoRA, LoHa and LoKr of PEFT, diffusers, kohya, LyCORIS, ComfyUI."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from dreamtune.errors import AdapterFileError, DreamtuneError
+
+from .. import container
+from ..description import LayerRecord
+from ..file import AdapterFile
+from ..methods import METHODS
+from ..parts import PARTS, split_part
+from .layers import ForeignLayer
+from .names import layer_path, split_tensor_name
+from .settings import PeftSettings
+
+_CONVOLUTION = re.compile(r"(conv\w*|skip_connection|in_layers[._]\d|out_layers[._]\d|[._]op)$")
+_PROJECTION = re.compile(r"\.attentions\.\d+\.proj_(in|out)$")
+_SD1_TEXT_WIDTH = 768
+
+
+@dataclass(frozen=True)
+class Imported:
+    """An adapter and what there is to say about where it came from."""
+
+    file: AdapterFile
+    tool: str | None
+    """The tool that wrote it; None for dreamtune."""
+    remarks: tuple[str, ...] = ()
+    """What was left out or assumed."""
+
+
+def read_adapter(path: str | Path) -> Imported:
+    """Read an adapter file of any of the known tools; of PEFT also the folder that it saves.
+
+    A file of another tool says nothing certain about the base: no layer has a fingerprint, and `base` is "". Layers
+    that are convolutions cannot be adapted here; they are left out and counted in the remarks.
+
+    Raises AdapterFileError when it is missing, damaged, incomplete, a pickle, of no known tool or method, mixes
+    methods, or has a `dora_scale` per input, which is no DoRA.
+    """
+    path = Path(path).expanduser()
+    peft_folder = (path / "adapter_config.json").is_file()
+    tensors, metadata, tool = container.read_any(path / "adapter_model.safetensors" if peft_folder else path)
+    try:
+        if tool is None:
+            return Imported(AdapterFile.from_content(tensors, metadata), None)
+        settings = PeftSettings.from_folder(path) if peft_folder else PeftSettings.from_metadata(metadata)
+        return _convert(tensors, metadata, tool, settings)
+    except DreamtuneError as error:
+        raise AdapterFileError(f"{path}: {error}") from None
+
+
+def _convert(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], tool: str, settings: PeftSettings) -> Imported:
+    grouped, left_out = _without_convolutions(_grouped(tensors))
+    remarks = []
+    if left_out:
+        remarks.append(
+            f"{len(left_out)} of {len(left_out) + len(grouped)} layers are convolutions, {min(left_out)} the first: "
+            "they are left out, and pictures differ from those of other tools"
+        )
+    found: dict[str, tuple[ForeignLayer, dict[str, Any], dict[str, Tensor]]] = {}
+    assumed = 0
+    for name, own in grouped.items():
+        path = layer_path(name)
+        if path is None:
+            raise AdapterFileError(f"{name} is no layer of Stable Diffusion 1.x, 2.x or XL: use the tool it is for")
+        if path in found:
+            raise AdapterFileError(f"{name} and {found[path][0].name} are one layer: the file is damaged")
+        layer = ForeignLayer.of(name, own)
+        alpha, rslora, certain = _scaling(layer, path, own.get("alpha"), settings)
+        assumed += not certain
+        found[path] = (layer, *layer.fitted(alpha, rslora))
+    if assumed and tool == "PEFT":
+        remarks.append(f"the alpha of {assumed} layers is not in the file: it was taken to be the rank")
+    methods = Counter(layer.method for layer, _, _ in found.values())
+    if len(methods) > 1:
+        mix = ", ".join(f"{method} in {count} layers" for method, count in methods.most_common())
+        raise AdapterFileError(f"it mixes methods ({mix}): only files of one method can be read")
+    return Imported(_assemble(found, metadata, tool, len(left_out)), tool, tuple(remarks))
+
+
+def _assemble(
+    found: Mapping[str, tuple[ForeignLayer, dict[str, Any], dict[str, Tensor]]],
+    metadata: Mapping[str, str],
+    tool: str,
+    left_out: int,
+) -> AdapterFile:
+    if not found:
+        raise AdapterFileError("it changes no layer that can be adapted here, only convolutions")
+    method = next(iter(found.values()))[0].method
+    usual, _ = Counter(tuple(sorted(options.items())) for _, options, _ in found.values()).most_common(1)[0]
+    layers = {
+        path: LayerRecord(layer.shape, None, dict(options.items() - set(usual)))
+        for path, (layer, options, _) in found.items()
+    }
+    trigger = metadata.get("modelspec.trigger_phrase", "")
+    return AdapterFile(
+        method=method,
+        config=METHODS[method].config_class(**dict(usual)),
+        layers=layers,
+        base="",
+        trigger=trigger if isinstance(trigger, str) else "",
+        class_word="",
+        training={"imported_from": tool, "layers_left_out": left_out},
+        tensors={
+            f"{path}.{key}": tensor.contiguous() for path, (_, _, own) in found.items() for key, tensor in own.items()
+        },
+    )
+
+
+def _grouped(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+    """Layer name -> what -> tensor."""
+    grouped: dict[str, dict[str, Tensor]] = {}
+    unknown = []
+    for name, tensor in tensors.items():
+        pieces = split_tensor_name(name)
+        if pieces is None:
+            unknown.append(name)
+        else:
+            grouped.setdefault(pieces[0], {})[pieces[1]] = tensor
+    if unknown:
+        raise AdapterFileError(
+            f"{len(unknown)} tensors are of no known kind, {min(unknown)} the first: "
+            "only LoRA, DoRA, LoHa and LoKr can be read"
+        )
+    return grouped
+
+
+def _without_convolutions(
+    grouped: dict[str, dict[str, Tensor]],
+) -> tuple[dict[str, dict[str, Tensor]], list[str]]:
+    """The layers that are linear, and the names of the others."""
+    widths = {
+        t.shape[-1]
+        for name, own in grouped.items()
+        if (layer_path(name) or "").endswith("attn2.to_k")
+        for key, t in own.items()
+        if key in ("down", "down1")
+    }
+    sd1 = _SD1_TEXT_WIDTH in widths  # there proj_in and proj_out are convolutions, though LoHa's factors do not show it
+
+    def convolves(name: str, own: Mapping[str, Tensor]) -> bool:
+        shaped = "kernel" in own or any(t.ndim > 2 for key, t in own.items() if key != "magnitude")
+        return shaped or bool(_CONVOLUTION.search(name)) or (sd1 and bool(_PROJECTION.search(layer_path(name) or "")))
+
+    left_out = [name for name, own in grouped.items() if convolves(name, own)]
+    return {name: own for name, own in grouped.items() if name not in set(left_out)}, left_out
+
+
+def _scaling(layer: ForeignLayer, path: str, alpha: Tensor | None, settings: PeftSettings) -> tuple[float, bool, bool]:
+    """Alpha, whether it is over √rank, and whether the file says so."""
+    part, _ = split_part(path)
+    inner = layer.name.removeprefix("base_model.model.")
+    inner = inner.removeprefix(f"{part}.") if part in PARTS else inner
+    said = settings.scaling(part, inner, layer.rank)
+    if said is not None:
+        return *said, True
+    if alpha is None or layer.whole:
+        return float(layer.rank), False, layer.whole
+    if alpha.numel() != 1:
+        raise AdapterFileError(f"{layer.name}.alpha is not one number: copy the file again")
+    value = float(alpha)
+    if not math.isfinite(value) or value < 0:
+        raise AdapterFileError(f"{layer.name}.alpha is {value}: copy the file again")
+    return value or float(layer.rank), False, True  # kohya and LyCORIS take 0 for the rank

@@ -1,0 +1,93 @@
+"""The scale of a layer's change in files of other tools: alpha over rank, wherever they keep the alpha."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+from dreamtune.errors import AdapterFileError
+
+from ..parts import PARTS, UNET
+
+DIFFUSERS_KEY = "lora_adapter_metadata"
+"""Key in the metadata of diffusers' files; its JSON holds PEFT's options with a part's name before each."""
+_KINDS = ("LORA", "LOHA", "LOKR")
+
+
+@dataclass(frozen=True)
+class PeftSettings:
+    """What PEFT's configurations say about the scale, per part of the base; nothing if there are none."""
+
+    configs: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    @classmethod
+    def from_metadata(cls, metadata: Mapping[str, str]) -> Self:
+        """Out of a diffusers file's own metadata. Raises AdapterFileError if they are not what diffusers writes."""
+        text = metadata.get(DIFFUSERS_KEY)
+        options = {} if text is None else _object(text, DIFFUSERS_KEY)
+        configs: dict[str, dict[str, Any]] = {}
+        for key, value in options.items():
+            part, _, name = key.partition(".")
+            if part not in PARTS or not name:
+                raise AdapterFileError(f"{DIFFUSERS_KEY} has an option {key!r} of no part of Stable Diffusion")
+            configs.setdefault(part, {})[name] = value
+        return cls(configs)
+
+    @classmethod
+    def from_folder(cls, folder: Path) -> Self:
+        """Out of adapter_config.json. Raises AdapterFileError if it is missing, damaged or of another method."""
+        path = folder / "adapter_config.json"
+        try:
+            config = _object(path.read_text(encoding="utf-8"), path.name)
+        except (OSError, UnicodeDecodeError):
+            raise AdapterFileError(f"{path} cannot be read: copy the whole folder that PEFT saved") from None
+        if config.get("peft_type") not in _KINDS:
+            raise AdapterFileError(
+                f"{path} is of the method {config.get('peft_type')}: only {', '.join(_KINDS)} can be read"
+            )
+        return cls({UNET: config})
+
+    def scaling(self, part: str, path: str, rank: int) -> tuple[float, bool] | None:
+        """Alpha and whether it is over √rank for the layer `path`; None if nothing is said about its part.
+
+        rank: of its factors. PEFT's alpha belongs to the rank of its configuration, which LoKr's full factors lack;
+        the alpha returned belongs to `rank`. Raises AdapterFileError for options that are no numbers.
+        """
+        config = self.configs.get(part)
+        if config is None:
+            return None
+        own_rank, alpha = (
+            _pattern(config.get("rank_pattern"), path, config.get("r")),
+            _pattern(config.get("alpha_pattern"), path, config.get("lora_alpha", config.get("alpha"))),
+        )
+        rslora = config.get("use_rslora", False)
+        numbers = all(isinstance(v, int | float) and not isinstance(v, bool) and v > 0 for v in (own_rank, alpha))
+        if not numbers or not isinstance(rslora, bool):
+            raise AdapterFileError(
+                f"r = {own_rank!r}, alpha = {alpha!r} of {path} are no positive numbers: save it again"
+            )
+        return alpha * (rank / own_rank) ** (0.5 if rslora else 1.0), rslora
+
+
+def _pattern(patterns: Any, path: str, default: Any) -> Any:
+    """PEFT's rule: the first pattern that is the end of the path decides."""
+    if not isinstance(patterns, Mapping):
+        return default
+    try:
+        return next((value for key, value in patterns.items() if re.match(rf"(.*\.)?({key})$", path)), default)
+    except re.error:
+        raise AdapterFileError(f"a pattern of PEFT's options is no regular expression: {list(patterns)[:3]}") from None
+
+
+def _object(text: str, name: str) -> dict[str, Any]:
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        value = None
+    if not isinstance(value, dict):
+        raise AdapterFileError(f"{name} is not a JSON object: copy the file again")
+    return value
