@@ -48,6 +48,21 @@ def dense_linear(x: Tensor, weight: Tensor, bias: Tensor | None, change: Callabl
     return checkpoint(run, x.to(dtype), use_reentrant=False, preserve_rng_state=False)  # pyright: ignore[reportReturnType]
 
 
+def kronecker_linear(
+    x: Tensor, weight: Tensor, bias: Tensor | None, w1: Tensor, up: Tensor, down: Tensor | None
+) -> Tensor:
+    """(W + w1 ⊗ (up·down)) x + b, (..., out1·out2), in x's precision, which must be `exact`.
+
+    x: (..., in1·in2); weight, bias as in :func:`factored_linear`; w1: (out1, in1); up: (out2, k); down: (k, in2), or
+    None for the identity. What it keeps for the backward pass is x.
+    """
+    dtype = compute_dtype(x)
+    with torch.autocast(x.device.type, enabled=False):
+        factors = (w1.to(dtype), up.to(dtype), None if down is None else down.to(dtype))
+        bias = None if bias is None else bias.to(dtype)
+        return _KroneckerLinear.apply(x.to(dtype), weight.to(dtype), bias, *factors)
+
+
 def compute_dtype(x: Tensor) -> torch.dtype:
     """The precision that a Linear layer gives its result in: x's, or autocast's."""
     kind = x.device.type
@@ -129,3 +144,44 @@ def _combined(weight: Tensor, up: Tensor, down: Tensor, excess: Tensor | None) -
     if excess is None:
         return torch.addmm(weight, up, down)
     return (weight * (1 + excess).unsqueeze(1)).addmm_(up, down)
+
+
+class _KroneckerLinear(Function):
+    """The changed weight is made in both passes, which costs little; the factors' gradients never leave rank space."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, w1: Tensor, up: Tensor, down: Tensor | None
+    ) -> Tensor:
+        ctx.save_for_backward(x, weight, w1, up, down)
+        return F.linear(x, _with_kronecker(weight, w1, up, down), bias)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        x, weight, w1, up, down = ctx.saved_tensors
+        (out1, in1), rank = w1.shape, up.shape[1]
+        with torch.autocast(x.device.type, enabled=False):
+            flat = grad_outputs[0].reshape(-1, weight.shape[0])
+            grad = flat.view(-1, out1, up.shape[0]).transpose(0, 1)  # (out1, tokens, out2)
+            tokens = x.reshape(-1, in1, weight.shape[1] // in1).transpose(0, 1)  # (in1, tokens, in2)
+            # To rank space by one product over all blocks; then blocks come first, so that w1 acts by one product too.
+            hidden = tokens if down is None else F.linear(tokens.transpose(0, 1), down).transpose(0, 1)
+            hidden = hidden.reshape(in1, -1)  # (in1, tokens·k)
+            grad_hidden = F.linear(grad.transpose(0, 1), up.T.contiguous()).transpose(0, 1).reshape(out1, -1)
+            grad_w1 = grad_hidden @ hidden.T
+            mixed = (w1 @ hidden).view(out1, -1, rank)  # (out1, tokens, k)
+            grad_up = (mixed.transpose(1, 2) @ grad).sum(0).T
+            grad_down = grad_x = None
+            if down is not None:
+                grad_down = ((w1.T @ grad_hidden).view(in1, -1, rank).transpose(1, 2) @ tokens).sum(0)
+            if ctx.needs_input_grad[0]:
+                grad_x = (flat @ _with_kronecker(weight, w1, up, down)).view(x.shape)
+        return grad_x, None, None, grad_w1, grad_up, grad_down
+
+
+def _with_kronecker(weight: Tensor, w1: Tensor, up: Tensor, down: Tensor | None) -> Tensor:
+    """W + w1 ⊗ (up @ down), (out, in)."""
+    w2 = up if down is None else up @ down
+    blocks = weight.reshape(w1.shape[0], w2.shape[0], w1.shape[1], w2.shape[1])
+    return torch.addcmul(blocks, w1[:, None, :, None], w2[None, :, None, :]).view(weight.shape)

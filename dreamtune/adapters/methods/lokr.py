@@ -6,11 +6,13 @@ import math
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dreamtune.errors import ConfigError
 
 from ..base import MethodConfig
+from ..fused import compute_dtype, exact, kronecker_linear
 from .decompose import Decomposable
 
 
@@ -73,9 +75,37 @@ class LoKr(Decomposable):
 
     def change(self) -> Tensor:
         """s·W₁ ⊗ W₂."""
-        w1 = self.w1 if hasattr(self, "w1") else self.up1 @ self.down1
-        w2 = self.w2 if hasattr(self, "w2") else self.up2 @ self.down2
-        return torch.kron(self.config.scale * w1, w2)
+        w1, up, down = self._matrices()
+        return torch.kron(w1, up if down is None else up @ down)
+
+    def delta_output(self, x: Tensor, weight: Tensor) -> Tensor:
+        """Without a decomposition in rank space: first to W₂'s rank, then W₁, then the rest of W₂."""
+        if self.magnitude is not None:
+            return super().delta_output(x, weight)
+        w1, up, down = self._matrices()
+        hidden = self.drop(x).unflatten(-1, (w1.shape[1], -1))  # (..., in₁, in₂)
+        if down is not None:
+            hidden = F.linear(hidden, down.to(x.dtype))  # (..., in₁, r)
+        return F.linear(w1.to(x.dtype) @ hidden, up.to(x.dtype)).flatten(-2)
+
+    def layer_output(self, x: Tensor, weight: Tensor, bias: Tensor | None, strength: float) -> Tensor:
+        """With the changed weight where that is exact, otherwise in rank space too."""
+        if self.magnitude is not None:
+            return super().layer_output(x, weight, bias, strength)
+        if self.dropping or not exact(compute_dtype(x)):
+            return torch.add(F.linear(x, weight, bias), self.delta_output(x, weight), alpha=strength)
+        w1, up, down = self._matrices()
+        return kronecker_linear(x, weight, bias, strength * w1, up, down)
+
+    def _matrices(self) -> tuple[Tensor, Tensor, Tensor | None]:
+        """s·W₁, and W₂ as a product of two, or as one and None."""
+        if hasattr(self, "w1"):
+            w1 = self.w1
+        else:
+            with torch.autocast(self.up1.device.type, enabled=False):
+                w1 = self.up1 @ self.down1
+        up, down = (self.w2, None) if hasattr(self, "w2") else (self.up2, self.down2)
+        return self.config.scale * w1, up, down
 
 
 def split(size: int, factor: int) -> tuple[int, int]:
