@@ -4,14 +4,20 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from dreamtune.pocket.pretrain.config import PretrainConfig
+from dreamtune.pocket.pretrain.data import identity
 from dreamtune.pocket.pretrain.schedule import Ema, Stage, constant_then_cosine, orthogonalize
 from dreamtune.pocket.pretrain.text import read_caption
 from dreamtune.pocket.pretrain.tokenizer import new_tokenizer
+from dreamtune.pocket.pretrain.traits import COUNT as TRAITS
+from dreamtune.pocket.pretrain.traits import traits
 from dreamtune.pocket.world import CLASSES, COLORS, vocabulary
+from dreamtune.pocket.world.captions import IDENTIFIERS
 
 
 def test_orthogonalize_brings_singular_values_near_one_and_keeps_the_directions() -> None:
@@ -80,6 +86,24 @@ def test_a_caption_is_read_as_it_was_meant() -> None:
     assert slots[1][0] == CLASSES.index("dog")
     assert slots[1][2:4] == [1, names.index("green")]
     assert place == 3
+    assert slots[0][7] == IDENTIFIERS.index("sks")
+    assert slots[1][7] == len(IDENTIFIERS), "the dog has no identifier"
+
+
+def test_traits_tell_look_alikes_apart_and_leave_out_what_is_not_there() -> None:
+    table = np.stack([traits(identity(number)) for number in range(200)])
+    assert table.shape == (200, TRAITS)
+    for number in range(0, 200, 2):
+        one, other = identity(number), identity(number + 1)
+        assert np.isnan(table[number, 9:12]).all() == (one.collar_rgb is None)
+        assert np.isnan(table[number, -36:]).all() == (one.pattern != "spotted")
+        assert not np.array_equal(table[number], table[number + 1], equal_nan=True)
+        assert one.hat is None or np.isclose(table[number, 12:15], table[number + 1, 12:15], atol=0.25).all()
+        assert (one.color, one.pattern) == (other.color, other.pattern)
+    known = table[np.isfinite(table)]
+    assert np.abs(known).max() < 1.2
+    spotted = table[[identity(n).pattern == "spotted" for n in range(200)], -36:]
+    assert 0.1 < spotted.mean() < 0.6
 
 
 @pytest.mark.slow
@@ -123,5 +147,12 @@ def test_all_stages_make_a_base_that_diffusers_loads(tmp_path: Path) -> None:
     onward = Maker(config, tmp_path / "onward", "cpu")
     onward.start_from(base)
     onward.run("unet")
+    onward.run("reader")
+    earlier, later = (
+        load_file(weights / "evaluators" / "reader.safetensors"),
+        torch.load(tmp_path / "onward/reader/model.pt"),
+    )
+    apart = max(float((later[name] - tensor.float()).abs().max()) for name, tensor in earlier.items())
+    assert 0 < apart < 0.5, "the reader goes on from where it was"
     record = json.loads((export(onward, tmp_path / "weights2") / "training.json").read_text())
     assert record["continued_from"]["stages"]["unet"]["samples"] > 0

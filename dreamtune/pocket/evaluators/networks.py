@@ -82,13 +82,19 @@ class Reader(nn.Module):
         self.heads = nn.ModuleDict({name: nn.Linear(256, n) for name, n in HEADS.items()})
         self.head_identity = nn.Linear(256, IDENTITY_WIDTH)
 
+    def hidden(self, crops: Tensor) -> Tensor:
+        """Crops (n, 3, 40, 40) in -1..1 -> what all answers come from, (n, 256)."""
+        features = F.silu(self.norm(self.body(self.conv_in(crops))))  # (n, 192, 5, 5)
+        return F.silu(self.mix(features.flatten(1)))
+
+    def answers(self, hidden: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+        """Of :meth:`hidden`: logits (n, answers) by question, identity embeddings (n, 96), unit rows."""
+        logits = {name: head(hidden).float() for name, head in self.heads.items()}
+        return logits, F.normalize(self.head_identity(hidden).float(), dim=-1)
+
     def forward(self, crops: Tensor) -> tuple[dict[str, Tensor], Tensor]:
         """Crops (n, 3, 40, 40) in -1..1 -> logits (n, answers) by question, identity embeddings (n, 96), unit rows."""
-        features = F.silu(self.norm(self.body(self.conv_in(crops))))  # (n, 192, 5, 5)
-        h = F.silu(self.mix(features.flatten(1)))
-        return {name: head(h).float() for name, head in self.heads.items()}, F.normalize(
-            self.head_identity(h).float(), dim=-1
-        )
+        return self.answers(self.hidden(crops))
 
 
 class ImageText(nn.Module):

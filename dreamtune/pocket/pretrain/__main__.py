@@ -73,10 +73,14 @@ class Maker:
         self.tokenizer = new_tokenizer(config.max_tokens)
 
     def start_from(self, base: Path) -> None:
-        """Take VAE and text encoder of the finished `base` as they are, and its UNet as the one to train on.
+        """Take VAE and text encoder of the finished `base` as they are; its UNet and reader are trained on.
 
         A work folder that has parts of its own keeps them.
         """
+        reader = self.work / "reader" / "start.safetensors"
+        if not reader.exists():
+            reader.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(base.parent / "evaluators" / "reader.safetensors", reader)
         for part, stage in (("vae", "vae/model"), ("text_encoder", "text/model"), ("unet", "unet/start")):
             if not (self.work / stage).exists():
                 shutil.copytree(base / part, self.work / stage)

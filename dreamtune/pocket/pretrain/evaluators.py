@@ -10,6 +10,7 @@ from typing import TypeVar
 import numpy as np
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_file
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
@@ -18,8 +19,10 @@ from ..evaluators.geometry import crop, presence_target
 from ..evaluators.networks import HEADS, Finder, ImageText, Reader
 from ..world import PATTERNS
 from .config import PretrainConfig
-from .data import NONE, RenderSet
+from .data import NONE, RenderSet, identity
 from .schedule import Stage, constant_then_cosine, optimizers, set_lr, update
+from .traits import COUNT as TRAITS
+from .traits import traits
 from .vae import to_tensor
 
 TEMPERATURE = 0.07
@@ -69,16 +72,23 @@ def train_finder(config: PretrainConfig, data: RenderSet, images: np.ndarray, wo
 def train_reader(
     config: PretrainConfig, data: RenderSet, images: np.ndarray, views: int, work: Path, device: str
 ) -> Reader:
-    """Train to read attributes and to tell individuals apart: supervised contrast (arXiv 2004.11362) among look-alikes.
+    """Train to read attributes and to tell individuals apart, all from the same hidden numbers.
 
-    data: `views` pictures of each individual in a row, numbers 2k and 2k + 1 look-alikes; the individual is slot 0.
+    Individuals are told apart by supervised contrast (arXiv 2004.11362) among look-alikes, by one threshold for all
+    of them, and by reading every individual's traits, without which the reader learns the training's individuals by
+    heart. data: `views` pictures of each individual in a row, numbers 2k and 2k + 1 look-alikes, individual in slot 0.
     """
     torch.manual_seed(config.seed + 12)
-    reader = Reader().to(device)
-    opts = optimizers({"reader": (reader, 1.0)}, 2e-3)
-    stage = Stage(work / "reader", config.minutes["reader"], {"reader": reader, "muon": opts[0], "adamw": opts[1]})
+    reader = Reader()
+    if (start := work / "reader" / "start.safetensors").exists():
+        reader.load_state_dict(load_file(start))
+    tail = _IdentityTail().to(device)
+    opts = optimizers({"reader": (reader.to(device), 1.0), "tail": (tail, 1.0)}, 2e-3)
+    state = {"reader": reader, "tail": tail, "muon": opts[0], "adamw": opts[1]}
+    stage = Stage(work / "reader", config.minutes["reader"], state)
     generator = torch.Generator().manual_seed(config.seed + stage.step)
     boxes, labels = torch.from_numpy(data.boxes), torch.from_numpy(data.attributes).long()
+    known = torch.from_numpy(np.stack([traits(identity(i)) for i in range(len(data) // views)]))
     pairs = len(data) // views // 2
     for spent in stage:
         set_lr(opts, 2e-3 * constant_then_cosine(spent, stage.step, 50, turn=0.4, floor=0.01))
@@ -93,17 +103,44 @@ def train_reader(
         center, half = (b[:, :2] + b[:, 2:]) / 2 + shift, (b[:, 2:] - b[:, :2]) / 2 * grow
         x = crop(_noised(to_tensor(images[pick.numpy()]), generator), torch.cat([center - half, center + half], 1))
         with torch.autocast(device, torch.bfloat16):
-            logits, identity = reader(x.to(device))
+            hidden = reader.hidden(x.to(device))
+            logits, embeddings = reader.answers(hidden)
         goal = labels[pick, 0].to(device)
         loss = attribute_loss(logits, goal)
-        likeness = (identity @ identity.T / TEMPERATURE).fill_diagonal_(-1e4)
+        cosines = embeddings @ embeddings.T
+        likeness = (cosines / TEMPERATURE).fill_diagonal_(-1e4)
         contrast = F.cross_entropy(likeness, torch.arange(len(pick), device=device) ^ 1)
-        update(opts, reader, loss + 2 * contrast)
+        told, apart = tail(hidden.float(), known[pick // views].to(device), cosines)
+        update(opts, reader, loss + 2 * contrast + 12 * told + 2 * apart)
         stage.samples += len(pick)
         if stage.step % 100 == 0:
             right = {name: (logits[name].argmax(1) == goal[:, i]).float().mean().item() for i, name in enumerate(HEADS)}
-            stage.log(contrast=contrast.item(), **right)
+            stage.log(contrast=contrast.item(), traits=told.item(), apart=apart.item(), **right)
     return _finish(reader, stage)
+
+
+class _IdentityTail(torch.nn.Module):
+    """What the reader needs only while it learns: a head for traits, and one threshold for mates and look-alikes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = torch.nn.Linear(256, TRAITS)
+        self.slope, self.threshold = (torch.nn.Parameter(torch.tensor(v)) for v in (15.0, 0.6))
+
+    def forward(self, hidden: Tensor, known: Tensor, cosines: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean squared error of the traits, and the verification loss of mates against look-alikes (both scalars).
+
+        hidden: (n, 256), known: (n, TRAITS), NaN where there is none; rows 2i and 2i + 1 show one individual, rows
+        4i to 4i + 3 a pair of look-alikes. Contrast orders the mates of each picture before its look-alikes; that one
+        threshold does for all pictures is what this adds.
+        """
+        there = known.isfinite()
+        told = (self.head(hidden) - known.nan_to_num())[there].square().mean()
+        who = torch.arange(len(hidden), device=hidden.device) // 2
+        alike = (who[:, None] // 2 == who[None] // 2) & (who[:, None] != who[None])
+        mates = cosines.diagonal(1)[::2]
+        refused = F.softplus(self.slope * (cosines[alike] - self.threshold)).mean()
+        return told, F.softplus(self.slope * (self.threshold - mates)).mean() + refused
 
 
 def attribute_loss(logits: dict[str, Tensor], goal: Tensor) -> Tensor:

@@ -9,7 +9,8 @@ from .scene import CLASSES, COLORS, CONTEXTS, Placement, Scene, Subject
 IDENTIFIERS = ("sks", "zwx", "qpl", "vrk", "xob", "ohw", "tuv", "jmz")
 """Nonsense words that some captions put before the class. They mean nothing, so that "a sks cat" is just a cat."""
 
-IDENTIFIER_SHARE = 0.12
+IDENTIFIER_SHARE = 0.3
+"""So often, because the text encoder must know each of them and the UNet must have learned to pass over them."""
 
 
 def _article(word: str) -> str:
