@@ -30,6 +30,8 @@ _OTHER_TOOLS = {
     "diffusers": (".lora.up.weight", ".lora.down.weight", "_lora.up.weight", "_lora.down.weight"),
 }
 """Endings of tensor names by which the files of other tools are known."""
+_LYCORIS_STARTS = ("lora_", "lycoris_", "diffusion_model.")
+"""How names begin in files of LyCORIS and ComfyUI."""
 
 
 def write(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
@@ -134,4 +136,8 @@ def _identify(path: Path, header: dict[str, Any], others: bool) -> tuple[dict[st
 
 
 def _tool_of(names: Iterable[str]) -> str | None:
-    return next((tool for tool, ends in _OTHER_TOOLS.items() if any(name.endswith(ends) for name in names)), None)
+    for tool, ends in _OTHER_TOOLS.items():
+        found = [name for name in names if name.endswith(ends)]
+        if found:  # PEFT has LyCORIS' names of tensors, but paths of layers, and it keeps the alpha elsewhere
+            return tool if tool != "LyCORIS" or any(name.startswith(_LYCORIS_STARTS) for name in found) else "PEFT"
+    return None

@@ -59,10 +59,7 @@ def test_folder_of_peft(kind: str, tmp_path: Path) -> None:
     model.save_pretrained(str(tmp_path))
     expected = model.eval()(x)
     imported = read_adapter(tmp_path)
-    assert (imported.tool, imported.remarks) == (
-        "PEFT" if kind in ("lora", "rslora", "ranks", "dora") else "LyCORIS",
-        (),
-    )
+    assert (imported.tool, imported.remarks) == ("PEFT", ())
     assert imported.file.base == ""
     own = frozen_net(torch.float32)
     imported.file.attach(own)
@@ -149,5 +146,153 @@ def test_layer_of_kohya_and_lycoris(kind: str, tmp_path: Path) -> None:
         return
     imported = read_adapter(path)
     assert list(imported.file.layers) == [PATH]
-    assert imported.remarks == ()
+    assert imported.tool == ("kohya" if kind.startswith(("lora", "dora")) else "LyCORIS")
+    assert len(imported.remarks) == (kind == "lora without alpha")
     torch.testing.assert_close(delta(imported.file, weight), lycoris_change(tensors, weight), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["loha", "lokr", "lokr whole"])
+@pytest.mark.parametrize("prefix", ["", "unet.", "base_model.model."])
+def test_alpha_that_peft_keeps_elsewhere_is_remarked_on(kind: str, prefix: str, tmp_path: Path) -> None:
+    net = frozen_net(torch.float32)
+    randomised(inject_adapter_in_model(PEFT_CONFIGS[kind](target_modules=["first", "second"]), net))
+    state = {f"{prefix}{name}": value for name, value in get_peft_model_state_dict(net).items()}
+    imported = read_adapter(written(tmp_path / "a.safetensors", state))
+    assert imported.tool == "PEFT"
+    assert "the alpha of 2 layers is not in the file" in imported.remarks[0]
+
+
+@pytest.mark.parametrize("start", ["", "text_model."])
+def test_folder_of_peft_of_a_text_encoder(start: str, tmp_path: Path) -> None:
+    layer = "encoder.layers.0.self_attn.q_proj"
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "r": 2, "lora_alpha": 6}))
+    tensors = {
+        f"base_model.model.{start}{layer}.lora_{name}.weight": tensor
+        for name, tensor in (("A", rand(2, 8)), ("B", rand(12, 2)))
+    }
+    written(tmp_path / "adapter_model.safetensors", tensors)
+    file = read_adapter(tmp_path).file
+    assert (list(file.layers), file.config.scale) == ([f"text_encoder.{layer}"], 3)
+
+
+Q, FEATURES = "transformer_blocks.0.attn1.to_q", "transformer_blocks.0.ff.net.0.proj"
+NAMES = {
+    "lora_unet_down_blocks_1_attentions_0_transformer_blocks_0_attn2_to_out_0": (
+        "down_blocks.1.attentions.0.transformer_blocks.0.attn2.to_out.0"
+    ),
+    "lora_unet_mid_block_attentions_0_transformer_blocks_9_ff_net_0_proj": (
+        "mid_block.attentions.0.transformer_blocks.9.ff.net.0.proj"
+    ),
+    "lora_unet_input_blocks_1_1_transformer_blocks_0_attn1_to_q": f"down_blocks.0.attentions.0.{Q}",
+    "lora_unet_input_blocks_8_1_transformer_blocks_0_attn1_to_q": f"down_blocks.2.attentions.1.{Q}",
+    "lora_unet_middle_block_1_transformer_blocks_0_attn1_to_q": f"mid_block.attentions.0.{Q}",
+    "lora_unet_output_blocks_0_1_transformer_blocks_0_attn1_to_q": f"up_blocks.0.attentions.0.{Q}",
+    "lora_unet_output_blocks_11_1_transformer_blocks_0_ff_net_0_proj": f"up_blocks.3.attentions.2.{FEATURES}",
+    "lora_unet_output_blocks_5_0_emb_layers_1": "up_blocks.1.resnets.2.time_emb_proj",
+    "lora_unet_time_embed_0": "time_embedding.linear_1",
+    "lora_unet_label_emb_0_2": "add_embedding.linear_2",
+    "diffusion_model.middle_block.1.transformer_blocks.0.attn1.to_q": f"mid_block.attentions.0.{Q}",
+    "diffusion_model.input_blocks.4.1.transformer_blocks.1.attn2.to_k": (
+        "down_blocks.1.attentions.0.transformer_blocks.1.attn2.to_k"
+    ),
+    "lora_te_text_model_encoder_layers_3_self_attn_q_proj": "text_encoder.encoder.layers.3.self_attn.q_proj",
+    "lora_te1_text_model_encoder_layers_3_mlp_fc1": "text_encoder.encoder.layers.3.mlp.fc1",
+    "lora_te2_text_model_encoder_layers_31_self_attn_out_proj": ("text_encoder_2.encoder.layers.31.self_attn.out_proj"),
+    "unet.down_blocks.0.attentions.0.transformer_blocks.0.attn1.processor.to_q": f"down_blocks.0.attentions.0.{Q}",
+    "down_blocks.0.attentions.0.transformer_blocks.0.attn1.processor.to_out": (
+        "down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_out.0"
+    ),
+    "text_encoder.text_model.encoder.layers.0.self_attn.to_out": "text_encoder.encoder.layers.0.self_attn.out_proj",
+    "text_encoder_2.text_model.encoder.layers.0.self_attn.k_proj": "text_encoder_2.encoder.layers.0.self_attn.k_proj",
+}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_names_of_layers(name: str, tmp_path: Path) -> None:
+    old = ".processor." in name or name.endswith(("to_out", ".to_q"))
+    down, up = ("_lora.down.weight", "_lora.up.weight") if old else (".lora_down.weight", ".lora_up.weight")
+    path = written(tmp_path / "a.safetensors", {f"{name}{down}": rand(2, 8), f"{name}{up}": rand(12, 2)})
+    assert list(read_adapter(path).file.layers) == [NAMES[name]]
+
+
+def lora(name: str = KOHYA, *, kernel: bool = False) -> Tensors:
+    return {f"{name}.{key}": t[..., None, None] if kernel else t for key, t in KOHYA_LAYERS["lora"]().items()}
+
+
+@pytest.mark.parametrize(
+    "convolution",
+    [
+        lora("lora_unet_down_blocks_0_resnets_0_conv1", kernel=True),
+        lora("lora_unet_input_blocks_3_0_op", kernel=True),
+        lora("lora_unet_down_blocks_0_attentions_0_proj_in", kernel=True),
+        {f"lora_unet_mid_block_resnets_0_conv1.{n}": t for n, t in KOHYA_LAYERS["loha"]().items()},
+    ],
+)
+def test_convolutions_are_left_out_and_counted(convolution: Tensors, tmp_path: Path) -> None:
+    imported = read_adapter(written(tmp_path / "a.safetensors", lora() | convolution))
+    assert list(imported.file.layers) == [PATH]
+    assert imported.remarks[0].startswith("1 of 2 layers are convolutions, lora_unet_")
+    assert imported.file.training["layers_left_out"] == 1
+    with pytest.raises(AdapterFileError, match="changes no layer that can be adapted here"):
+        read_adapter(written(tmp_path / "b.safetensors", convolution))
+
+
+REFUSED: dict[str, tuple[Callable[[], Tensors], str]] = {
+    "older dora": (lambda: lora() | {f"{KOHYA}.dora_scale": rand(1, 8)}, "one number per input.*is another method"),
+    "wrong dora": (lambda: lora() | {f"{KOHYA}.dora_scale": rand(3, 1)}, "the magnitude is 3x1, not 12x1"),
+    "mixed": (
+        lambda: (
+            lora()
+            | {f"{KOHYA.replace('to_q', 'to_k')}.{name}": tensor for name, tensor in KOHYA_LAYERS["loha"]().items()}
+        ),
+        "mixes methods",
+    ),
+    "unknown tensor": (lambda: lora() | {f"{KOHYA}.oft_blocks": rand(2, 2)}, "1 tensors are of no known kind"),
+    "unknown layer": (lambda: lora("lora_unet_double_blocks_0_img_attn_qkv"), "is no layer of Stable Diffusion"),
+    "missing": (lambda: {f"{KOHYA}.lora_up.weight": rand(12, 2)}, "lacks down: the file is incomplete"),
+    "surplus": (lambda: lora() | {f"{KOHYA}.hada_w1_a": rand(12, 2)}, "the file is incomplete"),
+    "half a lokr": (lambda: {f"{KOHYA}.lokr_w1": rand(2, 2)}, "lacks lokr_w1 or lokr_w2"),
+    "two alphas": (lambda: lora() | {f"{KOHYA}.alpha": rand(2)}, "alpha is not one number"),
+    "negative alpha": (lambda: lora() | {f"{KOHYA}.alpha": torch.tensor(-1.0)}, "alpha is -1.0"),
+    "infinite alpha": (lambda: lora() | {f"{KOHYA}.alpha": torch.tensor(float("inf"))}, "alpha is inf"),
+    "NaN": (lambda: lora() | {f"{KOHYA}.lora_up.weight": torch.full((12, 2), torch.nan)}, "holds NaN or infinity"),
+    "unlike ranks": (lambda: lora() | {f"{KOHYA}.lora_up.weight": rand(12, 3)}, r"is 12x3, not|do not fit together"),
+    "twice": (
+        lambda: lora() | lora("lora_unet_input_blocks_1_1_transformer_blocks_0_attn1_to_q"),
+        "are one layer: the file is damaged",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", REFUSED)
+def test_refused(kind: str, tmp_path: Path) -> None:
+    make, message = REFUSED[kind]
+    with pytest.raises(AdapterFileError, match=message):
+        read_adapter(written(tmp_path / "a.safetensors", make()))
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ("{", "is not a JSON object"),
+        (json.dumps({"peft_type": "IA3"}), "is of the method IA3"),
+        (json.dumps({"peft_type": "LORA", "r": 2, "lora_alpha": "x"}), "are no positive numbers"),
+        (json.dumps({"peft_type": "LORA", "r": 0, "lora_alpha": 1}), "are no positive numbers"),
+        (json.dumps({"peft_type": "LORA", "r": 2, "lora_alpha": 1, "rank_pattern": {"(": 3}}), "no regular expression"),
+    ],
+)
+def test_refused_settings_of_peft(config: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "adapter_config.json").write_text(config)
+    names = {"lora_A.weight": rand(2, 8), "lora_B.weight": rand(12, 2)}
+    written(tmp_path / "adapter_model.safetensors", {f"base_model.model.{PATH}.{n}": t for n, t in names.items()})
+    with pytest.raises(AdapterFileError, match=message):
+        read_adapter(tmp_path)
+
+
+def test_rank_above_what_there_can_be_is_reduced(tmp_path: Path) -> None:
+    tensors = {"lora_up.weight": rand(12, 20), "lora_down.weight": rand(20, 8), "alpha": torch.tensor(5.0)}
+    path = written(tmp_path / "a.safetensors", {f"{KOHYA}.{name}": tensor for name, tensor in tensors.items()})
+    file = read_adapter(path).file
+    assert file.config.rank == 8
+    expected = 5 / 20 * tensors["lora_up.weight"] @ tensors["lora_down.weight"]
+    torch.testing.assert_close(delta(file), expected, rtol=1e-4, atol=1e-5)

@@ -59,7 +59,7 @@ class ForeignLayer:
 
     @property
     def whole(self) -> bool:
-        """Whether it is a LoKr of two whole matrices, whose alpha other tools do not apply."""
+        """Whether it is a LoKr of two whole matrices, whose alpha LyCORIS and ComfyUI do not apply."""
         return self.tensors.keys() >= {"w1", "w2"}
 
     def fitted(self, alpha: float, rslora: bool) -> tuple[dict[str, Any], dict[str, Tensor]]:

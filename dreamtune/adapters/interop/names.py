@@ -61,7 +61,8 @@ def layer_path(name: str) -> str | None:
     """Path in an adapter file of the layer that another tool calls `name`; None if it is none of Stable Diffusion's.
 
     Known are kohya's names, with _ for dots, in diffusers' or the original naming (`input_blocks_1_1_...`), paths of
-    PEFT and diffusers with their prefixes, and ComfyUI's paths in the original naming.
+    PEFT and diffusers with their prefixes, and ComfyUI's paths in the original naming. Without a prefix a text
+    encoder's layer counts as one of the first.
     """
     for prefix, part in _KOHYA_PREFIXES.items():
         if name.startswith(prefix):
@@ -70,7 +71,8 @@ def layer_path(name: str) -> str | None:
     if name.startswith("diffusion_model."):
         return _checked(UNET, _dotted(_modern(name.removeprefix("diffusion_model.").replace(".", "_"))))
     part, _, path = name.partition(".")
-    part, path = (part, path) if part in (UNET, *TEXT_ENCODERS) else (UNET, name)
+    if part not in (UNET, *TEXT_ENCODERS):  # PEFT's own files do not say which model they are of
+        part, path = (TEXT_ENCODERS[0] if _TEXT_START.match(name.removeprefix("text_model.")) else UNET), name
     path = path.replace(".processor.", ".")  # of diffusers before 0.22, which also said to_out for to_out.0, and
     if part in TEXT_ENCODERS:  # to_q for q_proj
         path = re.sub(r"\.to_(q|k|v|out)$", r".\1_proj", path)

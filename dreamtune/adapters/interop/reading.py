@@ -77,10 +77,10 @@ def _convert(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], tool: s
         if path in found:
             raise AdapterFileError(f"{name} and {found[path][0].name} are one layer: the file is damaged")
         layer = ForeignLayer.of(name, own)
-        alpha, rslora, certain = _scaling(layer, path, own.get("alpha"), settings)
+        alpha, rslora, certain = _scaling(layer, path, own.get("alpha"), settings, tool)
         assumed += not certain
         found[path] = (layer, *layer.fitted(alpha, rslora))
-    if assumed and tool == "PEFT":
+    if assumed:
         remarks.append(f"the alpha of {assumed} layers is not in the file: it was taken to be the rank")
     methods = Counter(layer.method for layer, _, _ in found.values())
     if len(methods) > 1:
@@ -157,7 +157,9 @@ def _without_convolutions(
     return {name: own for name, own in grouped.items() if name not in set(left_out)}, left_out
 
 
-def _scaling(layer: ForeignLayer, path: str, alpha: Tensor | None, settings: PeftSettings) -> tuple[float, bool, bool]:
+def _scaling(
+    layer: ForeignLayer, path: str, alpha: Tensor | None, settings: PeftSettings, tool: str
+) -> tuple[float, bool, bool]:
     """Alpha, whether it is over √rank, and whether the file says so."""
     part, _ = split_part(path)
     inner = layer.name.removeprefix("base_model.model.")
@@ -165,8 +167,9 @@ def _scaling(layer: ForeignLayer, path: str, alpha: Tensor | None, settings: Pef
     said = settings.scaling(part, inner, layer.rank)
     if said is not None:
         return *said, True
-    if alpha is None or layer.whole:
-        return float(layer.rank), False, layer.whole
+    without = layer.whole and tool != "PEFT"  # LyCORIS and ComfyUI apply no alpha then
+    if alpha is None or without:
+        return float(layer.rank), False, without
     if alpha.numel() != 1:
         raise AdapterFileError(f"{layer.name}.alpha is not one number: copy the file again")
     value = float(alpha)

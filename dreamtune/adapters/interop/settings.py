@@ -11,7 +11,7 @@ from typing import Any, Self
 
 from dreamtune.errors import AdapterFileError
 
-from ..parts import PARTS, UNET
+from ..parts import PARTS
 
 DIFFUSERS_KEY = "lora_adapter_metadata"
 """Key in the metadata of diffusers' files; its JSON holds PEFT's options with a part's name before each."""
@@ -49,7 +49,7 @@ class PeftSettings:
             raise AdapterFileError(
                 f"{path} is of the method {config.get('peft_type')}: only {', '.join(_KINDS)} can be read"
             )
-        return cls({UNET: config})
+        return cls(dict.fromkeys(PARTS, config))  # a folder is of one model, whichever
 
     def scaling(self, part: str, path: str, rank: int) -> tuple[float, bool] | None:
         """Alpha and whether it is over √rank for the layer `path`; None if nothing is said about its part.
