@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -23,19 +24,42 @@ class AdapterUse:
     file: AdapterFile
     digest: str
     """SHA-256 of the file."""
+    remarks: tuple[str, ...]
+    """What was left out or assumed of another tool's file."""
 
     @classmethod
     def load(cls, text: str) -> Self:
-        """Read what FILE[:STRENGTH] names. Raises ConfigError and AdapterFileError."""
-        from dreamtune.adapters import AdapterFile
+        """Read what FILE[:STRENGTH] names, also of another tool. Raises ConfigError and AdapterFileError."""
+        from dreamtune.adapters.interop import read_adapter, tensor_file
 
         path, strength = parse(text)
-        file = AdapterFile.load(path)
-        return cls(path, strength, file, hashlib.sha256(path.read_bytes()).hexdigest())
+        imported = read_adapter(path)
+        digest = hashlib.sha256(tensor_file(path).read_bytes()).hexdigest()
+        return cls(path, strength, imported.file, digest, tuple(f"{path.name}: {it}" for it in imported.remarks))
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON, without the folder."""
         return {"file": self.path.name, "strength": self.strength, "sha256": self.digest}
+
+
+def base_name(adapters: Sequence[AdapterUse]) -> str:
+    """The one base that the adapters were trained on, pocket without any; those that do not tell theirs do not count.
+
+    Raises ConfigError when there are several, when none tells it, or when it is a folder or file that is not here.
+    """
+    telling = [adapter for adapter in adapters if adapter.file.base]
+    names = sorted({adapter.file.base for adapter in telling}) or ["pocket"]
+    if adapters and not telling:
+        raise ConfigError(f"{adapters[0].path} does not tell which base it was trained on: name the base to use")
+    if len(names) > 1:
+        raise ConfigError(f"the adapters were trained on different bases ({', '.join(names)}): name the base to use")
+    name = names[0]
+    if name != "pocket" and "/" not in name and not Path(name).exists():
+        raise ConfigError(
+            f"{telling[0].path} was trained on the base {name!r}, a folder or file which is not here: "
+            "give its path as base"
+        )
+    return name
 
 
 def parse(text: str) -> tuple[Path, float]:

@@ -164,11 +164,16 @@ def generate(
 
 
 @app.command()
-def inspect(file: Annotated[Path, Argument(metavar="FILE", help="Adapter file.")], as_json: Json = False) -> None:
+def inspect(
+    file: Annotated[Path, Argument(metavar="FILE", help="Adapter file, of dreamtune or another tool.")],
+    base: Annotated[str | None, Option(help="Its base, to measure also changes that depend on the weights.")] = None,
+    as_json: Json = False,
+) -> None:
     """Show what an adapter file holds."""
     from dreamtune.pipelines.inspect import inspect as run
 
-    result = run(file)
+    with console.stdout_kept():
+        result = run(file, base)
     if as_json:
         console.print_json(result.to_dict())
     else:

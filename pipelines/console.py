@@ -88,10 +88,14 @@ def print_inspection(result: InspectResult) -> None:
     print(f"{result.path}  ({result.size} bytes)")
     options = ", ".join(f"{key} {value}" for key, value in summary["config"].items())
     print(f"method      {summary['method']} ({options})")
-    print(f"base        {summary['base']}")
+    print(f"base        {summary['base'] or 'not known'}")
     print(f"subject     {summary['trigger']} {summary['class']}".rstrip())
     print(f"parameters  {summary['parameters']} in {summary['layers']} layers")
-    print(f"written by  dreamtune {summary['version']}")
+    print(f"written by  {result.tool}")
+    for remark in result.remarks:
+        print(f"remark      {remark}")
+    if len(result.layers) < summary["layers"]:
+        print("The changes of these layers depend on the weights: give --base to measure them.")
     if not result.layers:
         return
     print(f"\n{'energy':>6}  {'|dW|':>9}  {'rank used':>9}  layer")

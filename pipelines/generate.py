@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, field_validator
 
-from dreamtune.errors import ConfigError, GenerationError, IncompatibleModelError
-from dreamtune.pipelines.adapter_use import AdapterUse
+from dreamtune.errors import GenerationError, IncompatibleModelError
+from dreamtune.pipelines.adapter_use import AdapterUse, base_name
 from dreamtune.pipelines.files import check_place, write_png
 from dreamtune.pipelines.progress import OnProgress, Printer, Progress
 from dreamtune.pipelines.provenance import provenance
@@ -109,8 +109,8 @@ def generate(config: GenerateConfig, out: str | Path, on_progress: OnProgress | 
     folder = Path(out).expanduser()
     check_place(folder)
     adapters = [AdapterUse.load(text) for text in config.adapters]
-    remarks = _check_triggers(config, adapters)
-    name = _base_name(config, adapters)
+    remarks = [*_check_triggers(config, adapters), *(it for adapter in adapters for it in adapter.remarks)]
+    name = base_name(adapters) if config.base == "auto" else config.base
 
     from dreamtune.models import load_base
 
@@ -185,21 +185,6 @@ def _check_triggers(config: GenerateConfig, adapters: list[AdapterUse]) -> list[
         for adapter in adapters
         if adapter.file.trigger and not any(adapter.file.trigger in prompt for prompt in config.prompts)
     ]
-
-
-def _base_name(config: GenerateConfig, adapters: list[AdapterUse]) -> str:
-    if config.base != "auto":
-        return config.base
-    names = sorted({adapter.file.base for adapter in adapters}) or ["pocket"]
-    if len(names) > 1:
-        raise ConfigError(f"the adapters were trained on different bases ({', '.join(names)}): name the base to use")
-    name = names[0]
-    if name != "pocket" and "/" not in name and not Path(name).exists():
-        raise ConfigError(
-            f"{adapters[0].path} was trained on the base {name!r}, a folder or file which is not here: "
-            "give its path as base"
-        )
-    return name
 
 
 def _draw(plan: _Plan, folder: Path, tell: OnProgress) -> tuple[list[Path], list[str]]:

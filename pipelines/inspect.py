@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from dreamtune.adapters import AdapterFile
 
 
@@ -36,28 +39,48 @@ class InspectResult:
     summary: dict[str, Any]
     """See AdapterFile.summary."""
     layers: tuple[LayerReport, ...]
-    """Of methods whose ΔW has small exact factors; the others' needs the base's weights, and is left out."""
+    """Without the base those are left out whose ΔW depends on its weights."""
+    tool: str
+    """What wrote the file: dreamtune and its version, or another tool."""
+    remarks: tuple[str, ...]
+    """What was left out or assumed of another tool's file."""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
         layers = [vars(layer) | {"shape": list(layer.shape)} for layer in self.layers]
-        return {"file": str(self.path), "file_bytes": self.size, **self.summary, "changes": layers}
+        told = {"written_by": self.tool, "remarks": list(self.remarks)}
+        return {"file": str(self.path), "file_bytes": self.size, **self.summary, **told, "changes": layers}
 
 
-def inspect(path: str | Path) -> InspectResult:
-    """Read an adapter file and measure its changes, without the base.
+def inspect(path: str | Path, base: str | None = None) -> InspectResult:
+    """Read an adapter file, of any known tool, and measure its changes.
 
-    Raises AdapterFileError when it is missing, damaged, no adapter, or of another tool, which is then named.
+    base: the model that it is for; without it layers whose ΔW depends on the base's weights are not measured.
+
+    Raises AdapterFileError when it is missing, damaged or no adapter, BaseModelError for a base that cannot be loaded,
+    IncompatibleModelError for one that lacks a layer or has it in another size.
     """
-    from dreamtune.adapters import AdapterFile
+    from dreamtune.adapters.interop import read_adapter, tensor_file
 
     path = Path(path).expanduser()
-    file = AdapterFile.load(path)
-    return InspectResult(path, path.stat().st_size, file.summary(), _measure(file))
+    imported = read_adapter(path)
+    file, weights = imported.file, None
+    if base is not None:
+        from dreamtune.models import load_base
+
+        weights = file.weights(load_base(base, "cpu").parts)
+    return InspectResult(
+        path=path,
+        size=tensor_file(path).stat().st_size,
+        summary=file.summary(),
+        layers=_measure(file, weights),
+        tool=imported.tool or f"dreamtune {file.version}",
+        remarks=imported.remarks,
+    )
 
 
-def _measure(file: AdapterFile) -> tuple[LayerReport, ...]:
-    spectra = file.spectra()
+def _measure(file: AdapterFile, weights: Mapping[str, Tensor] | None) -> tuple[LayerReport, ...]:
+    spectra = file.spectra(weights)
     total = sum(spectrum.norm**2 for spectrum in spectra.values())
     layers = [
         LayerReport(

@@ -189,3 +189,17 @@ def test_progress(draw: Any, tiny: Path, tmp_path: Path) -> None:
     config = GenerateConfig(prompts=("x",), base=str(tiny), n=10, steps=1, device="cpu")
     generate(config, tmp_path / "out", on_progress=told.append)
     assert [(p.phase, p.done, p.total) for p in told] == [("draw", 8, 10), ("draw", 10, 10)]
+
+
+def test_adapter_of_another_tool(tiny: Path, tmp_path: Path) -> None:
+    name = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q"
+    path = tmp_path / "x.safetensors"
+    save_file({f"{name}.lora_up.weight": torch.ones(32, 1), f"{name}.lora_down.weight": torch.ones(1, 32)}, path)
+    options: dict[str, Any] = {"prompts": ("a dog",), "n": 1, "steps": 1, "device": "cpu"}
+    plain = generate(GenerateConfig(**options, base=str(tiny)), tmp_path / "plain")
+    result = generate(GenerateConfig(**options, base=str(tiny), adapters=(f"{path}:0.5",)), tmp_path / "adapted")
+    assert result.remarks == ("x.safetensors: the alpha of 1 layers is not in the file: it was taken to be the rank",)
+    assert plain.files[0].read_bytes() != result.files[0].read_bytes()
+    with pytest.raises(ConfigError, match="does not tell which base it was trained on: name the base"):
+        generate(GenerateConfig(**options, adapters=(str(path),)), tmp_path / "none")
+    assert not (tmp_path / "none").exists()

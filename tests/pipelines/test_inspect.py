@@ -1,14 +1,17 @@
 """What an adapter file holds, and what other files are."""
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from diffusers import UNet2DConditionModel
 from safetensors.torch import save_file
 
-from dreamtune.adapters import AdapterFile
+from dreamtune.adapters import METHODS, AdapterFile, MethodConfig, attach
 from dreamtune.errors import AdapterFileError
+from dreamtune.pipelines.console import print_inspection
 from dreamtune.pipelines.inspect import inspect
 from dreamtune.pipelines.train import TrainResult
 
@@ -33,17 +36,66 @@ def test_untrained_adapter_has_no_energy(trained: TrainResult, tmp_path: Path) -
     assert {(layer.energy, layer.norm, layer.rank_used) for layer in layers} == {(0.0, 0.0, 0)}
 
 
+def count(method: str, config: MethodConfig, out: int, inner: int) -> int:
+    """Trained numbers of one layer, by each paper's formula."""
+    r = config.rank
+    if method == "lokr":
+        (a, b), (c, d) = ((small, size // small) for size in (out, inner) for small in [root_divisor(size)])
+        return a * c + (b * r + r * d if r < max(b, d) / 2 else b * d)
+    return {
+        "lora": r * (out + inner),
+        "dora": r * (out + inner) + out,
+        "lora-dash": r * (out + inner) + 8,
+        "spectral-a": r * (out + inner),
+        "spectral-r": r * (r - 1),
+        "loha": 2 * r * (out + inner),
+    }[method]
+
+
+def root_divisor(size: int) -> int:
+    """The largest divisor up to the square root."""
+    return next(n for n in range(math.isqrt(size), 0, -1) if size % n == 0)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_parameters_are_those_of_the_papers(method: str, tiny: Path, tmp_path: Path) -> None:
+    unet = UNet2DConditionModel.from_pretrained(tiny / "unet")
+    config = METHODS[method].config_class(rank=2)
+    with attach(unet, config) as attached:
+        file = AdapterFile.from_attached(attached, base="tiny", trigger="sks", class_word="dog", training={})
+    file.save(tmp_path / "a.safetensors")
+    expected = sum(count(method, config, *record.shape) for record in file.layers.values())
+    without, with_base = inspect(tmp_path / "a.safetensors"), inspect(tmp_path / "a.safetensors", str(tiny))
+    assert without.summary["parameters"] == expected
+    assert len(with_base.layers) == len(file.layers)
+    assert len(without.layers) == (0 if method == "dora" else len(file.layers))
+
+
+def test_file_of_another_tool(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    name = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q"
+    tensors = {f"{name}.lora_up.weight": torch.ones(32, 1), f"{name}.lora_down.weight": torch.ones(1, 32)}
+    save_file(tensors, tmp_path / "x.safetensors")
+    result = inspect(tmp_path / "x.safetensors")
+    assert (result.tool, result.layers[0].norm) == ("kohya", pytest.approx(32))
+    assert "alpha of 1 layers is not in the file" in result.to_dict()["remarks"][0]
+    print_inspection(result)
+    printed = capsys.readouterr().out
+    assert "base        not known" in printed
+    assert "written by  kohya" in printed
+    assert "remark      the alpha of 1 layers" in printed
+
+
 @pytest.mark.parametrize(
-    ("name", "tool"),
+    ("name", "message"),
     [
-        ("lora_unet_mid_block.lora_up.weight", "kohya"),
-        ("base_model.model.mid_block.lora_A.weight", "PEFT"),
-        ("lora_unet_mid_block.hada_w1_a", "LyCORIS"),
+        ("lora_unet_mid_block.lora_up.weight", "no layer of Stable Diffusion|lacks down"),
+        ("base_model.model.mid_block.lora_A.weight", "dimensions|lacks up"),
+        ("lora_unet_mid_block.hada_w1_a", "no layer of Stable Diffusion|lacks"),
     ],
 )
-def test_files_of_other_tools_are_named(tmp_path: Path, name: str, tool: str) -> None:
+def test_incomplete_files_of_other_tools(tmp_path: Path, name: str, message: str) -> None:
     save_file({name: torch.zeros(1)}, tmp_path / "x.safetensors")
-    with pytest.raises(AdapterFileError, match=rf"is a file of another tool \({tool}\)"):
+    with pytest.raises(AdapterFileError, match=message):
         inspect(tmp_path / "x.safetensors")
 
 

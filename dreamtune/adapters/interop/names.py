@@ -111,3 +111,31 @@ def _modern(name: str) -> str:
         return f"mid_block_{kind}_{int(inner) // 2}_{rest}"
     block, index = divmod(int(number) - (side == "input"), _LAYERS_PER_BLOCK + 1)
     return f"{'down' if side == 'input' else 'up'}_blocks_{block}_{kind}_{index}_{rest}"
+
+
+def kohya_name(path: str, two_encoders: bool) -> str:
+    """Name in kohya's files of a layer of an adapter file; `two_encoders` for SDXL, whose encoders are numbered."""
+    part, inner = split_part(path)
+    if part == UNET:
+        return f"lora_unet_{inner.replace('.', '_')}"
+    number = TEXT_ENCODERS.index(part) + 1 if two_encoders else ""
+    return f"lora_te{number}_text_model_{inner.replace('.', '_')}"
+
+
+def original_name(path: str, layers_per_block: int) -> str | None:
+    """Name of an attention block's layer in a single-file checkpoint of Stable Diffusion; None for other layers.
+
+    layers_per_block: of the UNet. Of text encoders those of SD 1.x are known, whose checkpoints keep CLIP's own names.
+    """
+    part, inner = split_part(path)
+    if part == TEXT_ENCODERS[0]:
+        return f"cond_stage_model.transformer.text_model.{inner}"
+    match = re.match(r"(?:(down|up)_blocks\.(\d+)|mid_block)\.attentions\.(\d+)\.(.+)$", inner)
+    if part != UNET or match is None:
+        return None
+    side, block, index, rest = match.groups()
+    if side is None:
+        return f"model.diffusion_model.middle_block.1.{rest}"
+    number = int(block) * (layers_per_block + 1) + int(index)
+    name = f"input_blocks.{number + 1}" if side == "down" else f"output_blocks.{number}"
+    return f"model.diffusion_model.{name}.1.{rest}"

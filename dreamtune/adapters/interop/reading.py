@@ -49,8 +49,9 @@ def read_adapter(path: str | Path) -> Imported:
     methods, or has a `dora_scale` per input, which is no DoRA.
     """
     path = Path(path).expanduser()
-    peft_folder = (path / "adapter_config.json").is_file()
-    tensors, metadata, tool = container.read_any(path / "adapter_model.safetensors" if peft_folder else path)
+    source = tensor_file(path)
+    peft_folder = source != path
+    tensors, metadata, tool = container.read_any(source)
     try:
         if tool is None:
             return Imported(AdapterFile.from_content(tensors, metadata), None)
@@ -58,6 +59,11 @@ def read_adapter(path: str | Path) -> Imported:
         return _convert(tensors, metadata, tool, settings)
     except DreamtuneError as error:
         raise AdapterFileError(f"{path}: {error}") from None
+
+
+def tensor_file(path: Path) -> Path:
+    """The file with the tensors: `path` itself, or the one in the folder that PEFT saved."""
+    return path / "adapter_model.safetensors" if (path / "adapter_config.json").is_file() else path
 
 
 def _convert(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], tool: str, settings: PeftSettings) -> Imported:

@@ -1,0 +1,170 @@
+"""LoRA, DoRA, LoHa and LoKr in the formats of PEFT, diffusers and kohya, so that their readers get the same ΔW."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dreamtune.errors import ConfigError
+
+from ..base import Adapter
+from ..file import AdapterFile
+from ..methods.lokr import LoKr, split
+from ..parts import TEXT_ENCODERS, UNET, split_part
+from .names import kohya_name
+from .settings import DIFFUSERS_KEY
+
+_LORA = {"down": "lora_A.weight", "up": "lora_B.weight", "magnitude": "lora_magnitude_vector"}
+_LOHA = {"up1": "hada_w1_a", "down1": "hada_w1_b", "up2": "hada_w2_a", "down2": "hada_w2_b"}
+_LOKR = {
+    "w1": "lokr_w1",
+    "up1": "lokr_w1_a",
+    "down1": "lokr_w1_b",
+    "w2": "lokr_w2",
+    "up2": "lokr_w2_a",
+    "down2": "lokr_w2_b",
+}
+_PEFT = {"lora": _LORA, "dora": _LORA, "loha": _LOHA, "lokr": _LOKR}
+_KOHYA_LORA = {"down": "lora_down.weight", "up": "lora_up.weight"}
+_KOHYA = {"lora": _KOHYA_LORA, "dora": _KOHYA_LORA, "loha": _LOHA, "lokr": _LOKR}
+"""Method -> our name of a tensor -> theirs."""
+_SDXL_TEXT_WIDTH = 2048
+
+Content = tuple[dict[str, Tensor], dict[str, str]]
+"""Tensors and metadata of a safetensors file."""
+
+
+def to_kohya(file: AdapterFile, dtype: torch.dtype) -> Content:
+    """A file of kohya or LyCORIS, which ComfyUI and others read too.
+
+    Each layer's alpha carries the whole scale, rank-stabilised or not. LyCORIS ignores the alpha of a LoKr whose two
+    matrices are whole; there the scale is multiplied into the first. Raises ConfigError for another method, and for
+    values beyond `dtype`.
+    """
+    _check_method(file)
+    two = any(_is_of_sdxl(path, record.shape[1]) for path, record in file.layers.items())
+    tensors: dict[str, Tensor] = {}
+    for path, adapter in file.adapters().items():
+        name, state, alpha = kohya_name(path, two), adapter.state_dict(), _alpha(adapter)
+        if state.keys() >= {"w1", "w2"}:
+            state["w1"], alpha = adapter.config.scale * state["w1"], float(adapter.config.rank)
+        for own, theirs in _KOHYA[file.method].items():
+            if own in state:
+                tensors[f"{name}.{theirs}"] = _cast(state[own], dtype, path)
+        if "magnitude" in state:
+            tensors[f"{name}.dora_scale"] = _cast(state["magnitude"].unsqueeze(1), dtype, path)
+        tensors[f"{name}.alpha"] = torch.tensor(alpha)
+    shown = _shown(file)
+    if file.method == "lora":
+        return tensors, shown | {"ss_network_module": "networks.lora"}
+    algorithm = {"dora": "locon"}.get(file.method, file.method)
+    arguments = {"algo": algorithm, "dora_wd": _decomposes(file)}
+    return tensors, shown | {"ss_network_module": "lycoris.kohya", "ss_network_args": json.dumps(arguments)}
+
+
+def to_diffusers(file: AdapterFile, dtype: torch.dtype) -> Content:
+    """A file that diffusers' `load_lora_weights` reads, with PEFT's options in its metadata.
+
+    Raises ConfigError for methods other than LoRA and DoRA, and for values beyond `dtype`.
+    """
+    if file.method not in ("lora", "dora"):
+        _check_method(file)
+        raise ConfigError(f"diffusers reads no {file.method} file: for PEFT give a folder, a name without .safetensors")
+    tensors, options = {}, {}
+    for part in file.parts:
+        inside = "" if part == UNET else "text_model."
+        adapters = file.part(part).adapters()
+        named = {f"{inside}{path}": adapter for path, adapter in adapters.items()}
+        tensors |= {f"{part}.{name}": tensor for name, tensor in _peft_tensors(file.method, named, dtype).items()}
+        options |= {f"{part}.{key}": value for key, value in _peft_config(file.method, named).items()}
+    return tensors, _shown(file) | {"format": "pt", DIFFUSERS_KEY: json.dumps(options, sort_keys=True)}
+
+
+def to_peft_folder(file: AdapterFile, dtype: torch.dtype) -> tuple[Content, dict[str, Any]]:
+    """The tensor file, and the options in adapter_config.json, of a folder for PEFT's `PeftModel.from_pretrained`.
+
+    Raises ConfigError for what PEFT does not have, for several parts of a base, and for values beyond `dtype`.
+    """
+    _check_method(file)
+    if len(file.parts) > 1:
+        raise ConfigError(f"PEFT's folders are of one model, the adapter changes {' and '.join(file.parts)}: use kohya")
+    if file.method in ("loha", "lokr") and _decomposes(file):
+        raise ConfigError(f"PEFT has no weight decomposition of {file.method}: use the format kohya")
+    (part,) = file.parts
+    adapters = file.part(part).adapters()
+    tensors = _peft_tensors(file.method, adapters, dtype)
+    kind = {"dora": "LORA"}.get(file.method, file.method.upper())
+    config = _peft_config(file.method, adapters) | {"peft_type": kind, "task_type": None, "inference_mode": True}
+    return ({f"base_model.model.{name}": t for name, t in tensors.items()}, _shown(file) | {"format": "pt"}), config
+
+
+def _peft_tensors(method: str, adapters: Mapping[str, Adapter], dtype: torch.dtype) -> dict[str, Tensor]:
+    return {
+        f"{path}.{_PEFT[method][own]}": _cast(tensor, dtype, path)
+        for path, adapter in adapters.items()
+        for own, tensor in adapter.state_dict().items()
+    }
+
+
+def _peft_config(method: str, adapters: Mapping[str, Adapter]) -> dict[str, Any]:
+    ranks = {path: adapter.config.rank for path, adapter in adapters.items()}
+    alphas = {path: _alpha(adapter) for path, adapter in adapters.items()}
+    rank, alpha = (Counter(values.values()).most_common(1)[0][0] for values in (ranks, alphas))
+    config = {
+        "r": rank,
+        "rank_pattern": {path: value for path, value in ranks.items() if value != rank},
+        "alpha_pattern": {path: value for path, value in alphas.items() if value != alpha},
+        "target_modules": sorted(adapters),
+    }
+    if method in ("lora", "dora"):
+        return config | {"lora_alpha": alpha, "use_dora": method == "dora"}
+    return config | {"alpha": alpha} | (_lokr_options(adapters) if method == "lokr" else {})
+
+
+def _lokr_options(adapters: Mapping[str, Adapter]) -> dict[str, Any]:
+    options = {(a.config.factor, a.config.decompose_both) for a in adapters.values() if isinstance(a, LoKr)}
+    if len(options) > 1:
+        raise ConfigError("PEFT has one factor for all layers of a LoKr, this adapter several: use the format kohya")
+    ((factor, both),) = options
+    for path, adapter in adapters.items():
+        for size in adapter.shape:
+            if factor > 0 and size % factor == 0 and split(size, factor)[0] != factor:
+                raise ConfigError(f"PEFT splits {size} by factor = {factor} in another order (layer {path}): use kohya")
+    return {"decompose_factor": factor, "decompose_both": both}
+
+
+def _alpha(adapter: Adapter) -> float:
+    """The alpha that over the rank is the scale, rank-stabilised or not."""
+    config = adapter.config
+    return config.scale * config.rank if config.rslora else config.alpha
+
+
+def _is_of_sdxl(path: str, width: int) -> bool:
+    keys = path.endswith("attn2.to_k") and width == _SDXL_TEXT_WIDTH
+    return keys or split_part(path)[0] == TEXT_ENCODERS[1]
+
+
+def _decomposes(file: AdapterFile) -> bool:
+    return any(name.endswith(".magnitude") for name in file.tensors)
+
+
+def _check_method(file: AdapterFile) -> None:
+    if file.method not in _PEFT:
+        raise ConfigError(f"other tools have no {file.method}, only {', '.join(_PEFT)}: use the format lora")
+
+
+def _cast(tensor: Tensor, dtype: torch.dtype, path: str) -> Tensor:
+    cast = tensor.detach().to(dtype).contiguous()
+    if not cast.isfinite().all():
+        raise ConfigError(f"the values of layer {path} do not fit into {dtype}: use fp32 or bf16")
+    return cast
+
+
+def _shown(file: AdapterFile) -> dict[str, str]:
+    """The metadata that other tools show."""
+    return {key: value for key, value in file.to_header().items() if key.startswith(("modelspec.", "ss_"))}
