@@ -181,6 +181,30 @@ def inspect(
 
 
 @app.command()
+def export(
+    file: Annotated[str, Argument(metavar="FILE", help="Adapter file, of dreamtune or another tool.")],
+    form: Annotated[str, Option("--format", help="lora, peft, kohya, diffusers or checkpoint; see docs/files.md.")],
+    out: Annotated[Path, Option(help="File or folder to write, which must not exist.")],
+    dtype: Annotated[
+        str | None, Option(help="fp32, fp16 or bf16 (fp32; of a checkpoint what the base's file has).")
+    ] = None,
+    rank: Annotated[int | None, Option(help="Rank of plain LoRA, where the change has no small exact form.")] = None,
+    base: Annotated[str | None, Option(help="The adapter's base (for diffusers and checkpoint its own).")] = None,
+    any_base: Annotated[bool, Option("--any-base", help="Allow another base than the adapter's.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Write an adapter for other tools, alone or merged into its base, and say how exact that is."""
+    from dreamtune.pipelines.export import export as run
+
+    with console.stdout_kept():
+        result = run(file, out, form, dtype=dtype, rank=rank, base=base, any_base=any_base)
+    if as_json:
+        console.print_json(result.to_dict())
+    else:
+        console.print_export(result)
+
+
+@app.command()
 def doctor(
     online: Annotated[bool, Option("--online", help="Also ask whether the model hub answers.")] = False,
     as_json: Json = False,

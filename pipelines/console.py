@@ -15,6 +15,7 @@ from dreamtune.errors import DreamtuneError, first_line
 
 if TYPE_CHECKING:
     from dreamtune.pipelines.doctor import DoctorResult
+    from dreamtune.pipelines.export import ExportResult
     from dreamtune.pipelines.generate import GenerateResult
     from dreamtune.pipelines.inspect import InspectResult
     from dreamtune.pipelines.train import TrainResult
@@ -101,6 +102,24 @@ def print_inspection(result: InspectResult) -> None:
     print(f"\n{'energy':>6}  {'|dW|':>9}  {'rank used':>9}  layer")
     for layer in result.layers[:LAYERS_SHOWN]:
         print(f"{layer.energy:6.1%}  {layer.norm:9.4g}  {layer.rank_used:9}  {layer.path}")
+    if len(result.layers) > LAYERS_SHOWN:
+        print(f"... and {len(result.layers) - LAYERS_SHOWN} more")
+
+
+def print_export(result: ExportResult) -> None:
+    """What was written, how exact it is, and the layers that kept least."""
+    print(f"{result.out}  ({result.format}: {result.method} as {result.written_as}, {result.dtype})")
+    for remark in result.remarks:
+        print(f"remark      {remark}")
+    if not result.layers:
+        return
+    worst = result.worst
+    print(f"{'exact' if result.exact else 'not exact':11} largest error of a change: {worst['max_abs_error']:.2g}")
+    if result.exact:
+        return
+    print(f"\n{'energy kept':>11}  {'error/|dW|':>10}  layer")
+    for layer in sorted(result.layers, key=lambda layer: layer.energy)[:LAYERS_SHOWN]:
+        print(f"{layer.energy:11.2%}  {layer.relative:10.2g}  {layer.path}")
     if len(result.layers) > LAYERS_SHOWN:
         print(f"... and {len(result.layers) - LAYERS_SHOWN} more")
 

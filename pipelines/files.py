@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Mapping
+import secrets
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 from PIL import Image
@@ -22,6 +26,34 @@ def check_place(folder: Path, error: type[DreamtuneError] = ConfigError) -> None
         raise error(f"{parent} is a file, not a folder: choose another place to write to")
     if not os.access(parent, os.W_OK | os.X_OK):
         raise error(f"cannot write to {parent}: choose another place than {folder}")
+
+
+@contextmanager
+def complete(place: Path, error: type[DreamtuneError] = ConfigError) -> Iterator[Path]:
+    """A temporary name beside `place`, for a file or a folder, which becomes `place` when the block succeeds.
+
+    Raises `error` where that cannot be written; then nothing is there, neither the folders that were made for it.
+    """
+    target = place.parent / f".{secrets.token_hex(4)}.{place.name}"
+    made = [folder for folder in place.parents if not folder.exists()]
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        yield target
+        for path in [target, *target.rglob("*")]:
+            if path.is_file():
+                with open(path, "rb+") as file:
+                    os.fsync(file.fileno())
+        os.replace(target, place)
+    except OSError as fault:
+        reason = fault.strerror or fault
+        raise error(f"cannot write {place}: {reason}; make room or choose another place") from None
+    finally:
+        if target.is_dir():
+            shutil.rmtree(target, ignore_errors=True)
+        target.unlink(missing_ok=True)
+        for folder in made:  # those of a failure, which are empty
+            with contextlib.suppress(OSError):
+                folder.rmdir()
 
 
 def write_png(path: Path, picture: Image.Image, texts: Mapping[str, str] | None = None) -> None:

@@ -80,8 +80,12 @@ def to_diffusers(file: AdapterFile, dtype: torch.dtype) -> Content:
         inside = "" if part == UNET else "text_model."
         adapters = file.part(part).adapters()
         named = {f"{inside}{path}": adapter for path, adapter in adapters.items()}
-        tensors |= {f"{part}.{name}": tensor for name, tensor in _peft_tensors(file.method, named, dtype).items()}
-        options |= {f"{part}.{key}": value for key, value in _peft_config(file.method, named).items()}
+        for name, tensor in _peft_tensors(file.method, named, dtype).items():
+            # Only so do transformers, unlike PEFT, find it: a text encoder without its magnitudes loads silently.
+            ending = ".weight" if part != UNET and name.endswith("_vector") else ""
+            tensors[f"{part}.{name}{ending}"] = tensor
+        # PEFT matches the ends of paths: the same with and without `text_model.`, which not all of transformers have
+        options |= {f"{part}.{key}": value for key, value in _peft_config(file.method, adapters).items()}
     return tensors, _shown(file) | {"format": "pt", DIFFUSERS_KEY: json.dumps(options, sort_keys=True)}
 
 
@@ -95,8 +99,7 @@ def to_peft_folder(file: AdapterFile, dtype: torch.dtype) -> tuple[Content, dict
         raise ConfigError(f"PEFT's folders are of one model, the adapter changes {' and '.join(file.parts)}: use kohya")
     if file.method in ("loha", "lokr") and _decomposes(file):
         raise ConfigError(f"PEFT has no weight decomposition of {file.method}: use the format kohya")
-    (part,) = file.parts
-    adapters = file.part(part).adapters()
+    adapters = file.part(next(iter(file.parts))).adapters()
     tensors = _peft_tensors(file.method, adapters, dtype)
     kind = {"dora": "LORA"}.get(file.method, file.method.upper())
     config = _peft_config(file.method, adapters) | {"peft_type": kind, "task_type": None, "inference_mode": True}

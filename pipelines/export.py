@@ -1,0 +1,218 @@
+"""From an adapter file to a file or folder of another tool, read back and compared."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dreamtune.errors import AdapterFileError, ConfigError, IncompatibleModelError
+from dreamtune.pipelines.adapter_use import AdapterUse, base_name
+from dreamtune.pipelines.export_error import LayerError, changes_of, compare
+from dreamtune.pipelines.files import check_place, complete
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from dreamtune.adapters import AdapterFile
+    from dreamtune.models import Base
+
+FORMATS = {
+    "lora": "plain LoRA for diffusers, of any method",
+    "peft": "LoRA or DoRA for diffusers, or with an --out that is no .safetensors file a folder for PEFT",
+    "kohya": "LoRA, DoRA, LoHa or LoKr for kohya, LyCORIS and ComfyUI",
+    "diffusers": "a folder with the whole base, changed",
+    "checkpoint": "the base's single file, changed",
+}
+"""Format -> what is written."""
+DTYPES = ("fp32", "fp16", "bf16")
+_WHOLE = ("diffusers", "checkpoint")
+
+
+@dataclass(frozen=True)
+class ExportResult:
+    """What was written, and how exact it is."""
+
+    out: Path
+    format: str
+    method: str
+    """Of the adapter."""
+    written_as: str
+    """The method in the output, or "weights" for a changed base."""
+    dtype: str
+    layers: tuple[LayerError, ...]
+    """Empty if ΔW depends on the base's weights and no base was given to compare with."""
+    remarks: tuple[str, ...]
+    seconds: float
+
+    @property
+    def exact(self) -> bool | None:
+        """Whether nothing but rounding separates the output from the adapter; None if it was not compared."""
+        return all(layer.energy == 1 for layer in self.layers) if self.layers else None
+
+    @property
+    def worst(self) -> dict[str, float | None]:
+        """The largest errors and the least energy of all layers; None if they were not compared."""
+        return {
+            "max_abs_error": max((layer.max_abs for layer in self.layers), default=None),
+            "relative_error": max((layer.relative for layer in self.layers), default=None),
+            "least_energy_kept": min((layer.energy for layer in self.layers), default=None),
+        }
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {
+            "out": str(self.out),
+            "format": self.format,
+            "method": self.method,
+            "written_as": self.written_as,
+            "dtype": self.dtype,
+            "exact": self.exact,
+            **self.worst,
+            "layers": [vars(layer) for layer in self.layers],
+            "remarks": list(self.remarks),
+            "seconds": round(self.seconds, 3),
+        }
+
+
+def export(
+    adapter: str | Path,
+    out: str | Path,
+    form: str,
+    *,
+    dtype: str | None = None,
+    rank: int | None = None,
+    base: str | None = None,
+    any_base: bool = False,
+) -> ExportResult:
+    """Write the adapter in the format `form` (see FORMATS) to `out`, which must not exist, read it and compare.
+
+    dtype: of the tensors written, one of DTYPES; by default fp32, or for a checkpoint its own. rank: the most that
+    plain LoRA may have, needed where ΔW has no small exact factors. base: the model that the adapter is for; a whole
+    base defaults to the adapter's own. any_base: allow one with other weights.
+
+    Raises ConfigError for options that do not fit each other or the adapter, AdapterFileError and BaseModelError for
+    files that cannot be read or written, IncompatibleModelError for a base that the adapter does not fit.
+    """
+    began = time.monotonic()
+    place = Path(out).expanduser()
+    _check_options(form, dtype, rank, place)
+    use = AdapterUse.load(str(adapter))
+    if use.strength != 1:
+        raise ConfigError("a strength cannot be exported: give the file alone, and the strength where it is used")
+    file, precision = use.file, _precision(form, dtype)
+    name = base_name([use]) if base is None and form in _WHOLE else base
+    if form == "checkpoint" and not Path(str(name)).expanduser().is_file():
+        raise ConfigError(
+            f"{name} is no single file to write a changed copy of: give a .safetensors checkpoint as base"
+        )
+    model = None if name is None else _load(name, use, any_base)
+    # copies: merging changes the weights in place
+    weights = None if model is None else {path: w.clone() for path, w in file.weights(model.parts).items()}
+    if model is not None and form in _WHOLE:
+        from dreamtune.pipelines.merged import write_merged
+
+        written_as, energy = "weights", dict[str, float]()
+        write = partial(write_merged, form, file, model, Path(str(name)).expanduser(), precision, any_base=any_base)
+    else:
+        assert precision is not None
+        converted, energy = _converted(file, form, rank, weights)
+        written_as = converted.method
+        write = partial(_write_adapter, converted, form, energy, precision, weights)
+    with complete(place, AdapterFileError) as target:
+        errors = tuple(compare(file, write(target), weights, energy))
+    remarks = list(use.remarks)
+    if not errors:
+        remarks.append(f"the change of {file.method} depends on the base's weights: give --base to have it compared")
+    return ExportResult(
+        out=place,
+        format=form,
+        method=file.method,
+        written_as=written_as,
+        dtype=dtype or ("as in the base" if form == "checkpoint" else "fp32"),
+        layers=errors,
+        remarks=tuple(remarks),
+        seconds=time.monotonic() - began,
+    )
+
+
+def _check_options(form: str, dtype: str | None, rank: int | None, place: Path) -> None:
+    if form not in FORMATS:
+        raise ConfigError(f"format = {form!r} must be one of {', '.join(FORMATS)}")
+    if dtype not in (None, *DTYPES):
+        raise ConfigError(f"dtype = {dtype!r} must be one of {', '.join(DTYPES)}")
+    if rank is not None and form != "lora":
+        raise ConfigError(f"a rank is for the format lora alone: leave it out with {form}")
+    if rank is not None and rank < 1:
+        raise ConfigError(f"rank = {rank} must be at least 1")
+    is_file = place.suffix == ".safetensors"
+    if form == "diffusers" and is_file:
+        raise ConfigError(f"{place} is to be a folder: give a name without .safetensors")
+    if form in ("lora", "kohya", "checkpoint") and not is_file:
+        raise ConfigError(f"{place} is to be a file: give it a name that ends in .safetensors")
+    if place.exists():
+        raise ConfigError(f"{place} is there already: remove it or choose another name")
+    check_place(place)
+
+
+def _precision(form: str, dtype: str | None) -> torch.dtype | None:
+    """None for that of the tensors themselves."""
+    import torch
+
+    if dtype is None and form == "checkpoint":
+        return None
+    return {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[dtype or "fp32"]
+
+
+def _load(name: str, use: AdapterUse, any_base: bool) -> Base:
+    """The base, on the CPU, and certain to be one that the adapter fits."""
+    from dreamtune.models import load_base
+
+    base = load_base(name, "cpu")
+    try:
+        attached = use.file.attach_parts(base.parts, any_base=any_base)
+    except IncompatibleModelError as error:
+        raise IncompatibleModelError(f"{use.path}: {error}") from None
+    for adapter in attached.values():
+        adapter.detach()
+    return base
+
+
+def _converted(
+    file: AdapterFile, form: str, rank: int | None, weights: Mapping[str, Tensor] | None
+) -> tuple[AdapterFile, dict[str, float]]:
+    """The adapter to be written, and the energy kept by layer where that is not all."""
+    if form != "lora":
+        return file, {}
+    from dreamtune.adapters.interop import plain_lora
+
+    plain = plain_lora(file, rank, weights)
+    return plain.file, {path: share for path, share in plain.energy.items() if share < 1}
+
+
+def _write_adapter(
+    file: AdapterFile,
+    form: str,
+    energy: Mapping[str, float],
+    dtype: torch.dtype,
+    weights: Mapping[str, Tensor] | None,
+    target: Path,
+) -> Iterator[tuple[str, Tensor]]:
+    """Write `target`, and give the ΔW of every layer as read from there; nothing if it needs weights not given."""
+    from dreamtune.adapters import container
+    from dreamtune.adapters.interop import read_adapter, to_diffusers, to_kohya, to_peft_folder
+
+    if form == "peft" and target.suffix != ".safetensors":
+        (tensors, metadata), config = to_peft_folder(file, dtype)
+        container.write_plain(target / "adapter_model.safetensors", tensors, metadata)
+        (target / "adapter_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    else:
+        tensors, metadata = (to_kohya if form == "kohya" else to_diffusers)(file, dtype)
+        kept = {"energy_kept": json.dumps(energy)} if energy else {}
+        container.write_plain(target, tensors, metadata | kept)
+    yield from changes_of(read_adapter(target).file, weights)

@@ -1,0 +1,272 @@
+"""What export writes acts in diffusers as the adapter does here; errors are told; nothing is left of what fails."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from diffusers import StableDiffusionPipeline
+from peft import PeftModel
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from dreamtune.adapters import METHODS, AdapterFile, attach
+from dreamtune.adapters.interop import read_adapter
+from dreamtune.errors import ConfigError, DreamtuneError, IncompatibleModelError
+from dreamtune.models import load_base
+from dreamtune.pipelines.cli import main
+from dreamtune.pipelines.export import ExportResult, export
+from tests.adapters.nets import disturb
+from tests.tiny_models import tiny_checkpoint, tiny_folder
+
+Make = Callable[..., Path]
+
+
+@pytest.fixture
+def make(tiny: Path, tmp_path: Path) -> Make:
+    """Write the file of an adapter as in the middle of a training, on the UNet and if asked for the text encoder."""
+
+    def made(method: str, *, text: bool = False, **options: Any) -> Path:
+        base = load_base(tiny, "cpu")
+        config = METHODS[method].config_class(**{"rank": 2, "alpha": 3.0, **options})
+        attached = {"unet": attach(base.unet, config)}
+        if text:
+            attached["text_encoder"] = attach(base.text_encoder, config, "text")
+        for one in attached.values():
+            for _, layer, adapter in one.layers():
+                disturb(adapter, layer.pristine)
+                for parameter in adapter.parameters():
+                    parameter.data *= 0.5
+        unet = attached.pop("unet")
+        file = AdapterFile.from_attached(
+            unet, base="tiny", trigger="sks", class_word="dog", training={}, text_encoders=attached
+        )
+        file.save(tmp_path / f"{method}.safetensors")
+        return tmp_path / f"{method}.safetensors"
+
+    return made
+
+
+@torch.no_grad()
+def noise(unet: Any) -> Tensor:
+    generator = torch.Generator().manual_seed(0)
+    x, context = torch.randn(1, 4, 8, 8, generator=generator), torch.randn(1, 5, 32, generator=generator)
+    return unet(x, 10, context).sample
+
+
+@torch.no_grad()
+def embedding(text_encoder: Any) -> Tensor:
+    return text_encoder(torch.arange(10)[None])[0]
+
+
+def own(tiny: Path, path: Path) -> tuple[Tensor, Tensor]:
+    """The UNet's and the text encoder's output with the adapter, as dreamtune has it."""
+    base = load_base(tiny, "cpu")
+    read_adapter(path).file.attach_parts(base.parts)
+    return noise(base.unet), embedding(base.text_encoder)
+
+
+def same(actual: Tensor, expected: Tensor) -> None:
+    torch.testing.assert_close(actual, expected, rtol=1e-3, atol=1e-4)
+
+
+def pipeline(tiny: Path) -> Any:
+    return StableDiffusionPipeline.from_pretrained(tiny, safety_checker=None)
+
+
+@pytest.mark.parametrize(
+    ("method", "form"),
+    [
+        ("lora", "lora"),
+        ("lora-dash", "lora"),
+        ("spectral-a", "lora"),
+        ("spectral-r", "lora"),
+        ("lora", "peft"),
+        ("dora", "peft"),
+        ("lora", "kohya"),
+    ],
+)
+@pytest.mark.parametrize("text", [False, True])
+def test_diffusers_reads_the_same(method: str, form: str, text: bool, tiny: Path, tmp_path: Path, make: Make) -> None:
+    path, out = make(method, text=text), tmp_path / "out.safetensors"
+    result = export(path, out, form, base=str(tiny))
+    pipe = pipeline(tiny)
+    plain = noise(pipe.unet), embedding(pipe.text_encoder)
+    pipe.load_lora_weights(str(tmp_path), weight_name=out.name)
+    unet, encoder = own(tiny, path)
+    same(noise(pipe.unet), unet)
+    same(embedding(pipe.text_encoder), encoder)
+    assert not torch.allclose(plain[0], unet, atol=1e-2)
+    assert torch.allclose(plain[1], encoder, atol=1e-4) is not text
+    assert (result.exact, result.method, result.written_as) == (True, method, method if form != "lora" else "lora")
+    assert result.worst["relative_error"] < 1e-5  # pyright: ignore[reportOptionalOperand]
+
+
+@pytest.mark.parametrize("method", ["lora", "dora", "loha", "lokr"])
+def test_peft_reads_the_folder(method: str, tiny: Path, tmp_path: Path, make: Make) -> None:
+    path = make(method)
+    assert export(path, tmp_path / "folder", "peft", base=str(tiny)).exact
+    model = PeftModel.from_pretrained(pipeline(tiny).unet, str(tmp_path / "folder"))
+    same(noise(model.eval()), own(tiny, path)[0])
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_plain_lora_of_a_rank_tells_what_it_loses(method: str, tiny: Path, tmp_path: Path, make: Make) -> None:
+    path, out = make(method, rank=4), tmp_path / "out.safetensors"
+    result = export(path, out, "lora", rank=1, base=str(tiny))
+    assert result.exact is False
+    for layer in result.layers:
+        assert layer.relative**2 == pytest.approx(1 - layer.energy, abs=1e-4), "by Eckart and Young"
+    stored = json.loads(StoredMetadata(out)["energy_kept"])
+    assert stored == {layer.path: layer.energy for layer in result.layers}
+    pipe = pipeline(tiny)
+    pipe.load_lora_weights(str(tmp_path), weight_name=out.name)
+    same(noise(pipe.unet), own(tiny, out)[0])
+
+
+class StoredMetadata(dict[str, str]):
+    """Of a safetensors file."""
+
+    def __init__(self, path: Path) -> None:
+        content = path.read_bytes()
+        length = int.from_bytes(content[:8], "little")
+        super().__init__(json.loads(content[8 : 8 + length])["__metadata__"])
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("text", [False, True])
+def test_merged_folder(method: str, text: bool, tiny: Path, tmp_path: Path, make: Make) -> None:
+    path = make(method, text=text)
+    result = export(path, tmp_path / "merged", "diffusers", base=str(tiny))
+    pipe = pipeline(tmp_path / "merged")
+    unet, encoder = own(tiny, path)
+    same(noise(pipe.unet), unet)
+    same(embedding(pipe.text_encoder), encoder)
+    assert result.worst["max_abs_error"] < 1e-5  # pyright: ignore[reportOptionalOperand]
+    texts = [file.read_text() for file in (tmp_path / "merged").rglob("*.json")]
+    assert not any(str(folder) in text for text in texts for folder in (tiny, tmp_path)), "no path of this machine"
+
+
+@pytest.mark.parametrize("text", [False, True])
+def test_merged_checkpoint(text: bool, tiny: Path, tmp_path: Path, make: Make) -> None:
+    base = tiny_checkpoint(tiny, tmp_path / "base.safetensors")
+    tensors = load_file(base)
+    save_file({name: tensor.clone() for name, tensor in tensors.items()}, base, {"modelspec.title": "kept"})
+    path, out = make("lora", text=text), tmp_path / "base" / "merged.safetensors"
+    result = export(path, out, "checkpoint", base=str(base))
+    (tmp_path / "base" / "merged").symlink_to(tmp_path / "base")  # its configurations
+    changed = load_base(out, "cpu")
+    unet, encoder = own(tiny, path)
+    same(noise(changed.unet), unet)
+    same(embedding(changed.text_encoder), encoder)
+    after = load_file(out)
+    moved = {name for name, tensor in tensors.items() if not torch.equal(after[name], tensor)}
+    assert len(moved) == len(result.layers) == len(read_adapter(path).file.layers)
+    assert StoredMetadata(out)["modelspec.title"] == "kept"
+
+
+@pytest.mark.parametrize("dtype", ["fp16", "bf16"])
+def test_half_precision_is_told(dtype: str, tmp_path: Path, make: Make) -> None:
+    result = export(make("lora"), tmp_path / "out.safetensors", "kohya", dtype=dtype)
+    assert result.dtype == dtype
+    assert 1e-5 < (result.worst["relative_error"] or 0) < 1e-2
+    assert result.exact
+
+
+def test_unknown_error_is_told(tmp_path: Path, make: Make) -> None:
+    result = export(make("dora"), tmp_path / "out.safetensors", "kohya")
+    assert (result.exact, result.layers) == (None, ())
+    assert "give --base to have it compared" in result.remarks[0]
+
+
+def test_files_of_other_tools_are_exported(tiny: Path, tmp_path: Path, make: Make) -> None:
+    path = make("loha")
+    export(path, tmp_path / "a.safetensors", "kohya")
+    result: ExportResult = export(tmp_path / "a.safetensors", tmp_path / "b.safetensors", "lora", rank=32)
+    assert result.exact
+    same(own(tiny, tmp_path / "b.safetensors")[0], own(tiny, path)[0])
+    with pytest.raises(ConfigError, match="does not tell which base"):
+        export(tmp_path / "a.safetensors", tmp_path / "c", "diffusers")
+
+
+def test_command(tiny: Path, tmp_path: Path, make: Make, capsys: pytest.CaptureFixture[str]) -> None:
+    path = str(make("loha"))
+    assert main(["export", path, "--format", "kohya", "--out", str(tmp_path / "a.safetensors"), "--json"]) == 0
+    printed = capsys.readouterr().out
+    assert printed.count("\n") == 1
+    result = json.loads(printed)
+    assert (result["format"], result["written_as"], result["exact"]) == ("kohya", "loha", True)
+    assert result["layers"][0].keys() == {"path", "max_abs", "relative", "energy"}
+    command = ["export", path, "--format", "lora", "--rank", "1", "--out", str(tmp_path / "b.safetensors")]
+    assert main(command) == 0
+    printed = capsys.readouterr().out
+    assert "not exact   largest error" in printed
+    assert "energy kept" in printed
+    assert main([*command[:2], "--format", "kohya", "--out", str(tmp_path / "c.safetensors")]) == 0
+    assert "exact       largest error" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("method", "options", "message"),
+    [
+        ("lora", {"form": "onnx"}, "format = 'onnx' must be one of lora, peft"),
+        ("lora", {"dtype": "int8"}, "dtype = 'int8' must be one of fp32"),
+        ("lora", {"form": "kohya", "rank": 2}, "a rank is for the format lora alone"),
+        ("lora", {"rank": 0}, "rank = 0 must be at least 1"),
+        ("lora", {"out": "folder"}, "ends in .safetensors"),
+        ("lora", {"form": "diffusers"}, "give a name without .safetensors"),
+        ("lora", {"out": "lora.safetensors"}, "is there already"),
+        ("lora", {"out": "lora.safetensors/x.safetensors"}, "is a file, not a folder"),
+        ("dora", {}, "dora has no small exact factors"),
+        ("dora", {"rank": 2}, "dora depends on the base's weights: give the base"),
+        ("spectral-a", {"form": "kohya"}, "other tools have no spectral-a"),
+        ("loha", {"form": "peft"}, "diffusers reads no loha file: for PEFT give a folder"),
+        ("lora", {"form": "checkpoint", "base": "{tiny}"}, "is no single file to write a changed copy of"),
+        ("lora", {"form": "diffusers", "out": "folder"}, "was trained on the base 'tiny', a folder or file"),
+        ("lora", {"base": "none"}, "no base model 'none'"),
+        ("lora", {"adapter": "none"}, "no adapter file"),
+        ("lora", {"adapter": "lora.safetensors:0.5"}, "a strength cannot be exported"),
+    ],
+    ids=lambda value: " ".join(map(str, value.values())) if isinstance(value, dict) else "",
+)
+def test_bad_input(
+    method: str,
+    options: dict[str, Any],
+    message: str,
+    tiny: Path,
+    tmp_path: Path,
+    make: Make,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    path = make(method)
+    monkeypatch.chdir(tmp_path)
+    values = {"form": "lora", "out": "new/out.safetensors", "adapter": path.name, **options}
+    command = ["export", values.pop("adapter"), "--format", values.pop("form"), "--out", values.pop("out")]
+    for name, value in values.items():
+        command += [f"--{name}", str(value).format(tiny=tiny)]
+    assert main(command) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert message in printed.err
+    assert list(tmp_path.iterdir()) == [path], "nothing is written"
+
+
+def test_other_bases_and_values_that_do_not_fit(tiny: Path, tmp_path: Path, make: Make) -> None:
+    path = make("lora")
+    other = tiny_folder(tmp_path / "other", width=64)
+    large = AdapterFile.load(path)
+    large = replace(large, tensors={name: tensor * 1e4 for name, tensor in large.tensors.items()})
+    large.save(tmp_path / "large.safetensors")
+    before = sorted(tmp_path.iterdir())
+    failing: list[tuple[type[DreamtuneError], str, Path, dict[str, Any]]] = [
+        (IncompatibleModelError, "lora.safetensors: .*made for another base", path, {"base": str(other)}),
+        (ConfigError, "do not fit into torch.float16", tmp_path / "large.safetensors", {"dtype": "fp16"}),
+    ]
+    for kind, message, adapter, options in failing:
+        with pytest.raises(kind, match=message):
+            export(adapter, tmp_path / "new" / "x", "diffusers", **{"base": str(tiny), **options})
+        assert sorted(tmp_path.iterdir()) == before
