@@ -172,7 +172,7 @@ def test_other_ends(
 def test_help_and_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([]) == 0
     text = capsys.readouterr().out
-    assert all(name in text for name in ("train", "generate", "inspect", "doctor", "pocket"))
+    assert all(name in text for name in ("train", "generate", "inspect", "export", "doctor", "pocket"))
     assert main(["train", "--help"]) == 0
     assert "--class" in capsys.readouterr().out
     assert main(["--version"]) == 0
