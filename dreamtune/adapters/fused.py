@@ -26,6 +26,8 @@ def factored_linear(
     with torch.autocast(x.device.type, enabled=False):
         weight, bias = weight.to(dtype), None if bias is None else bias.to(dtype)
         merged = exact(dtype) and x.numel() >= x.shape[-1] ** 2
+        if excess is not None:
+            excess = excess.to(torch.promote_types(dtype, torch.float32))
         return _FactoredLinear.apply(x.to(dtype), weight, bias, up.to(dtype), down.to(dtype), excess, merged)
 
 
@@ -39,11 +41,8 @@ def dense_linear(x: Tensor, weight: Tensor, bias: Tensor | None, change: Callabl
 
     def run(x: Tensor) -> Tensor:
         with torch.autocast(x.device.type, enabled=False):
-            if exact(dtype):
-                return F.linear(x, weight + change(), bias)
-            return F.linear(x, weight.to(dtype), None if bias is None else bias.to(dtype)) + F.linear(
-                x, change().to(dtype)
-            )
+            own, ours, shift = weight.to(dtype), change().to(dtype), None if bias is None else bias.to(dtype)
+            return F.linear(x, own + ours, shift) if exact(dtype) else F.linear(x, own, shift) + F.linear(x, ours)
 
     return checkpoint(run, x.to(dtype), use_reentrant=False, preserve_rng_state=False)  # pyright: ignore[reportReturnType]
 
@@ -77,7 +76,8 @@ def exact(dtype: torch.dtype) -> bool:
 class _FactoredLinear(Function):
     """For many tokens the changed weight is made, in both passes, and only the gradients of the factors are factored.
 
-    For few tokens, and in half precision, activations go through the factors, and are scaled, in both passes.
+    For few tokens, and in half precision, activations go through the factors, and are scaled, in both passes. Either
+    way no change means the bits of the frozen layer.
     """
 
     @staticmethod
@@ -97,12 +97,10 @@ class _FactoredLinear(Function):
             y = F.linear(tokens, _combined(weight, up, down, excess), bias)
         else:
             hidden = tokens @ down.T  # (tokens, k)
-            y = F.linear(tokens, weight, bias if excess is None else None)
+            y = F.linear(tokens, weight, bias)
             if excess is not None:
-                y.addcmul_(y, excess)
+                y.addcmul_(y if bias is None else y - bias, excess)
             y.addmm_(hidden, up.T)
-            if excess is not None and bias is not None:
-                y += bias
         y = y.view(*x.shape[:-1], weight.shape[0])
         ctx.save_for_backward(x, weight, up, down, hidden, *(() if excess is None else (bias, excess, y)))
         ctx.merged = merged
@@ -133,7 +131,7 @@ class _FactoredLinear(Function):
                 # Σ grad·Wx over the tokens: y without the bias and the factors' part, and without the gain.
                 sums = (grad * y.view(grad.shape)).sum(0, dtype=excess.dtype) - (up * grad_up).sum(1)
                 if bias is not None:
-                    sums -= bias * grad.sum(0)
+                    sums -= bias * grad.sum(0, dtype=excess.dtype)
                 gain = 1 + excess
                 grad_excess = torch.where(gain == 0, 0, sums / gain)
         return grad_x, None, None, grad_up, grad_down, grad_excess, None

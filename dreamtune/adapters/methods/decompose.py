@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from ..base import Adapter, MethodConfig
 from ..fused import factored_linear
 
-SMALLEST_NORM = 1e-12
+SMALLEST_NORM = 1e-6
 """Rows of zeros count as this long: they have no direction, and start without a change like all others."""
 
 
@@ -104,12 +104,12 @@ def row_norms(weight: Tensor) -> Tensor:
 
 @torch.no_grad()
 def growth_of_factors(weight: Tensor, norms: Tensor, up: Tensor, down: Tensor) -> Tensor:
-    """The growth t of every row, (out,), for D = up @ down, up (out, k), down (k, in), in fp32 or better.
+    """The growth t of every row, (out,), for D = up @ down, up (out, k), down (k, in), in their precision.
 
     ‖W+D‖² − ‖W‖² = Σ up ⊙ (2·W downᵀ + up (down downᵀ)) over k, in O((out·in + (out + in)·k)·k).
     """
     # Thin products are faster with the thin side's rows contiguous.
-    overlap = F.linear(down, weight.to(torch.promote_types(weight.dtype, torch.float32))).T  # (out, k)
+    overlap = F.linear(down, weight.to(down.dtype)).T  # (out, k)
     return (up * (2 * overlap + up @ (down @ down.T))).sum(1) / norms.square()
 
 
