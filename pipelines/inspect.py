@@ -58,7 +58,7 @@ def inspect(path: str | Path, base: str | None = None) -> InspectResult:
     base: the model that it is for; without it layers whose ΔW depends on the base's weights are not measured.
 
     Raises AdapterFileError when it is missing, damaged or no adapter, BaseModelError for a base that cannot be loaded,
-    IncompatibleModelError for one that lacks a layer or has it in another size.
+    IncompatibleModelError for one that lacks a layer, or has it with another size or other weights.
     """
     from dreamtune.adapters.interop import read_adapter, tensor_file
 
@@ -68,7 +68,10 @@ def inspect(path: str | Path, base: str | None = None) -> InspectResult:
     if base is not None:
         from dreamtune.models import load_base
 
-        weights = file.weights(load_base(base, "cpu").parts)
+        models = load_base(base, "cpu").parts
+        for attached in file.attach_parts(models).values():  # which compares the weights with those it was trained on
+            attached.detach()
+        weights = file.weights(models)
     return InspectResult(
         path=path,
         size=tensor_file(path).stat().st_size,

@@ -10,7 +10,8 @@ from diffusers import UNet2DConditionModel
 from safetensors.torch import save_file
 
 from dreamtune.adapters import METHODS, AdapterFile, MethodConfig, attach
-from dreamtune.errors import AdapterFileError
+from dreamtune.adapters.fingerprint import Fingerprint
+from dreamtune.errors import AdapterFileError, IncompatibleModelError
 from dreamtune.pipelines.console import print_inspection
 from dreamtune.pipelines.inspect import inspect
 from dreamtune.pipelines.train import TrainResult
@@ -69,6 +70,16 @@ def test_parameters_are_those_of_the_papers(method: str, tiny: Path, tmp_path: P
     assert without.summary["parameters"] == expected
     assert len(with_base.layers) == len(file.layers)
     assert len(without.layers) == (0 if method == "dora" else len(file.layers))
+
+
+def test_another_base_is_refused(trained: TrainResult, tiny: Path, tmp_path: Path) -> None:
+    file = AdapterFile.load(trained.adapter)
+    other = Fingerprint("0" * 16, "0" * 16)
+    layers = {path: replace(record, fingerprint=other) for path, record in file.layers.items()}
+    replace(file, layers=layers).save(tmp_path / "other.safetensors")
+    assert inspect(trained.adapter, str(tiny)).layers
+    with pytest.raises(IncompatibleModelError, match="have other weights here"):
+        inspect(tmp_path / "other.safetensors", str(tiny))
 
 
 def test_file_of_another_tool(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
