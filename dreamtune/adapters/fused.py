@@ -70,7 +70,12 @@ def compute_dtype(x: Tensor) -> torch.dtype:
 
 def exact(dtype: torch.dtype) -> bool:
     """Whether products in `dtype` see the last bits of W + ΔW: in half precision or TF32 a small ΔW would be lost."""
-    return dtype == torch.float64 or (dtype == torch.float32 and torch.get_float32_matmul_precision() == "highest")
+    return dtype == torch.float64 or (dtype == torch.float32 and _whole_float32())
+
+
+@torch.compiler.assume_constant_result
+def _whole_float32() -> bool:
+    return torch.get_float32_matmul_precision() == "highest"
 
 
 class _FactoredLinear(Function):

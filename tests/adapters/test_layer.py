@@ -123,3 +123,21 @@ def test_adapter_follows_a_new_weight(method: str, options: dict[str, Any]) -> N
         plain = F.linear(x, layer.weight + adapter.delta_weight(layer.weight), layer.bias)
         torch.testing.assert_close(layer(x), plain, rtol=1e-11, atol=1e-11)
         state = {name: 0.5 * tensor for name, tensor in state.items()}
+
+
+@pytest.mark.filterwarnings("ignore:.*Function'> should not be instantiated:DeprecationWarning")  # the compiler does it
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(("tokens", "autocast"), [(3, False), (24, False), (24, True)])
+def test_compiler_takes_it_whole(method: str, tokens: int, autocast: bool) -> None:
+    """No graph breaks, and the same outputs and gradients."""
+    torch.compiler.reset()
+    net = frozen_net(torch.float32)
+    attached = attached_to(net, method).train()
+    x = torch.randn(tokens, 7, generator=torch.Generator().manual_seed(1), requires_grad=True)
+    wrt = [x, *attached.parameters()]
+    results = []
+    for run in (net, torch.compile(net, backend="eager", fullgraph=True)):
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            y = run(x)
+        results.append([y, *gradients(y, wrt)])
+    torch.testing.assert_close(*results)
