@@ -68,7 +68,9 @@ def train(
     base: Annotated[
         str | None, Option(help="pocket, a diffusers folder, a .safetensors checkpoint, or a hub id (pocket).")
     ] = None,
-    method: Annotated[str | None, Option(help="How the weights are changed (lora).")] = None,
+    method: Annotated[
+        str | None, Option(help="lora, dora, lora-dash, spectral-a, spectral-r, loha, lokr (lora).")
+    ] = None,
     rank: Annotated[int | None, Option(help="Rank of the change per layer (the method's own).")] = None,
     alpha: Annotated[float | None, Option(help="The change is scaled by alpha/rank (alpha = rank).")] = None,
     steps: Annotated[int | None, Option(help="Optimizer steps (what suits the base).")] = None,

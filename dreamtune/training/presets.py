@@ -15,7 +15,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "pocket": {
         "instance_prompt": "a {token} {class}",
         "class_prompt": "a {class}",
-        "steps": 600,
+        "steps": 400,
         "batch_size": 8,
         "lr": 1e-3,
         "warmup_steps": 10,

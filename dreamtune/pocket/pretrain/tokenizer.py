@@ -56,6 +56,8 @@ def _vocabulary() -> dict[str, int]:
 
 def save_tokenizer(tokenizer: CLIPTokenizer, folder: Path) -> None:
     """Write tokenizer.json, and vocab.json with merges.txt for programs that read only those."""
+    for forget in (tokenizer.backend_tokenizer.no_padding, tokenizer.backend_tokenizer.no_truncation):
+        forget()  # it remembers the last call's, which would be saved
     tokenizer.save_pretrained(folder)
     (folder / "vocab.json").write_text(json.dumps(_vocabulary(), ensure_ascii=False))
     lines = ["#version: 0.2", *(" ".join(m) for m in _merges(vocabulary()))]
