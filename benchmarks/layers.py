@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import copy
 import json
+import logging
 import statistics
 import time
 import warnings
@@ -110,6 +111,7 @@ def _lycoris(layer: nn.Linear, rank: int, methods: Sequence[str]) -> Iterator[Co
         from lycoris.modules.locon import LoConModule
         from lycoris.modules.loha import LohaModule
         from lycoris.modules.lokr import LokrModule
+    logging.getLogger("LyCORIS").setLevel(logging.ERROR)  # it writes to stdout
     modules = {"lora": (LoConModule, False), "dora": (LoConModule, True), "loha": (LohaModule, False)}
     modules["lokr"] = (LokrModule, False)
     for method, (module, decompose) in modules.items():
