@@ -61,8 +61,8 @@ def kinds() -> list[Kind]:
 class Contestant:
     """A layer with an adapter of some library, and what is trained."""
 
-    library: str
-    method: str
+    name: tuple[str, str]
+    """Library and method."""
     layer: nn.Module
     trained: list[nn.Parameter]
 
@@ -83,13 +83,13 @@ BASE = ("frozen", "base")
 
 def contestants(layer: nn.Linear, rank: int, methods: Sequence[str]) -> Iterator[Contestant]:
     """The frozen layer and copies of it, with every method that is in `methods`."""
-    yield Contestant(*BASE, layer, [])
+    yield Contestant(BASE, layer, [])
     for method in METHODS:
         if method in methods:
             holder = nn.ModuleDict({"layer": copy.deepcopy(layer)})
             attached = attach(holder, METHODS[method].config_class(rank=rank, alpha=rank), "layer").train()
             attached.on_step(1000)
-            yield Contestant("dreamtune", method, holder["layer"], list(attached.parameters()))
+            yield Contestant(("dreamtune", method), holder["layer"], list(attached.parameters()))
     targets = {"r": rank, "target_modules": ["layer"]}
     configs = {
         "lora": LoraConfig(lora_alpha=rank, **targets),
@@ -101,7 +101,7 @@ def contestants(layer: nn.Linear, rank: int, methods: Sequence[str]) -> Iterator
         if method in methods:
             holder = inject_adapter_in_model(config, nn.ModuleDict({"layer": copy.deepcopy(layer)}))
             trained = [parameter for parameter in holder.parameters() if parameter.requires_grad]
-            yield Contestant("peft", method, holder.get_submodule("layer"), trained)
+            yield Contestant(("peft", method), holder.get_submodule("layer"), trained)
     yield from _lycoris(layer, rank, methods)
 
 
@@ -122,7 +122,7 @@ def _lycoris(layer: nn.Linear, rank: int, methods: Sequence[str]) -> Iterator[Co
                     "layer", twin, lora_dim=rank, alpha=rank, weight_decompose=decompose, bypass_mode=bypass
                 ).to(layer.weight.device)
                 adapter.apply_to()
-                yield Contestant("lycoris-bypass" if bypass else "lycoris", method, twin, list(adapter.parameters()))
+                yield Contestant(("lycoris-bypass" if bypass else "lycoris", method), twin, list(adapter.parameters()))
 
 
 class Measurement:
@@ -189,7 +189,7 @@ def measure(rank: int, repeats: int, methods: Sequence[str], device: torch.devic
                 index = (turn + repeat) % len(field)  # nobody always follows the same neighbour's caches
                 times[index].append(measurement.seconds(field[index]))
         for index, contestant in enumerate(field):
-            name = (contestant.library, contestant.method)
+            name = contestant.name
             seconds[name] += kind.count * statistics.median(times[index])
             saved[name] += kind.count * measurement.saved(contestant)
             if (peak := measurement.peak(contestant)) is not None:
@@ -227,7 +227,7 @@ def main() -> None:
     print(f"{'':<16}{'':<12}{'÷ base':>8}{'saved MB':>10}{'peak MB':>9}")
     for row in rows:
         peak = "" if row.peak_mb is None else f"{row.peak_mb:.1f}"
-        print(f"{row.library:<16}{row.method:<12}{row.ratio:>8.3f}{row.saved_mb:>10.1f}{peak:>9}")
+        print("{library:<16}{method:<12}{ratio:>8.3f}{saved_mb:>10.1f}".format(**asdict(row)) + f"{peak:>9}")
 
 
 if __name__ == "__main__":

@@ -114,11 +114,12 @@ def export(
     model = None if name is None else _load(name, use, any_base)
     # copies: merging changes the weights in place
     weights = None if model is None else {path: w.clone() for path, w in file.weights(model.parts).items()}
-    if model is not None and form in _WHOLE:
+    if model is not None and weights is not None and form in _WHOLE:
         from dreamtune.pipelines.merged import write_merged
 
         written_as, energy = "weights", dict[str, float]()
-        write = partial(write_merged, form, file, model, Path(str(name)).expanduser(), precision, any_base=any_base)
+        source = Path(str(name)).expanduser()
+        write = partial(write_merged, form, file, model, weights, source, precision, any_base=any_base)
     else:
         assert precision is not None
         converted, energy = _converted(file, form, rank, weights)

@@ -4,7 +4,7 @@
 # pyright: reportAttributeAccessIssue=false
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import torch
@@ -20,15 +20,22 @@ from dreamtune.models import Base
 
 
 def write_merged(
-    form: str, file: AdapterFile, base: Base, source: Path, dtype: torch.dtype | None, target: Path, *, any_base: bool
+    form: str,
+    file: AdapterFile,
+    base: Base,
+    pristine: Mapping[str, Tensor],
+    source: Path,
+    dtype: torch.dtype | None,
+    target: Path,
+    *,
+    any_base: bool,
 ) -> Iterator[tuple[str, Tensor]]:
     """Write `base` with W + ΔW for W to `target`, and give each layer's path and (out, in) change as read from there.
 
-    form: "diffusers" for a folder, "checkpoint" for a copy of the single file `source` of the base. dtype: of all
-    tensors, None for the file's own. The base is used up. Raises ConfigError for a layer that a single file does not
-    hold under a name known here, and for values beyond `dtype`.
+    form: "diffusers" for a folder, "checkpoint" for a copy of the single file `source` of the base. pristine: layer
+    path -> a copy of its W. dtype: of all tensors, None for the file's own. The base is used up. Raises ConfigError for
+    a layer that a single file does not hold under a name known here, and for values beyond `dtype`.
     """
-    pristine = {path: weight.clone() for path, weight in file.weights(base.parts).items()}
     for attached in file.attach_parts(base.parts, any_base=any_base).values():
         attached.merge()
     if form == "checkpoint":

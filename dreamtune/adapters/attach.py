@@ -43,6 +43,7 @@ class AttachedAdapter(nn.Module):
         self.by_layer = nn.ModuleDict({path.replace(".", "/"): adapter for path, adapter in adapters.items()})
         self._slots: dict[str, tuple[AdaptedLinear, Slot]] = {}
         self._strength, self._strengths = _checked("strength", strength), dict[str, float]()
+        self._factors: dict[str, float] = {}
         layers = {path: linear_at(model, path, adapter.shape) for path, adapter in adapters.items()}
         for path, adapter in adapters.items():
             adapter.to(layers[path].weight.device)
@@ -87,14 +88,14 @@ class AttachedAdapter(nn.Module):
 
     @strengths.setter
     def strengths(self, value: Mapping[str, float]) -> None:
-        match_layers(list(self._slots), value, "strengths")
-        self._strengths = {pattern: _checked(f"strengths[{pattern!r}]", factor) for pattern, factor in value.items()}
+        checked = {pattern: _checked(f"strengths[{pattern!r}]", factor) for pattern, factor in value.items()}
+        self._factors = match_layers(list(self.adapters), checked, "strengths")
+        self._strengths = checked
         self._update_slots()
 
     def _update_slots(self) -> None:
-        factors = match_layers(list(self._slots), self._strengths, "strengths")
         for path, (layer, slot) in self._slots.items():
-            slot.strength = self._strength * factors.get(path, 1.0)
+            slot.strength = self._strength * self._factors.get(path, 1.0)
             if slot.merged:
                 layer.refresh()
 
@@ -181,22 +182,20 @@ def attach(
     IncompatibleModelError for layers that cannot be adapted; the module is then unchanged.
     """
     method, kind = _method_of(config)
-    paths = select_targets(module, targets)
-    other_ranks = match_layers(paths, ranks or {}, "ranks")
+    layers = {path: linear_at(module, path) for path in select_targets(module, targets)}
+    other_ranks = match_layers(list(layers), ranks or {}, "ranks")
     adapters: dict[str, Adapter] = {}
-    for path in paths:
-        layer = linear_at(module, path)
+    for path, layer in layers.items():
         try:
             own = config.with_rank(other_ranks[path]) if path in other_ranks else config
             adapters[path] = kind(own, layer.out_features, layer.in_features)
         except ConfigError as error:
             raise ConfigError(f"{error} (layer {path})") from None
+    tell = on_progress or (lambda done, total: None)
     for done, (path, adapter) in enumerate(adapters.items()):  # only now, since this may take long
-        if on_progress:
-            on_progress(done, len(adapters))
-        adapter.initialize(pristine_weight(linear_at(module, path)).detach(), _generator(seed, path))
-    if on_progress:
-        on_progress(len(adapters), len(adapters))
+        tell(done, len(adapters))
+        adapter.initialize(pristine_weight(layers[path]).detach(), _generator(seed, path))
+    tell(len(adapters), len(adapters))
     return AttachedAdapter(module, adapters, method, config, strength)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import asdict, dataclass, fields, replace
-from typing import Any, ClassVar, Self, cast
+from typing import Any, ClassVar, Self
 
 import torch
 import torch.nn.functional as F
@@ -114,13 +114,11 @@ class Adapter(nn.Module, ABC):
     def delta_output(self, x: Tensor, weight: Tensor) -> Tensor:
         """ΔW·x (..., out) in x's precision, or autocast's, for x (..., in); with dropout while training."""
         with torch.autocast(x.device.type, enabled=False):  # neither is ever computed in half precision
-            factors = self.low_rank(weight)
-            change = None if factors else self.delta_weight(weight)
+            matrices = self.low_rank(weight) or (self.delta_weight(weight),)
         x = self.drop(x)
-        if change is not None:
-            return F.linear(x, change.to(x.dtype))
-        up, down = cast(tuple[Tensor, Tensor], factors)
-        return F.linear(F.linear(x, down.to(x.dtype)), up.to(x.dtype))
+        for matrix in reversed(matrices):
+            x = F.linear(x, matrix.to(x.dtype))
+        return x
 
     def layer_output(self, x: Tensor, weight: Tensor, bias: Tensor | None, strength: float) -> Tensor:
         """(W + strength·ΔW) x + b, for x (..., in): a layer whose only adapter this is, at one go.

@@ -194,10 +194,6 @@ class AdapterFile(Description):
                 spectra[path] = Spectrum.of_matrix(change)
         return spectra
 
-    def layer_norms(self, weights: Mapping[str, Tensor] | None = None) -> dict[str, float]:
-        """Layer path -> ‖ΔW‖ (Frobenius), of the layers that :meth:`spectra` gives."""
-        return {path: spectrum.norm for path, spectrum in self.spectra(weights).items()}
-
     def summary(self) -> dict[str, Any]:
         """What the file holds, as plain values; `layers` and `parameters` are numbers, `bytes` those of the tensors."""
         with torch.device("meta"):

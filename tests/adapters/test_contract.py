@@ -301,6 +301,7 @@ def test_layers_can_have_their_own_rank_and_strength(method: str, tmp_path: Path
     torch.testing.assert_close(net.first(x), frozen_net().first(x) + 0.5 * change)
     assert torch.equal(net.block["second"](net.first(x)), frozen_net().block["second"](net.first(x)))
     attached.detach()
+    attached.strength = 1.0  # of no effect, and no error
     AdapterFile.load(tmp_path / "a.safetensors").attach(net)
     assert torch.equal(net(x), expected)
 

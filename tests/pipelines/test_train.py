@@ -72,7 +72,7 @@ def test_adapter_knows_what_it_is(trained: TrainResult) -> None:
     file = AdapterFile.load(trained.adapter)
     assert (file.method, file.rank, file.base, file.trigger, file.class_word) == ("lora", 2, "tiny", "sks", "dog")
     assert file.training["steps"] == STEPS
-    assert all(norm > 0 for norm in file.layer_norms().values()), "a layer has not been trained"
+    assert all(spectrum.norm > 0 for spectrum in file.spectra().values()), "a layer has not been trained"
     assert str(trained.run.parent) not in trained.adapter.read_bytes().decode("latin-1")
 
 
@@ -182,7 +182,8 @@ def test_nan_stops_before_it_is_learned(settings: Settings, tmp_path: Path) -> N
         train(config, tmp_path / "run", on_progress=quiet)
     assert caught.value.exit_code == 1
     newest = max((tmp_path / "run" / "checkpoints").iterdir())
-    assert all(norm < float("inf") for norm in AdapterFile.load(newest / "adapter.safetensors").layer_norms().values())
+    spectra = AdapterFile.load(newest / "adapter.safetensors").spectra()
+    assert all(spectrum.norm < float("inf") for spectrum in spectra.values())
 
 
 def test_broken_picture_is_left_out_by_name_or_refused(settings: Settings, photos: Path, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from safetensors.torch import load_file
 
 from dreamtune.pocket.pretrain.config import PretrainConfig
@@ -144,15 +145,13 @@ def test_all_stages_make_a_base_that_diffusers_loads(tmp_path: Path) -> None:
     measured = json.loads((weights / "evaluators" / "evaluation.json").read_text())
     assert set(measured) >= {"reading", "identity", "image_text"}
 
-    onward = Maker(config, tmp_path / "onward", "cpu")
+    onward = Maker(replace(config, seed=1), tmp_path / "onward", "cpu")  # else both began from the same random values
     onward.start_from(base)
     onward.run("unet")
     onward.run("reader")
-    earlier, later = (
-        load_file(weights / "evaluators" / "reader.safetensors"),
-        torch.load(tmp_path / "onward/reader/model.pt"),
-    )
-    apart = max(float((later[name] - tensor.float()).abs().max()) for name, tensor in earlier.items())
-    assert 0 < apart < 0.5, "the reader goes on from where it was"
+    earlier = load_file(weights / "evaluators" / "reader.safetensors")["mix.weight"].float()
+    later = torch.load(tmp_path / "onward/reader/model.pt")["mix.weight"]
+    assert not torch.allclose(later, earlier, atol=1e-4), "it learns"
+    assert F.cosine_similarity(later.flatten(), earlier.flatten(), dim=0) > 0.9, "from where the reader was"
     record = json.loads((export(onward, tmp_path / "weights2") / "training.json").read_text())
     assert record["continued_from"]["stages"]["unet"]["samples"] > 0
