@@ -175,7 +175,7 @@ class Maker:
         c = self.config
         if stage == "reader":
             data = self.individuals()
-            train_reader(c, data, round_trip(self.vae(), data, 4), c.views, self.work, self.device)
+            train_reader(c, data, round_trip(self.vae(), data, 2), c.views, self.work, self.device)
             return
         data = self.evaluator_pictures()
         images = round_trip(self.vae(), data, 2)

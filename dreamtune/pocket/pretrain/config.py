@@ -24,9 +24,9 @@ class PretrainConfig:
     world_pictures: int = 60_000
     """Pictures of the whole world, for the VAE and the evaluators."""
     evaluator_pictures: int = 24_000
-    individuals: int = 24_000
+    individuals: int = 100_000
     """Individuals that the reader learns to tell apart: half of them are look-alikes of the other half."""
-    individuals_held_out: int = 400
+    individuals_held_out: int = 2_000
     views: int = 4
     """Pictures of each individual."""
     held_out: int = 2_000

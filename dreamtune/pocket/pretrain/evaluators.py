@@ -20,7 +20,7 @@ from ..evaluators.networks import HEADS, Finder, ImageText, Reader
 from ..world import PATTERNS
 from .config import PretrainConfig
 from .data import NONE, RenderSet, identity
-from .schedule import Stage, constant_then_cosine, optimizers, set_lr, update
+from .schedule import Ema, Stage, constant_then_cosine, optimizers, set_lr, update
 from .traits import COUNT as TRAITS
 from .traits import traits
 from .vae import to_tensor
@@ -84,7 +84,8 @@ def train_reader(
         reader.load_state_dict(load_file(start))
     tail = _IdentityTail().to(device)
     opts = optimizers({"reader": (reader.to(device), 1.0), "tail": (tail, 1.0)}, 2e-3)
-    state = {"reader": reader, "tail": tail, "muon": opts[0], "adamw": opts[1]}
+    average = Ema([reader], 0.999)
+    state = {"reader": reader, "tail": tail, "muon": opts[0], "adamw": opts[1], "average": average}
     stage = Stage(work / "reader", config.minutes["reader"], state)
     generator = torch.Generator().manual_seed(config.seed + stage.step)
     boxes, labels = torch.from_numpy(data.boxes), torch.from_numpy(data.attributes).long()
@@ -112,10 +113,12 @@ def train_reader(
         contrast = F.cross_entropy(likeness, torch.arange(len(pick), device=device) ^ 1)
         told, apart = tail(hidden.float(), known[pick // views].to(device), cosines)
         update(opts, reader, loss + 2 * contrast + 12 * told + 2 * apart)
+        average.update()
         stage.samples += len(pick)
         if stage.step % 100 == 0:
             right = {name: (logits[name].argmax(1) == goal[:, i]).float().mean().item() for i, name in enumerate(HEADS)}
             stage.log(contrast=contrast.item(), traits=told.item(), apart=apart.item(), **right)
+    average.swap()
     return _finish(reader, stage)
 
 
