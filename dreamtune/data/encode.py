@@ -45,6 +45,6 @@ def prompt_embeddings(base: Base, prompts: Sequence[str], cache: Cache | None = 
         key = key_of({"tokens": tokens, "encoder": encoder})
         entry = cache.get(key)
         if entry is None:
-            cache.put(key, entry := {"embedding": base.encode_prompts([prompt])[0].float().cpu()})
+            cache.put(key, entry := {"embedding": base.condition([prompt])[0].embedding.float().cpu()})
         rows[prompt] = entry["embedding"]
     return torch.stack([rows[prompt] for prompt in prompts])

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from ..errors import BaseModelError
+from .conditioning import Conditioning
 
 PredictionType = Literal["epsilon", "v_prediction"]
 """What a UNet predicts: the noise, or v (Salimans and Ho 2022)."""
@@ -132,13 +133,14 @@ class Base:
         return self.vae.decode(latents).sample
 
     @torch.no_grad()
-    def encode_prompts(self, prompts: Sequence[str]) -> Tensor:
-        """Embeddings (n, tokens, dim) of prompts, cut to the encoder's length; the same as the pipeline's."""
+    def condition(self, prompts: Sequence[str]) -> list[Conditioning]:
+        """What the UNet is told of each prompt, cut to the encoder's length; the same as the pipeline's."""
         tokens = self.tokenizer(list(prompts), padding="max_length", truncation=True, return_tensors="pt")
         mask = None
         if getattr(self.text_encoder.config, "use_attention_mask", None):
             mask = tokens.attention_mask.to(self.device)
-        return self.text_encoder(tokens.input_ids.to(self.device), attention_mask=mask)[0]
+        states = self.text_encoder(tokens.input_ids.to(self.device), attention_mask=mask)[0]
+        return [Conditioning(embedding) for embedding in states]
 
     @property
     def _shift(self) -> float:

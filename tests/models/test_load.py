@@ -97,7 +97,9 @@ def test_published_configurations_have_the_published_sizes(family: str, counts: 
 def test_prompts_are_encoded_as_the_pipeline_does(base: Base) -> None:
     prompts = ["a sks dog", "x" * 200]
     expected = base.pipeline().encode_prompt(prompts, torch.device("cpu"), 1, False)[0]
-    assert torch.equal(base.encode_prompts(prompts), expected)
+    conditioned = base.condition(prompts)
+    assert torch.equal(torch.stack([it.embedding for it in conditioned]), expected)
+    assert [it.pooled for it in conditioned] == [None, None]
 
 
 def test_latents_are_those_of_the_pipeline(base: Base) -> None:

@@ -87,7 +87,7 @@ def test_recorded_settings_are_complete_and_repeat_the_run(trained: TrainResult,
 def test_latents_prompts_and_prior_are_made_once(
     trained: TrainResult, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in ("encode_images", "encode_prompts", "draw"):
+    for name in ("encode_images", "condition", "draw"):
         monkeypatch.setattr(Base, name, lambda *_, **__: pytest.fail("made again"))
     result = train(settings(steps=1, seed=5, rank=4), tmp_path / "other", on_progress=quiet)
     assert result.steps_now == 1
