@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from dreamtune.adapters import METHODS, AdapterFile, MethodConfig, attach
 from dreamtune.adapters.fingerprint import Fingerprint
 from dreamtune.errors import AdapterFileError, IncompatibleModelError
-from dreamtune.pipelines.console import print_inspection
+from dreamtune.pipelines.commands.inspect import show
 from dreamtune.pipelines.inspect import inspect
 from dreamtune.pipelines.train import TrainResult
 
@@ -89,7 +89,7 @@ def test_file_of_another_tool(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     result = inspect(tmp_path / "x.safetensors")
     assert (result.tool, result.layers[0].norm) == ("kohya", pytest.approx(32))
     assert "alpha of 1 layers is not in the file" in result.to_dict()["remarks"][0]
-    print_inspection(result)
+    show(result)
     printed = capsys.readouterr().out
     assert "base        not known" in printed
     assert "written by  kohya" in printed

@@ -1,0 +1,55 @@
+"""`dreamtune export`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from typer import Argument, Option
+
+from dreamtune.pipelines import console
+from dreamtune.pipelines.commands.options import Json
+
+if TYPE_CHECKING:
+    from dreamtune.pipelines.export import ExportResult
+
+
+def export(
+    file: Annotated[str, Argument(metavar="FILE", help="Adapter file, of dreamtune or another tool.")],
+    form: Annotated[str, Option("--format", help="lora, peft, kohya, diffusers or checkpoint; see docs/files.md.")],
+    out: Annotated[Path, Option(help="File or folder to write, which must not exist.")],
+    dtype: Annotated[
+        str | None, Option(help="fp32, fp16 or bf16 (fp32; of a checkpoint what the base's file has).")
+    ] = None,
+    rank: Annotated[int | None, Option(help="Rank of plain LoRA, where the change has no small exact form.")] = None,
+    base: Annotated[str | None, Option(help="The adapter's base (for diffusers and checkpoint its own).")] = None,
+    any_base: Annotated[bool, Option("--any-base", help="Allow another base than the adapter's.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Write an adapter for other tools, alone or merged into its base, and say how exact that is."""
+    from dreamtune.pipelines.export import export as run
+
+    with console.stdout_kept():
+        result = run(file, out, form, dtype=dtype, rank=rank, base=base, any_base=any_base)
+    if as_json:
+        console.print_json(result.to_dict())
+    else:
+        show(result)
+
+
+def show(result: ExportResult) -> None:
+    """What was written, how exact it is, and the layers that kept least."""
+    print(f"{result.out}  ({result.format}: {result.method} as {result.written_as}, {result.dtype})")
+    for remark in result.remarks:
+        print(f"remark      {remark}")
+    if not result.layers:
+        return
+    worst = result.worst
+    print(f"{'exact' if result.exact else 'not exact':11} largest error of a change: {worst['max_abs_error']:.2g}")
+    if result.exact:
+        return
+    print(f"\n{'energy kept':>11}  {'error/|dW|':>10}  layer")
+    for layer in sorted(result.layers, key=lambda layer: layer.energy)[: console.LAYERS_SHOWN]:
+        print(f"{layer.energy:11.2%}  {layer.relative:10.2g}  {layer.path}")
+    if len(result.layers) > console.LAYERS_SHOWN:
+        print(f"... and {len(result.layers) - console.LAYERS_SHOWN} more")

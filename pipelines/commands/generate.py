@@ -1,0 +1,62 @@
+"""`dreamtune generate`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from typer import Option
+
+from dreamtune.pipelines import console
+from dreamtune.pipelines.commands.options import Device, Json
+
+if TYPE_CHECKING:
+    from dreamtune.pipelines.generate import GenerateResult
+
+
+def generate(
+    prompt: Annotated[list[str], Option(help="What to draw; may be given several times.")],
+    out: Annotated[Path, Option(help="Folder for the pictures, numbered after those that are there.")],
+    adapter: Annotated[
+        list[str] | None, Option(metavar="FILE[:STRENGTH]", help="Adapter file; several add up.")
+    ] = None,
+    base: Annotated[str, Option(help="Base model; auto is the one that the adapters were trained on.")] = "auto",
+    n: Annotated[int, Option("--n", help="Pictures per prompt.")] = 4,
+    steps: Annotated[int | None, Option(help="Denoising steps (what suits the base).")] = None,
+    guidance: Annotated[float | None, Option(help="How closely to follow the prompt (what suits the base).")] = None,
+    negative: Annotated[str, Option(help="What to lead away from.")] = "",
+    size: Annotated[int | None, Option(help="Side of the pictures in pixels (the base's own).")] = None,
+    seed: Annotated[int, Option(help="Seed of the first picture; the next has the next.")] = 0,
+    any_base: Annotated[bool, Option("--any-base", help="Allow another base than the adapters'.")] = False,
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Draw pictures with a base and any number of adapters."""
+    from dreamtune.pipelines.generate import GenerateConfig
+    from dreamtune.pipelines.generate import generate as run
+
+    config: dict[str, Any] = {
+        "prompts": prompt,
+        "adapters": adapter or [],
+        "base": base,
+        "n": n,
+        "steps": steps,
+        "guidance": guidance,
+        "negative_prompt": negative,
+        "size": size,
+        "seed": seed,
+        "any_base": any_base,
+        "device": device,
+    }
+    with console.stdout_kept():
+        result = run(GenerateConfig(**config), out)
+    if as_json:
+        console.print_json(result.to_dict())
+    else:
+        show(result)
+
+
+def show(result: GenerateResult) -> None:
+    """The files, one a line."""
+    for path in result.files:
+        print(path)

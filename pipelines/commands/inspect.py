@@ -1,0 +1,53 @@
+"""`dreamtune inspect`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from typer import Argument, Option
+
+from dreamtune.pipelines import console
+from dreamtune.pipelines.commands.options import Json
+
+if TYPE_CHECKING:
+    from dreamtune.pipelines.inspect import InspectResult
+
+
+def inspect(
+    file: Annotated[Path, Argument(metavar="FILE", help="Adapter file, of dreamtune or another tool.")],
+    base: Annotated[str | None, Option(help="Its base, to measure also changes that depend on the weights.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Show what an adapter file holds."""
+    from dreamtune.pipelines.inspect import inspect as run
+
+    with console.stdout_kept():
+        result = run(file, base)
+    if as_json:
+        console.print_json(result.to_dict())
+    else:
+        show(result)
+
+
+def show(result: InspectResult) -> None:
+    """The summary, and the layers that change most."""
+    summary = result.summary
+    print(f"{result.path}  ({result.size} bytes)")
+    options = ", ".join(f"{key} {value}" for key, value in summary["config"].items())
+    print(f"method      {summary['method']} ({options})")
+    print(f"base        {summary['base'] or 'not known'}")
+    print(f"subject     {summary['trigger']} {summary['class']}".rstrip())
+    print(f"parameters  {summary['parameters']} in {summary['layers']} layers")
+    print(f"written by  {result.tool}")
+    for remark in result.remarks:
+        print(f"remark      {remark}")
+    if len(result.layers) < summary["layers"]:
+        print("The changes of these layers depend on the weights: give --base to measure them.")
+    if not result.layers:
+        return
+    print(f"\n{'energy':>6}  {'|dW|':>9}  {'rank used':>9}  layer")
+    for layer in result.layers[: console.LAYERS_SHOWN]:
+        print(f"{layer.energy:6.1%}  {layer.norm:9.4g}  {layer.rank_used:9}  {layer.path}")
+    if len(result.layers) > console.LAYERS_SHOWN:
+        print(f"... and {len(result.layers) - console.LAYERS_SHOWN} more")

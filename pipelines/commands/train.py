@@ -1,0 +1,84 @@
+"""`dreamtune train`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from typer import Argument, Option
+
+from dreamtune.pipelines import console
+from dreamtune.pipelines.commands.options import Json
+
+if TYPE_CHECKING:
+    from dreamtune.pipelines.train import TrainResult
+
+
+def train(
+    images: Annotated[
+        Path | None, Argument(metavar="IMAGES_DIR", help="Folder with 3 to 30 pictures of the subject.")
+    ] = None,
+    class_word: Annotated[str | None, Option("--class", help="What the subject is: dog, backpack, ...")] = None,
+    token: Annotated[str | None, Option(help="Rare word that will mean the subject (sks).")] = None,
+    base: Annotated[
+        str | None, Option(help="pocket, a diffusers folder, a .safetensors checkpoint, or a hub id (pocket).")
+    ] = None,
+    method: Annotated[
+        str | None, Option(help="lora, dora, lora-dash, spectral-a, spectral-r, loha, lokr (lora).")
+    ] = None,
+    rank: Annotated[int | None, Option(help="Rank of the change per layer (the method's own).")] = None,
+    alpha: Annotated[float | None, Option(help="The change is scaled by alpha/rank (alpha = rank).")] = None,
+    steps: Annotated[int | None, Option(help="Optimizer steps (what suits the base).")] = None,
+    lr: Annotated[float | None, Option(help="Learning rate (what suits the base).")] = None,
+    seed: Annotated[int | None, Option(help="The same seed gives the same adapter (0).")] = None,
+    prior: Annotated[
+        bool | None, Option("--prior/--no-prior", help="Keep the meaning of the class by pictures of it (on).")
+    ] = None,
+    strict: Annotated[
+        bool | None, Option("--strict", help="Stop at a picture that cannot be used, instead of leaving it out.")
+    ] = None,
+    device: Annotated[str | None, Option(help="auto, cpu, cuda or mps (auto).")] = None,
+    name: Annotated[str | None, Option(help="Name of the run, in the folder runs (IMAGES_DIR-METHOD).")] = None,
+    out: Annotated[Path | None, Option(help="Run folder, if it shall be elsewhere.")] = None,
+    config: Annotated[Path | None, Option(help="YAML recipe; options given here win over it.")] = None,
+    settings: Annotated[list[str] | None, Option("--set", metavar="KEY=VALUE", help="Any setting of a recipe.")] = None,
+    resume: Annotated[Path | None, Option(metavar="RUN_DIR", help="Go on with this run.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Train an adapter on a folder of pictures of one subject."""
+    from dreamtune.pipelines.settings import run_folder, train_config
+
+    options = {
+        "images": images,
+        "class_word": class_word,
+        "token": token,
+        "base": base,
+        "method": method,
+        "rank": rank,
+        "alpha": alpha,
+        "steps": steps,
+        "lr": lr,
+        "seed": seed,
+        "prior": prior,
+        "strict": strict,
+        "device": device,
+    }
+    given = {key: value for key, value in options.items() if value is not None}
+    complete = train_config(given, settings or [], recipe=config, resume=resume)
+    folder = run_folder(complete, name=name, out=out, resume=resume)
+
+    from dreamtune.pipelines.train import train as run
+
+    with console.stdout_kept():
+        result = run(complete, folder, resume=resume is not None)
+    if as_json:
+        console.print_json(result.to_dict())
+    else:
+        show(result)
+
+
+def show(result: TrainResult) -> None:
+    """Where the adapter is, and how to use it."""
+    loss = "" if result.final_loss is None else f", loss {result.final_loss:.4f}"
+    print(f"{result.adapter}  ({result.steps} steps, {result.seconds:.0f} s{loss})")
+    print(f'Try: dreamtune generate --adapter {result.adapter} --prompt "{result.example}" --out pictures')
