@@ -224,7 +224,7 @@ def _encode(plan: _Plan, tell: OnProgress, stop: threading.Event) -> TrainingDat
 
     config, base, subject = plan.config, plan.base, plan.subject
     latents = subject_latents(base, subject, config.flip)
-    embeddings = prompt_embeddings(base, subject.prompts * (2 if config.flip else 1))
+    embeddings = prompt_embeddings(base, subject.captions * (2 if config.flip else 1))
     if not config.prior:
         return TrainingData(latents, embeddings)
     class_prompt = config.prompt(config.class_prompt)

@@ -9,10 +9,47 @@ import torch
 from torch import Tensor
 
 from dreamtune.data.cache import Cache, key_of, weights_digest
+from dreamtune.data.example import Example
 from dreamtune.data.subject import Subject
 
 if TYPE_CHECKING:
     from dreamtune.models import Base
+    from dreamtune.models.conditioning import Conditioning
+
+
+def subject_examples(
+    base: Base, subject: Subject, flip: bool = False, cache: Cache | None = None
+) -> tuple[Example, ...]:
+    """The subject's pictures for training, with `flip` the mirrored ones after the others.
+
+    Each one's `prompt` is a row of `subject.prompts`. Latents come from the cache where they are there.
+    """
+    latents = subject_latents(base, subject, flip, cache)
+    side = float(subject.resolution)
+    time_ids = torch.tensor([side, side, 0.0, 0.0, side, side])
+    rows = [subject.prompts.index(caption) for caption in subject.captions] * (2 if flip else 1)
+    return tuple(Example(latent, row, None, time_ids) for latent, row in zip(latents, rows, strict=True))
+
+
+def prompt_conditionings(base: Base, prompts: Sequence[str], cache: Cache | None = None) -> list[Conditioning]:
+    """What the UNet is told of each prompt, fp32 on the CPU; equal prompts are encoded once."""
+    from dreamtune.models.conditioning import Conditioning
+
+    cache = cache or Cache("prompts")
+    encoders = {name: weights_digest(part) for name, part in base.parts.items() if name != "unet"}
+    found: dict[str, Conditioning] = {}
+    for prompt in dict.fromkeys(prompts):
+        tokens = base.tokenizer(prompt, padding="max_length", truncation=True).input_ids
+        key = key_of({"tokens": tokens, "encoders": encoders})
+        entry = cache.get(key)
+        if entry is None:
+            made = base.condition([prompt])[0]
+            entry = {"embedding": made.embedding.float().cpu()}
+            if made.pooled is not None:
+                entry["pooled"] = made.pooled.float().cpu()
+            cache.put(key, entry)
+        found[prompt] = Conditioning(entry["embedding"], entry.get("pooled"))
+    return [found[prompt] for prompt in prompts]
 
 
 def subject_latents(base: Base, subject: Subject, flip: bool = False, cache: Cache | None = None) -> Tensor:

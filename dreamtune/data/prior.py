@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from dreamtune.data.cache import key_of, weights_digest
+from dreamtune.data.example import Example
 from dreamtune.errors import ConfigError, GenerationError
 from dreamtune.storage import atomic, cache_dir
 
@@ -69,6 +70,13 @@ def prior_latents(
             f"cannot write class pictures to {folder}: {error.strerror or error}; point DREAMTUNE_CACHE elsewhere"
         ) from None
     return torch.stack([found[index] for index in range(count)])
+
+
+def prior_examples(latents: Tensor, prompt: int, resolution: int) -> tuple[Example, ...]:
+    """Class pictures for training, from their latents (n, c, h, w): whole pictures of `resolution` pixels a side."""
+    side = float(resolution)
+    time_ids = torch.tensor([side, side, 0.0, 0.0, side, side])
+    return tuple(Example(latent, prompt, None, time_ids) for latent in latents)
 
 
 def _describe(base: Base, prompt: str, resolution: int, steps: int, guidance: float) -> dict[str, object]:

@@ -38,10 +38,15 @@ class Subject:
     """Names inside the folder, safe to print."""
     digests: tuple[str, ...]
     """SHA-256 of each file's bytes."""
-    prompts: tuple[str, ...]
+    captions: tuple[str, ...]
     """The caption beside the picture, or the instance prompt."""
     remarks: tuple[Remark, ...]
     """One line per problem, in the order of the files."""
+
+    @property
+    def prompts(self) -> tuple[str, ...]:
+        """The captions, each once, in the order of their first picture."""
+        return tuple(dict.fromkeys(self.captions))
 
     @property
     def skipped(self) -> tuple[str, ...]:
@@ -51,7 +56,7 @@ class Subject:
     @property
     def digest(self) -> str:
         """Hash of all that training sees of the subject; equal digests mean equal data."""
-        parts = [str(self.resolution), *self.digests, *self.prompts]
+        parts = [str(self.resolution), *self.digests, *self.captions]
         return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
 
@@ -109,7 +114,7 @@ def load_subject(
         images=tuple(reader.images),
         files=tuple(reader.files),
         digests=tuple(reader.digests),
-        prompts=tuple(reader.prompts),
+        captions=tuple(reader.captions),
         remarks=remarks,
     )
 
@@ -122,7 +127,7 @@ class _Reader:
         self.images: list[Tensor] = []
         self.files: list[str] = []
         self.digests: list[str] = []
-        self.prompts: list[str] = []
+        self.captions: list[str] = []
         self.remarks: list[Remark] = []
         self.used_captions: set[str] = set()
         self._hashes: list[int] = []
@@ -163,7 +168,7 @@ class _Reader:
         self.images.append(to_tensor(square))
         self.files.append(printable(path.name))
         self.digests.append(picture.digest)
-        self.prompts.append(self._caption(path, captions))
+        self.captions.append(self._caption(path, captions))
 
     def _inspect(self, path: Path, size: tuple[int, int]) -> None:
         short, long = sorted(size)

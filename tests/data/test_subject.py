@@ -32,7 +32,7 @@ def folder(tmp_path: Path) -> Path:
 def test_pictures_in_order_of_name_with_the_instance_prompt(folder: Path) -> None:
     subject = load_subject(folder, "dog", "sks", 32)
     assert subject.files == ("0.png", "1.png", "2.png")
-    assert subject.prompts == ("a sks dog",) * 3
+    assert subject.captions == ("a sks dog",) * 3
     assert all(image.shape == (3, 32, 32) and image.abs().max() <= 1 for image in subject.images)
     assert subject.skipped == ()
 
@@ -55,7 +55,7 @@ def test_captions(folder: Path) -> None:
     (folder / "9.txt").write_text("a sks dog")
     (folder / "README.md").write_text("x")
     subject = load_subject(folder, "dog", "sks", 32, instance_prompt="a photo of sks dog")
-    assert subject.prompts == ("a sks dog on grass", "a dog", "a photo of sks dog")
+    assert subject.captions == ("a sks dog on grass", "a dog", "a photo of sks dog")
     told = {remark.file: remark.problem for remark in subject.remarks}
     assert "does not hold the token" in told["1.caption"]
     assert "empty" in told["2.txt"]
@@ -67,7 +67,7 @@ def test_captions(folder: Path) -> None:
 def test_caption_that_is_not_text_is_remarked(folder: Path) -> None:
     (folder / "0.txt").write_bytes(b"\xff\xfe\x00broken\xff")
     subject = load_subject(folder, "dog", "sks", 32)
-    assert subject.prompts[0] == "a sks dog"
+    assert subject.captions[0] == "a sks dog"
     assert "UTF-8" in subject.remarks[0].problem
 
 
