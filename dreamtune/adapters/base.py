@@ -66,6 +66,8 @@ class ParameterOptions:
     """Its learning rate, as a multiple of the training's."""
     weight_decay: bool = True
     """Whether the training's weight decay acts on it."""
+    is_up: bool = False
+    """Whether it is B of a product BA that is the change, to which LoRA+ gives a larger learning rate."""
 
 
 class Adapter(nn.Module, ABC):

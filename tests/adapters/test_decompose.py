@@ -14,17 +14,26 @@ from dreamtune.adapters.methods.decompose import Decomposable, row_norms
 from dreamtune.adapters.methods.dora import DoRAConfig
 from tests.adapters.nets import disturb, frozen_net, inputs, single
 
-WAYS = [("dora", {}), ("loha", {"weight_decompose": True}), ("lokr", {"weight_decompose": True})]
+WAYS = [
+    (method, options | more)
+    for method, options in (("dora", {}), ("loha", {"weight_decompose": True}), ("lokr", {"weight_decompose": True}))
+    for more in ({}, {"by_input": True})
+]
 decomposed = pytest.mark.parametrize(("method", "options"), WAYS, ids=str)
 
 
 def paper(adapter: Decomposable, weight: Tensor, norm: Tensor | None = None) -> Tensor:
-    """The paper's equation 5 as it stands, (out, in); `norm` (out,) if it is to be a constant."""
+    """The paper's equation 5 as it stands, (out, in); `norm` of rows, or of columns by input, if it is a constant."""
     changed = weight + adapter.change()
     assert adapter.magnitude is not None
-    magnitude = adapter.magnitude + (row_norms(weight) - row_norms(weight).float())
-    norm = changed.norm(dim=1) if norm is None else norm
-    return (magnitude / norm).unsqueeze(1) * changed
+    norms = row_norms(weight.T if adapter.by_input else weight)
+    magnitude = adapter.magnitude + (norms - norms.float())
+    norm = norms_of(adapter, changed) if norm is None else norm
+    return (magnitude / norm).unsqueeze(0 if adapter.by_input else 1) * changed
+
+
+def norms_of(adapter: Decomposable, matrix: Tensor) -> Tensor:
+    return matrix.norm(dim=0 if adapter.by_input else 1)
 
 
 def pair(method: str, **options: Any) -> tuple[Decomposable, Tensor]:
@@ -47,7 +56,7 @@ def test_gradient_is_the_papers_with_the_norm_constant(method: str, options: dic
     towards = torch.randn(2, 4, 5, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
     adapter.on_weight(weight)
     loss = (adapter.layer_output(x, weight, None, 1.0) * towards).sum()
-    norm = (weight + adapter.change()).norm(dim=1).detach()
+    norm = norms_of(adapter, weight + adapter.change()).detach()
     parameters = list(adapter.parameters())
     for parameter, gradient in zip(parameters, torch.autograd.grad(loss, parameters), strict=True):
         step = 1e-6

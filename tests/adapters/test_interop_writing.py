@@ -133,6 +133,23 @@ def test_own_files_are_read_back(kind: str, path: str, form: Any, tmp_path: Path
     )
 
 
+@pytest.mark.parametrize("method", ["dora", "loha", "lokr"])
+def test_magnitudes_of_inputs(method: str, tmp_path: Path) -> None:
+    options = {} if method == "dora" else {"weight_decompose": True}
+    with attached_to(frozen_net(torch.float32), method, by_input=True, **options) as attached:
+        whole = AdapterFile.from_attached(attached, base="b", trigger="sks", class_word="dog", training={})
+    path = "mid_block.attentions.0.transformer_blocks.0.attn1.to_out.0"
+    file = real_layer(whole, path)
+    tensors, metadata = to_kohya(file, torch.float32)
+    assert [t.shape for name, t in tensors.items() if name.endswith("dora_scale")] == [(1, 7)]
+    save_file(tensors, tmp_path / "a.safetensors", metadata)
+    weight = frozen_net(torch.float32).first.weight.detach()
+    back = read_adapter(tmp_path / "a.safetensors").file.adapters()[path]
+    torch.testing.assert_close(back.delta_weight(weight), file.adapters()[path].delta_weight(weight))
+    with pytest.raises(ConfigError, match="use the format kohya"):
+        to_peft_folder(file, torch.float32)
+
+
 def test_sdxl_numbers_its_text_encoders() -> None:
     def names(path: str) -> set[str]:
         return {name.split("_text_model")[0] for name in to_kohya(real_layer(file_of("lora"), path), torch.float32)[0]}

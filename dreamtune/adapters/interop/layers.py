@@ -35,6 +35,8 @@ class ForeignLayer:
     """(out, in)"""
     tensors: Mapping[str, Tensor]
     """By our names."""
+    by_input: bool = False
+    """Whether its magnitudes are those of inputs, as in files of older LyCORIS."""
 
     @classmethod
     def of(cls, name: str, tensors: Mapping[str, Tensor]) -> ForeignLayer:
@@ -45,9 +47,10 @@ class ForeignLayer:
             if tensor.ndim != 2 and key != "magnitude":
                 raise AdapterFileError(f"{name}: {key} has {tensor.ndim} dimensions, not 2: copy the file again")
         shape = _shape_of(method, own)
+        by_input = False
         if "magnitude" in own:
-            own["magnitude"] = _magnitude(name, own["magnitude"], shape)
-        return cls(name, method, shape, own)
+            own["magnitude"], by_input = _magnitude(name, own["magnitude"], shape)
+        return cls(name, method, shape, own, by_input)
 
     @property
     def rank(self) -> int:
@@ -86,10 +89,14 @@ class ForeignLayer:
 
     def _candidates(self) -> Iterator[dict[str, Any]]:
         """The method's own options that may have made these tensors."""
-        if self.method in ("lora", "dora"):
+        if self.method == "lora":
             yield {}
             return
-        decompose = {"weight_decompose": "magnitude" in self.tensors}
+        decompose: dict[str, Any] = {"by_input": self.by_input}
+        if self.method == "dora":
+            yield decompose
+            return
+        decompose["weight_decompose"] = "magnitude" in self.tensors
         if self.method == "loha":
             yield decompose
             return
@@ -130,14 +137,11 @@ def _product(tensors: Mapping[str, Tensor], number: str) -> tuple[int, int]:
     return tensors[f"up{number}"].shape[0], tensors[f"down{number}"].shape[1]
 
 
-def _magnitude(name: str, tensor: Tensor, shape: tuple[int, int]) -> Tensor:
-    """(out,), from (out, 1) or (out,)."""
+def _magnitude(name: str, tensor: Tensor, shape: tuple[int, int]) -> tuple[Tensor, bool]:
+    """(out,) and False from (out, 1) or (out,); (in,) and True from (1, in)."""
     if tuple(tensor.shape) in ((shape[0], 1), (shape[0],)):
-        return tensor.reshape(-1)
+        return tensor.reshape(-1), False
     if tuple(tensor.shape) == (1, shape[1]):
-        raise AdapterFileError(
-            f"{name}: dora_scale is 1x{shape[1]}, one number per input, as older LyCORIS wrote it: that is another "
-            "method than DoRA, which has one per output; let LyCORIS or ComfyUI merge it into the base instead"
-        )
+        return tensor.reshape(-1), True
     size = "x".join(map(str, tensor.shape))
-    raise AdapterFileError(f"{name}: the magnitude is {size}, not {shape[0]}x1: copy the file again")
+    raise AdapterFileError(f"{name}: the magnitude is {size}, not {shape[0]}x1 or 1x{shape[1]}: copy the file again")

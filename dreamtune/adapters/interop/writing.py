@@ -14,6 +14,7 @@ from dreamtune.errors import ConfigError
 
 from ..base import Adapter
 from ..file import AdapterFile
+from ..methods.decompose import Decomposable
 from ..methods.lokr import LoKr, split
 from ..parts import TEXT_ENCODERS, UNET, split_part
 from .names import kohya_name
@@ -57,7 +58,8 @@ def to_kohya(file: AdapterFile, dtype: torch.dtype) -> Content:
             if own in state:
                 tensors[f"{name}.{theirs}"] = _cast(state[own], dtype, path)
         if "magnitude" in state:
-            tensors[f"{name}.dora_scale"] = _cast(state["magnitude"].unsqueeze(1), dtype, path)
+            across = 0 if _by_input(adapter) else 1
+            tensors[f"{name}.dora_scale"] = _cast(state["magnitude"].unsqueeze(across), dtype, path)
         tensors[f"{name}.alpha"] = torch.tensor(alpha)
     shown = _shown(file)
     if file.method == "lora":
@@ -75,6 +77,7 @@ def to_diffusers(file: AdapterFile, dtype: torch.dtype) -> Content:
     if file.method not in ("lora", "dora"):
         _check_method(file)
         raise ConfigError(f"diffusers reads no {file.method} file: for PEFT give a folder, a name without .safetensors")
+    _check_by_output(file)
     tensors, options = {}, {}
     for part in file.parts:
         inside = "" if part == UNET else "text_model."
@@ -99,6 +102,7 @@ def to_peft_folder(file: AdapterFile, dtype: torch.dtype) -> tuple[Content, dict
         raise ConfigError(f"PEFT's folders are of one model, the adapter changes {' and '.join(file.parts)}: use kohya")
     if file.method in ("loha", "lokr") and _decomposes(file):
         raise ConfigError(f"PEFT has no weight decomposition of {file.method}: use the format kohya")
+    _check_by_output(file)
     adapters = file.part(next(iter(file.parts))).adapters()
     tensors = _peft_tensors(file.method, adapters, dtype)
     kind = {"dora": "LORA"}.get(file.method, file.method.upper())
@@ -154,6 +158,15 @@ def _is_of_sdxl(path: str, width: int) -> bool:
 
 def _decomposes(file: AdapterFile) -> bool:
     return any(name.endswith(".magnitude") for name in file.tensors)
+
+
+def _by_input(adapter: Adapter) -> bool:
+    return isinstance(adapter, Decomposable) and adapter.by_input
+
+
+def _check_by_output(file: AdapterFile) -> None:
+    if any(_by_input(adapter) for adapter in file.adapters().values()):
+        raise ConfigError("PEFT's magnitudes are of outputs, this adapter's of inputs: use the format kohya")
 
 
 def _check_method(file: AdapterFile) -> None:

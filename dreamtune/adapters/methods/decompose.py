@@ -1,6 +1,7 @@
 """Weight decomposition of DoRA (Liu et al., arXiv 2402.09353, eq. 5) around any change D: W' = m ⊙ (W+D)/‖W+D‖.
 
-Norms are of rows (one per output), m is `magnitude`, trained, ‖W‖ at first. Everything is written in the growth
+Norms are of rows, one per output (with `by_input` of columns, one per input, as older LyCORIS has them); m is
+`magnitude`, trained, ‖W‖ at first. Everything is written in the growth
 t = (‖W+D‖² − ‖W‖²)/‖W‖² and the excess e of the gain m/‖W+D‖ = 1 + e over one, so that nothing cancels and
 D = 0, m = ‖W‖ gives ΔW = e⊙W + (1+e)⊙D = 0 exactly.
 
@@ -28,6 +29,8 @@ SMALLEST_NORM = 1e-6
 class Decomposable(Adapter):
     """A method whose change D may act through a weight decomposition; `magnitude` (out,) is then a parameter.
 
+    By input it is (in,); the layer then always computes with W + ΔW as a whole.
+
     Dropout concerns ΔW as a whole, the magnitude's part of it too, as in PEFT: with dropout, as with several live
     adapters on the layer, ΔW is formed and costs a second product with the weight's shape.
     """
@@ -35,9 +38,13 @@ class Decomposable(Adapter):
     magnitude: nn.Parameter | None
     norms: Tensor | None
 
-    def __init__(self, config: MethodConfig, out_features: int, in_features: int, *, decompose: bool) -> None:
+    def __init__(
+        self, config: MethodConfig, out_features: int, in_features: int, *, decompose: bool, by_input: bool = False
+    ) -> None:
         super().__init__(config, out_features, in_features)
-        self.magnitude = nn.Parameter(torch.empty(out_features)) if decompose else None
+        self.by_input = by_input
+        size = in_features if by_input else out_features
+        self.magnitude = nn.Parameter(torch.empty(size)) if decompose else None
         self.register_buffer("norms", None, persistent=False)  # ‖W‖ of the layer's weight, which all steps share
 
     @property
@@ -60,18 +67,18 @@ class Decomposable(Adapter):
     def initialize_magnitude(self, weight: Tensor) -> None:
         """Set m = ‖W‖, if there is an m: the part of `initialize` that all these methods share."""
         if self.magnitude is not None:
-            self.magnitude.copy_(row_norms(weight).float())
+            self.magnitude.copy_(row_norms(self._sided(weight)).float())
 
     def delta_weight(self, weight: Tensor) -> Tensor:
         """D, or with a decomposition m ⊙ (W+D)/‖W+D‖ − W."""
         change = self.change()
         if self.magnitude is None:
             return change
-        weight = weight.to(torch.promote_types(weight.dtype, change.dtype))
+        weight, change = self._sided(weight.to(torch.promote_types(weight.dtype, change.dtype))), self._sided(change)
         norms = row_norms(weight)
         growth = ((2 * weight + change) * change).detach().sum(1) / norms.square()
         excess = gain_excess(self.magnitude, norms, growth).unsqueeze(1)
-        return excess * weight + (1 + excess) * change
+        return self._sided(excess * weight + (1 + excess) * change)
 
     def low_rank(self, weight: Tensor) -> tuple[Tensor, Tensor] | None:
         """The factors of D if that is ΔW; with a decomposition ΔW has full rank."""
@@ -80,7 +87,7 @@ class Decomposable(Adapter):
     def layer_output(self, x: Tensor, weight: Tensor, bias: Tensor | None, strength: float) -> Tensor:
         """Also with a decomposition by D's factors, where it has them: neither D nor ΔW is formed for the norm."""
         factors = self.factors()
-        if self.magnitude is None or self.norms is None or self.dropping or factors is None:
+        if self.magnitude is None or self.norms is None or self.by_input or self.dropping or factors is None:
             return super().layer_output(x, weight, bias, strength)
         with torch.autocast(x.device.type, enabled=False):
             up, down = factors
@@ -91,7 +98,11 @@ class Decomposable(Adapter):
     def on_weight(self, weight: Tensor) -> None:
         """Compute the norms."""
         if self.magnitude is not None:
-            self.norms = row_norms(weight)
+            self.norms = row_norms(self._sided(weight))
+
+    def _sided(self, matrix: Tensor) -> Tensor:
+        """The matrix (out, in) with what the magnitudes belong to as its rows; applied twice, the matrix itself."""
+        return matrix.T if self.by_input else matrix
 
 
 def row_norms(weight: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ..base import MethodConfig
+from ..base import MethodConfig, ParameterOptions
 from .decompose import Decomposable
 from .lora import initialize_factors
 
@@ -15,6 +15,9 @@ from .lora import initialize_factors
 @dataclass(frozen=True)
 class DoRAConfig(MethodConfig):
     """Options of DoRA."""
+
+    by_input: bool = False
+    """One magnitude per input instead of one per output, as older versions of LyCORIS have it."""
 
 
 class DoRA(Decomposable):
@@ -24,10 +27,11 @@ class DoRA(Decomposable):
     """
 
     config_class = DoRAConfig
+    config: DoRAConfig
     partial_gradient = True
 
-    def __init__(self, config: MethodConfig, out_features: int, in_features: int) -> None:
-        super().__init__(config, out_features, in_features, decompose=True)
+    def __init__(self, config: DoRAConfig, out_features: int, in_features: int) -> None:
+        super().__init__(config, out_features, in_features, decompose=True, by_input=config.by_input)
         self.down = nn.Parameter(torch.empty(config.rank, in_features))
         self.up = nn.Parameter(torch.empty(out_features, config.rank))
 
@@ -44,3 +48,7 @@ class DoRA(Decomposable):
     def factors(self) -> tuple[Tensor, Tensor]:
         """(sB, A)."""
         return self.config.scale * self.up, self.down
+
+    def parameter_options(self) -> dict[str, ParameterOptions]:
+        """`up` is B."""
+        return {"up": ParameterOptions(is_up=True)}

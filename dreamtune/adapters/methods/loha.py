@@ -17,6 +17,8 @@ class LoHaConfig(MethodConfig):
 
     weight_decompose: bool = False
     """Let the change act through DoRA's weight decomposition, the norm being a constant for the gradient as there."""
+    by_input: bool = False
+    """With it: one magnitude per input instead of one per output, as older versions of LyCORIS have it."""
 
 
 class LoHa(Decomposable):
@@ -29,7 +31,7 @@ class LoHa(Decomposable):
     config: LoHaConfig
 
     def __init__(self, config: LoHaConfig, out_features: int, in_features: int) -> None:
-        super().__init__(config, out_features, in_features, decompose=config.weight_decompose)
+        super().__init__(config, out_features, in_features, decompose=config.weight_decompose, by_input=config.by_input)
         self.up1 = nn.Parameter(torch.empty(out_features, config.rank))
         self.down1 = nn.Parameter(torch.empty(config.rank, in_features))
         self.up2 = nn.Parameter(torch.empty(out_features, config.rank))

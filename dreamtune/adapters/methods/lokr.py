@@ -26,6 +26,8 @@ class LoKrConfig(MethodConfig):
     """Give W₁ low-rank factors too, where they are smaller than it."""
     weight_decompose: bool = False
     """Let the change act through DoRA's weight decomposition, the norm being a constant for the gradient as there."""
+    by_input: bool = False
+    """With it: one magnitude per input instead of one per output, as older versions of LyCORIS have it."""
 
     def __post_init__(self) -> None:
         """Check ranges."""
@@ -48,7 +50,7 @@ class LoKr(Decomposable):
     config: LoKrConfig
 
     def __init__(self, config: LoKrConfig, out_features: int, in_features: int) -> None:
-        super().__init__(config, out_features, in_features, decompose=config.weight_decompose)
+        super().__init__(config, out_features, in_features, decompose=config.weight_decompose, by_input=config.by_input)
         (out1, out2), (in1, in2) = split(out_features, config.factor), split(in_features, config.factor)
         if config.decompose_both and config.rank < max(out1, in1) / 2:
             self.up1 = nn.Parameter(torch.empty(out1, config.rank))

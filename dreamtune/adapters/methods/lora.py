@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ..base import Adapter, MethodConfig
+from ..base import Adapter, MethodConfig, ParameterOptions
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,10 @@ class LoRA(Adapter):
     def low_rank(self, weight: Tensor) -> tuple[Tensor, Tensor]:
         """(sB, A); with the usual s = 1 without a copy that the backward pass would have to keep."""
         return self.up if self.config.scale == 1 else self.config.scale * self.up, self.down
+
+    def parameter_options(self) -> dict[str, ParameterOptions]:
+        """`up` is B."""
+        return {"up": ParameterOptions(is_up=True)}
 
 
 @torch.no_grad()

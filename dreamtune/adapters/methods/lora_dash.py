@@ -101,7 +101,7 @@ class LoRADash(LoRA):
 
     def parameter_options(self) -> dict[str, ParameterOptions]:
         """Δσ has its own learning rate. Without a gradient until the launch, its Adam moments begin there."""
-        return {"delta_sigma": ParameterOptions(lr_ratio=self.config.dash_lr_ratio)}
+        return super().parameter_options() | {"delta_sigma": ParameterOptions(lr_ratio=self.config.dash_lr_ratio)}
 
     @torch.no_grad()
     def _launch(self, weight: Tensor) -> None:
