@@ -10,7 +10,7 @@ from typing import Any, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from dreamtune.errors import ConfigError
-from dreamtune.training.presets import PRESETS
+from dreamtune.training.presets import preset
 from dreamtune.training.recipe import Recipe, suggest
 
 
@@ -142,12 +142,22 @@ class TrainConfig(Recipe):
         return template.format(**{"token": self.token, "class": self.class_word})
 
     def with_presets(self, family: str) -> TrainConfig:
-        """Return a copy in which what was not set has the preset of the base's `family`."""
-        preset = {key: value for key, value in PRESETS.get(family, {}).items() if key not in self.model_fields_set}
-        if "warmup_steps" in preset:  # a preset must never contradict what the user asked for
-            steps = preset.get("steps", self.steps)
-            preset["warmup_steps"] = min(preset["warmup_steps"], steps - 1)
-        return self.changed(**preset)
+        """Return a copy that leaves nothing open: what was not set has the preset of the base's `family` and of the
+        method, and every option of the method is named.
+
+        Raises ConfigError as :meth:`method_config` does.
+        """
+        given, row = self.model_fields_set, preset(family, self.method)
+        chosen = {key: value for key, value in row.items() if key not in given}
+        # A preset must never contradict what the user asked for.
+        if "warmup_steps" in chosen:
+            steps = chosen.get("steps", self.steps)
+            chosen["warmup_steps"] = min(chosen["warmup_steps"], steps - 1)
+        if "alpha" in chosen and self.rank is not None:  # the learning rate beside it is meant for its scale
+            chosen["alpha"] *= self.rank / row["rank"]
+        config = self.changed(**chosen)
+        options = config.method_config().to_dict()
+        return config.changed(rank=options.pop("rank"), alpha=options.pop("alpha"), method_options=options)
 
     def method_config(self) -> Any:
         """The method's own config object (for example LoRAConfig).
@@ -161,12 +171,14 @@ class TrainConfig(Recipe):
         config_class = METHODS[self.method].config_class
         known = [field.name for field in fields(config_class)]
         options: dict[str, Any] = dict(self.method_options)
+        for key in options.keys() & {"rank", "alpha"}:
+            raise ConfigError(f"method_options.{key}: set {key} itself")
         if self.rank is not None:
             options["rank"] = self.rank
         if self.alpha is not None:
             options["alpha"] = self.alpha
-        elif self.rank is not None and "alpha" in known:
-            options.setdefault("alpha", float(self.rank))
+        elif self.rank is not None:
+            options["alpha"] = float(self.rank)
         for key in options:
             if key not in known:
                 raise ConfigError(f"the method {self.method!r} has no option {key!r}{suggest(key, known)}")

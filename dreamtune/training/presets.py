@@ -1,7 +1,9 @@
-"""Defaults that depend on the family of the base: the one table to tune.
+"""Defaults that depend on the family of the base and on the method: the tables to tune.
 
-A row holds only what differs from the defaults written in :class:`~dreamtune.training.config.TrainConfig`,
-which are those of Stable Diffusion 1.x at 512 px. A preset fills in what the user did not set.
+A row holds only what differs from the defaults written in :class:`~dreamtune.training.config.TrainConfig`, which
+are those of LoRA on Stable Diffusion 1.x at 512 px. A preset fills in what the user did not set.
+
+A learning rate belongs to its method and to its scale alpha/rank, so these are set together.
 """
 
 from __future__ import annotations
@@ -11,6 +13,8 @@ from typing import Any
 PRESETS: dict[str, dict[str, Any]] = {
     "sd1": {},
     "sd2": {},
+    # Four pictures of 1024 px at once rarely fit a card, four after one another do.
+    "sdxl": {"accumulation": 4, "precision": "bf16"},
     # A small UNet wants larger steps and batches; its captions read "a sks dog", never "a photo of".
     "pocket": {
         "instance_prompt": "a {token} {class}",
@@ -25,3 +29,30 @@ PRESETS: dict[str, dict[str, Any]] = {
         "guidance": 3.0,
     },
 }
+"""By family of the base."""
+
+_FULL_SIZE: dict[str, dict[str, Any]] = {
+    # The product of two factors' products is bent more by a step: a smaller scale, and a larger lr to make up for it.
+    "loha": {"rank": 8, "alpha": 4.0, "lr": 3e-4},
+    # With -1, its default, the two matrices are so small that it underfits; 8 leaves one of them large.
+    "lokr": {"rank": 16, "alpha": 16.0, "lr": 5e-4, "method_options": {"factor": 8}},
+    # It learns angles, which do not shrink with the size of the weights as LoRA's numbers do.
+    "spectral-r": {"lr": 2e-2},
+}
+
+METHOD_PRESETS: dict[str, dict[str, dict[str, Any]]] = {
+    "sd1": _FULL_SIZE,
+    "sd2": _FULL_SIZE,
+    "sdxl": _FULL_SIZE,
+    "pocket": {
+        "loha": {"rank": 8, "alpha": 4.0, "lr": 3e-3},
+        "lokr": {"rank": 16, "alpha": 16.0, "lr": 3e-3, "method_options": {"factor": 8}},
+        "spectral-r": {"lr": 2e-2},
+    },
+}
+"""By family and method; wins over the family's row. A method without a row is trained as LoRA is."""
+
+
+def preset(family: str, method: str) -> dict[str, Any]:
+    """What suits `method` on a base of `family`, beside TrainConfig's own defaults; empty for an unknown family."""
+    return PRESETS.get(family, {}) | METHOD_PRESETS.get(family, {}).get(method, {})

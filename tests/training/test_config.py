@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
+from dreamtune.adapters import METHODS
 from dreamtune.errors import ConfigError
 from dreamtune.training.config import TrainConfig
-from dreamtune.training.presets import PRESETS
+from dreamtune.training.presets import METHOD_PRESETS, PRESETS, preset
 
 NEEDED: dict[str, Any] = {"images": "photos", "class_word": "dog"}
 
@@ -46,15 +47,40 @@ def test_every_setting_is_documented() -> None:
     assert undocumented == []
 
 
+@pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("family", [*PRESETS, "unheard-of"])
-def test_presets_fill_only_what_was_not_set(family: str) -> None:
-    config = TrainConfig(**NEEDED, steps=7, lr=0.5)
-    preset = config.with_presets(family)
-    assert (preset.steps, preset.lr) == (7, 0.5)
-    expected = {key: value for key, value in PRESETS.get(family, {}).items() if key not in ("steps", "lr")}
+def test_presets_fill_only_what_was_not_set(family: str, method: str) -> None:
+    config = TrainConfig(**NEEDED, method=method, steps=7, lr=0.5).with_presets(family)
+    assert (config.steps, config.lr) == (7, 0.5)
+    expected = {key: value for key, value in preset(family, method).items() if key not in ("steps", "lr")}
     if "warmup_steps" in expected:
         expected["warmup_steps"] = min(expected["warmup_steps"], 6)
-    assert {key: getattr(preset, key) for key in expected} == expected
+    options = expected.pop("method_options", {})
+    assert {key: getattr(config, key) for key in expected} == expected
+    assert config.method_options.items() >= options.items()
+
+
+def test_every_preset_is_of_a_method_and_a_family() -> None:
+    assert METHOD_PRESETS.keys() == PRESETS.keys()
+    assert {method for rows in METHOD_PRESETS.values() for method in rows} <= METHODS.keys()
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_complete_settings_leave_nothing_to_the_method(method: str) -> None:
+    config = TrainConfig(**NEEDED, method=method).with_presets("sd1")
+    assert {"rank": config.rank, "alpha": config.alpha} | config.method_options == config.method_config().to_dict()
+
+
+def test_another_rank_keeps_the_scale_that_the_learning_rate_is_for() -> None:
+    scale = METHOD_PRESETS["sd1"]["loha"]["alpha"] / METHOD_PRESETS["sd1"]["loha"]["rank"]
+    assert TrainConfig(**NEEDED, method="loha", rank=2).with_presets("sd1").alpha == 2 * scale != 2
+    assert TrainConfig(**NEEDED, method="loha", rank=2, alpha=1.5).with_presets("sd1").alpha == 1.5
+    assert TrainConfig(**NEEDED, rank=2).with_presets("sd1").alpha == 2
+
+
+def test_rank_has_one_place() -> None:
+    with pytest.raises(ConfigError, match=r"method_options\.rank: set rank itself"):
+        TrainConfig(**NEEDED, method_options={"rank": 3}).method_config()
 
 
 def test_explicit_none_beats_a_preset(monkeypatch: pytest.MonkeyPatch) -> None:
