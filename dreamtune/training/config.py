@@ -12,6 +12,7 @@ from pydantic import Field, field_validator, model_validator
 from dreamtune.errors import ConfigError
 from dreamtune.training.presets import preset
 from dreamtune.training.recipe import Recipe, suggest
+from dreamtune.training.schedules import Schedule
 
 
 class TrainConfig(Recipe):
@@ -47,10 +48,15 @@ class TrainConfig(Recipe):
 
     steps: int = Field(default=800, ge=1)
     """Optimizer steps."""
+    optimizer: Literal["adamw", "adamw8bit", "prodigy"] = "adamw"
+    """What moves the weights; adamw8bit needs the package bitsandbytes, prodigy (lr 1.0) the package prodigyopt."""
     lr: float = Field(default=1e-4, gt=0, le=10, allow_inf_nan=False)
-    """Learning rate at its peak."""
-    lr_schedule: Literal["constant", "cosine"] = "constant"
-    """Course of the learning rate after the warm-up; cosine falls to zero at the last step."""
+    """Learning rate at its peak; prodigy finds it itself and wants a factor of 1.0 here."""
+    lr_schedule: Schedule = "constant"
+    """Course of the learning rate after the warm-up; linear and cosine fall to zero at the last step, cosine-restarts
+    does so lr_cycles times."""
+    lr_cycles: int = Field(default=3, ge=1, le=1000)
+    """How often cosine-restarts falls to zero."""
     warmup_steps: int = Field(default=0, ge=0)
     """Steps over which the learning rate rises linearly from zero."""
     batch_size: int = Field(default=1, ge=1)
@@ -58,7 +64,11 @@ class TrainConfig(Recipe):
     accumulation: int = Field(default=1, ge=1)
     """Forward passes per optimizer step."""
     weight_decay: float = Field(default=0.01, ge=0, allow_inf_nan=False)
-    """AdamW's decoupled weight decay."""
+    """Decoupled weight decay: each step takes lr times this share off every weight of the adapter."""
+    lora_plus_ratio: float = Field(default=1.0, gt=0, allow_inf_nan=False)
+    """Learning rate of LoRA's B as a multiple of A's (LoRA+; 16 is usual, with a smaller lr)."""
+    ema_decay: float = Field(default=0.0, ge=0, lt=1)
+    """The adapter is the exponential moving average of the weights in training (0.99 is usual); 0: the last weights."""
     max_grad_norm: float = Field(default=1.0, gt=0, allow_inf_nan=False)
     """Gradients are scaled down to this norm when theirs is larger."""
     snr_gamma: float | None = Field(default=None, gt=0, allow_inf_nan=False)

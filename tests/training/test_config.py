@@ -32,7 +32,7 @@ NEEDED: dict[str, Any] = {"images": "photos", "class_word": "dog"}
         (NEEDED | {"instance_prompt": "a dog"}, "must hold {token}"),
         (NEEDED | {"class_prompt": "a {class"}, "class_prompt"),
         (NEEDED | {"steps": 10, "warmup_steps": 10}, "less than steps"),
-        (NEEDED | {"lr_schedule": "linear"}, "lr_schedule = 'linear'.*constant.*cosine"),
+        (NEEDED | {"lr_schedule": "sine"}, "lr_schedule = 'sine'.*constant.*linear.*cosine"),
         (NEEDED | {"steps": -1, "batch_size": 0}, "steps = -1.*batch_size = 0"),
     ],
 )
