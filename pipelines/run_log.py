@@ -16,7 +16,7 @@ from dreamtune.training.config import TrainConfig
 if TYPE_CHECKING:
     from dreamtune.adapters import AttachedAdapter
     from dreamtune.models import Base
-    from dreamtune.training.loop import StepRecord
+    from dreamtune.training.trainer import StepRecord
 
 SMOOTH = 20
 """Losses are shown and reported as the mean of this many steps: a single one says nothing."""

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from dreamtune.adapters import AttachedAdapter
     from dreamtune.data.subject import Subject
     from dreamtune.models import Base
-    from dreamtune.training.loop import Objective, TrainingData
+    from dreamtune.training.data import TrainingData
+    from dreamtune.training.objective import Objective
 
 
 @dataclass(frozen=True)
@@ -127,7 +128,7 @@ def _preflight(config: TrainConfig, folder: RunFolder, resume: bool, tell: OnPro
     from dreamtune.adapters import attach
     from dreamtune.data.cache import weights_digest
     from dreamtune.models import load_base
-    from dreamtune.training.loop import Objective
+    from dreamtune.training.objective import Objective
 
     if config.precision == "fp16" and (config.device == "cpu" or not torch.cuda.is_available()):
         raise ConfigError("precision fp16 needs a CUDA device: use bf16 or fp32")
@@ -172,7 +173,8 @@ def _run(
     plan: _Plan, folder: RunFolder, resume: bool, tell: OnProgress, stop: threading.Event, began: float
 ) -> TrainResult:
     from dreamtune.pipelines.run_log import RunLog
-    from dreamtune.training.loop import RunFiles, fit
+    from dreamtune.training.loop import fit
+    from dreamtune.training.trainer import RunFiles
 
     config, base, attached = plan.config, plan.base, plan.attached
     folder.write_text(folder.config, config.to_yaml())
@@ -218,23 +220,27 @@ def _run(
 
 def _encode(plan: _Plan, tell: OnProgress, stop: threading.Event) -> TrainingData:
     """Latents and embeddings, from the cache where they are there, else computed. Raises Interrupted."""
-    from dreamtune.data.encode import prompt_embeddings, subject_latents
-    from dreamtune.data.prior import prior_latents
-    from dreamtune.training.loop import TrainingData
+    from dreamtune.data.encode import prompt_conditionings, subject_examples
+    from dreamtune.data.prior import prior_examples, prior_latents
+    from dreamtune.training.data import TrainingData
 
     config, base, subject = plan.config, plan.base, plan.subject
-    latents = subject_latents(base, subject, config.flip)
-    embeddings = prompt_embeddings(base, subject.captions * (2 if config.flip else 1))
-    if not config.prior:
-        return TrainingData(latents, embeddings)
+    subjects = subject_examples(base, subject, config.flip)
     class_prompt = config.prompt(config.class_prompt)
+    texts = tuple(dict.fromkeys((*subject.prompts, class_prompt) if config.prior else subject.prompts))
+    prompts = tuple(prompt_conditionings(base, texts))
+    if not config.prior:
+        return TrainingData(subjects, (), prompts, texts)
+    row = texts.index(class_prompt)
+    if config.prior_from == "prediction":
+        return TrainingData(subjects, (), prompts, texts, class_prompt=row)
 
     def drawn(done: int, total: int) -> None:
         tell(Progress("prior", done, total))
         if stop.is_set():
             raise Interrupted(f"stopped after {done} of {total} class pictures, which are kept")
 
-    prior = prior_latents(
+    latents = prior_latents(
         base,
         class_prompt,
         config.prior_images,
@@ -243,7 +249,7 @@ def _encode(plan: _Plan, tell: OnProgress, stop: threading.Event) -> TrainingDat
         guidance=config.guidance,
         on_progress=drawn,
     )
-    return TrainingData(latents, embeddings, prior, prompt_embeddings(base, [class_prompt]))
+    return TrainingData(subjects, prior_examples(latents, row, subject.resolution), prompts, texts)
 
 
 def _saver(plan: _Plan) -> Callable[[Path], None]:

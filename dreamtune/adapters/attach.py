@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Self
 
@@ -92,6 +93,16 @@ class AttachedAdapter(nn.Module):
         self._factors = match_layers(list(self.adapters), checked, "strengths")
         self._strengths = checked
         self._update_slots()
+
+    @contextmanager
+    def disabled(self) -> Iterator[None]:
+        """Within the block the model is exactly the base; the strength is then what it was."""
+        before = self.strength
+        self.strength = 0
+        try:
+            yield
+        finally:
+            self.strength = before
 
     def _update_slots(self) -> None:
         for path, (layer, slot) in self._slots.items():

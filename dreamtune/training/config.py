@@ -88,7 +88,10 @@ class TrainConfig(Recipe):
     """Stop at the first unusable picture instead of leaving it out with a remark."""
 
     prior: bool = True
-    """Prior preservation: train on the base's own pictures of the class too, so that the class keeps its meaning."""
+    """Prior preservation: train on the class too, so that it keeps its meaning beside the subject."""
+    prior_from: Literal["pictures", "prediction"] = "pictures"
+    """What keeps the class's meaning: pictures that the base draws beforehand, or, without any, the base's own
+    prediction for the class prompt on the subject's noisy pictures (no drawing; one more pass without gradients)."""
     prior_weight: float = Field(default=1.0, gt=0, allow_inf_nan=False)
     """Weight of the prior's loss (lambda in DreamBooth, equation 2)."""
     prior_images: int = Field(default=100, ge=1)

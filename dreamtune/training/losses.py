@@ -47,8 +47,20 @@ def min_snr_weight(a: Tensor, gamma: float, prediction_type: PredictionType) -> 
 
 
 def squared_error(prediction: Tensor, goal: Tensor) -> Tensor:
-    """Mean squared error of each sample, (n,), in fp32 whatever the forward pass ran in."""
-    return (prediction.float() - goal.float()).square().flatten(1).mean(1)
+    """Squared error of every number, (n, c, h, w), in fp32 whatever the forward pass ran in."""
+    return (prediction.float() - goal.float()).square()
+
+
+def mean_error(errors: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Mean of each sample's errors (n, c, h, w) over channels and cells, (n,).
+
+    `mask` (n, h, w) weighs the cells: the mean is the sum of mask * error over the sum of the mask, so that a small
+    subject counts as much as a large one. A mask without any weight leaves the sample out: its error is 0.
+    """
+    if mask is None:
+        return errors.flatten(1).mean(1)
+    weights = mask.to(errors).flatten(1)
+    return (errors.mean(1).flatten(1) * weights).sum(1) / weights.sum(1).clamp_min(torch.finfo(weights.dtype).tiny)
 
 
 def dreambooth_loss(errors: Tensor, subjects: int, prior_weight: float) -> tuple[Tensor, Tensor, Tensor | None]:

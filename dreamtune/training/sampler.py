@@ -7,66 +7,105 @@ resumed run continues exactly, and n processes that take every n-th micro-batch 
 from __future__ import annotations
 
 import hashlib
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+Shape = tuple[int, int, int]
+"""(c, h, w) of a latent."""
+
 
 @dataclass(frozen=True)
-class Draw:
-    """Random choices of one micro-batch of n = subjects + prior samples."""
+class Part:
+    """Random choices of the n subject pictures or the n class pictures of a micro-batch; all have one shape."""
 
-    subjects: list[int]
-    """Rows of the subject's pictures."""
-    prior: list[int]
-    """Rows of the class pictures; empty without prior preservation."""
+    rows: list[int]
+    """Which pictures."""
     timesteps: Tensor
     """(n,) int64."""
     noise: Tensor
     """(n, c, h, w) fp32, standard normal, drawn on the CPU whatever the device."""
+    shift: Tensor
+    """(n, c) fp32, standard normal: a shift of each channel's noise, for those who want it."""
+
+
+@dataclass(frozen=True)
+class Draw:
+    """Random choices of one micro-batch."""
+
+    subjects: Part
+    prior: Part | None
+    """None without class pictures."""
+    seed: int
+    """For what else is random in this micro-batch, as dropout; unsigned, 32 bits."""
 
 
 @dataclass(frozen=True)
 class Sampler:
-    """Deterministic source of draws; `draw(position)` may be called in any order."""
+    """Deterministic source of draws; `draw(position)` may be called in any order.
+
+    A micro-batch holds pictures of one shape. Each shape has its own endless sequence of shuffled passes over its
+    pictures, and gets as many micro-batches as it has pictures, in an order shuffled anew for each round: all
+    pictures are seen equally often.
+    """
 
     seed: int
     batch_size: int
     """Subject pictures per micro-batch, and class pictures too if there are any."""
-    subjects: int
-    """Number of subject pictures."""
-    prior: int
-    """Number of class pictures; 0 without prior preservation."""
-    shape: tuple[int, int, int]
-    """(c, h, w) of a latent."""
+    subjects: tuple[Shape, ...]
+    """Shape of each subject picture's latent."""
+    prior: tuple[Shape, ...]
+    """Shape of each class picture's latent; empty without class pictures."""
     timesteps: int
     """Number of training timesteps of the noise schedule."""
 
     def draw(self, position: int) -> Draw:
         """The micro-batch at `position` (0, 1, ...)."""
         generator = _generator(self.seed, "noise", position)
-        n = self.batch_size * (2 if self.prior else 1)
-        start = position * self.batch_size
-        return Draw(
-            subjects=self._rows("subjects", self.subjects, start),
-            prior=self._rows("prior", self.prior, start) if self.prior else [],
-            timesteps=torch.randint(self.timesteps, (n,), generator=generator),
-            noise=torch.randn((n, *self.shape), generator=generator),
-        )
+        kinds = {"subjects": self.subjects, "prior": self.prior}
+        rows = {name: self._rows(name, shapes, position) for name, shapes in kinds.items() if shapes}
+        timesteps = torch.randint(self.timesteps, (self.batch_size * len(rows),), generator=generator)
+        noise = [
+            torch.randn((self.batch_size, *kinds[name][chosen[0]]), generator=generator)
+            for name, chosen in rows.items()
+        ]
+        shifts = [torch.randn(part.shape[:2], generator=generator) for part in noise]
+        subjects, *prior = map(Part, rows.values(), timesteps.split(self.batch_size), noise, shifts)
+        return Draw(subjects, prior[0] if prior else None, _start(self.seed, f"else {position}"))
 
-    def _rows(self, stream: str, count: int, start: int) -> list[int]:
-        """Rows start, start + 1, ... of an endless sequence of shuffled passes over `count` pictures."""
+    def _rows(self, stream: str, shapes: Sequence[Shape], position: int) -> list[int]:
+        """The rows of micro-batch `position`."""
+        buckets: dict[Shape, list[int]] = {}
+        for row, shape in enumerate(shapes):
+            buckets.setdefault(shape, []).append(row)
+        bucket, turn = self._turn(stream, [len(rows) for rows in buckets.values()], position)
+        own = list(buckets.values())[bucket]
+        start = turn * self.batch_size
         rows: list[int] = []
         while len(rows) < self.batch_size:
-            epoch, offset = divmod(start + len(rows), count)
-            order = torch.randperm(count, generator=_generator(self.seed, stream, epoch)).tolist()
-            rows += order[offset : offset + self.batch_size - len(rows)]
+            epoch, offset = divmod(start + len(rows), len(own))
+            order = torch.randperm(len(own), generator=_generator(self.seed, f"{stream}{bucket or ''}", epoch))
+            rows += [own[place] for place in order.tolist()[offset : offset + self.batch_size - len(rows)]]
         return rows
+
+    def _turn(self, stream: str, sizes: Sequence[int], position: int) -> tuple[int, int]:
+        """Which bucket has micro-batch `position`, and how many it had before."""
+        shares = [size // math.gcd(*sizes) for size in sizes]
+        turns = [bucket for bucket, share in enumerate(shares) for _ in range(share)]
+        round_, offset = divmod(position, len(turns))
+        order = torch.randperm(len(turns), generator=_generator(self.seed, f"{stream} turns", round_)).tolist()
+        chosen = [turns[place] for place in order[: offset + 1]]
+        return chosen[-1], round_ * shares[chosen[-1]] + chosen[:-1].count(chosen[-1])
 
 
 def _generator(seed: int, stream: str, index: int) -> torch.Generator:
     # torch's CPU generator looks at 32 bits only: a hash parts runs and streams, counting up from it then
     # never repeats within one.
-    start = int.from_bytes(hashlib.sha256(f"{seed} {stream}".encode()).digest()[:4], "little")
-    return torch.Generator().manual_seed((start + index) % 2**32)
+    return torch.Generator().manual_seed((_start(seed, stream) + index) % 2**32)
+
+
+def _start(seed: int, stream: str) -> int:
+    return int.from_bytes(hashlib.sha256(f"{seed} {stream}".encode()).digest()[:4], "little")

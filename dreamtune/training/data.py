@@ -1,0 +1,58 @@
+"""All that training sees of pictures and prompts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from dreamtune.data.example import Example
+from dreamtune.models.conditioning import Conditioning, unet_inputs
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """Pictures as latents, prompts as the base's text encoders see them; CPU tensors, fp32."""
+
+    subjects: tuple[Example, ...]
+    """The subject's pictures, of one or several shapes."""
+    prior: tuple[Example, ...]
+    """The class pictures; empty without prior preservation, and with :attr:`class_prompt`."""
+    prompts: tuple[Conditioning, ...]
+    """What the base is told of each prompt; :attr:`Example.prompt` is a place in here."""
+    texts: tuple[str, ...]
+    """The same prompts in words."""
+    class_prompt: int | None = None
+    """Place of the class prompt when its prior is the base's own prediction; None otherwise."""
+
+    @property
+    def has_prior(self) -> bool:
+        """Whether the loss has a second part."""
+        return bool(self.prior) or self.class_prompt is not None
+
+
+class Conditioner(Protocol):
+    """Tells the UNet of prompts."""
+
+    def __call__(self, prompts: Sequence[int], time_ids: Tensor | None) -> dict[str, Any]:
+        """Keyword arguments of the UNet for a batch of n samples, on the training's device.
+
+        prompts: n places in :attr:`TrainingData.prompts`; time_ids: (n, 6), see Example, or None.
+        """
+        ...
+
+
+class CachedConditioner:
+    """Prompts as the base's text encoders saw them before training."""
+
+    def __init__(self, prompts: Sequence[Conditioning], device: torch.device) -> None:
+        self._prompts = [
+            Conditioning(p.embedding.to(device), None if p.pooled is None else p.pooled.to(device)) for p in prompts
+        ]
+
+    def __call__(self, prompts: Sequence[int], time_ids: Tensor | None) -> dict[str, Any]:
+        """See :class:`Conditioner`."""
+        return unet_inputs([self._prompts[row] for row in prompts], time_ids)
