@@ -20,7 +20,7 @@ import torch
 
 from .. import WEIGHTS, path
 from .config import PretrainConfig
-from .data import RenderSet, base_scene, identity_scene, lone_scene, render_set, world_scene
+from .data import HELD_OUT, RenderSet, base_scene, identity_scene, lone_scene, render_set, world_scene
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL
@@ -114,7 +114,7 @@ class Maker:
     def individuals_held_out(self, sizes: tuple[str, ...]) -> RenderSet:
         """The same of individuals that no evaluator has seen, each alone in its pictures, of one of `sizes`."""
         c = self.config
-        make = partial(lone_scene, views=c.views, first=10_000_000, sizes=sizes)
+        make = partial(lone_scene, views=c.views, first=HELD_OUT, sizes=sizes)
         name, count = "individuals-" + "-".join(sizes), c.individuals_held_out * c.views
         return render_set(self.work / "data", name, make, count, 6 + 10 * c.seed, c.size, 1)
 

@@ -30,6 +30,8 @@ from ..world import (
 )
 
 _COLORS, _CONTEXTS = list(COLORS), list(CONTEXTS)
+HELD_OUT = 10_000_000
+"""Number of the first individual that no evaluator has seen."""
 NONE = len(_COLORS)
 """Label of the colour of a pattern or hat that is not there."""
 
