@@ -11,6 +11,7 @@ import yaml
 from dreamtune.errors import ConfigError
 from dreamtune.pipelines.train import load_run_config
 from dreamtune.training.config import TrainConfig
+from dreamtune.training.recipe import read_yaml
 
 RUNS = Path("runs")
 """Where runs lie if nothing else is said."""
@@ -23,35 +24,36 @@ def train_config(
 
     Raises ConfigError and RunFolderError.
     """
-    values = {**options, **parse_settings(settings)}
     if resume is not None:
         if recipe is not None:
             raise ConfigError("a run is resumed with its own settings: leave --config away")
-        return load_run_config(resume).changed(**values)
-    if recipe is not None:
-        return TrainConfig.load(recipe, **values)
-    return TrainConfig(**values)
-
-
-def parse_settings(settings: Sequence[str]) -> dict[str, Any]:
-    """KEY=VALUE pairs, values as in YAML; KEY.NAME=VALUE sets an entry of a mapping. Raises ConfigError."""
-    values: dict[str, Any] = {}
+        recorded = load_run_config(resume)
+        values = {name: getattr(recorded, name) for name in recorded.model_fields_set}
+    else:
+        values = read_yaml(recipe) if recipe is not None else {}
+    values |= options
     for text in settings:
-        key, equals, value = text.partition("=")
-        key, dot, entry = key.strip().partition(".")
-        if not equals or not key or (dot and not entry):
-            raise ConfigError(f"--set {text}: write KEY=VALUE, for example --set batch_size=2")
-        try:
-            parsed = yaml.safe_load(value)
-        except yaml.YAMLError:
-            raise ConfigError(f"--set {text}: the value is not valid YAML, put it in quotes") from None
-        if not dot:
-            values[key] = parsed
-        elif isinstance(values.setdefault(key, {}), dict):
-            values[key][entry] = parsed
-        else:
-            raise ConfigError(f"--set {text}: {key} is set both as a whole and by its entries")
-    return values
+        _put(values, text)
+    return TrainConfig.from_mapping(values, source=str(recipe)) if recipe is not None else TrainConfig(**values)
+
+
+def _put(values: dict[str, Any], text: str) -> None:
+    """Set KEY=VALUE, the value as in YAML; KEY.NAME=VALUE sets an entry of a mapping and leaves the others."""
+    key, equals, value = text.partition("=")
+    key, dot, entry = key.strip().partition(".")
+    if not equals or not key or (dot and not entry):
+        raise ConfigError(f"--set {text}: write KEY=VALUE, for example --set batch_size=2")
+    try:
+        parsed = yaml.safe_load(value)
+    except yaml.YAMLError:
+        raise ConfigError(f"--set {text}: the value is not valid YAML, put it in quotes") from None
+    if not dot:
+        values[key] = parsed
+        return
+    mapping = values.get(key) or {}
+    if not isinstance(mapping, Mapping):
+        raise ConfigError(f"--set {text}: {key} is set to {mapping!r}, which has no entries")
+    values[key] = {**mapping, entry: parsed}
 
 
 def run_folder(config: TrainConfig, name: str | None, out: Path | None, resume: Path | None) -> Path:

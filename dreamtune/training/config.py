@@ -10,6 +10,7 @@ from typing import Any, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from dreamtune.errors import ConfigError
+from dreamtune.training.equivalents import OTHER_NAMES
 from dreamtune.training.presets import preset
 from dreamtune.training.recipe import Recipe, suggest
 from dreamtune.training.schedules import Schedule
@@ -21,6 +22,8 @@ class TrainConfig(Recipe):
     The defaults are those for Stable Diffusion 1.x; :meth:`with_presets` replaces the ones that were not set
     with those of the base's family.
     """
+
+    other_names = OTHER_NAMES
 
     images: Path
     """Folder with 3 to 30 pictures of the subject (a caption may stand beside a picture in a .txt of its name)."""
@@ -168,6 +171,10 @@ class TrainConfig(Recipe):
             chosen["warmup_steps"] = min(chosen["warmup_steps"], steps - 1)
         if "alpha" in chosen and self.rank is not None:  # the learning rate beside it is meant for its scale
             chosen["alpha"] *= self.rank / row["rank"]
+        if "method_options" in row:  # here an entry is what may be set or not
+            chosen["method_options"] = row["method_options"] | self.method_options
+        if self.optimizer == "prodigy" and "lr" not in given:
+            chosen["lr"] = 1.0  # a factor on the rate that it finds: no preset's rate fits
         config = self.changed(**chosen)
         options = config.method_config().to_dict()
         return config.changed(rank=options.pop("rank"), alpha=options.pop("alpha"), method_options=options)

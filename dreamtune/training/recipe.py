@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -21,6 +21,9 @@ class Recipe(BaseModel):
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, validate_default=False)
+
+    other_names: ClassVar[Mapping[str, str]] = {}
+    """What a setting is called elsewhere -> its key, to be suggested."""
 
     def __init__(self, **values: Any) -> None:
         try:
@@ -53,7 +56,7 @@ class Recipe(BaseModel):
 def read_yaml(path: str | Path) -> dict[str, Any]:
     """Read a YAML mapping. Raises ConfigError when the file is missing, not UTF-8, not YAML or not a mapping."""
     try:
-        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        values = yaml.load(Path(path).read_text(encoding="utf-8"), _Loader)
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
         raise ConfigError(f"cannot read the recipe {path}: {reason}") from None
@@ -68,23 +71,59 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     return values
 
 
+class _Loader(yaml.SafeLoader):
+    """YAML of plain values in which a key that stands twice is an error: the first would be lost in silence."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """A mapping. Raises yaml.YAMLError with the line of a key that repeats another."""
+        seen = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                if key.value in seen:
+                    raise yaml.MarkedYAMLError(problem=f"{key.value} is set twice", problem_mark=key.start_mark)
+                seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
 def suggest(word: str, known: list[str]) -> str:
     """Return "; did you mean 'x'?" for the known word nearest to `word`, or the list of all if none is near."""
     near = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
     return f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(sorted(known))}"
 
 
-def explain(error: ValidationError, model: type[BaseModel]) -> str:
+_PLAIN = {
+    "valid tuple": "list: [one, another]",
+    "valid dictionary": "mapping of names to values",
+    "a valid string": "text",
+    "a valid boolean": "true or false",
+    "valid integer": "whole number",
+    "valid number": "number",
+    "Input is not a valid path for <class 'pathlib.Path'>": "a path",
+}
+"""pydantic's words for types, and those of people who write YAML."""
+
+
+def explain(error: ValidationError, model: type[Recipe]) -> str:
     """Turn pydantic's report into one line: each wrong key, what is wrong, and the nearest right key."""
-    return "; ".join(dict.fromkeys(_explain_one(dict(item), model) for item in error.errors(include_url=False)))
+    by_key: dict[str, list[dict[str, Any]]] = {}
+    for item in error.errors(include_url=False):
+        # "key" or "key.entry"; beyond that the place names the types that were tried
+        by_key.setdefault(".".join(str(part) for part in item["loc"][:2]), []).append(dict(item))
+    return "; ".join(_explain_one(key, items, model) for key, items in by_key.items())
 
 
-def _explain_one(item: dict[str, Any], model: type[BaseModel]) -> str:
-    key = str(item["loc"][0]) if item["loc"] else ""
+def _explain_one(key: str, items: list[dict[str, Any]], model: type[Recipe]) -> str:
+    item = items[0]
     if item["type"] == "extra_forbidden":
-        return f"unknown setting {key!r}{suggest(key, list(model.model_fields))}"
+        ours = model.other_names.get(key)
+        return f"unknown setting {key!r}" + (
+            f"; here it is {ours!r}" if ours else suggest(key, list(model.model_fields))
+        )
     if item["type"] == "missing":
         return f"{key} is missing: {model.model_fields[key].description or 'it has no default'}"
     if item["type"] == "value_error":  # raised by our own validators, which already say what to do
         return str(item["ctx"]["error"])
-    return f"{key} = {item['input']!r}: {item['msg'][:1].lower()}{item['msg'][1:]}"
+    wanted = " or ".join(item["msg"].removeprefix("Input should be ") for item in items)
+    for theirs, ours in _PLAIN.items():
+        wanted = wanted.replace(theirs, ours)
+    return f"{key} = {item['input']!r}: must be {wanted}"

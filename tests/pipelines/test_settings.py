@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from dreamtune.errors import ConfigError, RunFolderError
-from dreamtune.pipelines.settings import parse_settings, run_folder, train_config
+from dreamtune.pipelines.settings import run_folder, train_config
 from dreamtune.training.config import TrainConfig
 
 NEEDED: dict[str, Any] = {"images": "photos/my dog", "class_word": "dog"}
@@ -30,28 +30,57 @@ def test_resume_takes_the_settings_of_the_run(tmp_path: Path) -> None:
 
 
 def test_values_are_yaml() -> None:
-    texts = ["a=2", "b = false", "c=", "d=[x, y]", "m.dropout=0.1", "m.rslora=true", "e=a=b"]
-    assert parse_settings(texts) == {
-        "a": 2,
-        "b": False,
-        "c": None,
-        "d": ["x", "y"],
-        "m": {"dropout": 0.1, "rslora": True},
-        "e": "a=b",
-    }
+    texts = [
+        "steps=2",
+        "prior = false",
+        "snr_gamma=",
+        "sample_prompts=[x, y]",
+        "instance_prompt=a {token}=e",
+        "lr=1e-5",
+    ]
+    config = train_config(NEEDED, texts)
+    assert (config.steps, config.prior, config.snr_gamma, config.lr) == (2, False, None, 1e-5)
+    assert (config.sample_prompts, config.instance_prompt) == (("x", "y"), "a {token}=e")
 
 
-@pytest.mark.parametrize("text", ["steps", "=3", "m.=3"])
+def test_entries_of_a_mapping_leave_the_others(tmp_path: Path) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("method: lokr\nmethod_options: {factor: 4, dropout: 0.5}\n")
+    config = train_config(NEEDED, ["method_options.dropout=0.1", "method_options.rslora=true"], recipe=recipe)
+    assert config.method_options == {"factor": 4, "dropout": 0.1, "rslora": True}
+    assert train_config(NEEDED, ["method_options.factor=2"]).method_options == {"factor": 2}
+    assert train_config(NEEDED, ["method_options={}"], recipe=recipe).method_options == {}
+
+
+@pytest.mark.parametrize("text", ["steps", "=3", "method_options.=3"])
 def test_what_is_no_setting(text: str) -> None:
     with pytest.raises(ConfigError, match="write KEY=VALUE"):
-        parse_settings([text])
+        train_config(NEEDED, [text])
 
 
-def test_contradicting_settings_and_bad_yaml() -> None:
-    with pytest.raises(ConfigError, match="not valid YAML"):
-        parse_settings(["a=[1"])
-    with pytest.raises(ConfigError, match=r"m is set both"):
-        parse_settings(["m=3", "m.x=1"])
+@pytest.mark.parametrize(
+    ("texts", "message"),
+    [
+        (["steps=[1"], "not valid YAML"),
+        (["targets=attn", "targets.x=1"], "targets is set to 'attn', which has no entries"),
+        (["steps.x=1"], "steps = {'x': 1}: must be a whole number"),
+        (["method_options.dropout=[1]"], r"method_options.dropout = \[1\]: must be true or false or a whole number or"),
+        (["learning_rate=1"], "unknown setting 'learning_rate'; here it is 'lr'"),
+    ],
+)
+def test_bad_settings(texts: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        train_config(NEEDED, texts)
+
+
+def test_errors_name_the_recipe(tmp_path: Path) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("network_dim: 4\n")
+    with pytest.raises(ConfigError, match=r"recipe\.yaml: unknown setting 'network_dim'; here it is 'rank'"):
+        train_config(NEEDED, [], recipe=recipe)
+    recipe.write_text("lr: 1\nsteps: 5\nlr: 2\n")
+    with pytest.raises(ConfigError, match=r"recipe\.yaml is not valid YAML at line 3: lr is set twice"):
+        train_config(NEEDED, [], recipe=recipe)
 
 
 def test_run_folder() -> None:

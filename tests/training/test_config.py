@@ -24,7 +24,7 @@ NEEDED: dict[str, Any] = {"images": "photos", "class_word": "dog"}
         (NEEDED | {"token": ""}, "token is empty"),
         (NEEDED | {"ranks": 4}, "unknown setting 'ranks'; did you mean 'rank'"),
         (NEEDED | {"learning_rat": 4}, "unknown setting 'learning_rat'"),
-        (NEEDED | {"steps": 0}, "steps = 0: input should be greater"),
+        (NEEDED | {"steps": 0}, "steps = 0: must be greater"),
         (NEEDED | {"steps": "many"}, "steps = 'many'"),
         (NEEDED | {"lr": float("nan")}, "lr = nan"),
         (NEEDED | {"resolution": 50}, "multiple of 8; try 48"),
@@ -76,6 +76,13 @@ def test_another_rank_keeps_the_scale_that_the_learning_rate_is_for() -> None:
     assert TrainConfig(**NEEDED, method="loha", rank=2).with_presets("sd1").alpha == 2 * scale != 2
     assert TrainConfig(**NEEDED, method="loha", rank=2, alpha=1.5).with_presets("sd1").alpha == 1.5
     assert TrainConfig(**NEEDED, rank=2).with_presets("sd1").alpha == 2
+
+
+def test_presets_fill_single_options_of_a_method() -> None:
+    config = TrainConfig(**NEEDED, method="lokr", method_options={"dropout": 0.5}).with_presets("sd1")
+    assert (config.method_options["dropout"], config.method_options["factor"]) == (0.5, 8)
+    config = TrainConfig(**NEEDED, method="lokr", method_options={"factor": 2}).with_presets("sd1")
+    assert config.method_options["factor"] == 2
 
 
 def test_rank_has_one_place() -> None:
