@@ -143,7 +143,7 @@ def _batches(pictures: Pictures) -> list[Tensor]:
 
 
 def _to_tensor(array: np.ndarray) -> Tensor:
-    return torch.from_numpy(array).permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
+    return torch.from_numpy(np.array(array)).permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
 
 
 def _found(told: dict[str, int], box: Tensor, score: float) -> Found:

@@ -143,5 +143,7 @@ def render_set(
         for column, part, kind in zip(columns, names, kinds, strict=False):
             np.save(target / f"{part}.npy", np.stack([np.asarray(v, dtype=kind) for v in column]))
         (target / "captions.json").write_text(json.dumps(columns[5]))
-    arrays = {n: np.load(target / f"{n}.npy") for n in ("images", "labels", "attributes", "contexts", "boxes")}
+    arrays = {n: np.load(target / f"{n}.npy") for n in ("attributes", "contexts", "boxes")}
+    # Gigabytes that are read in random pieces: left on the disk, and in its cache while there is room.
+    arrays |= {n: np.load(target / f"{n}.npy", mmap_mode="r") for n in ("images", "labels")}
     return RenderSet(**arrays, captions=json.loads((target / "captions.json").read_text()), folder=target)

@@ -36,7 +36,7 @@ def new_vae(config: PretrainConfig) -> AutoencoderKL:
 
 def to_tensor(images: np.ndarray) -> Tensor:
     """(n, h, w, 3) uint8 -> (n, 3, h, w) float in -1..1."""
-    return torch.from_numpy(images).permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
+    return torch.from_numpy(np.array(images)).permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
 
 
 def to_pixels(pictures: Tensor) -> np.ndarray:
@@ -72,9 +72,9 @@ def round_trip(vae: AutoencoderKL, data: RenderSet, every: int) -> np.ndarray:
     weights = cast(nn.Conv2d, vae.quant_conv).weight, vae.decoder.conv_out.weight
     target = data.folder / f"round-trip-{every}-{digest(*weights)}.npy"
     if target.exists():
-        return np.load(target)
+        return np.load(target, mmap_mode="r")
     device = next(vae.parameters()).device
-    images = data.images.copy()
+    images = np.array(data.images)
     chosen = np.arange(0, len(images), every)
     for i in range(0, len(chosen), 64):
         pick = chosen[i : i + 64]
