@@ -118,6 +118,7 @@ def _preflight(config: TrainConfig, folder: RunFolder, resume: bool, tell: OnPro
     """Check everything that can be checked before work begins; the cheap checks come before the base is loaded."""
     folder.check(resume)
 
+    from dreamtune.data.buckets import Framing
     from dreamtune.data.subject import check_folder, load_subject
 
     images = check_folder(config.images)
@@ -138,6 +139,18 @@ def _preflight(config: TrainConfig, folder: RunFolder, resume: bool, tell: OnPro
     config = config.changed(images=images, resolution=resolution, base=_from_anywhere(config.base))
     if resume:
         folder.check_same(config)
+    subject = load_subject(
+        images,
+        config.class_word,
+        config.token,
+        Framing.of(base, resolution, config.buckets),
+        strict=config.strict,
+        instance_prompt=config.prompt(config.instance_prompt),
+        masks=config.masks,
+        on_progress=lambda done, total: tell(Progress("pictures", done, total)),
+    )
+    for remark in subject.remarks:
+        tell(Progress("remark", message=str(remark)))
     objective = Objective(base.noise_scheduler().alphas_cumprod, base.prediction_type, config.snr_gamma)
     attached = attach(
         base.unet,
@@ -147,10 +160,6 @@ def _preflight(config: TrainConfig, folder: RunFolder, resume: bool, tell: OnPro
         strength=0,
         on_progress=_on_singular_vectors(config, tell),
     )
-    prompt = config.prompt(config.instance_prompt)
-    subject = load_subject(images, config.class_word, config.token, resolution, config.strict, prompt)
-    for remark in subject.remarks:
-        tell(Progress("remark", message=str(remark)))
     return _Plan(config, base, weights_digest(base.unet), subject, objective, attached)
 
 
@@ -210,7 +219,7 @@ def _run(
         seconds_training=finished - started,
         final_loss=folder.final_loss(),
         example=config.prompt("a {token} {class} on the beach"),
-        pictures=len(plan.subject.images),
+        pictures=len(plan.subject.photos),
         skipped=plan.subject.skipped,
         files=(folder.adapter, folder.report, folder.config, folder.metrics, *samples),
     )

@@ -7,8 +7,10 @@ counts as absent.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +21,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from dreamtune.data import room
 from dreamtune.errors import ConfigError
 from dreamtune.storage import atomic, cache_dir
 
@@ -51,10 +54,18 @@ class Cache:
 
     def get(self, key: str) -> dict[str, Tensor] | None:
         """The entry's tensors on the CPU, or None if there is none or it is damaged."""
+        path = self.path(key)
         try:
-            return load_file(self.path(key))
+            tensors = load_file(path)
         except (OSError, SafetensorError):
             return None
+        with contextlib.suppress(OSError):
+            os.utime(path)  # marks the use; access times are often not kept
+        return tensors
+
+    def make_room(self) -> None:
+        """Bring the whole cache back within its limit; to be called after a batch of entries, never between them."""
+        room.make_room(self.root)
 
     def put(self, key: str, tensors: Mapping[str, Tensor]) -> None:
         """Write an entry. Raises ConfigError if the cache cannot be written."""
@@ -63,7 +74,12 @@ class Cache:
             with atomic(path) as temporary:
                 save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, temporary)
         except OSError as error:
-            where = self.root or cache_dir()
-            raise ConfigError(
-                f"cannot write the cache {where}: {error.strerror or error}; point DREAMTUNE_CACHE at another folder"
-            ) from None
+            raise unwritable(self.root or cache_dir(), error) from None
+
+
+def unwritable(where: Path, error: OSError) -> ConfigError:
+    """The error of a cache that cannot be written."""
+    return ConfigError(
+        f"cannot write the cache {where}: {error.strerror or error}; make room there (dreamtune cache clear) "
+        "or point DREAMTUNE_CACHE at another folder"
+    )

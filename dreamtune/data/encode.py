@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -10,25 +10,69 @@ from torch import Tensor
 
 from dreamtune.data.cache import Cache, key_of, weights_digest
 from dreamtune.data.example import Example
+from dreamtune.data.images import UnusablePicture, open_picture, quiet, to_tensor
 from dreamtune.data.subject import Subject
+from dreamtune.data.survey import Photo
+from dreamtune.errors import BaseModelError, DatasetError
 
 if TYPE_CHECKING:
     from dreamtune.models import Base
     from dreamtune.models.conditioning import Conditioning
 
+_RULES = 2
+"""Part of the latents' keys: a change of how pixels are made makes the old ones unreachable."""
+
 
 def subject_examples(
-    base: Base, subject: Subject, flip: bool = False, cache: Cache | None = None
+    base: Base,
+    subject: Subject,
+    flip: bool = False,
+    cache: Cache | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
 ) -> tuple[Example, ...]:
     """The subject's pictures for training, with `flip` the mirrored ones after the others.
 
-    Each one's `prompt` is a row of `subject.prompts`. Latents come from the cache where they are there.
+    Each one's `prompt` is a row of `subject.prompts`. Latents are the mode of the VAE's posterior, scaled. They come
+    from the cache where they are there; an entry depends on the file's bytes, the crop and size, the mirroring, and
+    the VAE's weights and type. `on_progress(done, of)` is told after each.
+
+    Raises DatasetError when a file is no longer what it was when the subject was loaded, and BaseModelError when the
+    VAE makes NaN of a picture.
     """
-    latents = subject_latents(base, subject, flip, cache)
-    side = float(subject.resolution)
-    time_ids = torch.tensor([side, side, 0.0, 0.0, side, side])
-    rows = [subject.prompts.index(caption) for caption in subject.captions] * (2 if flip else 1)
-    return tuple(Example(latent, row, None, time_ids) for latent, row in zip(latents, rows, strict=True))
+    cache = cache or Cache("latents")
+    vae = weights_digest(base.vae)
+    prompts = {prompt: row for row, prompt in enumerate(subject.prompts)}
+    photos = list(zip(subject.photos, subject.captions, strict=True))
+    work = [
+        (photo, caption, mirrored) for mirrored in ((False, True) if flip else (False,)) for photo, caption in photos
+    ]
+    examples = []
+    for photo, caption, mirrored in work:
+        crop = {"box": photo.crop.box, "size": photo.crop.size}
+        key = key_of({"picture": photo.digest, **crop, "vae": vae, "mirrored": mirrored, "rules": _RULES})
+        entry = cache.get(key)
+        if entry is None:
+            cache.put(key, entry := {"latent": _latent(base, photo, mirrored)})
+        mask = None if photo.mask is None else torch.from_numpy(photo.mask.copy())
+        if mask is not None and mirrored:
+            mask = mask.flip(-1)
+        examples.append(Example(entry["latent"], prompts[caption], mask, photo.crop.time_ids(mirrored)))
+        if on_progress:
+            on_progress(len(examples), len(work))
+    cache.make_room()
+    return tuple(examples)
+
+
+def read_pixels(photo: Photo) -> Tensor:
+    """(3, h, w) fp32 in [-1, 1]: the picture as training sees it. Raises DatasetError if the file has changed."""
+    try:
+        with quiet():
+            picture = open_picture(photo.path, 2 * max(photo.crop.size))
+    except UnusablePicture as error:
+        raise DatasetError(f"{photo.path}: {error.problem}; it could be read before: {error.remedy}") from None
+    if picture.digest != photo.digest:
+        raise DatasetError(f"{photo.path} has changed since the pictures were checked: start again")
+    return to_tensor(photo.crop.apply(picture.image))
 
 
 def prompt_conditionings(base: Base, prompts: Sequence[str], cache: Cache | None = None) -> list[Conditioning]:
@@ -49,39 +93,13 @@ def prompt_conditionings(base: Base, prompts: Sequence[str], cache: Cache | None
                 entry["pooled"] = made.pooled.float().cpu()
             cache.put(key, entry)
         found[prompt] = Conditioning(entry["embedding"], entry.get("pooled"))
+    cache.make_room()
     return [found[prompt] for prompt in prompts]
 
 
-def subject_latents(base: Base, subject: Subject, flip: bool = False, cache: Cache | None = None) -> Tensor:
-    """Scaled latents (n, c, h, w) fp32 on the CPU; with `flip` (2n, ...), the mirrored pictures after the others.
-
-    They are the mode of the VAE's posterior. An entry depends on the file's bytes, the size, the mirroring and
-    the VAE's weights and type.
-    """
-    cache = cache or Cache("latents")
-    vae = weights_digest(base.vae)
-    rows = []
-    for mirrored in (False, True) if flip else (False,):
-        for image, digest in zip(subject.images, subject.digests, strict=True):
-            key = key_of({"picture": digest, "vae": vae, "side": subject.resolution, "mirrored": mirrored})
-            entry = cache.get(key)
-            if entry is None:
-                latent = base.encode_images((image.flip(-1) if mirrored else image)[None])[0].float().cpu()
-                cache.put(key, entry := {"latent": latent})
-            rows.append(entry["latent"])
-    return torch.stack(rows)
-
-
-def prompt_embeddings(base: Base, prompts: Sequence[str], cache: Cache | None = None) -> Tensor:
-    """Embeddings (n, tokens, dim) fp32 on the CPU, one row per prompt; equal prompts are encoded once."""
-    cache = cache or Cache("prompts")
-    encoder = weights_digest(base.text_encoder)
-    rows: dict[str, Tensor] = {}
-    for prompt in dict.fromkeys(prompts):
-        tokens = base.tokenizer(prompt, padding="max_length", truncation=True).input_ids
-        key = key_of({"tokens": tokens, "encoder": encoder})
-        entry = cache.get(key)
-        if entry is None:
-            cache.put(key, entry := {"embedding": base.condition([prompt])[0].embedding.float().cpu()})
-        rows[prompt] = entry["embedding"]
-    return torch.stack([rows[prompt] for prompt in prompts])
+def _latent(base: Base, photo: Photo, mirrored: bool) -> Tensor:
+    pixels = read_pixels(photo)
+    latent = base.encode_images((pixels.flip(-1) if mirrored else pixels)[None])[0].float().cpu()
+    if not latent.isfinite().all():  # kept, it would spoil every later run
+        raise BaseModelError(f"the base {base.id} makes NaN of {photo.file}: its VAE is damaged or overflows")
+    return latent

@@ -5,16 +5,20 @@ A picture that cannot be used is reported as a remark with the remedy; nothing h
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import struct
+import threading
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError, features
 
 from dreamtune.errors import first_line
 
@@ -25,9 +29,13 @@ MAX_PIXELS = 80_000_000
 """Larger pictures are refused before they are decoded: a few kilobytes can claim gigabytes."""
 MAX_BYTES = 512 << 20
 """Larger files are not read."""
+LARGE = 24_000_000
+"""Pictures with more pixels than this are decoded one at a time, whatever the number of threads."""
 MIN_SIDE = 16
 """A shorter side in pixels shows no subject."""
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
+HEIF = find_spec("pillow_heif") is not None
+"""Whether HEIC, which iPhones write, can be read: the extra `heif`."""
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", *(["AVIF"] if features.check("avif") else []), *["HEIF"] * HEIF)
 """Pillow's names of the formats that are read; others (EPS, ...) would start foreign programs. MPO opens as JPEG."""
 SUFFIXES = dict.fromkeys((".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"), "JPEG") | {
     ".png": "PNG",
@@ -36,8 +44,16 @@ SUFFIXES = dict.fromkeys((".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"), "JPEG") | {
     ".bmp": "BMP",
     ".tif": "TIFF",
     ".tiff": "TIFF",
+    ".avif": "AVIF",
+    ".heic": "HEIF",
+    ".heif": "HEIF",
 }
 """Extensions of pictures and what they promise; the content decides."""
+_DAMAGE = (OSError, SyntaxError, ValueError, EOFError, struct.error, MemoryError, IndexError, KeyError, TypeError)
+"""What Pillow's decoders raise on damaged files."""
+_ONE_LARGE = threading.Lock()
+_SLICE = 256
+"""Rows that are converted from 16 bits at a time."""
 
 
 @dataclass(frozen=True)
@@ -68,11 +84,17 @@ class Picture:
     """One decoded picture."""
 
     image: Image.Image
-    """RGB, upright, at its full size."""
+    """RGB, upright; smaller than `size` if it was opened so."""
+    size: tuple[int, int]
+    """Width and height of the upright picture in the file."""
+    alpha: Image.Image | None
+    """L, of the size of `image`: how opaque it is, if any of it is not."""
     digest: str
     """SHA-256 of the file's bytes."""
     notes: tuple[tuple[str, str], ...]
     """(problem, remedy) of things that do not prevent its use."""
+    conversions: tuple[str, ...]
+    """What was done to it without loss that the user should mind: "turned upright", ..."""
 
 
 def printable(name: str) -> str:
@@ -80,63 +102,76 @@ def printable(name: str) -> str:
     return name if name.isprintable() else ascii(name)
 
 
-def open_picture(path: Path) -> Picture:
-    """Read and decode `path`, whatever its extension says. Raises UnusablePicture."""
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Keep Pillow's warnings of odd metadata, which decoding survives, away. Not for a thread of its own."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def open_picture(path: Path, side: int | None = None) -> Picture:
+    """Read and decode `path`, whatever its extension says. Raises UnusablePicture.
+
+    With `side` a JPEG is decoded no larger than is needed for a shorter side of that many pixels, which is faster
+    and takes less memory. Call it within :func:`quiet`.
+    """
     try:
         if path.stat().st_size > MAX_BYTES:
             raise UnusablePicture(f"is larger than {MAX_BYTES >> 20} MiB", "save it as JPEG or PNG")
         data = path.read_bytes()
     except OSError as error:
         raise UnusablePicture(f"cannot be read ({error.strerror or error})", "check its permissions") from None
-    return decode(data, path.suffix.lower())
+    return decode(data, path.suffix.lower(), side)
 
 
-def decode(data: bytes, suffix: str) -> Picture:
-    """Decode a file's bytes into an upright RGB picture. Raises UnusablePicture."""
+def decode(data: bytes, suffix: str, side: int | None = None) -> Picture:
+    """Decode a file's bytes into an upright RGB picture; see :func:`open_picture`. Raises UnusablePicture."""
     if not data:
         raise UnusablePicture("is empty (0 bytes)", "copy it again from its source")
     notes: list[tuple[str, str]] = []
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Pillow warns of odd metadata which decoding survives
-        image = _open(data)
-        _check_size(*image.size)
-        kind = "JPEG" if image.format == "MPO" else image.format  # phones add depth maps to a JPEG: still a JPEG
+    image = _open(data)
+    _check_size(*image.size)
+    stored, mode = image.size, image.mode
+    kind = "JPEG" if image.format == "MPO" else image.format  # phones add depth maps to a JPEG: still a JPEG
+    if SUFFIXES.get(suffix, kind) != kind:
+        notes.append((f"is a {kind} in spite of its name", "rename it if that surprises you"))
+    try:
         if kind != "JPEG" and getattr(image, "n_frames", 1) > 1:
             notes.append(("has several frames", "only its first is used"))
-        if SUFFIXES.get(suffix, kind) != kind:
-            notes.append((f"is a {kind} in spite of its name", "rename it if that surprises you"))
-        try:
-            image.seek(0)
+        image.seek(0)
+        if side is not None:
+            image.draft(None, (side, side))
+        with _ONE_LARGE if image.width * image.height > LARGE else contextlib.nullcontext():
             image.load()
             upright = ImageOps.exif_transpose(image)
+            turned = image.getexif().get(0x0112, 1) in range(2, 9)
+            alpha = _alpha(upright)
             rgb = to_rgb(upright)
-        except (OSError, SyntaxError, ValueError, EOFError, struct.error, MemoryError, IndexError, TypeError) as error:
-            raise UnusablePicture(f"is damaged ({first_line(error, 80)})", "copy it again or save it anew") from None
-    return Picture(rgb, hashlib.sha256(data).hexdigest(), tuple(notes))
+    except _DAMAGE as error:
+        raise UnusablePicture(f"is damaged ({first_line(error, 80)})", "copy it again or save it anew") from None
+    conversions = ["turned upright"] * turned + _conversions(mode, alpha is not None)
+    swapped = turned and image.getexif().get(0x0112, 1) >= 5
+    size = (stored[1], stored[0]) if swapped else stored
+    return Picture(rgb, size, alpha, hashlib.sha256(data).hexdigest(), tuple(notes), tuple(conversions))
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
     """Convert any mode to RGB: alpha onto white, 16-bit scaled to 8, palettes and CMYK expanded."""
     if image.mode in ("I;16", "I;16L", "I;16B", "I;16N", "I", "F"):
-        values = np.asarray(image, dtype=np.float64)
+        values = np.asarray(image)
         top = 65535.0 if image.mode.startswith("I;16") or values.max() > 255 else 255.0
-        return Image.fromarray((values.clip(0, top) * (255.0 / top)).round().astype(np.uint8)).convert("RGB")
+        small = np.empty(values.shape, np.uint8)
+        for start in range(0, len(values), _SLICE):  # in slices: whole in fp64 it would take a gigabyte
+            rows = values[start : start + _SLICE].astype(np.float64)
+            small[start : start + _SLICE] = (rows.clip(0, top) * (255.0 / top)).round()
+        return Image.fromarray(small).convert("RGB")
     if image.has_transparency_data:
         image = image.convert("RGBA")
-        canvas = Image.new("RGBA", image.size, (255, 255, 255, 255))
-        return Image.alpha_composite(canvas, image).convert("RGB")
+        canvas = Image.new("RGB", image.size, (255, 255, 255))
+        canvas.paste(image, mask=image.getchannel("A"))
+        return canvas
     return image.convert("RGB")
-
-
-def fit(image: Image.Image, side: int) -> Image.Image:
-    """Crop the largest centred square and resize it to `side`: LANCZOS when it shrinks, BICUBIC when it grows."""
-    edge = min(image.size)
-    left, top = (image.width - edge) // 2, (image.height - edge) // 2
-    box = (left, top, left + edge, top + edge)
-    if edge == side:
-        return image.crop(box)
-    method = Image.Resampling.LANCZOS if edge > side else Image.Resampling.BICUBIC
-    return image.resize((side, side), method, box=box)
 
 
 def to_tensor(image: Image.Image) -> Tensor:
@@ -154,21 +189,40 @@ def perceptual_hash(image: Image.Image) -> int:
 
 
 def _open(data: bytes) -> Image.Image:
+    if HEIF:
+        import pillow_heif
+
+        pillow_heif.register_heif_opener()
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            return Image.open(io.BytesIO(data), formats=FORMATS)
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        return Image.open(io.BytesIO(data), formats=FORMATS)
+    except Image.DecompressionBombError:
         raise UnusablePicture(*_too_large()) from None
     except UnidentifiedImageError:
         start = data[:64].lstrip().lower()
         if start.startswith((b"<!doctype", b"<html", b"<?xml")):
             raise UnusablePicture("is a web page, not a picture", "download the picture itself") from None
         if data[4:12] in (b"ftypheic", b"ftypheix", b"ftypmif1", b"ftypavif"):
-            raise UnusablePicture("is HEIC or AVIF, which is not read", "save it as JPEG or PNG") from None
+            remedy = "save it as JPEG or PNG" if HEIF else "pip install pillow-heif, or save it as JPEG or PNG"
+            raise UnusablePicture("is HEIC or AVIF, which cannot be read here", remedy) from None
         raise UnusablePicture("is not a picture that can be read", "save it as JPEG or PNG") from None
-    except (OSError, SyntaxError, ValueError, struct.error, IndexError, TypeError) as error:
+    except _DAMAGE as error:
         raise UnusablePicture(f"is damaged ({first_line(error, 80)})", "copy it again or save it anew") from None
+
+
+def _alpha(image: Image.Image) -> Image.Image | None:
+    if not image.has_transparency_data:
+        return None
+    alpha = image.convert("RGBA").getchannel("A")
+    lowest, highest = alpha.getextrema()
+    if highest == 0:
+        raise UnusablePicture("shows nothing (fully transparent)", "save it without transparency")
+    return alpha if lowest != 255 else None
+
+
+def _conversions(mode: str, transparent: bool) -> list[str]:
+    changes = {"CMYK": "CMYK to RGB", "P": "palette to RGB", "I": "16 bit to 8", "F": "32 bit to 8"}
+    change = changes.get(mode.partition(";")[0])
+    return ([change] if change else []) + ["laid on white"] * transparent
 
 
 def _check_size(width: int, height: int) -> None:

@@ -6,7 +6,9 @@ from a seed that is its number: an interrupted generation continues where it sto
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,9 +18,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from dreamtune.data.cache import key_of, weights_digest
+from dreamtune.data import room
+from dreamtune.data.cache import key_of, unwritable, weights_digest
 from dreamtune.data.example import Example
-from dreamtune.errors import ConfigError, GenerationError
+from dreamtune.errors import GenerationError
 from dreamtune.storage import atomic, cache_dir
 
 if TYPE_CHECKING:
@@ -66,9 +69,10 @@ def prior_latents(
             if on_progress:
                 on_progress(min(count, len(found)), count)
     except OSError as error:
-        raise ConfigError(
-            f"cannot write class pictures to {folder}: {error.strerror or error}; point DREAMTUNE_CACHE elsewhere"
-        ) from None
+        raise unwritable(cache_dir(), error) from None
+    with contextlib.suppress(OSError):
+        os.utime(folder / "prior.json")  # marks the use
+    room.make_room()
     return torch.stack([found[index] for index in range(count)])
 
 

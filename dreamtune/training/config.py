@@ -87,6 +87,12 @@ class TrainConfig(Recipe):
     """Side in pixels to which pictures are cropped and resized; the base's own if not set."""
     flip: bool = False
     """Also train on mirrored pictures (off: mirrored faces, text and one-sided marks are another subject)."""
+    buckets: bool = True
+    """Keep long pictures long: each is cropped to the shape of about the same area that cuts off least, instead of
+    to a square."""
+    masks: bool = True
+    """Learn only what a mask shows, where a picture has one: x.mask.png beside x.jpg (white is the subject), or its
+    own transparency."""
     strict: bool = False
     """Stop at the first unusable picture instead of leaving it out with a remark."""
 

@@ -15,8 +15,10 @@ PRESETS: dict[str, dict[str, Any]] = {
     "sd2": {},
     # Four pictures of 1024 px at once rarely fit a card, four after one another do.
     "sdxl": {"accumulation": 4, "precision": "bf16"},
-    # A small UNet wants larger steps and batches; its captions read "a sks dog", never "a photo of".
+    # A small UNet wants larger steps and batches; its captions read "a sks dog", never "a photo of". It has seen
+    # nothing but squares.
     "pocket": {
+        "buckets": False,
         "instance_prompt": "a {token} {class}",
         "class_prompt": "a {class}",
         "steps": 400,

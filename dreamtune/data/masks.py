@@ -1,0 +1,45 @@
+"""Where the subject is in a picture: a drawn mask or the picture's own transparency, as weights of latent cells."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from dreamtune.data.buckets import Crop
+from dreamtune.data.images import UnusablePicture, open_picture
+
+SUFFIX = ".mask.png"
+"""x.mask.png belongs to the picture x.jpg: white is the subject, black is ignored."""
+
+
+def read_mask(path: Path, size: tuple[int, int]) -> Image.Image:
+    """The mask (L) in the file for an upright picture of `size`. Raises UnusablePicture.
+
+    A mask of another size is taken if it has the picture's shape: masks are often drawn on a smaller copy.
+    """
+    picture = open_picture(path)
+    width, height = picture.size
+    if abs(width * size[1] - height * size[0]) > max(width, height, *size):
+        have, want = f"{width}x{height}", f"{size[0]}x{size[1]}"
+        raise UnusablePicture(f"has the wrong size ({have}, the picture {want})", "draw it on the picture itself")
+    mask = picture.image.convert("L")
+    if mask.getextrema()[1] == 0:
+        raise UnusablePicture("is all black", "paint the subject white; without a mask the whole picture counts")
+    return mask
+
+
+def cell_weights(mask: Image.Image, crop: Crop, cell: int) -> np.ndarray | None:
+    """(h, w) fp32 share of each latent cell that the mask shows, after the crop; None where it shows everything.
+
+    Raises UnusablePicture if the crop leaves nothing of it.
+    """
+    x, y = mask.width / crop.original[0], mask.height / crop.original[1]
+    left, top, right, bottom = crop.box
+    cells = (crop.size[0] // cell, crop.size[1] // cell)
+    small = mask.resize(cells, Image.Resampling.BOX, box=(left * x, top * y, right * x, bottom * y))
+    weights = np.asarray(small, dtype=np.float32) / 255
+    if not weights.any():
+        raise UnusablePicture("shows nothing of what is left after cropping", "crop the picture to the subject")
+    return None if weights.min() == 1 else weights

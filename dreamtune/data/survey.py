@@ -1,0 +1,154 @@
+"""Looking through a folder: which of its files are pictures that can be used, and what is wrong with the others."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from dreamtune.data import masks
+from dreamtune.data.buckets import Crop, Framing
+from dreamtune.data.captions import Captions
+from dreamtune.data.images import (
+    SUFFIXES,
+    Remark,
+    UnusablePicture,
+    open_picture,
+    perceptual_hash,
+    printable,
+    quiet,
+)
+
+NEAR = 4
+"""Pictures whose perceptual hashes differ in at most this many of 64 bits look alike; others differ in 15 and more."""
+THREADS = 4
+"""Files that are looked at together, if there are as many cores."""
+_GLANCE = 64
+"""Shorter side in pixels at which a JPEG is decoded here: enough for the hash, and whole enough to find damage."""
+_CLUTTER = ("Thumbs.db", "desktop.ini")
+
+
+@dataclass(frozen=True, eq=False)
+class Photo:
+    """One picture that can be used. Its pixels stay on disk until they are needed."""
+
+    path: Path
+    file: str
+    """Name inside the folder, safe to print."""
+    digest: str
+    """SHA-256 of the file's bytes."""
+    crop: Crop
+    caption: str | None
+    """What stands beside it; None without one."""
+    mask: np.ndarray | None
+    """(h, w) fp32 weight of each latent cell; None weighs all alike."""
+    conversions: tuple[str, ...]
+    """What was done to make it plain RGB, upright."""
+    likeness: int
+    """Perceptual hash."""
+
+
+def survey(
+    folder: Path,
+    framing: Framing,
+    token: str | None = None,
+    use_masks: bool = True,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> tuple[list[Photo], list[Remark]]:
+    """The usable pictures of a folder, and a remark on everything that was not used as it stood; in order of name.
+
+    Every picture is decoded, and forgotten again. Exact copies are used once. `token` is looked for in captions if
+    given. Without `use_masks` nothing is masked. `on_progress(done, of)` is told after each file.
+    """
+    entries = sorted(folder.iterdir(), key=lambda path: path.name)
+    captions = Captions(entries, token)
+    drawn = {path.name[: -len(masks.SUFFIX)]: path for path in entries if path.name.lower().endswith(masks.SUFFIX)}
+    files = [
+        path
+        for path in entries
+        if not path.name.startswith(".")
+        and path.name not in _CLUTTER
+        and path not in drawn.values()
+        and not captions.owns(path)
+    ]
+    wanted = drawn if use_masks else {}
+    photos: list[Photo] = []
+    remarks: list[Remark] = []
+    by_digest: dict[str, str] = {}
+    with quiet(), ThreadPoolExecutor(min(THREADS, os.cpu_count() or 1)) as pool:
+        looks = pool.map(lambda path: _look(path, framing, wanted.get(path.stem), use_masks), files)
+        for done, (photo, told) in enumerate(looks, 1):
+            if photo is not None and photo.digest in by_digest:
+                remarks.append(Remark(photo.file, f"is the same file as {by_digest[photo.digest]}", "it is used once"))
+            else:
+                remarks += told
+            if photo is not None and photo.digest not in by_digest:
+                by_digest[photo.digest] = photo.file
+                remarks += _twin(photo, photos)
+                photos.append(replace(photo, caption=captions.of(photo.path)))
+            if on_progress:
+                on_progress(done, len(files))
+    used = {photo.path.name for photo in photos}
+    unused = [path.name for path in files if path.name not in used]
+    remarks += captions.finish(unused)
+    remarks += _lost_masks(drawn, {path.stem for path in files}, use_masks)
+    return photos, sorted(remarks, key=lambda remark: remark.file)
+
+
+def _look(path: Path, framing: Framing, mask: Path | None, use_masks: bool) -> tuple[Photo | None, list[Remark]]:
+    """Decode a file and say what is wrong with it. The photo lacks its caption; None if it cannot be used."""
+    name, named_as_picture = printable(path.name), path.suffix.lower() in SUFFIXES
+    try:
+        if path.is_dir():
+            return None, [Remark(name, "is a folder", "its pictures are not read: move them up")]
+        if not path.is_file():  # a broken link, a pipe, a socket: reading could wait for ever
+            return None, [Remark(name, "is no regular file", "remove it", skipped=named_as_picture)]
+    except OSError as error:  # a loop of links
+        problem = f"cannot be followed ({error.strerror or error})"
+        return None, [Remark(name, problem, "remove it", skipped=named_as_picture)]
+    try:
+        picture = open_picture(path, _GLANCE)
+    except UnusablePicture as error:
+        if named_as_picture:
+            return None, [Remark(name, error.problem, error.remedy, skipped=True)]
+        return None, [Remark(name, "is no picture", "it is not used")]
+    crop = framing.crop(*picture.size)
+    remarks = [Remark(name, *note) for note in picture.notes]
+    if crop.scale > 2:
+        remarks.append(Remark(name, f"is enlarged {crop.scale:.1f} times", "use a sharper picture"))
+    if crop.kept < 2 / 3:
+        sizes = "{}x{} to {}x{}".format(*crop.original, *crop.size)
+        remarks.append(Remark(name, f"loses {1 - crop.kept:.0%} by cropping ({sizes})", "crop it to the subject"))
+    weights = None
+    if use_masks:
+        try:
+            image = masks.read_mask(mask, picture.size) if mask is not None else picture.alpha
+            weights = None if image is None else masks.cell_weights(image, crop, framing.cell)
+        except UnusablePicture as error:
+            file = name if mask is None else printable(mask.name)
+            problem = f"{error.problem}; it masks nothing"
+            remarks.append(Remark(file, problem, error.remedy, skipped=mask is not None))
+    likeness = perceptual_hash(picture.image)
+    return Photo(path, name, picture.digest, crop, None, weights, picture.conversions, likeness), remarks
+
+
+def _twin(photo: Photo, others: list[Photo]) -> list[Remark]:
+    for other in others:
+        if (other.likeness ^ photo.likeness).bit_count() <= NEAR:
+            return [Remark(photo.file, f"looks like {other.file}", "keep one if they show the same")]
+    return []
+
+
+def _lost_masks(drawn: dict[str, Path], stems: set[str], use_masks: bool) -> list[Remark]:
+    lost = [
+        Remark(printable(path.name), "belongs to no picture", "name it after its picture: x.mask.png for x.jpg")
+        for stem, path in drawn.items()
+        if stem not in stems
+    ]
+    if drawn and not use_masks:
+        lost.append(Remark("masks", f"{len(drawn)} are not used", "set masks to true if they shall be"))
+    return lost
