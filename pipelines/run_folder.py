@@ -31,6 +31,8 @@ class RunFolder:
         self.adapter = self.path / "adapter.safetensors"
         self.checkpoints = self.path / "checkpoints"
         self.samples = self.path / "samples"
+        self.tensorboard = self.path / "tensorboard"
+        self.trackers = self.path / "trackers.json"
 
     def check(self, resume: bool) -> None:
         """Raise RunFolderError if a run cannot begin here, or with `resume` continue. Writes nothing."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import statistics
+import time
 from collections import deque
 from pathlib import Path
 from types import TracebackType
@@ -11,6 +13,7 @@ from typing import IO, TYPE_CHECKING, Self
 from dreamtune.errors import TrainingError
 from dreamtune.pipelines.progress import OnProgress, Progress
 from dreamtune.pipelines.run_folder import RunFolder
+from dreamtune.pipelines.trackers import Trackers
 from dreamtune.training.config import TrainConfig
 
 if TYPE_CHECKING:
@@ -22,6 +25,32 @@ SMOOTH = 20
 """Losses are shown and reported as the mean of this many steps: a single one says nothing."""
 
 
+class Pace:
+    """How fast the steps are done, and how long the rest will take."""
+
+    def __init__(self, steps: int) -> None:
+        """steps: of the whole training."""
+        self.steps = steps
+        self._seconds: deque[float] = deque(maxlen=SMOOTH)
+        self._first, self._began, self._stepping = 0, time.monotonic(), 0.0
+
+    def start(self, step: int) -> None:
+        """Steps are done from now on, `step` of them earlier: how fast those were says nothing of this machine now."""
+        self._first, self._began = step, time.monotonic()
+
+    def step(self, step: int, seconds: float) -> tuple[float, float]:
+        """Steps per second, and seconds left, after `step` steps of which the last took `seconds`.
+
+        The median of the last steps: a pause within one, such as LoRA-Dash's launch, does not count for the others.
+        What happens between steps (samples, checkpoints) is taken to go on as it did in this call.
+        """
+        self._seconds.append(seconds)
+        self._stepping += seconds
+        usual = max(statistics.median(self._seconds), 1e-9)
+        between = max(0.0, time.monotonic() - self._began - self._stepping) / (step - self._first)
+        return 1 / usual, (self.steps - step) * (usual + between)
+
+
 class RunLog:
     """Listener of the training loop; use as a context manager."""
 
@@ -31,7 +60,8 @@ class RunLog:
         self.folder, self.config, self.base, self.attached, self.tell = folder, config, base, attached, tell
         self._file: IO[str] | None = None
         self._losses: deque[float] = deque(maxlen=SMOOTH)
-        self._seconds: deque[float] = deque(maxlen=SMOOTH)
+        self._pace = Pace(config.steps)
+        self._trackers: Trackers | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -41,17 +71,22 @@ class RunLog:
     ) -> None:
         if self._file:
             self._file.close()
+        if self._trackers:
+            self._trackers.close()
 
     def start(self, step: int) -> None:
         """The loop begins after `step` steps: later lines of an interrupted run are dropped."""
+        told = max((line["step"] for line in self.folder.read_metrics()), default=0)
         self.folder.cut_metrics(step)
+        self._trackers = Trackers(self.folder, self.config, told)
         self._file = open(self.folder.metrics, "a", encoding="utf-8")  # noqa: SIM115 (closed in __exit__)
         if step:
             self.tell(Progress("remark", message=f"resumed after step {step}"))
+        self._pace.start(step)
 
     def step(self, record: StepRecord) -> None:
         """Write one step down. Raises TrainingError when the disk is full."""
-        assert self._file is not None, "start comes first"
+        assert self._file is not None and self._trackers is not None, "start comes first"
         line = {
             "step": record.step,
             "loss": record.loss,
@@ -68,21 +103,13 @@ class RunLog:
             self._file.flush()
         except OSError as error:
             raise TrainingError(f"cannot write {self.folder.metrics}: {error.strerror}; make room and resume") from None
+        self._trackers.numbers(record.step, {f"train/{name}": value for name, value in line.items() if name != "step"})
         for remark in record.remarks:
             self.tell(Progress("remark", message=remark))
         self._losses.append(record.loss)
-        self._seconds.append(record.seconds)
-        rate = len(self._seconds) / max(sum(self._seconds), 1e-9)
-        self.tell(
-            Progress(
-                "train",
-                record.step,
-                self.config.steps,
-                loss=sum(self._losses) / len(self._losses),
-                per_second=rate,
-                seconds_left=(self.config.steps - record.step) / rate,
-            )
-        )
+        rate, left = self._pace.step(record.step, record.seconds)
+        loss = sum(self._losses) / len(self._losses)
+        self.tell(Progress("train", record.step, self.config.steps, loss=loss, per_second=rate, seconds_left=left))
         if self.config.sample_every and record.step % self.config.sample_every == 0:
             self._draw(record.step)
 
@@ -93,7 +120,7 @@ class RunLog:
     def _draw(self, step: int) -> None:
         """One picture of each sample prompt, from the same noise at every step."""
         config = self.config
-        assert config.resolution is not None, "filled in by the preflight"
+        assert config.resolution is not None and self._trackers is not None, "filled in by preflight and start"
         self.attached.eval()
         for index, template in enumerate(config.sample_prompts or (config.instance_prompt,)):
             latents = self.base.draw(
@@ -104,7 +131,9 @@ class RunLog:
                 guidance=config.guidance,
             )
             if latents.isfinite().all():
-                self.folder.save_picture(self.sample_path(step, index), self.base.to_pictures(latents)[0])
+                picture = self.base.to_pictures(latents)[0]
+                self.folder.save_picture(self.sample_path(step, index), picture)
+                self._trackers.picture(step, f"samples/{index}", picture)
             else:
                 self.tell(Progress("remark", message=f"the sample of step {step} came out as NaN and is left out"))
         self.attached.train()

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dreamtune.errors import ConfigError, Interrupted
+from dreamtune.pipelines import trackers
 from dreamtune.pipelines.progress import OnProgress, Printer, Progress
 from dreamtune.pipelines.run_folder import RunFolder
 from dreamtune.training.config import TrainConfig
@@ -123,12 +124,14 @@ def _preflight(config: TrainConfig, folder: RunFolder, resume: bool, tell: OnPro
 
     images = check_folder(config.images)
     config.method_config()
+    trackers.check(config.trackers)
 
     import torch
 
     from dreamtune.adapters import attach
     from dreamtune.data.cache import weights_digest
     from dreamtune.models import load_base
+    from dreamtune.training import optimizers
     from dreamtune.training.objective import Objective
 
     if config.precision == "fp16" and (config.device == "cpu" or not torch.cuda.is_available()):
@@ -160,6 +163,7 @@ def _preflight(config: TrainConfig, folder: RunFolder, resume: bool, tell: OnPro
         strength=0,
         on_progress=_on_singular_vectors(config, tell),
     )
+    optimizers.check(config, attached.parameter_groups())
     return _Plan(config, base, weights_digest(base.unet), subject, objective, attached)
 
 
@@ -266,12 +270,14 @@ def _saver(plan: _Plan) -> Callable[[Path], None]:
     from dreamtune.adapters import AdapterFile
 
     config = plan.config
-    private = {"images", "base", "device", "strict", "keep_checkpoints", "checkpoint_every", "sample_every"}
-    training = config.model_dump(mode="json", exclude=private | {"sample_prompts"})
 
     def save(path: Path) -> None:
         AdapterFile.from_attached(
-            plan.attached, base=plan.base.id, trigger=config.token, class_word=config.class_word, training=training
+            plan.attached,
+            base=plan.base.id,
+            trigger=config.token,
+            class_word=config.class_word,
+            training=config.public(),
         ).save(path)
 
     return save

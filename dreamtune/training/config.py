@@ -15,6 +15,11 @@ from dreamtune.training.presets import preset
 from dreamtune.training.recipe import Recipe, suggest
 from dreamtune.training.schedules import Schedule
 
+_PRIVATE = {
+    *("images", "base", "device", "strict"),
+    *("checkpoint_every", "keep_checkpoints", "sample_every", "sample_prompts", "trackers"),
+}
+
 
 class TrainConfig(Recipe):
     """Settings of one DreamBooth training.
@@ -118,6 +123,9 @@ class TrainConfig(Recipe):
     """A picture of each sample prompt every this many steps; 0 draws none."""
     sample_prompts: tuple[str, ...] = ()
     """Prompts of the sample pictures, {token} and {class} filled in; the instance prompt if none."""
+    trackers: tuple[Literal["tensorboard", "wandb"], ...] = ()
+    """Who is shown the course of the training beside metrics.jsonl: tensorboard writes into the run folder, wandb sends
+    to Weights & Biases (WANDB_MODE=offline keeps it here). Each needs its package."""
 
     @field_validator("class_word", "token")
     @classmethod
@@ -162,6 +170,10 @@ class TrainConfig(Recipe):
     def prompt(self, template: str) -> str:
         """Fill {token} and {class} into a prompt template."""
         return template.format(**{"token": self.token, "class": self.class_word})
+
+    def public(self) -> dict[str, Any]:
+        """What others may know of a training, as plain values: what shaped the adapter, and nothing of this machine."""
+        return self.model_dump(mode="json", exclude=_PRIVATE)
 
     def with_presets(self, family: str) -> TrainConfig:
         """Return a copy that leaves nothing open: what was not set has the preset of the base's `family` and of the
