@@ -70,7 +70,9 @@ def test_only_the_interface_knows_gradio() -> None:
 
 def test_every_library_is_a_declared_dependency() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    extras = [d for name, extra in project["optional-dependencies"].items() for d in extra if name not in ("test", "lint")]
+    extras = [
+        d for name, extra in project["optional-dependencies"].items() for d in extra if name not in ("test", "lint")
+    ]
     declared = {distribution(d) for d in [*project["dependencies"], *extras]}
     owners = packages_distributions()
     wrong = set()
