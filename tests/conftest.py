@@ -28,6 +28,14 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def tiny_sdxl(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a tiny random base of the SDXL design; read only."""
+    from tests.tiny_models import tiny_sdxl_folder
+
+    return tiny_sdxl_folder(tmp_path_factory.mktemp("bases") / "tiny-xl")
+
+
+@pytest.fixture(scope="session")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of three pictures; read only."""
     from tests.tiny_models import pictures

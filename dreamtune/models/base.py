@@ -1,4 +1,4 @@
-"""A loaded base model of the Stable Diffusion 1.x/2.x design."""
+"""A loaded base model of the Stable Diffusion 1.x/2.x design, and what all bases have in common."""
 
 # diffusers and transformers annotate arguments and results more narrowly than they accept and return.
 # pyright: reportArgumentType=false, reportCallIssue=false, reportAttributeAccessIssue=false
@@ -26,12 +26,16 @@ BATCH_PIXELS = 2**20
 
 @dataclass(frozen=True)
 class Base:
-    """The parts of a base model, frozen, in fp32 and evaluation mode on `device`."""
+    """The parts of a base model, frozen and in evaluation mode on `device`.
+
+    UNet and text encoders have the precision they were loaded in. The VAE is fp32 always: SDXL's overflows in fp16, and
+    it has a part only in the few moments when pictures are encoded or decoded.
+    """
 
     id: str
     """What adapter files record: "pocket", a hub id, or the name of a folder or file (never its path)."""
     family: str
-    """"pocket", "sd1" or "sd2"; decides the presets."""
+    """"pocket", "sd1", "sd2" or "sdxl"; decides the presets."""
     unet: UNet2DConditionModel
     vae: AutoencoderKL
     text_encoder: CLIPTextModel
@@ -72,20 +76,23 @@ class Base:
         """How many pictures of `size` pixels a side to draw at once: overhead bounds small ones, memory large ones."""
         return min(8, max(1, BATCH_PIXELS // size**2))
 
-    def pipeline(self) -> StableDiffusionPipeline:
+    def pipeline(self) -> Any:
         """A silent diffusers pipeline on these very parts, so that attached adapters take effect."""
         pipeline = StableDiffusionPipeline(
-            vae=self.vae,
-            text_encoder=self.text_encoder,
-            tokenizer=self.tokenizer,
-            unet=self.unet,
-            scheduler=type(self.scheduler).from_config(self.scheduler.config),
-            safety_checker=None,
-            feature_extractor=None,
-            requires_safety_checker=False,
+            **self._components(), safety_checker=None, feature_extractor=None, requires_safety_checker=False
         )
         pipeline.set_progress_bar_config(disable=True)
         return pipeline
+
+    def _components(self) -> dict[str, Any]:
+        """What every pipeline is made of; the scheduler is a copy."""
+        return {
+            "vae": self.vae,
+            "text_encoder": self.text_encoder,
+            "tokenizer": self.tokenizer,
+            "unet": self.unet,
+            "scheduler": type(self.scheduler).from_config(self.scheduler.config),
+        }
 
     @torch.no_grad()
     def draw(
@@ -98,22 +105,27 @@ class Base:
         guidance: float,
         negative_prompt: str = "",
     ) -> Tensor:
-        """Scaled latents (n, c, h, w) of one square picture of `size` pixels for each prompt.
+        """Scaled latents (n, c, h, w) fp32 of one square picture of `size` pixels for each prompt.
 
         Picture i starts from the noise of a CPU generator seeded with `seeds[i]`: on every device, and whatever is
-        drawn beside it. The base's own sampler does `steps` steps; `guidance` is classifier-free, 1 is none.
+        drawn beside it. The base's own sampler does `steps` steps; `guidance` is classifier-free, 1 is none. Without a
+        negative prompt it leads away from what the base takes for an empty one.
         """
+        shape = (1, self.unet.config["in_channels"], size // self.factor, size // self.factor)
+        # Drawn in fp32 whatever the UNet's precision, so that the seed means the same picture in all of them.
+        noise = [torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
         output = self.pipeline()(
             prompt=list(prompts),
-            negative_prompt=[negative_prompt] * len(prompts),
+            negative_prompt=[negative_prompt] * len(prompts) if negative_prompt else None,
             height=size,
             width=size,
             num_inference_steps=steps,
             guidance_scale=guidance,
+            latents=torch.cat(noise).to(self.unet.dtype),
             generator=[torch.Generator().manual_seed(seed) for seed in seeds],
             output_type="latent",
         )
-        return cast(Tensor, output.images)
+        return cast(Tensor, output.images).float()
 
     def to_pictures(self, latents: Tensor) -> list[Image.Image]:
         """Decoded pictures of scaled, finite latents (n, c, h, w)."""
@@ -132,16 +144,25 @@ class Base:
         latents = latents.to(self.device, self.vae.dtype) / self.vae.config["scaling_factor"] + self._shift
         return self.vae.decode(latents).sample
 
-    @torch.no_grad()
-    def condition(self, prompts: Sequence[str]) -> list[Conditioning]:
-        """What the UNet is told of each prompt, cut to the encoder's length; the same as the pipeline's."""
-        tokens = self.tokenizer(list(prompts), padding="max_length", truncation=True, return_tensors="pt")
-        mask = None
-        if getattr(self.text_encoder.config, "use_attention_mask", None):
-            mask = tokens.attention_mask.to(self.device)
-        states = self.text_encoder(tokens.input_ids.to(self.device), attention_mask=mask)[0]
-        return [Conditioning(embedding) for embedding in states]
+    def condition(self, prompts: Sequence[str], *, gradients: bool = False) -> list[Conditioning]:
+        """What the UNet is told of each prompt, cut to the encoder's length, in fp32; the same as the pipeline's.
+
+        gradients: keep what is needed to train adapters on the text encoders.
+        """
+        with torch.set_grad_enabled(gradients):
+            return self._condition(list(prompts))
+
+    def _condition(self, prompts: list[str]) -> list[Conditioning]:
+        tokens = tokenize(self.tokenizer, prompts).to(self.device)
+        uses_mask = getattr(self.text_encoder.config, "use_attention_mask", None)
+        states = self.text_encoder(tokens.input_ids, attention_mask=tokens.attention_mask if uses_mask else None)[0]
+        return [Conditioning(embedding) for embedding in states.float()]
 
     @property
     def _shift(self) -> float:
         return self.vae.config.get("shift_factor") or 0.0
+
+
+def tokenize(tokenizer: CLIPTokenizer, prompts: list[str]) -> Any:
+    """`input_ids` and `attention_mask` (n, tokens) of prompts, filled up or cut to the encoder's length."""
+    return tokenizer(prompts, padding="max_length", truncation=True, return_tensors="pt")

@@ -13,40 +13,55 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import StableDiffusionPipeline
+from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
 
 from ..errors import BaseModelError, ConfigError, first_line
 from .base import Base
+from .refusals import INPAINTING, PICKLE_ADVICE, REFINER
+from .sdxl import SdxlBase
 
+Pipeline = StableDiffusionPipeline | StableDiffusionXLPipeline
+DESIGNS: dict[str, type[Pipeline]] = {
+    kind.__name__: kind for kind in (StableDiffusionPipeline, StableDiffusionXLPipeline)
+}
+"""The pipelines of diffusers whose models can be a base, by the name in model_index.json."""
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+$")
+_NEEDED = {"unet", "vae", "text_encoder", "text_encoder_2"}
+"""Components that have weights."""
 
 
-def load_base(name: str | Path, device: str = "auto") -> Base:
-    """Load the base `name`: "pocket", a diffusers folder, a .safetensors checkpoint of SD 1.x/2.x, or a hub id.
+def load_base(name: str | Path, device: str = "auto", precision: str = "fp32") -> Base:
+    """Load the base `name`: "pocket", a diffusers folder, a .safetensors checkpoint, or a hub id.
 
-    `device` is auto, cpu, cuda or mps. Raises BaseModelError when the base is missing, damaged or of another
-    design, ConfigError when the device is not there.
+    It may be of the design of SD 1.x, 2.x or XL. `device` is auto, cpu, cuda or mps. `precision` is a key of
+    PRECISIONS: that of UNet and text encoders, which in bf16 or fp16 take half the memory; the VAE is always fp32.
+    Raises BaseModelError when the base is missing, damaged, pickled or of another design, ConfigError when the device
+    is not there or cannot compute in that precision.
     """
     target = pick_device(device)
+    if precision == "fp16" and target.type != "cuda":
+        raise ConfigError("precision fp16 needs a CUDA device: use bf16 or fp32")
+    dtype = PRECISIONS[precision]
     text = str(name)
     path = Path(text).expanduser()
     if text == "pocket":
         from ..pocket import path as pocket_path
 
-        pipeline, label = _from_folder(pocket_path(), text), text
+        pipeline, label = _from_folder(pocket_path(), text, dtype), text
     elif path.is_dir():
-        pipeline, label = _from_folder(path, text), path.resolve().name
+        pipeline, label = _from_folder(path, text, dtype), path.resolve().name
     elif path.is_file():
         from .single_file import load_single_file
 
         with _quiet():
-            pipeline, label = load_single_file(path), path.name
+            pipeline, label = load_single_file(path, dtype), path.name
     elif path.suffix in (".safetensors", ".ckpt") or not _HUB_ID.match(text):
         raise BaseModelError(
             f"no base model {text!r}: give 'pocket', a diffusers folder, a .safetensors file or a hub id"
         )
     else:
-        pipeline, label = _from_hub(text), text
+        pipeline, label = _from_hub(text, dtype), text
     return _assemble(pipeline, label, target)
 
 
@@ -60,78 +75,107 @@ def pick_device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def _from_folder(folder: Path, shown: str) -> StableDiffusionPipeline:
+def _from_folder(folder: Path, shown: str, dtype: torch.dtype) -> Pipeline:
     index = folder / "model_index.json"
     if not index.is_file():
         raise BaseModelError(f"{shown} is not a diffusers folder: it holds no model_index.json")
-    _check_class(_class_name(index), shown)
-    return _load(str(folder), shown, local_files_only=True)
+    design = _design(index, shown)
+    variants = set[str | None]()
+    for part in filter(Path.is_dir, (folder / name for name in _NEEDED)):
+        names = [file.name for file in part.iterdir()]
+        halves = [name for name in names if name.endswith(".fp16.safetensors")]
+        if any(name.endswith(".safetensors") for name in names):
+            variants.add("fp16" if len(halves) == sum(name.endswith(".safetensors") for name in names) else None)
+        elif any(name.endswith((".bin", ".ckpt", ".pt")) for name in names):
+            raise BaseModelError(f"{shown}: the weights in {part.name}/ are pickled: {PICKLE_ADVICE}")
+    variant = "fp16" if variants == {"fp16"} else None  # of parts that differ diffusers finds the unmarked ones
+    return _load(design, str(folder), shown, dtype, local_files_only=True, variant=variant)
 
 
-def _from_hub(repo: str) -> StableDiffusionPipeline:
+def _from_hub(repo: str, dtype: torch.dtype) -> Pipeline:
     from .hub import hub_file
 
     index, online = hub_file(repo, "model_index.json")
-    _check_class(_class_name(index), repo)
-    return _load(repo, repo, local_files_only=not online)
+    return _load(_design(index, repo), repo, repo, dtype, local_files_only=not online)
 
 
-def _class_name(index: Path) -> object:
+def _design(index: Path, shown: str) -> type[Pipeline]:
+    """The pipeline class that a model_index.json names. Raises BaseModelError for one that cannot be a base."""
     try:
-        return json.loads(index.read_text(encoding="utf-8"))["_class_name"]
+        kind = json.loads(index.read_text(encoding="utf-8"))["_class_name"]
     except (OSError, ValueError, KeyError, TypeError):
         raise BaseModelError(f"{index} cannot be read: download the model again") from None
+    if kind in DESIGNS:
+        return DESIGNS[kind]
+    if kind == "StableDiffusionXLImg2ImgPipeline":
+        raise BaseModelError(f"{shown} is {REFINER}")
+    if isinstance(kind, str) and "Inpaint" in kind:
+        raise BaseModelError(f"{shown} is a {kind}: {INPAINTING}")
+    raise BaseModelError(f"{shown} is a {kind}: only Stable Diffusion 1.x, 2.x and XL can be used as base")
 
 
-def _check_class(kind: object, shown: str) -> None:
-    if kind != "StableDiffusionPipeline":
-        raise BaseModelError(f"{shown} is a {kind}: only Stable Diffusion 1.x and 2.x can be used as base yet")
-
-
-def _load(source: str, shown: str, **options: Any) -> StableDiffusionPipeline:
+def _load(design: type[Pipeline], source: str, shown: str, dtype: torch.dtype, **options: Any) -> Pipeline:
+    if design is StableDiffusionPipeline:
+        options |= {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
+    else:
+        options |= {"add_watermarker": False}
     try:
         with _quiet():
-            return StableDiffusionPipeline.from_pretrained(
+            return design.from_pretrained(
                 source,
-                safety_checker=None,
-                feature_extractor=None,
-                requires_safety_checker=False,
+                dtype={"default": dtype, "vae": torch.float32},
+                use_safetensors=True,
                 low_cpu_mem_usage=True,
                 **options,
             )
     except MemoryError:
         raise BaseModelError(f"not enough memory for the base {shown}: close other programs") from None
     except Exception as error:  # whatever a damaged or partial download makes the libraries raise
+        if "`safetensors` weights" in str(error):
+            raise BaseModelError(f"{shown} has no .safetensors weights, only pickled ones: {PICKLE_ADVICE}") from None
         raise BaseModelError(f"cannot load the base {shown}: {first_line(error)}; download it again") from None
 
 
-def _assemble(pipeline: StableDiffusionPipeline, label: str, device: torch.device) -> Base:
-    parts = (pipeline.unet, pipeline.vae, pipeline.text_encoder)
-    if any(part is None for part in (*parts, pipeline.tokenizer)):
-        raise BaseModelError(f"the base {label} is incomplete: it needs unet, vae, text_encoder and tokenizer")
+def _assemble(pipeline: Pipeline, label: str, device: torch.device) -> Base:
+    xl = isinstance(pipeline, StableDiffusionXLPipeline)
+    encoders = [pipeline.text_encoder, pipeline.text_encoder_2] if xl else [pipeline.text_encoder]
+    tokenizers = [pipeline.tokenizer, pipeline.tokenizer_2] if xl else [pipeline.tokenizer]
+    if xl and pipeline.text_encoder is None:
+        raise BaseModelError(f"the base {label} is {REFINER}")
+    if any(part is None for part in (pipeline.unet, pipeline.vae, *encoders, *tokenizers)):
+        two = ", text_encoder_2 and tokenizer_2" if xl else ""
+        raise BaseModelError(f"the base {label} is incomplete: it needs unet, vae, text_encoder and tokenizer{two}")
     channels, latent = pipeline.unet.config["in_channels"], pipeline.vae.config["latent_channels"]
     if channels != latent:
-        raise BaseModelError(
-            f"the base {label} takes {channels} channels, not {latent}: inpainting models cannot be used"
-        )
-    for part in parts:
-        part.requires_grad_(False).eval().float().to(device)
-    pipeline.tokenizer.model_max_length = min(
-        pipeline.tokenizer.model_max_length, pipeline.text_encoder.config.max_position_embeddings
-    )
-    return Base(
-        id=label,
-        family=_family(pipeline),
-        unet=pipeline.unet,
-        vae=pipeline.vae,
-        text_encoder=pipeline.text_encoder,
-        tokenizer=pipeline.tokenizer,
-        scheduler=pipeline.scheduler,
-        device=device,
+        raise BaseModelError(f"the base {label} takes {channels} channels, not {latent}: {INPAINTING}")
+    if type(pipeline.scheduler).__name__.startswith("EDM"):
+        raise BaseModelError(f"the base {label} was trained under another noise (EDM): it cannot be used")
+    for part in (pipeline.unet, pipeline.vae, *encoders):
+        part.requires_grad_(False).eval().to(device)
+    for tokenizer, encoder in zip(tokenizers, encoders, strict=True):
+        longest = encoder.config.max_position_embeddings
+        tokenizer.model_max_length = min(tokenizer.model_max_length, longest)
+    common = {
+        "id": label,
+        "family": "sdxl" if xl else _family(pipeline),
+        "unet": pipeline.unet,
+        "vae": pipeline.vae,
+        "text_encoder": pipeline.text_encoder,
+        "tokenizer": pipeline.tokenizer,
+        "scheduler": pipeline.scheduler,
+        "device": device,
+    }
+    if not xl:
+        return Base(**common)
+    return SdxlBase(
+        **common,
+        text_encoder_2=pipeline.text_encoder_2,
+        tokenizer_2=pipeline.tokenizer_2,
+        zeros_for_empty=bool(pipeline.config["force_zeros_for_empty_prompt"]),
     )
 
 
-def _family(pipeline: StableDiffusionPipeline) -> str:
+def _family(pipeline: Pipeline) -> str:
     return {768: "sd1", 1024: "sd2"}.get(pipeline.unet.config["cross_attention_dim"], "pocket")
 
 

@@ -4,7 +4,6 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 from unittest.mock import MagicMock
 
 import pytest
@@ -20,7 +19,7 @@ from safetensors.torch import load_file, save_file
 
 from dreamtune.errors import BaseModelError, ConfigError
 from dreamtune.models import Base, hub, load_base
-from dreamtune.models.single_file import _configs
+from dreamtune.models.single_file import _look_inside
 from tests.tiny_models import tiny_checkpoint, tiny_folder
 
 
@@ -72,26 +71,42 @@ def test_single_file_has_the_same_weights(base: Base, checkpoint: Path) -> None:
     assert single.tokenizer("a sks dog").input_ids == base.tokenizer("a sks dog").input_ids
 
 
-@pytest.mark.parametrize(
-    ("family", "counts"),
-    [
-        ("sd1", {"unet": 859_520_964, "vae": 83_653_863, "text_encoder": 123_060_480}),
-        ("sd2", {"unet": 865_910_724, "vae": 83_653_863, "text_encoder": 340_387_840}),
-    ],
-)
-def test_published_configurations_have_the_published_sizes(family: str, counts: dict[str, int]) -> None:
-    """Numbers of parameters of runwayml/stable-diffusion-v1-5 and stabilityai/stable-diffusion-2-1."""
-    from diffusers import AutoencoderKL, UNet2DConditionModel
-    from transformers import CLIPTextConfig, CLIPTextModel
+def test_single_file_of_the_second_generation(tmp_path: Path) -> None:
+    """Its text encoder is stored in OpenCLIP's form."""
+    folder = tiny_folder(tmp_path / "second", "v_prediction", 1024)
+    expected = weights(load_base(folder, device="cpu"))
+    single = load_base(tiny_checkpoint(folder, tmp_path / "one.safetensors", "open_clip"), device="cpu")
+    assert (single.family, single.prediction_type) == ("sd2", "v_prediction")
+    assert weights(single).keys() == expected.keys()
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in weights(single).items())
 
-    configs = _configs(family, velocity=False)
-    with torch.device("meta"):
-        parts: dict[str, Any] = {
-            "unet": UNet2DConditionModel.from_config(configs["unet/config.json"]),
-            "vae": AutoencoderKL.from_config(configs["vae/config.json"]),
-            "text_encoder": CLIPTextModel(CLIPTextConfig(**configs["text_encoder/config.json"])),
-        }
-    assert {name: sum(p.numel() for p in part.parameters()) for name, part in parts.items()} == counts
+
+def test_half_precision_takes_half_the_memory_and_the_vae_stays_whole(tiny: Path, base: Base, checkpoint: Path) -> None:
+    for place in (tiny, checkpoint):
+        half = load_base(place, device="cpu", precision="bf16")
+        for name, tensor in weights(half).items():
+            wanted = torch.float32 if name.startswith("vae.") else torch.bfloat16
+            assert tensor.dtype == wanted, name
+            assert torch.equal(tensor, weights(base)[name].to(wanted))
+        settings = {"size": 32, "steps": 3, "guidance": 4.0}
+        drawn, expected = (it.draw(["a dog"], [7], **settings) for it in (half, base))
+        assert drawn.dtype == torch.float32
+        torch.testing.assert_close(drawn, expected, atol=0.2, rtol=0)
+        (found,), (wanted) = half.condition(["a dog"]), base.condition(["a dog"])
+        assert found.embedding.dtype == torch.float32
+        torch.testing.assert_close(found.embedding, wanted[0].embedding, atol=0.05, rtol=0)
+
+
+def test_half_precision_alone_on_disk_is_found(tiny: Path, base: Base, tmp_path: Path) -> None:
+    shutil.copytree(tiny, tmp_path / "half")
+    for file in (tmp_path / "half").rglob("*.safetensors"):
+        file.rename(file.with_suffix(".fp16.safetensors"))
+    assert torch.equal(load_base(tmp_path / "half", device="cpu").unet.conv_in.weight, base.unet.conv_in.weight)
+
+
+def test_fp16_needs_cuda(tiny: Path) -> None:
+    with pytest.raises(ConfigError, match="fp16 needs a CUDA device"):
+        load_base(tiny, device="cpu", precision="fp16")
 
 
 def test_prompts_are_encoded_as_the_pipeline_does(base: Base) -> None:
@@ -139,7 +154,28 @@ def broken_index(folder: Path) -> None:
 
 def of_another_class(folder: Path) -> None:
     index = json.loads((folder / "model_index.json").read_text())
-    (folder / "model_index.json").write_text(json.dumps(index | {"_class_name": "StableDiffusionXLPipeline"}))
+    (folder / "model_index.json").write_text(json.dumps(index | {"_class_name": "FluxPipeline"}))
+
+
+def refiner(folder: Path) -> None:
+    index = json.loads((folder / "model_index.json").read_text())
+    (folder / "model_index.json").write_text(json.dumps(index | {"_class_name": "StableDiffusionXLImg2ImgPipeline"}))
+
+
+def inpainting_pipeline(folder: Path) -> None:
+    index = json.loads((folder / "model_index.json").read_text())
+    (folder / "model_index.json").write_text(json.dumps(index | {"_class_name": "StableDiffusionInpaintPipeline"}))
+
+
+def pickled(folder: Path) -> None:
+    (folder / "unet" / "diffusion_pytorch_model.safetensors").rename(folder / "unet" / "diffusion_pytorch_model.bin")
+
+
+def of_another_noise(folder: Path) -> None:
+    index = json.loads((folder / "model_index.json").read_text())
+    index["scheduler"] = ["diffusers", "EDMEulerScheduler"]
+    (folder / "model_index.json").write_text(json.dumps(index))
+    (folder / "scheduler" / "scheduler_config.json").write_text(json.dumps({"_class_name": "EDMEulerScheduler"}))
 
 
 def without_unet(folder: Path) -> None:
@@ -165,10 +201,14 @@ def for_inpainting(folder: Path) -> None:
     [
         (without_index, "not a diffusers folder: it holds no model_index.json"),
         (broken_index, "cannot be read: download the model again"),
-        (of_another_class, "is a StableDiffusionXLPipeline: only Stable Diffusion 1.x and 2.x"),
+        (of_another_class, "is a FluxPipeline: only Stable Diffusion 1.x, 2.x and XL"),
+        (refiner, "is the SDXL refiner, .* use the SDXL base"),
+        (inpainting_pipeline, "StableDiffusionInpaintPipeline: inpainting and editing models"),
+        (pickled, "the weights in unet/ are pickled: .* convert the model to .safetensors first"),
+        (of_another_noise, "another noise"),
         (without_unet, "cannot load the base .*; download it again"),
         (cut_short, "cannot load the base .*; download it again"),
-        (for_inpainting, "inpainting models cannot be used"),
+        (for_inpainting, "takes 9 channels, not 4: inpainting and editing models"),
     ],
 )
 def test_unusable_folders(tiny: Path, tmp_path: Path, damage: Callable[[Path], None], message: str) -> None:
@@ -194,19 +234,58 @@ def test_damaged_single_files(checkpoint: Path, tmp_path: Path) -> None:
     assert "\n" not in str(caught.value)
 
 
+IN = "model.diffusion_model.input_blocks.0.0.weight"
+CROSS = "model.diffusion_model.input_blocks.%d.1.transformer_blocks.0.attn2.to_k.weight"
+SD2 = {IN: (320, 4, 3, 3), CROSS % 1: (320, 1024)}
+SDXL = {IN: (320, 4, 3, 3), CROSS % 4: (640, 2048), "conditioner.embedders.1.model.x": (1,)}
+
+
 @pytest.mark.parametrize(
-    ("names", "message"),
+    ("tensors", "message"),
     [
-        (("lora_unet_mid_block.lora_up.weight",), "an adapter: give it as adapter"),
-        (("anything",), "no base model"),
-        (("model.diffusion_model.input_blocks.0.0.weight", "conditioner.embedders.0.x"), "is SDXL: only"),
-        (("model.diffusion_model.input_blocks.0.0.weight",), "is of another design: only"),
+        ({"lora_unet_mid_block.lora_up.weight": (1,)}, "an adapter: give it as adapter"),
+        ({"anything": (1,)}, "no base model"),
+        ({IN: (320, 4, 3, 3)}, "is of another design: only Stable Diffusion 1.x, 2.x and XL"),
+        ({**SD2, IN: (320, 9, 3, 3)}, "inpainting and editing models cannot be used"),
+        ({IN: (384, 4, 3, 3), CROSS % 4: (768, 1280), "conditioner.embedders.0.model.x": (1,)}, "the SDXL refiner"),
+        ({IN: (320, 4, 3, 3), CROSS % 4: (640, 2048)}, "an SDXL without its text encoders"),
+        ({**SDXL, "edm_mean": (4,)}, "another noise"),
     ],
 )
-def test_other_files_are_told_apart(tmp_path: Path, names: tuple[str, ...], message: str) -> None:
-    save_file({name: torch.zeros(1) for name in names}, tmp_path / "x.safetensors")
+def test_other_files_are_told_apart(tmp_path: Path, tensors: dict[str, tuple[int, ...]], message: str) -> None:
+    save_file({name: torch.zeros(shape) for name, shape in tensors.items()}, tmp_path / "x.safetensors")
     with pytest.raises(BaseModelError, match=message):
         load_base(tmp_path / "x.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("tensors", "told", "expected"),
+    [
+        (SD2, "v", (True, False)),
+        (SD2, "epsilon", (False, False)),
+        (SDXL, None, (False, False)),
+        (SDXL | {"v_pred": (1,)}, None, (True, False)),
+        (SDXL | {"v_pred": (1,), "ztsnr": (1,)}, None, (True, True)),
+        (SDXL, "v", (True, False)),
+    ],
+)
+def test_what_a_file_says_of_its_objective(
+    tmp_path: Path, tensors: dict[str, tuple[int, ...]], told: str | None, expected: tuple[bool, bool]
+) -> None:
+    metadata = {"modelspec.prediction_type": told} if told else None
+    save_file({name: torch.zeros(shape) for name, shape in tensors.items()}, tmp_path / "x.safetensors", metadata)
+    found = _look_inside(tmp_path / "x.safetensors")
+    assert (found.velocity, found.zero_snr) == expected
+
+
+@pytest.mark.parametrize(("spread", "velocity"), [(0.05, False), (0.2, True)])
+def test_second_generation_without_metadata_is_told_by_its_weights(
+    tmp_path: Path, spread: float, velocity: bool
+) -> None:
+    norm = "model.diffusion_model.output_blocks.11.1.transformer_blocks.0.norm1.bias"
+    tensors = {name: torch.zeros(shape) for name, shape in SD2.items()}
+    save_file(tensors | {norm: torch.linspace(-1, 1, 320) * spread * 3**0.5}, tmp_path / "x.safetensors")
+    assert _look_inside(tmp_path / "x.safetensors").velocity is velocity
 
 
 def test_checkpoint_without_configurations_says_where_to_put_them(checkpoint: Path, tmp_path: Path) -> None:
