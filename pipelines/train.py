@@ -5,24 +5,19 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dreamtune.errors import ConfigError, Interrupted
-from dreamtune.pipelines import trackers
+from dreamtune.errors import Interrupted
+from dreamtune.pipelines.preflight import Prepared, preflight
 from dreamtune.pipelines.progress import OnProgress, Printer, Progress
 from dreamtune.pipelines.run_folder import RunFolder
 from dreamtune.training.config import TrainConfig
 from dreamtune.training.signals import stop_on_signal
 
 if TYPE_CHECKING:
-    from dreamtune.adapters import AttachedAdapter
-    from dreamtune.data.subject import Subject
-    from dreamtune.models import Base
     from dreamtune.training.data import TrainingData
-    from dreamtune.training.objective import Objective
 
 
 @dataclass(frozen=True)
@@ -92,7 +87,7 @@ def train(
             return train(config, out, resume, printer, stop)
     began = time.monotonic()
     folder = RunFolder(out)
-    plan = _preflight(config, folder, resume, on_progress)
+    plan = preflight(config, folder, resume, on_progress)
     stop = stop or threading.Event()
     try:
         with folder.exclusive(), stop_on_signal(stop):
@@ -101,89 +96,8 @@ def train(
         raise Interrupted(f"{error}; go on with: dreamtune train --resume {folder.path}") from None
 
 
-@dataclass(frozen=True)
-class _Plan:
-    """What has been checked."""
-
-    config: TrainConfig
-    """Complete: nothing is left to presets."""
-    base: Base
-    base_digest: str
-    subject: Subject
-    objective: Objective
-    attached: AttachedAdapter
-    """On the base with strength 0, which is exactly the base, until training begins."""
-
-
-def _preflight(config: TrainConfig, folder: RunFolder, resume: bool, tell: OnProgress) -> _Plan:
-    """Check everything that can be checked before work begins; the cheap checks come before the base is loaded."""
-    folder.check(resume)
-
-    from dreamtune.data.buckets import Framing
-    from dreamtune.data.subject import check_folder, load_subject
-
-    images = check_folder(config.images)
-    config.method_config()
-    trackers.check(config.trackers)
-
-    import torch
-
-    from dreamtune.adapters import attach
-    from dreamtune.data.cache import weights_digest
-    from dreamtune.models import load_base
-    from dreamtune.training import optimizers
-    from dreamtune.training.objective import Objective
-
-    if config.precision == "fp16" and (config.device == "cpu" or not torch.cuda.is_available()):
-        raise ConfigError("precision fp16 needs a CUDA device: use bf16 or fp32")
-    base = load_base(config.base, device=config.device)
-    config = config.with_presets(base.family)
-    resolution = config.resolution or base.resolution
-    config = config.changed(images=images, resolution=resolution, base=_from_anywhere(config.base))
-    if resume:
-        folder.check_same(config)
-    subject = load_subject(
-        images,
-        config.class_word,
-        config.token,
-        Framing.of(base, resolution, config.buckets),
-        strict=config.strict,
-        instance_prompt=config.prompt(config.instance_prompt),
-        masks=config.masks,
-        on_progress=lambda done, total: tell(Progress("pictures", done, total)),
-    )
-    for remark in subject.remarks:
-        tell(Progress("remark", message=str(remark)))
-    objective = Objective(base.noise_scheduler().alphas_cumprod, base.prediction_type, config.snr_gamma)
-    attached = attach(
-        base.unet,
-        config.method_config(),
-        config.targets,
-        seed=config.seed,
-        strength=0,
-        on_progress=_on_singular_vectors(config, tell),
-    )
-    optimizers.check(config, attached.parameter_groups())
-    return _Plan(config, base, weights_digest(base.unet), subject, objective, attached)
-
-
-def _on_singular_vectors(config: TrainConfig, tell: OnProgress) -> Callable[[int, int], None] | None:
-    """Shows the start of a method that may take minutes for it; others start in a moment."""
-    from dreamtune.adapters import METHODS
-
-    if not METHODS[config.method].needs_singular_vectors:
-        return None
-    return lambda done, total: tell(Progress("singular vectors", done, total))
-
-
-def _from_anywhere(base: str) -> str:
-    """The path of a base made absolute, so that the run can be resumed from any folder; names stay as they are."""
-    place = Path(base).expanduser()
-    return str(place.resolve()) if base != "pocket" and place.exists() else base
-
-
 def _run(
-    plan: _Plan, folder: RunFolder, resume: bool, tell: OnProgress, stop: threading.Event, began: float
+    plan: Prepared, folder: RunFolder, resume: bool, tell: OnProgress, stop: threading.Event, began: float
 ) -> TrainResult:
     from dreamtune.pipelines.run_log import RunLog
     from dreamtune.training.loop import fit
@@ -193,9 +107,8 @@ def _run(
     folder.write_text(folder.config, config.to_yaml())
     data = _encode(plan, tell, stop)
     attached.strength = 1
-    save = _saver(plan)
     identity = {"pictures": plan.subject.digest, "base": plan.base_digest}
-    files = RunFiles(folder.checkpoints, identity, lambda path: save(path / folder.adapter.name))
+    files = RunFiles(folder.checkpoints, identity, lambda path: plan.save(path / folder.adapter.name))
     started = time.monotonic()
     with RunLog(folder, config, base, attached, tell) as log:
         steps_now = fit(
@@ -212,7 +125,7 @@ def _run(
             stop=stop,
         )
     finished = time.monotonic()
-    save(folder.adapter)
+    plan.save(folder.adapter)
     samples = sorted(folder.samples.glob("*.png")) if folder.samples.is_dir() else []
     result = TrainResult(
         adapter=folder.adapter,
@@ -231,7 +144,7 @@ def _run(
     return result
 
 
-def _encode(plan: _Plan, tell: OnProgress, stop: threading.Event) -> TrainingData:
+def _encode(plan: Prepared, tell: OnProgress, stop: threading.Event) -> TrainingData:
     """Latents and embeddings, from the cache where they are there, else computed. Raises Interrupted."""
     from dreamtune.data.encode import prompt_conditionings, subject_examples
     from dreamtune.data.prior import prior_examples, prior_latents
@@ -239,8 +152,7 @@ def _encode(plan: _Plan, tell: OnProgress, stop: threading.Event) -> TrainingDat
 
     config, base, subject = plan.config, plan.base, plan.subject
     subjects = subject_examples(base, subject, config.flip)
-    class_prompt = config.prompt(config.class_prompt)
-    texts = tuple(dict.fromkeys((*subject.prompts, class_prompt) if config.prior else subject.prompts))
+    texts, class_prompt = plan.texts, plan.class_prompt
     prompts = tuple(prompt_conditionings(base, texts))
     if not config.prior:
         return TrainingData(subjects, (), prompts, texts)
@@ -265,25 +177,7 @@ def _encode(plan: _Plan, tell: OnProgress, stop: threading.Event) -> TrainingDat
     return TrainingData(subjects, prior_examples(latents, row, subject.resolution), prompts, texts)
 
 
-def _saver(plan: _Plan) -> Callable[[Path], None]:
-    """A function that writes the adapter file as it stands; equal weights give equal bytes."""
-    from dreamtune.adapters import AdapterFile
-
-    config = plan.config
-
-    def save(path: Path) -> None:
-        AdapterFile.from_attached(
-            plan.attached,
-            base=plan.base.id,
-            trigger=config.token,
-            class_word=config.class_word,
-            training=config.public(),
-        ).save(path)
-
-    return save
-
-
-def _report(plan: _Plan, result: TrainResult) -> dict[str, Any]:
+def _report(plan: Prepared, result: TrainResult) -> dict[str, Any]:
     """report.json: the result with paths relative to the run folder, and what was remarked on the pictures."""
     return result.to_dict() | {
         "adapter": result.adapter.name,

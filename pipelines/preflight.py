@@ -1,0 +1,129 @@
+"""The first phase of a training: everything that can be checked, before anything is computed or written."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dreamtune.errors import ConfigError
+from dreamtune.pipelines import trackers
+from dreamtune.pipelines.progress import OnProgress, Progress
+from dreamtune.pipelines.run_folder import RunFolder
+from dreamtune.training.config import TrainConfig
+
+if TYPE_CHECKING:
+    from dreamtune.adapters import AttachedAdapter
+    from dreamtune.data.subject import Subject
+    from dreamtune.models import Base
+    from dreamtune.training.objective import Objective
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What has been checked, and is ready to be trained."""
+
+    config: TrainConfig
+    """Complete: nothing is left to presets."""
+    base: Base
+    base_digest: str
+    subject: Subject
+    objective: Objective
+    attached: AttachedAdapter
+    """On the base with strength 0, which is exactly the base, until training begins."""
+
+    @property
+    def class_prompt(self) -> str:
+        """The prompt of the prior."""
+        return self.config.prompt(self.config.class_prompt)
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """Every prompt that training needs, once: the pictures' and, with prior preservation, the class prompt."""
+        prior = (self.class_prompt,) if self.config.prior else ()
+        return tuple(dict.fromkeys((*self.subject.prompts, *prior)))
+
+    def save(self, path: Path) -> None:
+        """Write the adapter file as it stands; equal weights give equal bytes."""
+        from dreamtune.adapters import AdapterFile
+
+        config = self.config
+        AdapterFile.from_attached(
+            self.attached,
+            base=self.base.id,
+            trigger=config.token,
+            class_word=config.class_word,
+            training=config.public(),
+        ).save(path)
+
+
+def preflight(config: TrainConfig, folder: RunFolder, resume: bool, tell: OnProgress) -> Prepared:
+    """Check everything that can be checked before work begins; the cheap checks come before the base is loaded.
+
+    Writes nothing, but for singular vectors in the cache. Raises ConfigError, DatasetError, BaseModelError and
+    RunFolderError.
+    """
+    folder.check(resume)
+
+    from dreamtune.data.buckets import Framing
+    from dreamtune.data.subject import check_folder, load_subject
+
+    images = check_folder(config.images)
+    config.method_config()
+    trackers.check(config.trackers)
+
+    import torch
+
+    from dreamtune.adapters import attach
+    from dreamtune.data.cache import weights_digest
+    from dreamtune.models import load_base
+    from dreamtune.training import optimizers
+    from dreamtune.training.objective import Objective
+
+    if config.precision == "fp16" and (config.device == "cpu" or not torch.cuda.is_available()):
+        raise ConfigError("precision fp16 needs a CUDA device: use bf16 or fp32")
+    base = load_base(config.base, device=config.device)
+    config = config.with_presets(base.family)
+    resolution = config.resolution or base.resolution
+    config = config.changed(images=images, resolution=resolution, base=_from_anywhere(config.base))
+    if resume:
+        folder.check_same(config)
+    subject = load_subject(
+        images,
+        config.class_word,
+        config.token,
+        Framing.of(base, resolution, config.buckets),
+        strict=config.strict,
+        instance_prompt=config.prompt(config.instance_prompt),
+        masks=config.masks,
+        on_progress=lambda done, total: tell(Progress("pictures", done, total)),
+    )
+    for remark in subject.remarks:
+        tell(Progress("remark", message=str(remark)))
+    objective = Objective(base.noise_scheduler().alphas_cumprod, base.prediction_type, config.snr_gamma)
+    attached = attach(
+        base.unet,
+        config.method_config(),
+        config.targets,
+        seed=config.seed,
+        strength=0,
+        on_progress=_on_singular_vectors(config, tell),
+    )
+    optimizers.check(config, attached.parameter_groups())
+    return Prepared(config, base, weights_digest(base.unet), subject, objective, attached)
+
+
+def _on_singular_vectors(config: TrainConfig, tell: OnProgress) -> Callable[[int, int], None] | None:
+    """Shows the start of a method that may take minutes for it; others start in a moment."""
+    from dreamtune.adapters import METHODS
+
+    if not METHODS[config.method].needs_singular_vectors:
+        return None
+    return lambda done, total: tell(Progress("singular vectors", done, total))
+
+
+def _from_anywhere(base: str) -> str:
+    """The path of a base made absolute, so that the run can be resumed from any folder; names stay as they are."""
+    place = Path(base).expanduser()
+    return str(place.resolve()) if base != "pocket" and place.exists() else base
