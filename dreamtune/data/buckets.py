@@ -89,12 +89,12 @@ class Framing:
         if not self.buckets:
             return (square,)
         area = self.resolution**2
-        wide = []
-        for width in range(self.step, math.isqrt(area * LONGEST) + 1, self.step):
-            height = area // width // self.step * self.step
-            if height and max(width, height) <= LONGEST * min(width, height):
-                wide.append((width, height))
-        return (square, *(size for size in wide if size != square))
+        sizes = [square]
+        for short in range(self.step, self.resolution + 1, self.step):
+            long = area // short // self.step * self.step
+            if short <= long <= LONGEST * short:
+                sizes += [(short, long), (long, short)]
+        return tuple(dict.fromkeys(sizes))
 
     def crop(self, width: int, height: int) -> Crop:
         """The largest centred part of a picture that has the shape which cuts off least of it.

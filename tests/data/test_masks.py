@@ -1,0 +1,115 @@
+"""Masks weigh latent cells by what they show, go with the crop, and are refused with a reason."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from dreamtune.data.buckets import Framing
+from dreamtune.data.encode import subject_examples
+from dreamtune.data.subject import Subject, load_subject
+from dreamtune.models import load_base
+from tests.data.mess import noise
+
+SQUARE = Framing(32, buckets=False, cell=4, step=8)
+
+
+def painted(path: Path, size: tuple[int, int], box: tuple[int, int, int, int]) -> None:
+    """A mask that shows `box`."""
+    mask = Image.new("L", size, 0)
+    mask.paste(255, box)
+    mask.save(path)
+
+
+def load(folder: Path, framing: Framing = SQUARE, **options: bool) -> Subject:
+    return load_subject(folder, "dog", framing=framing, **options)
+
+
+def test_a_mask_beside_the_picture(tmp_path: Path) -> None:
+    noise(0, (64, 64)).save(tmp_path / "a.jpg")
+    painted(tmp_path / "a.mask.png", (64, 64), (0, 0, 36, 64))
+    (photo,) = load(tmp_path).photos
+    assert photo.mask is not None
+    expected = np.tile([1, 1, 1, 1, 0.5, 0, 0, 0], (8, 1))  # 36 of 64 pixels are 4.5 of 8 cells
+    assert photo.mask == pytest.approx(expected, abs=0.01)
+
+
+def test_a_mask_is_cropped_like_its_picture(tmp_path: Path) -> None:
+    noise(0, (128, 64)).save(tmp_path / "a.png")
+    painted(tmp_path / "a.mask.png", (64, 32), (0, 0, 32, 32))  # the left half, drawn on a smaller copy
+    (photo,) = load(tmp_path).photos
+    assert photo.crop.box == (32, 0, 96, 64)
+    assert photo.mask is not None
+    assert photo.mask[:, :4] == pytest.approx(1)
+    assert photo.mask[:, 4:] == pytest.approx(0)
+
+
+def test_a_mask_has_the_shape_of_the_bucket(tmp_path: Path) -> None:
+    noise(0, (100, 60)).save(tmp_path / "a.png")
+    painted(tmp_path / "a.mask.png", (100, 60), (0, 0, 50, 30))
+    (photo,) = load(tmp_path, Framing(32, cell=4, step=8)).photos
+    assert photo.crop.size == (40, 24)
+    assert photo.mask is not None
+    assert photo.mask.shape == (6, 10)
+
+
+def test_transparency_is_a_mask_and_opacity_is_none(tmp_path: Path) -> None:
+    image = noise(0, (64, 64)).convert("RGBA")
+    image.save(tmp_path / "opaque.png")
+    image = noise(1, (64, 64)).convert("RGBA")
+    image.putalpha(Image.new("L", (64, 64), 128))
+    image.save(tmp_path / "half.png")
+    half, opaque = load(tmp_path).photos
+    assert opaque.mask is None
+    assert half.mask == pytest.approx(np.full((8, 8), 128 / 255))
+    assert all(photo.mask is None for photo in load(tmp_path, masks=False).photos)
+
+
+def test_what_is_wrong_with_a_mask(tmp_path: Path) -> None:
+    for number, name in enumerate(("black", "broken", "cropped", "wide")):
+        noise(number, (64, 32)).save(tmp_path / f"{name}.png")
+    painted(tmp_path / "black.mask.png", (64, 32), (0, 0, 0, 0))
+    (tmp_path / "broken.mask.png").write_bytes(b"x")
+    painted(tmp_path / "cropped.mask.png", (64, 32), (0, 0, 10, 32))
+    painted(tmp_path / "wide.mask.png", (64, 64), (0, 0, 64, 64))
+    painted(tmp_path / "none.mask.png", (64, 32), (0, 0, 64, 64))
+    subject = load(tmp_path)
+    told = {remark.file: str(remark) for remark in subject.remarks if remark.file.endswith("mask.png")}
+    assert "is all black" in told["black.mask.png"]
+    assert "not a picture" in told["broken.mask.png"]
+    assert "nothing of what is left after cropping" in told["cropped.mask.png"]
+    assert "wrong size (64x64, the picture 64x32)" in told["wide.mask.png"]
+    assert "belongs to no picture" in told["none.mask.png"]
+    assert len(told) == 5
+    assert [photo.mask for photo in subject.photos] == [None] * 4
+
+
+def test_a_fully_transparent_picture_is_left_out(tmp_path: Path) -> None:
+    noise(0).save(tmp_path / "good.png")
+    Image.new("RGBA", (64, 64)).save(tmp_path / "nothing.png")
+    subject = load(tmp_path)
+    assert subject.skipped == ("nothing.png",)
+
+
+def test_unused_masks_are_named(tmp_path: Path) -> None:
+    noise(0, (32, 32)).save(tmp_path / "a.png")
+    painted(tmp_path / "a.mask.png", (32, 32), (0, 0, 9, 9))
+    subject = load(tmp_path, masks=False)
+    assert subject.photos[0].mask is None
+    assert [str(remark) for remark in subject.remarks] == ["masks: 1 are not used; set masks to true if they shall be"]
+
+
+def test_masks_are_mirrored_and_part_of_the_digest(tmp_path: Path, tiny: Path) -> None:
+    noise(0, (64, 64)).save(tmp_path / "a.jpg")
+    without = load(tmp_path).digest
+    painted(tmp_path / "a.mask.png", (64, 64), (0, 0, 16, 64))
+    subject = load(tmp_path)
+    assert subject.digest != without
+    plain, mirrored = subject_examples(load_base(str(tiny), device="cpu"), subject, flip=True)
+    assert plain.mask is not None
+    assert mirrored.mask is not None
+    assert plain.mask.sum() == 16
+    assert torch.equal(mirrored.mask, plain.mask.flip(-1))
+    assert plain.mask.shape == plain.latent.shape[1:]
