@@ -53,8 +53,9 @@ def run(work: Path, number: int, cls: str, options: dict[str, Any]) -> tuple[dic
 
 
 def _row(photos: list[Image.Image], measured: Personalization) -> list[Image.Image]:
-    lists = (photos[:4], measured.pictures_before[:SHOWN], measured.pictures_after[:SHOWN])
-    return [picture for part in (*lists, measured.pictures_class[:4]) for picture in part]
+    figures = measured.figures
+    lists = (photos[:4], figures.pictures_before[:SHOWN], figures.pictures_after[:SHOWN])
+    return [picture for part in (*lists, figures.pictures_class[:4]) for picture in part]
 
 
 def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:

@@ -47,8 +47,8 @@ def compose(photographs: list[Image.Image], measured: Personalization, cls: str,
     chosen = [list(CONTEXTS).index(name) for name in SHOWN]
     rows = {
         "photographs of the subject": photographs[:4],
-        f'before: "a {cls} ..."': [measured.pictures_before[i] for i in chosen],
-        f'after: "a sks {cls} ...", same noise': [measured.pictures_after[i] for i in chosen],
+        f'before: "a {cls} ..."': [measured.figures.pictures_before[i] for i in chosen],
+        f'after: "a sks {cls} ...", same noise': [measured.figures.pictures_after[i] for i in chosen],
     }
     side, gap, head = photographs[0].width * ZOOM, 12, 34
     font = ImageFont.load_default(18)
@@ -88,7 +88,7 @@ def main() -> None:
     print(f"\nadapter            {result.adapter}")
     print(f"subject fidelity   before 0.00   after {s.share:.2f}   (1.00: real pictures of the {subject.cls})")
     print(f"  likeness         before {s.base:.2f}   after {s.generated:.2f}   real {s.real:.2f}")
-    print(f"prompt fidelity    before {measured.prompt_before:.2f}   after {measured.prompt_after:.2f}")
+    print(f"prompt fidelity    before {measured.figures.prompt_base:.2f}   after {measured.figures.prompt:.2f}")
     print(f'leak into "a {subject.cls}"  {measured.leak:.2f}          (0.00: any {subject.cls})')
     print(f"seconds            {time.monotonic() - began:.0f}, of which training {result.seconds_training:.0f}")
     print(f"picture            {args.out / 'demo.png'}")

@@ -1,6 +1,29 @@
-"""Figures for results: how much a picture shows the subject, and how much of the prompt."""
+"""Figures for results: how much a picture shows the subject, how much of the prompt, and what became of the class."""
 
-from .fidelity import SubjectFidelity, prompt_fidelity, subject_fidelity
+from .choice import Choice, Score
+from .exam import Exam, Measurement, PromptFigures, Sampling
+from .fidelity import SubjectFidelity, subject_fidelity
+from .judges import Judge, check_judge, load_judge
 from .personalization import Personalization, measure_personalization
+from .prompts import PromptPair, default_prompts, parse_prompts
+from .references import reference_pictures
 
-__all__ = ["Personalization", "SubjectFidelity", "measure_personalization", "prompt_fidelity", "subject_fidelity"]
+__all__ = [
+    "Choice",
+    "Exam",
+    "Judge",
+    "Measurement",
+    "Personalization",
+    "PromptFigures",
+    "PromptPair",
+    "Sampling",
+    "Score",
+    "SubjectFidelity",
+    "check_judge",
+    "default_prompts",
+    "load_judge",
+    "measure_personalization",
+    "parse_prompts",
+    "reference_pictures",
+    "subject_fidelity",
+]

@@ -1,81 +1,70 @@
-"""Subject and prompt fidelity on the embedded base, by its evaluators.
+"""Figures from identity embeddings: how much pictures show the subject, and how far an adapter moves its class.
 
-Subject fidelity sets likeness (cosine of identity embeddings, as DINO and CLIP-I in the DreamBooth paper,
-arXiv 2208.12242, section 4.1) between two anchors: 0 is what the base draws for the bare class, 1 what real pictures
-of the subject reach among themselves.
+All embeddings are unit rows (n, width), so that products are cosines. Likeness is the mean cosine over all pairs, as
+DINO and CLIP-I in the DreamBooth paper (Ruiz et al. 2023, arXiv 2208.12242, section 4.1).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
-from ..pocket.evaluators import Found, Reading
-from ..pocket.world import CLASSES, COLORS, CONTEXTS, Subject
+
+def likeness(pictures: Tensor, references: Tensor) -> float:
+    """Mean cosine of every picture with every reference. Raises ValueError when one of them is empty."""
+    for name, rows in (("pictures", pictures), ("references", references)):
+        if not len(rows):
+            raise ValueError(f"no {name}: a mean needs at least one")
+    return float((pictures @ references.T).mean())
+
+
+def likeness_among(rows: Tensor) -> float:
+    """Mean cosine of every picture with every other one: each is left out once and compared with the rest.
+
+    NaN for a single picture, which has no other.
+    """
+    n = len(rows)
+    if n < 2:
+        return math.nan
+    cosines = rows @ rows.T
+    return float((cosines.sum() - cosines.diagonal().sum()) / (n * (n - 1)))
+
+
+def movement(before: Tensor, after: Tensor) -> Tensor:
+    """(n,) 1 - cosine of picture i before and after: 0 where nothing has changed."""
+    return 1 - (before * after).sum(-1)
 
 
 @dataclass(frozen=True)
 class SubjectFidelity:
-    """Mean cosines to reference pictures of the subject."""
+    """Likenesses to reference pictures of the subject."""
 
     generated: float
     base: float
-    """Pictures of the bare class by the base: what there is without any training."""
+    """Of pictures of the bare class by the base: what there is without any training."""
     real: float
-    """Other real pictures of the subject."""
+    """Of other real pictures of the subject; NaN without any."""
 
     @property
     def share(self) -> float:
-        """(generated - base) / (real - base): 0 is the base, 1 real pictures; may lie outside. NaN if real = base."""
+        """(generated - base) / (real - base): 0 is the base, 1 real pictures; may lie outside.
+
+        NaN unless real pictures are more alike than the base's are: the encoder then cannot tell the subject from
+        its class, or there is only one real picture.
+        """
         span = self.real - self.base
-        return (self.generated - self.base) / span if span else float("nan")
+        return (self.generated - self.base) / span if span > 0 else math.nan
 
 
-def subject_fidelity(generated: Tensor, base: Tensor, real: Tensor, references: Tensor) -> SubjectFidelity:
-    """Fidelity from identity embeddings, (n, width) unit rows each; `real` must not hold pictures of `references`.
+def subject_fidelity(
+    generated: Tensor, base: Tensor, references: Tensor, real: Tensor | None = None
+) -> SubjectFidelity:
+    """Fidelity from identity embeddings.
 
-    Raises ValueError when one of them is empty.
+    real: of pictures of the subject that are not among `references`; without them each reference is compared with the
+    others. Raises ValueError when one of the others is empty.
     """
-    for name, rows in (("generated", generated), ("base", base), ("real", real), ("references", references)):
-        if not len(rows):
-            raise ValueError(f"no pictures in {name!r}: a mean needs at least one")
-    return SubjectFidelity(*(float((rows @ references.T).mean()) for rows in (generated, base, real)))
-
-
-def has_context(reading: Reading, prompt: str) -> bool | None:
-    """Whether the picture has the context that the prompt names; None if it names none that the world knows."""
-    for name, words in CONTEXTS.items():
-        if prompt.endswith(words):
-            return reading.context == name
-    return None
-
-
-def prompt_fidelity(readings: Sequence[Reading], prompts: Sequence[str], subject: Subject | None = None) -> float:
-    """Share of what the prompts ask for that the pictures show: context, class, and the class's colour if named.
-
-    subject: when the prompts mean an individual ("a sks cat"), its class is asked for too, and its colour is not.
-    Raises ValueError when the prompts ask for nothing that can be read.
-    """
-    shown: list[bool] = []
-    for reading, prompt in zip(readings, prompts, strict=True):
-        context = has_context(reading, prompt)
-        if context is not None:
-            shown.append(context)
-        shown += _attributes(reading.main, prompt.split(), subject)
-    if not shown:
-        raise ValueError("the prompts name no class, colour or context of the pocket world")
-    return float(torch.tensor(shown, dtype=torch.float32).mean())
-
-
-def _attributes(found: Found, words: list[str], subject: Subject | None) -> list[bool]:
-    result: list[bool] = []
-    for before, word in zip(["", *words], words, strict=False):
-        if word in CLASSES:
-            result.append(found.cls == word)
-            if before in COLORS and subject is None:
-                result.append(before in found.colors)
-            break
-    return result
+    upper = likeness_among(references) if real is None else likeness(real, references)
+    return SubjectFidelity(likeness(generated, references), likeness(base, references), upper)

@@ -1,47 +1,47 @@
-"""Subject and prompt fidelity."""
+"""Subject fidelity and its anchors."""
+
+import math
 
 import pytest
 import torch
 
-from dreamtune.evaluation import prompt_fidelity, subject_fidelity
-from dreamtune.pocket.evaluators import Found, Reading
-from dreamtune.pocket.world import random_subject
+from dreamtune.evaluation import subject_fidelity
+from dreamtune.evaluation.fidelity import likeness, likeness_among, movement
 
 
-def rows(angle: float, n: int = 2) -> torch.Tensor:
-    a = torch.tensor(angle)
-    return torch.stack([a.cos(), a.sin()]).expand(n, 2)
-
-
-def reading(cls: str, color: str, context: str) -> Reading:
-    return Reading(context, (Found(cls, color, "plain", None, None, (0.0, 0.0, 1.0, 1.0), 1.0),))
+def rows(*angles: float) -> torch.Tensor:
+    return torch.stack([torch.tensor([math.cos(a), math.sin(a)]) for a in angles])
 
 
 def test_base_is_zero_real_pictures_are_one() -> None:
-    base, real, references = rows(1.2), rows(0.1), rows(0.0)
-    assert subject_fidelity(base, base, real, references).share == pytest.approx(0.0, abs=1e-6)
-    assert subject_fidelity(real, base, real, references).share == pytest.approx(1.0)
-    assert 0 < subject_fidelity(rows(0.8), base, real, references).share < 1
+    base, real, references = rows(1.2, 1.2), rows(0.1, 0.1), rows(0.0, 0.0)
+    assert subject_fidelity(base, base, references, real).share == pytest.approx(0.0, abs=1e-6)
+    assert subject_fidelity(real, base, references, real).share == pytest.approx(1.0)
+    assert 0 < subject_fidelity(rows(0.8), base, references, real).share < 1
+
+
+def test_likeness_is_the_mean_over_all_pairs() -> None:
+    expected = (math.cos(0.1) + math.cos(0.4) + math.cos(0.2) + math.cos(0.1)) / 4
+    assert likeness(rows(0.1, 0.4), rows(0.0, 0.3)) == pytest.approx(expected)
+
+
+def test_a_reference_is_not_compared_with_itself() -> None:
+    assert likeness_among(rows(0.0, 0.3, 0.5)) == pytest.approx((math.cos(0.3) + math.cos(0.5) + math.cos(0.2)) / 3)
+    found = subject_fidelity(rows(0.2), rows(1.2), rows(0.0, 0.3, 0.5))
+    assert found.real == pytest.approx(likeness_among(rows(0.0, 0.3, 0.5)))
+
+
+def test_no_share_where_there_is_nothing_to_measure_between() -> None:
+    assert math.isnan(subject_fidelity(rows(0.1), rows(1.2), rows(0.0)).share), "one real picture has no other"
+    assert math.isnan(subject_fidelity(rows(0.1), rows(0.0), rows(0.0), rows(0.5)).share), "the base is as near"
+
+
+def test_movement_is_of_each_picture() -> None:
+    assert movement(rows(0.0, 0.5), rows(0.0, 0.8)).tolist() == pytest.approx([0.0, 1 - math.cos(0.3)], abs=1e-6)
 
 
 def test_no_pictures_is_an_error() -> None:
-    with pytest.raises(ValueError, match="no pictures in 'generated'"):
-        subject_fidelity(rows(0, 0), rows(0), rows(0), rows(0))
-
-
-def test_prompt_fidelity_counts_context_class_and_named_colour() -> None:
-    prompts = ["a red cat in the snow", "a dog on the beach"]
-    shown = [reading("cat", "blue", "snow"), reading("dog", "red", "desert")]
-    assert prompt_fidelity(shown, prompts) == pytest.approx(3 / 5)  # cat, snow, dog of cat, red, snow, dog, beach
-
-
-def test_the_individuals_colour_is_not_asked_for() -> None:
-    import random
-
-    subject = random_subject(random.Random(0), "cat")
-    assert prompt_fidelity([reading("cat", "blue", "snow")], ["a sks cat in the snow"], subject) == 1.0
-
-
-def test_prompts_that_ask_for_nothing_are_an_error() -> None:
-    with pytest.raises(ValueError, match="name no class"):
-        prompt_fidelity([reading("cat", "blue", "snow")], ["hello"])
+    with pytest.raises(ValueError, match="no pictures: a mean"):
+        subject_fidelity(rows(0.0)[:0], rows(0.0), rows(0.0))
+    with pytest.raises(ValueError, match="no references"):
+        likeness(rows(0.0), rows(0.0)[:0])

@@ -28,4 +28,4 @@ def test_the_preset_teaches_the_sample_cat_and_spares_other_cats(tmp_path: Path)
     assert measured.subject.share > 0.4
     assert measured.leak < 0.3
     assert measured.context_after >= measured.context_before - 0.1
-    assert measured.prompt_after >= 0.9
+    assert measured.figures.prompt >= 0.9
