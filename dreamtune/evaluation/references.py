@@ -9,7 +9,7 @@ from dreamtune.data.subject import Subject
 
 
 def reference_pictures(subject: Subject) -> list[Image.Image]:
-    """Each photo cropped and sized as for training. Raises DatasetError if a file has changed since it was looked at."""
+    """Each photo cropped and sized as for training. Raises DatasetError if a file has changed since its check."""
     pictures = []
     for photo in subject.photos:
         pixels = read_pixels(photo).add(1).mul(127.5).round().byte()  # (3, h, w)
