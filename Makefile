@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow lint check bench bench-layers bench-speed bench-personalization pocket pocket-eval clean
+.PHONY: help docs setup demo test test-slow lint check bench bench-layers bench-speed bench-personalization pocket pocket-eval clean
 PYTHON ?= python3
 BIN := .venv/bin
 
@@ -50,6 +50,9 @@ pocket: setup  ## make the embedded base from nothing, in pocket-work/ (hours on
 
 pocket-eval: setup  ## measure the embedded base
 	$(BIN)/python -m dreamtune.pocket.evaluate
+
+docs: setup  ## write the recipes and the tables of the documentation anew
+	$(BIN)/python docs/generate.py
 
 clean:  ## remove what the other targets made, except pocket-work/ and your runs
 	rm -rf .venv build demo dist *.egg-info .hypothesis .pytest_cache .ruff_cache

@@ -11,18 +11,20 @@ from typer import Option
 
 from dreamtune import __version__
 from dreamtune.pipelines import console
-from dreamtune.pipelines.commands import doctor, export, generate, inspect, pocket, train
+from dreamtune.pipelines.commands import cache, check, doctor, export, generate, inspect, pocket, train
 
 app = typer.Typer(
     help="Teach Stable Diffusion your subject from a few pictures, with small adapters.",
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-app.command()(train.train)
+app.command(cls=train.WithSettings)(train.train)
 app.command()(generate.generate)
 app.command()(inspect.inspect)
 app.command()(export.export)
+app.command()(check.check)
 app.command()(doctor.doctor)
+app.add_typer(cache.app, name="cache")
 app.add_typer(pocket.app, name="pocket")
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
+import textwrap
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
+import typer.core
 from typer import Argument, Option
 
 from dreamtune.pipelines import console
@@ -12,6 +15,19 @@ from dreamtune.pipelines.commands.options import Json
 
 if TYPE_CHECKING:
     from dreamtune.pipelines.train import TrainResult
+
+
+class WithSettings(typer.core.TyperCommand):
+    """A command whose --help ends with every setting of a recipe; they are looked up only then."""
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """Print the help."""
+        from dreamtune.training.reference import settings_lines
+
+        super().format_help(ctx, formatter)
+        print("Settings for --set and recipes, and their defaults:\n")
+        for line in settings_lines():
+            print(textwrap.fill(line, shutil.get_terminal_size().columns, subsequent_indent="    "))
 
 
 def train(

@@ -1,0 +1,151 @@
+"""The settings as text for people: a list for the terminal, tables for the documentation, recipes to start from."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+import yaml
+from pydantic_core import PydanticUndefined
+
+from dreamtune.training.config import TrainConfig
+from dreamtune.training.equivalents import EQUIVALENTS
+from dreamtune.training.presets import PRESETS
+
+FAMILIES = {
+    "pocket": "the embedded base",
+    "sd1": "Stable Diffusion 1.x",
+    "sd2": "Stable Diffusion 2.x",
+    "sdxl": "Stable Diffusion XL",
+}
+"""Families of bases that have presets, in words."""
+
+IN_RECIPES = (
+    *("method", "rank", "alpha", "method_options", "targets", "instance_prompt", "class_prompt"),
+    *("steps", "optimizer", "lr", "lr_schedule", "warmup_steps", "batch_size", "accumulation", "weight_decay"),
+    *("snr_gamma", "ema_decay", "precision", "buckets", "flip"),
+    *("prior", "prior_from", "prior_weight", "prior_images", "sampling_steps", "guidance"),
+)
+"""What somebody who writes a recipe thinks about; all else has the same default everywhere."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One key of a recipe."""
+
+    name: str
+    default: str
+    """As it would stand in a recipe; "needed" where there is none."""
+    presets: dict[str, str]
+    """Family of base -> what it has instead."""
+    meaning: str
+
+
+def settings() -> list[Setting]:
+    """Every key of a training recipe, in the order of its definition."""
+    return [
+        Setting(
+            name,
+            "needed" if field.is_required() else show(field.get_default(call_default_factory=True)),
+            {family: show(row[name]) for family, row in PRESETS.items() if name in row},
+            " ".join((field.description or "").split()),
+        )
+        for name, field in TrainConfig.model_fields.items()
+    ]
+
+
+def show(value: Any) -> str:
+    """A value as YAML on one line, the way that people write it."""
+    if value is None or value is PydanticUndefined or (isinstance(value, tuple | list | dict) and not value):
+        return "none"
+    if isinstance(value, float) and value and not 1e-2 <= abs(value) < 1e4:
+        mantissa, exponent = f"{value:e}".split("e")
+        return f"{float(mantissa):g}e{int(exponent)}"
+    text = yaml.safe_dump(value, default_flow_style=True, allow_unicode=True, width=10**6, sort_keys=False)
+    return text.removesuffix("...\n").strip()
+
+
+def settings_lines() -> list[str]:
+    """A line per key for the terminal: name, default, presets, meaning."""
+    lines = []
+    for setting in settings():
+        presets = "".join(f"; {family} {value}" for family, value in setting.presets.items())
+        lines.append(f"{setting.name} ({setting.default}{presets}): {setting.meaning}")
+    return lines
+
+
+def settings_table() -> str:
+    """The same as a table in Markdown."""
+    rows = [
+        (
+            f"`{s.name}`",
+            "<br>".join([s.default, *(f"{family}: {value}" for family, value in s.presets.items())]),
+            s.meaning,
+        )
+        for s in settings()
+    ]
+    return _table(("setting", "default", "meaning"), rows)
+
+
+def methods_table() -> str:
+    """Learning rate, rank and scale of every method on every family of bases, in Markdown."""
+    from dreamtune.adapters.methods import METHODS
+
+    rows = []
+    for method in METHODS:
+        cells = {family: _method_cell(preset_config(family, method)) for family in FAMILIES}
+        rows.append((f"`{method}`", *cells.values()))
+    return _table(("method", *FAMILIES.values()), rows)
+
+
+def equivalents_table() -> str:
+    """Our settings beside those of kohya's sd-scripts and of diffusers' script, in Markdown."""
+    rows = [(_names((row.ours,)), _names(row.kohya), _names(row.diffusers), row.remark) for row in EQUIVALENTS]
+    return _table(("dreamtune", "sd-scripts", "diffusers", "remark"), rows)
+
+
+def preset_config(family: str, method: str) -> TrainConfig:
+    """The complete settings of somebody who chose nothing but base and method; pictures and class are placeholders."""
+    return TrainConfig(images="pictures", class_word="class", method=method).with_presets(family)  # pyright: ignore[reportArgumentType]
+
+
+def recipe(family: str, method: str) -> str:
+    """A recipe in YAML for a method on a family of bases, with what each key means."""
+    config = preset_config(family, method)
+    place = "" if family == "pocket" else " --base MODEL"
+    lines = [
+        f"# {method} on {FAMILIES[family]}.",
+        f"# dreamtune train PICTURES --class WORD{place} --config examples/recipes/{family}/{method}.yaml",
+        "",
+    ]
+    for setting in settings():
+        if setting.name in IN_RECIPES:
+            value = getattr(config, setting.name)
+            text = "null" if value is None else "{}" if value == {} else show(value)
+            lines.append(f"{setting.name}: {text}  # {_short(setting.meaning)}")
+    return "\n".join(lines) + "\n"
+
+
+def _method_cell(config: TrainConfig) -> str:
+    own = {name: value for name, value in config.method_options.items() if name == "factor"}
+    parts = [f"lr {show(config.lr)}", f"rank {config.rank}", f"scale {config.method_config().scale:g}"]
+    return ", ".join([*parts, *(f"{name} {value}" for name, value in own.items())])
+
+
+def _short(meaning: str) -> str:
+    """Its first clause, without what is in parentheses, and shorter still if that is long."""
+    text = re.split(r"[;.]\s|\.$", re.sub(r"\s\([^)]*\)", "", meaning), maxsplit=1)[0]
+    for mark in (", or ", ", ", ": "):
+        if len(text) > 72:
+            text = text.split(mark)[0]
+    return text
+
+
+def _names(names: tuple[str, ...]) -> str:
+    return " ".join(f"`{name}`" for name in names)
+
+
+def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+    lines = [head, tuple("---" for _ in head), *rows]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines) + "\n"
