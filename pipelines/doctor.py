@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import shutil
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import metadata
@@ -12,10 +13,22 @@ from pathlib import Path
 from typing import Any, Literal
 
 from dreamtune import __version__
-from dreamtune.errors import BaseModelError, first_line
+from dreamtune.errors import BaseModelError, ConfigError, DreamtuneError, first_line
+from dreamtune.pipelines.run_folder import RunFolder
+from dreamtune.pipelines.settings import RUNS
 
 PACKAGES = ("torch", "diffusers", "transformers", "accelerate", "peft", "safetensors", "huggingface_hub")
 """Whose versions decide most of what can go wrong."""
+EXTRAS = {
+    "bitsandbytes": "optimizer adamw8bit",
+    "prodigyopt": "optimizer prodigy",
+    "tensorboard": "tracker tensorboard",
+    "wandb": "tracker wandb",
+    "pillow-heif": "HEIC pictures of phones",
+}
+"""Packages that can be done without, and what each is for."""
+RUNS_SHOWN = 10
+"""Unfinished runs that are listed, the newest first."""
 ROOM = 2 << 30
 """Bytes free below which a training is likely to fill the disk."""
 
@@ -49,20 +62,15 @@ class DoctorResult:
 
 
 def doctor(online: bool = False) -> DoctorResult:
-    """Look at versions, device, disk, cache and the embedded base; with `online` also ask the model hub.
+    """Look at versions, device, disk, cache, the embedded base and unfinished runs; with `online` also ask the hub.
 
     Writes nothing and raises nothing: what is wrong is in the result.
     """
     checks = [Check("dreamtune", f"{__version__} in {Path(__file__).parent}"), _python(), *_packages()]
-    checks += [_device(), _disk(Path.cwd()), *_cache(), _pocket()]
+    checks += [*_extras(), _device(), _disk(Path.cwd()), *_cache(), _pocket(), *_runs(RUNS)]
     if online:
         checks.append(_hub())
     return DoctorResult(tuple(checks))
-
-
-def size_of(folder: Path) -> int:
-    """Bytes of all files below `folder`; 0 if it does not exist."""
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
 def human(size: int) -> str:
@@ -81,6 +89,14 @@ def _packages() -> Iterator[Check]:
             yield Check(name, metadata.version(name))
         except metadata.PackageNotFoundError:
             yield Check(name, "missing", "fault", f"pip install {name}")
+
+
+def _extras() -> Iterator[Check]:
+    for name, purpose in EXTRAS.items():
+        try:
+            yield Check(name, metadata.version(name))
+        except metadata.PackageNotFoundError:
+            yield Check(name, f"not there; for {purpose}: pip install {name}")
 
 
 def _device() -> Check:
@@ -115,17 +131,24 @@ def _cache() -> Iterator[Check]:
     from dreamtune.storage import cache_dir
 
     folder = cache_dir()
-    kinds = sorted(path for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
-    sizes = ", ".join(f"{path.name} {human(size_of(path))}" for path in kinds) or "empty"
     parent = folder
     while not parent.exists():
         parent = parent.parent
     if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
         yield Check("cache", f"cannot write to {folder}", "fault", "point DREAMTUNE_CACHE at another folder")
-    else:
-        yield Check("cache", f"{folder}: {sizes}")
-        if parent.stat().st_dev != Path.cwd().stat().st_dev:
-            yield _disk(parent)
+        return
+    try:
+        from dreamtune.data import room
+
+        sizes: Counter[str] = Counter()
+        for entry in room.entries(folder):
+            sizes[entry.kind] += entry.size
+        kinds = ", ".join(f"{kind} {human(size)}" for kind, size in sorted(sizes.items())) or "empty"
+        yield Check("cache", f"{folder}: {kinds}; at most {human(room.limit())}")
+    except ConfigError as error:
+        yield Check("cache", str(folder), "fault", str(error))
+    if parent.stat().st_dev != Path.cwd().stat().st_dev:
+        yield _disk(parent)
 
 
 def _pocket() -> Check:
@@ -135,7 +158,49 @@ def _pocket() -> Check:
         folder = pocket.path()
     except BaseModelError as error:
         return Check("pocket", "no weights", "fault", str(error))
-    return Check("pocket", f"{folder}, {human(size_of(folder))}")
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    damaged = [
+        path.relative_to(folder).as_posix() for path in files if path.suffix == ".safetensors" and not _opens(path)
+    ]
+    if damaged:
+        return Check("pocket", f"damaged: {', '.join(damaged)}", "fault", "reinstall dreamtune")
+    return Check("pocket", f"{folder}, {human(sum(path.stat().st_size for path in files))}")
+
+
+def _opens(path: Path) -> bool:
+    """Whether a safetensors file is as long as its header says."""
+    try:
+        from safetensors import safe_open
+
+        with safe_open(path, framework="numpy"):
+            return True
+    except Exception:  # safetensors' own error is not a public class in every version
+        return False
+
+
+def _runs(folder: Path) -> Iterator[Check]:
+    """Runs in `folder` that are under way, or were stopped or killed before their end."""
+    try:
+        from dreamtune.training.checkpoints import latest
+    except ImportError:  # named above already
+        return
+    runs = [RunFolder(path) for path in folder.iterdir()] if folder.is_dir() else []
+    open_runs = [run for run in runs if run.config.is_file() and not run.report.is_file()]
+    open_runs.sort(key=lambda run: run.config.stat().st_mtime, reverse=True)
+    for run in open_runs[:RUNS_SHOWN]:
+        try:
+            checkpoint = latest(run.checkpoints)
+            steps = f"{checkpoint.step if checkpoint else 0} of {run.read_config().steps} steps"
+        except DreamtuneError as error:
+            yield Check("run", f"{run.path}: {error}", "warning", "remove the folder, or put its config.yaml back")
+            continue
+        if run.is_held():
+            yield Check("run", f"{run.path} is training; {steps} in its newest checkpoint")
+        else:
+            remedy = f"dreamtune train --resume {run.path}"
+            yield Check("run", f"{run.path} is not finished: {steps} in its newest checkpoint", "warning", remedy)
+    if len(open_runs) > RUNS_SHOWN:
+        yield Check("run", f"{len(open_runs) - RUNS_SHOWN} more are not finished")
 
 
 def _hub() -> Check:

@@ -13,7 +13,7 @@ from PIL import Image
 
 from dreamtune.errors import ConfigError, RunFolderError
 from dreamtune.pipelines.files import check_place, write_png
-from dreamtune.storage import atomic
+from dreamtune.storage import atomic, sweep
 from dreamtune.training.config import TrainConfig
 from dreamtune.training.recipe import read_yaml
 
@@ -54,9 +54,22 @@ class RunFolder:
         except OSError as error:
             raise RunFolderError(f"cannot write to {self.path}: {error.strerror}; choose another run folder") from None
         try:
+            for folder in (self.path, self.checkpoints, self.samples):
+                sweep(folder)
             yield
         finally:
             lock.release()
+
+    def is_held(self) -> bool:
+        """Whether a process is training here at this moment. Writes nothing."""
+        lock = self.path / LOCK
+        try:
+            with contextlib.ExitStack() as held:
+                if lock.is_file():
+                    held.enter_context(FileLock(lock, timeout=0))
+        except Timeout:
+            return True
+        return False
 
     def write_text(self, path: Path, text: str) -> None:
         """Write a file of the run whole or not at all. Raises RunFolderError."""
@@ -112,4 +125,7 @@ class RunFolder:
             raise RunFolderError(f"cannot write {path}: {error.strerror or error}; make room and resume") from None
 
     def _is_used(self) -> bool:
-        return self.path.is_dir() and any(entry.name != LOCK for entry in self.path.iterdir())
+        if not self.path.is_dir():
+            return False
+        # A run killed while it wrote its first file can neither be resumed nor be in the way.
+        return any(not entry.name.endswith(".tmp") and entry.name != LOCK for entry in self.path.iterdir())

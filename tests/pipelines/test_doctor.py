@@ -1,15 +1,26 @@
 """Faults are found and come with a remedy; nothing is written and the network is left alone."""
 
 import shutil
+import threading
+from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from dreamtune import pocket
+from dreamtune.data.cache import Cache
+from dreamtune.errors import Interrupted
 from dreamtune.models import hub
-from dreamtune.pipelines.doctor import Check, doctor, human, size_of
+from dreamtune.pipelines.doctor import EXTRAS, Check, doctor, human
+from dreamtune.pipelines.progress import Progress
+from dreamtune.pipelines.run_folder import RunFolder
+from dreamtune.pipelines.train import load_run_config, train
+from dreamtune.training.config import TrainConfig
+from tests.pipelines.conftest import STEPS
 
 
 def checks(online: bool = False) -> dict[str, Check]:
@@ -65,10 +76,69 @@ def test_hub_is_asked_on_demand(monkeypatch: pytest.MonkeyPatch) -> None:
     assert checks(online=True)["hub"] == Check("hub", "answers")
 
 
-def test_sizes(tmp_path: Path) -> None:
-    (tmp_path / "a").mkdir()
-    (tmp_path / "a" / "x").write_bytes(b"x" * 1500)
-    assert size_of(tmp_path / "a") == 1500
-    assert size_of(tmp_path / "none") == 0
+def test_optional_packages_are_named_with_their_purpose(monkeypatch: pytest.MonkeyPatch) -> None:
+    def none(name: str) -> Any:
+        raise metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(metadata, "version", none)
+    for name, purpose in EXTRAS.items():
+        check = checks()[name]
+        assert check.state == "ok", "nothing is wrong without it"
+        assert purpose in check.value
+        assert f"pip install {name}" in check.value
+
+
+def test_cache_by_kind_and_its_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DREAMTUNE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("DREAMTUNE_CACHE_LIMIT", "3GB")
+    assert checks()["cache"].value == f"{tmp_path / 'cache'}: empty; at most 3.0 GiB"
+    Cache("latents").put("ab" * 32, {"x": torch.zeros(1000)})
+    assert "latents 4.0 KiB; at most" in checks()["cache"].value
+    monkeypatch.setenv("DREAMTUNE_CACHE_LIMIT", "much")
+    assert (checks()["cache"].state, checks()["cache"].remedy.split(":")[0]) == (
+        "fault",
+        "DREAMTUNE_CACHE_LIMIT = 'much' is no size",
+    )
+
+
+def test_damaged_weights_of_the_embedded_base(weights: Path) -> None:
+    (weights / "unet").mkdir()
+    save_file({"x": torch.zeros(100)}, weights / "unet" / "model.safetensors")
+    assert checks()["pocket"].state == "ok"
+    whole = (weights / "unet" / "model.safetensors").read_bytes()
+    (weights / "unet" / "model.safetensors").write_bytes(whole[:-10])
+    assert checks()["pocket"].state == "fault"
+    assert checks()["pocket"].value == "damaged: unet/model.safetensors"
+
+
+def test_unfinished_runs_and_how_to_go_on(
+    settings: Callable[..., TrainConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    stop = threading.Event()
+
+    def listen(progress: Progress) -> None:
+        if (progress.phase, progress.done) == ("train", 2):
+            stop.set()
+
+    with pytest.raises(Interrupted):
+        train(settings(prior=False), "runs/rex", on_progress=listen, stop=stop)
+    before = sorted(tmp_path.rglob("*"))
+    check = checks()["run"]
+    assert check.value == f"runs/rex is not finished: 2 of {STEPS} steps in its newest checkpoint"
+    assert (check.state, check.remedy) == ("warning", "dreamtune train --resume runs/rex")
+    with RunFolder("runs/rex").exclusive():
+        assert checks()["run"].value.startswith(f"runs/rex is training; 2 of {STEPS} steps")
+        assert checks()["run"].state == "ok"
+    assert checks()["run"].state == "warning", "a lock that nobody holds is no training"
+    assert sorted(tmp_path.rglob("*")) == before
+    train(load_run_config("runs/rex"), "runs/rex", resume=True, on_progress=listen)
+    assert "run" not in checks()
+    (tmp_path / "runs" / "rex" / "report.json").unlink()
+    (tmp_path / "runs" / "rex" / "config.yaml").write_text("stepz: 3\n")
+    assert "unknown setting 'stepz'" in checks()["run"].value
+
+
+def test_human_sizes() -> None:
     texts = [human(size) for size in (0, 1023, 1024, 1536 << 20, 5 << 40, 3 << 50)]
     assert texts == ["0 B", "1023 B", "1.0 KiB", "1.5 GiB", "5.0 TiB", "3072.0 TiB"]
