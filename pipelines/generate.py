@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from dreamtune.models import Base
 
-SAMPLING = {"pocket": (20, 3.5), "sd1": (25, 5.0), "sd2": (25, 5.0)}
+SAMPLING = {"pocket": (20, 3.5), "sd1": (25, 5.0), "sd2": (25, 5.0), "sdxl": (25, 5.0)}
 """Steps and guidance by the base's family, where they are not set."""
 _NUMBERED = re.compile(r"(\d{4,})\.png$")
 
@@ -54,6 +54,8 @@ class GenerateConfig(Recipe):
     """Put adapters on a base with other weights than the one they were trained on."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """Where to compute; auto takes the accelerator if there is one."""
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """Of the base's weights and the arithmetic; in half precision a base takes half the memory."""
 
     @field_validator("size")
     @classmethod
@@ -114,7 +116,7 @@ def generate(config: GenerateConfig, out: str | Path, on_progress: OnProgress | 
 
     from dreamtune.models import load_base
 
-    base = load_base(name, device=config.device)
+    base = load_base(name, device=config.device, precision=config.precision)
     steps, guidance = SAMPLING[base.family]
     plan = _Plan(
         config=config,
@@ -134,7 +136,9 @@ def generate(config: GenerateConfig, out: str | Path, on_progress: OnProgress | 
             except IncompatibleModelError as error:
                 raise IncompatibleModelError(f"{adapter.path}: {error}") from None
             for attached in parts.values():
-                stack.enter_context(attached).merge()  # the same change at no cost per step
+                stack.enter_context(attached)
+                if config.precision == "fp32":  # in half precision a small change would be lost in the weights
+                    attached.merge()  # the same change at no cost per step
         files, more = _draw(plan, folder, on_progress)
     finished = time.monotonic()
     return GenerateResult(

@@ -83,7 +83,7 @@ def _write_checkpoint(
         metadata = opened.metadata()
     tensors, names = load_file(source), {}
     for path in file.layers:
-        name = f"{original_name(path, base.unet.config['layers_per_block'])}.weight"
+        name = f"{original_name(path, base.unet.config['layers_per_block'], base.family == 'sdxl')}.weight"
         merged = _merged_weight(path, base)
         if name not in tensors or tensors[name].shape != merged.shape:
             what = "text encoder" if split_part(path)[0] in TEXT_ENCODERS else "layer"

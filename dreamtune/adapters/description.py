@@ -17,7 +17,11 @@ from .methods import METHODS
 
 DAMAGED = "the file is damaged or was edited: copy it again"
 """Remedy in errors about content that no dreamtune wrote."""
-_BASES = {768: ("stable-diffusion-v1", "sd_v1"), 1024: ("stable-diffusion-v2", "sd_v2")}
+_BASES = {
+    768: ("stable-diffusion-v1", "sd_v1"),
+    1024: ("stable-diffusion-v2", "sd_v2"),
+    2048: ("stable-diffusion-xl-v1-base", "sdxl_base_v1-0"),
+}
 """Width of the text embeddings -> name in ModelSpec, name in kohya's metadata."""
 
 

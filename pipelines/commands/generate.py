@@ -29,6 +29,7 @@ def generate(
     seed: Annotated[int, Option(help="Seed of the first picture; the next has the next.")] = 0,
     any_base: Annotated[bool, Option("--any-base", help="Allow another base than the adapters'.")] = False,
     device: Device = "auto",
+    precision: Annotated[str, Option(help="fp32, bf16 or fp16; the latter two take half the memory.")] = "fp32",
     as_json: Json = False,
 ) -> None:
     """Draw pictures with a base and any number of adapters."""
@@ -47,6 +48,7 @@ def generate(
         "seed": seed,
         "any_base": any_base,
         "device": device,
+        "precision": precision,
     }
     with console.stdout_kept():
         result = run(GenerateConfig(**config), out)

@@ -122,14 +122,15 @@ def kohya_name(path: str, two_encoders: bool) -> str:
     return f"lora_te{number}_text_model_{inner.replace('.', '_')}"
 
 
-def original_name(path: str, layers_per_block: int) -> str | None:
+def original_name(path: str, layers_per_block: int, xl: bool) -> str | None:
     """Name of an attention block's layer in a single-file checkpoint of Stable Diffusion; None for other layers.
 
-    layers_per_block: of the UNet. Of text encoders those of SD 1.x are known, whose checkpoints keep CLIP's own names.
+    layers_per_block: of the UNet; xl: whether it is SDXL. Of text encoders those of SD 1.x and the first of SDXL are
+    known, whose checkpoints keep CLIP's own names.
     """
     part, inner = split_part(path)
     if part == TEXT_ENCODERS[0]:
-        return f"cond_stage_model.transformer.text_model.{inner}"
+        return f"{'conditioner.embedders.0' if xl else 'cond_stage_model'}.transformer.text_model.{inner}"
     match = re.match(r"(?:(down|up)_blocks\.(\d+)|mid_block)\.attentions\.(\d+)\.(.+)$", inner)
     if part != UNET or match is None:
         return None
