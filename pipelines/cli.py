@@ -11,7 +11,7 @@ from typer import Option
 
 from dreamtune import __version__
 from dreamtune.pipelines import console
-from dreamtune.pipelines.commands import cache, check, doctor, export, generate, inspect, pocket, train
+from dreamtune.pipelines.commands import cache, check, doctor, evaluate, export, generate, inspect, pocket, train
 
 app = typer.Typer(
     help="Teach Stable Diffusion your subject from a few pictures, with small adapters.",
@@ -22,6 +22,7 @@ app.command(cls=train.WithSettings)(train.train)
 app.command()(generate.generate)
 app.command()(inspect.inspect)
 app.command()(export.export)
+app.command()(evaluate.evaluate)
 app.command()(check.check)
 app.command()(doctor.doctor)
 app.add_typer(cache.app, name="cache")

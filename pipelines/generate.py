@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, field_validator
 
-from dreamtune.errors import GenerationError, IncompatibleModelError
+from dreamtune.errors import GenerationError
 from dreamtune.pipelines.adapter_use import AdapterUse, base_name
 from dreamtune.pipelines.files import check_place, write_png
 from dreamtune.pipelines.progress import OnProgress, Printer, Progress
@@ -29,23 +29,15 @@ SAMPLING = {"pocket": (20, 3.5), "sd1": (25, 5.0), "sd2": (25, 5.0), "sdxl": (25
 _NUMBERED = re.compile(r"(\d{4,})\.png$")
 
 
-class GenerateConfig(Recipe):
-    """What to draw."""
+class DrawingConfig(Recipe):
+    """How to draw with a base, whatever for."""
 
-    prompts: tuple[str, ...] = Field(min_length=1)
-    """Prompts, each drawn `n` times."""
-    adapters: tuple[str, ...] = ()
-    """Adapter files as FILE or FILE:STRENGTH; the changes of several add up."""
     base: str = "auto"
     """Base model, as in training; auto is the one that the adapters were trained on, or pocket without any."""
-    n: int = Field(default=4, ge=1)
-    """Pictures per prompt."""
     steps: int | None = Field(default=None, ge=1, le=1000)
     """Denoising steps; if not set, what suits the base."""
     guidance: float | None = Field(default=None, ge=0, allow_inf_nan=False)
     """Classifier-free guidance, 1 for none; if not set, what suits the base."""
-    negative_prompt: str = ""
-    """What guidance leads away from."""
     size: int | None = Field(default=None, ge=8, le=8192)
     """Side of the square pictures in pixels; the base's own if not set."""
     seed: int = Field(default=0, ge=0, lt=2**32)
@@ -63,6 +55,19 @@ class GenerateConfig(Recipe):
         if value is not None and value % 8:
             raise ValueError(f"size = {value} must be a multiple of 8; try {round(value / 8) * 8}")
         return value
+
+
+class GenerateConfig(DrawingConfig):
+    """What to draw."""
+
+    prompts: tuple[str, ...] = Field(min_length=1)
+    """Prompts, each drawn `n` times."""
+    adapters: tuple[str, ...] = ()
+    """Adapter files as FILE or FILE:STRENGTH; the changes of several add up."""
+    n: int = Field(default=4, ge=1)
+    """Pictures per prompt."""
+    negative_prompt: str = ""
+    """What guidance leads away from."""
 
 
 @dataclass(frozen=True)
@@ -131,14 +136,7 @@ def generate(config: GenerateConfig, out: str | Path, on_progress: OnProgress | 
     started = time.monotonic()
     with ExitStack() as stack:
         for adapter in adapters:
-            try:
-                parts = adapter.file.attach_parts(base.parts, adapter.strength, any_base=config.any_base)
-            except IncompatibleModelError as error:
-                raise IncompatibleModelError(f"{adapter.path}: {error}") from None
-            for attached in parts.values():
-                stack.enter_context(attached)
-                if config.precision == "fp32":  # in half precision a small change would be lost in the weights
-                    attached.merge()  # the same change at no cost per step
+            stack.enter_context(adapter.on(base, config.any_base))
         files, more = _draw(plan, folder, on_progress)
     finished = time.monotonic()
     return GenerateResult(

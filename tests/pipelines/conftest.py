@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -33,6 +33,22 @@ def settings(tiny: Path, photos: Path) -> Callable[..., TrainConfig]:
         return TrainConfig(**values | changes)
 
     return make
+
+
+class Encoders(NamedTuple):
+    """Folders of tiny judges."""
+
+    dino: str
+    clip: str
+
+
+@pytest.fixture(scope="session")
+def encoders(tmp_path_factory: pytest.TempPathFactory) -> Encoders:
+    """Tiny random DINO and CLIP; read only."""
+    from tests.tiny_encoders import tiny_clip, tiny_dino
+
+    folder = tmp_path_factory.mktemp("encoders")
+    return Encoders(str(tiny_dino(folder / "dino")), str(tiny_clip(folder / "clip")))
 
 
 @pytest.fixture(scope="session")

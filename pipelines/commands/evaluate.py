@@ -1,0 +1,83 @@
+"""`dreamtune evaluate`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from typer import Argument, Option
+
+from dreamtune.pipelines import console
+from dreamtune.pipelines.commands.options import Device, Json
+
+if TYPE_CHECKING:
+    from dreamtune.pipelines.evaluate import EvaluateResult
+
+
+def evaluate(
+    file: Annotated[str, Argument(metavar="FILE[:STRENGTH]", help="Adapter file, of dreamtune or another tool.")],
+    images: Annotated[Path, Option(help="Folder with pictures of the subject.")],
+    out: Annotated[Path, Option(help="New folder for the report.")],
+    prompts: Annotated[Path | None, Option(help="One prompt per line, with {token} and {class} (ten places).")] = None,
+    token: Annotated[str | None, Option(help="The word for the subject (what the file tells).")] = None,
+    class_word: Annotated[str | None, Option("--class", help="What the subject is (what the file tells).")] = None,
+    base: Annotated[str, Option(help="Base model; auto is the one that the adapter was trained on.")] = "auto",
+    dino: Annotated[
+        str | None, Option(help="DINO that knows individuals, a folder or hub id (pocket has its own).")
+    ] = None,
+    clip: Annotated[
+        str | None, Option(help="CLIP that reads prompts, a folder or hub id (pocket has its own).")
+    ] = None,
+    n: Annotated[int, Option("--n", help="Pictures per prompt; each is drawn three times.")] = 2,
+    steps: Annotated[int | None, Option(help="Denoising steps (what suits the base).")] = None,
+    guidance: Annotated[float | None, Option(help="How closely to follow the prompt (what suits the base).")] = None,
+    size: Annotated[int | None, Option(help="Side of the pictures in pixels (the base's own).")] = None,
+    seed: Annotated[int, Option(help="Seed of the first picture; the next has the next.")] = 0,
+    any_base: Annotated[bool, Option("--any-base", help="Allow another base than the adapter's.")] = False,
+    device: Device = "auto",
+    precision: Annotated[str, Option(help="fp32, bf16 or fp16; the latter two take half the memory.")] = "fp32",
+    as_json: Json = False,
+) -> None:
+    """Measure how well an adapter shows its subject, follows prompts and leaves its class alone."""
+    from dreamtune.pipelines.evaluate import EvaluateConfig
+    from dreamtune.pipelines.evaluate import evaluate as run
+
+    config: dict[str, Any] = {
+        "adapter": file,
+        "images": images,
+        "prompts": prompts,
+        "token": token,
+        "class_word": class_word,
+        "base": base,
+        "dino": dino,
+        "clip": clip,
+        "n": n,
+        "steps": steps,
+        "guidance": guidance,
+        "size": size,
+        "seed": seed,
+        "any_base": any_base,
+        "device": device,
+        "precision": precision,
+    }
+    with console.stdout_kept():
+        result = run(EvaluateConfig(**config), out)
+    if as_json:
+        console.print_json({"out": str(result.out), **result.to_dict()})
+    else:
+        show(result)
+
+
+def show(result: EvaluateResult) -> None:
+    """The report, and the figures in it."""
+    from dreamtune.pipelines.evaluation_report import show as cell
+
+    figures = result.to_dict()
+    print(f"{result.out / 'report.html'}  (judged by {result.judge}, {result.seconds:.0f} s)")
+    print(f"{'':17}{'base':>6} {'adapter':>8} {'real':>6}")
+    for name in ("subject_fidelity", "likeness", "prompt_fidelity"):
+        row = {"real": 1.0 if name == "subject_fidelity" else None} | figures[name]
+        label = name.replace("_", " ")
+        print(f"{label:17}{cell(row['base']):>6} {cell(row['adapter']):>8} {cell(row['real']):>6}")
+    for name in ("leak", "drift"):
+        print(f"{name:17}{'0.00':>6} {cell(figures[name]):>8}")
