@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Self
 from dreamtune.errors import ConfigError, IncompatibleModelError
 
 if TYPE_CHECKING:
-    from dreamtune.adapters import AdapterFile, AttachedAdapter
+    from dreamtune.adapters import AdapterFile, AttachedParts
     from dreamtune.models import Base
 
 
@@ -40,21 +40,19 @@ class AdapterUse:
         return cls(path, strength, imported.file, digest, tuple(f"{path.name}: {it}" for it in imported.remarks))
 
     @contextmanager
-    def on(self, base: Base, any_base: bool = False) -> Iterator[list[AttachedAdapter]]:
-        """The adapter on the parts of `base` for the length of the block, at its strength.
+    def on(self, base: Base, any_base: bool = False) -> Iterator[AttachedParts]:
+        """The adapter on the parts of `base`, with its word, for the length of the block, at its strength.
 
         Raises IncompatibleModelError that names the file; `any_base` allows other weights.
         """
         try:
-            parts = self.file.attach_parts(base.parts, self.strength, any_base=any_base)
+            attached = base.put_on(self.file, self.strength, any_base=any_base)
         except IncompatibleModelError as error:
             raise IncompatibleModelError(f"{self.path}: {error}") from None
-        with ExitStack() as stack:
-            for attached in parts.values():
-                stack.enter_context(attached)
-                if base.unet.dtype.itemsize >= 4:  # in half precision a small change would be lost in the weights
-                    attached.merge()  # the same change at no cost per step
-            yield list(parts.values())
+        with attached:
+            if base.unet.dtype.itemsize >= 4:  # in half precision a small change would be lost in the weights
+                attached.merge()  # the same change at no cost per step
+            yield attached
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON, without the folder."""

@@ -12,6 +12,8 @@ from .file import AdapterFile
 from .layer import AdaptedLinear
 from .methods import METHODS
 from .targets import TARGETS, select_targets
+from .together import AttachedParts
+from .word import NewWord
 
 __all__ = [
     "METHODS",
@@ -20,7 +22,9 @@ __all__ = [
     "Adapter",
     "AdapterFile",
     "AttachedAdapter",
+    "AttachedParts",
     "MethodConfig",
+    "NewWord",
     "attach",
     "select_targets",
 ]

@@ -43,6 +43,7 @@ class AttachedAdapter(nn.Module):
         self.method, self.config = method, config
         self.by_layer = nn.ModuleDict({path.replace(".", "/"): adapter for path, adapter in adapters.items()})
         self._slots: dict[str, tuple[AdaptedLinear, Slot]] = {}
+        self._attached = True
         self._strength, self._strengths = _checked("strength", strength), dict[str, float]()
         self._factors: dict[str, float] = {}
         layers = {path: linear_at(model, path, adapter.shape) for path, adapter in adapters.items()}
@@ -62,7 +63,7 @@ class AttachedAdapter(nn.Module):
     @property
     def attached(self) -> bool:
         """False after :meth:`detach`."""
-        return bool(self._slots)
+        return self._attached
 
     def layers(self) -> Iterator[tuple[str, AdaptedLinear, Adapter]]:
         """Path, layer and adapter of each adapted layer."""
@@ -125,7 +126,7 @@ class AttachedAdapter(nn.Module):
         """Take the adapter off the model, which is then what it was, bit for bit. Doing it again does nothing."""
         for layer, slot in self._slots.values():
             layer.remove(slot)
-        self._slots = {}
+        self._slots, self._attached = {}, False
 
     def on_step(self, step: int, on_progress: Callable[[int, int], None] | None = None) -> list[str]:
         """Tell every adapter that optimizer step `step` (0 for the first) comes next; their remarks, each once.

@@ -14,6 +14,7 @@ from dreamtune.errors import AdapterFileError, ConfigError
 from .base import Adapter, MethodConfig
 from .fingerprint import Fingerprint
 from .methods import METHODS
+from .parts import TEXT_ENCODERS
 
 DAMAGED = "the file is damaged or was edited: copy it again"
 """Remedy in errors about content that no dreamtune wrote."""
@@ -77,6 +78,8 @@ class Description:
     class_word: str
     training: Mapping[str, Any]
     """Settings of the training, plain JSON values."""
+    embeddings: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    """Text encoder -> (n, dim) of the embeddings that the trigger has as a new word of its vocabulary, if any."""
     version: str = __version__
     """Of the dreamtune that wrote it."""
 
@@ -96,6 +99,7 @@ class Description:
     def to_header(self) -> dict[str, str]:
         """Our own keys, and those that other tools show. No folder of this machine gets in."""
         layers = {path: layer.to_json() for path, layer in self.layers.items()}
+        own = {"dreamtune.embeddings": _to_json(dict(self.embeddings))} if self.embeddings else {}
         base, training = _without_folders(self.base), _without_folders(dict(self.training))
         architecture, kohya_base = self._architecture(base)
         return {
@@ -107,6 +111,7 @@ class Description:
             "dreamtune.trigger": self.trigger,
             "dreamtune.class": self.class_word,
             "dreamtune.training": _to_json(training),
+            **own,
             "modelspec.sai_model_spec": "1.0.0",
             "modelspec.architecture": f"{architecture}/{self.method}",
             "modelspec.title": f"{self.trigger} {self.class_word}".strip() or self.method,
@@ -132,6 +137,7 @@ class Description:
             trigger=_text(header, "trigger"),
             class_word=_text(header, "class"),
             training=_mapping(header, "training"),
+            embeddings=_embeddings(header),
             version=_text(header, "version"),
         )
 
@@ -177,6 +183,17 @@ def _layer(path: str, value: Any) -> LayerRecord:
     if record is None:
         raise AdapterFileError(f"dreamtune.layers has no size and fingerprint of {path}: {DAMAGED}")
     return record
+
+
+def _embeddings(header: Mapping[str, str]) -> dict[str, tuple[int, int]]:
+    found = {}
+    for part, shape in (_mapping(header, "embeddings") if "dreamtune.embeddings" in header else {}).items():
+        match shape:
+            case [int(count), int(width)] if part in TEXT_ENCODERS and count > 0 < width:
+                found[part] = (count, width)
+            case _:
+                raise AdapterFileError(f"dreamtune.embeddings has no size of the {part}'s: {DAMAGED}")
+    return found
 
 
 def _to_json(value: Any) -> str:

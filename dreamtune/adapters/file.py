@@ -20,6 +20,10 @@ from .fingerprint import Fingerprint
 from .layer import pristine_weight
 from .parts import PARTS, UNET, holder, join_part, split_part
 from .spectrum import Spectrum
+from .word import NewWord
+
+_EMBEDDING = "embedding."
+"""Beginning of the names of embeddings; no layer of any part has such a path."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -30,11 +34,12 @@ class AdapterFile(Description):
     """
 
     tensors: Mapping[str, Tensor]
-    """`<layer path>.<tensor name>` -> tensor on the CPU, as in the adapters' own state_dict()."""
+    """`<layer path>.<tensor name>` -> tensor on the CPU, as in the adapters' own state_dict(); `embedding.<part>` ->
+    the trigger's embeddings for that text encoder."""
 
     def __post_init__(self) -> None:
         """Check the tensors, without making adapters in memory."""
-        if not self.layers:
+        if not self.layers and not self.embeddings:
             raise AdapterFileError("it changes no layer: train it again")
         with torch.device("meta"):
             expected = {
@@ -42,6 +47,7 @@ class AdapterFile(Description):
                 for path in self.layers
                 for name, tensor in self.blank(path).state_dict().items()
             }
+            expected |= {f"{_EMBEDDING}{part}": torch.empty(shape) for part, shape in self.embeddings.items()}
         _check_names(set(self.tensors), set(expected))
         for name, tensor in self.tensors.items():
             _check_tensor(name, tensor, expected[name])
@@ -56,12 +62,14 @@ class AdapterFile(Description):
         class_word: str,
         training: Mapping[str, Any],
         text_encoders: Mapping[str, AttachedAdapter] | None = None,
+        word: NewWord | None = None,
     ) -> Self:
         """A snapshot of an adapter that is on a UNet; its strength and whether it is merged play no part.
 
         base: id of the model; trigger, class_word: how prompts call the subject; training: settings to record, plain
-        JSON values; text_encoders: `text_encoder` or `text_encoder_2` -> the adapter on it, of the same method.
-        Raises AdapterFileError for NaN or infinite values, for unlike methods, or for a detached adapter.
+        JSON values; text_encoders: `text_encoder` or `text_encoder_2` -> the adapter on it, of the same method; word:
+        the trigger as a new word with embeddings. Raises AdapterFileError for NaN or infinite values, for unlike
+        methods, or for a detached adapter.
         """
         layers, tensors = {}, {}
         for part, on_model in {UNET: attached, **(text_encoders or {})}.items():
@@ -78,6 +86,8 @@ class AdapterFile(Description):
                 layers[path] = LayerRecord(adapter.shape, Fingerprint.of(layer.pristine), options)
                 for name, tensor in adapter.state_dict().items():
                     tensors[f"{path}.{name}"] = tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+        vectors = {} if word is None else {part: it.detach().cpu().clone() for part, it in word.vectors.items()}
+        tensors |= {f"{_EMBEDDING}{part}": tensor for part, tensor in vectors.items()}
         return cls(
             method=attached.method,
             config=attached.config,
@@ -86,6 +96,7 @@ class AdapterFile(Description):
             trigger=trigger,
             class_word=class_word,
             training=training,
+            embeddings={part: (tensor.shape[0], tensor.shape[1]) for part, tensor in vectors.items()},
             tensors=tensors,
         )
 
@@ -128,15 +139,23 @@ class AdapterFile(Description):
             if part == name:
                 layers[inner] = record
                 tensors |= {f"{inner}.{key}": self.tensors[f"{path}.{key}"] for key in self.blank(path).state_dict()}
-        return replace(self, layers=layers, tensors=tensors)
+        return replace(self, layers=layers, tensors=tensors, embeddings={})
+
+    def word(self) -> NewWord | None:
+        """The trigger as a new word with the file's embeddings, not yet installed; None if it has none of its own."""
+        vectors = {part: self.tensors[f"{_EMBEDDING}{part}"].float() for part in self.embeddings}
+        return NewWord(self.trigger, vectors) if vectors else None
 
     def attach(self, model: nn.Module, strength: float = 1.0, *, any_base: bool = False) -> AttachedAdapter:
         """Put an adapter of the UNet alone on `model`, the UNet of the base it was trained on.
 
-        Raises ConfigError if it changes text encoders too (see :meth:`attach_parts`), and IncompatibleModelError,
-        leaving the model as it was, when a layer is missing or has another size, or when its weight is not the one the
-        adapter was trained on; `any_base` allows the latter. Where that weight is not known it is not compared.
+        Raises ConfigError if it changes text encoders too or has embeddings (see models.Base.put_on), and
+        IncompatibleModelError, leaving the model as it was, when a layer is missing or has another size, or when its
+        weight is not the one the adapter was trained on; `any_base` allows the latter. Where that weight is not known
+        it is not compared.
         """
+        if self.embeddings:
+            raise ConfigError(f"the adapter has embeddings of its own for {self.trigger!r}: put it on the whole base")
         if self.parts != (UNET,):
             raise ConfigError(f"the adapter changes {' and '.join(self.parts)}: use attach_parts, or attach one part()")
         try:
@@ -152,6 +171,7 @@ class AdapterFile(Description):
     ) -> dict[str, AttachedAdapter]:
         """Put each part on its model in `models` (`unet`, `text_encoder`, ...): part -> the adapter there.
 
+        Embeddings are not among them: see :meth:`word`, and models.Base.put_on, which does all that a file asks for.
         Raises IncompatibleModelError as :meth:`attach` does, or for a part without a model; then nothing is attached.
         """
         attached: dict[str, AttachedAdapter] = {}
@@ -198,6 +218,7 @@ class AdapterFile(Description):
         """What the file holds, as plain values; `layers` and `parameters` are numbers, `bytes` those of the tensors."""
         with torch.device("meta"):
             parameters = sum(p.numel() for path in self.layers for p in self.blank(path).parameters())
+        parameters += sum(count * width for count, width in self.embeddings.values())
         return {
             "method": self.method,
             "config": self.config.to_dict(),
@@ -206,6 +227,7 @@ class AdapterFile(Description):
             "class": self.class_word,
             "layers": len(self.layers),
             "parameters": parameters,
+            "embeddings": {part: list(shape) for part, shape in self.embeddings.items()},
             "bytes": sum(tensor.nbytes for tensor in self.tensors.values()),
             "training": dict(self.training),
             "version": self.version,

@@ -17,10 +17,11 @@ TARGETS = {
     "kv": r"(^|\.)attn2\.(to_k|to_v)$",
     "text": r"(^|\.)self_attn\.(q_proj|k_proj|v_proj|out_proj)$",
     "attn+ff": rf"(^|\.)attn[12]\.{_PROJECTIONS}|(^|\.)ff\.net\.(0\.proj|2)$",
+    "none": r"(?!)",
 }
 """Named choices, as patterns on layer paths: `attn` is self- and cross-attention (attn1 and attn2 in diffusers' names),
 `kv` the keys and values of cross-attention alone (Kumari et al., arXiv 2212.04488), `text` the attention of a text
-encoder (transformers' CLIP names)."""
+encoder (transformers' CLIP names), `none` no layer, for the training of a new word alone."""
 
 
 def select_targets(module: nn.Module, targets: str = "attn") -> list[str]:
@@ -37,7 +38,7 @@ def select_targets(module: nn.Module, targets: str = "attn") -> list[str]:
         ) from None
     layers = {path: layer for path, layer in module.named_modules() if path and isinstance(layer, nn.Linear)}
     paths = [path for path in layers if pattern.search(path)]
-    if not paths:
+    if not paths and targets != "none":
         raise ConfigError(
             f"targets = {targets!r} matches no Linear layer of {type(module).__name__}: "
             f"use one of {', '.join(TARGETS)}, or a regular expression on its layer paths"

@@ -16,7 +16,7 @@ from .judges import Judge
 from .prompts import PromptPair
 
 if TYPE_CHECKING:
-    from ..adapters import AttachedAdapter
+    from ..adapters import AttachedAdapter, AttachedParts
     from ..models import Base
 
 
@@ -77,7 +77,7 @@ class Exam:
     def __init__(
         self,
         base: Base,
-        attached: Sequence[AttachedAdapter],
+        attached: Sequence[AttachedAdapter | AttachedParts],
         judge: Judge,
         references: Sequence[Image.Image],
         prompts: Sequence[PromptPair],

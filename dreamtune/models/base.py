@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, cast
 
 import torch
@@ -14,8 +14,11 @@ from PIL import Image
 from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from ..errors import BaseModelError
+from ..adapters import AdapterFile, AttachedParts, NewWord
+from ..adapters.parts import UNET
+from ..errors import BaseModelError, ConfigError
 from .conditioning import Conditioning
+from .prompts import tokenize
 
 PredictionType = Literal["epsilon", "v_prediction"]
 """What a UNet predicts: the noise, or v (Salimans and Ho 2022)."""
@@ -24,7 +27,7 @@ BATCH_PIXELS = 2**20
 """Pictures drawn at once have together about this many pixels."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Base:
     """The parts of a base model, frozen and in evaluation mode on `device`.
 
@@ -43,6 +46,8 @@ class Base:
     scheduler: Any
     """The sampler that the base ships; :meth:`pipeline` works on a copy."""
     device: torch.device
+    words: list[NewWord] = field(default_factory=list)
+    """Those that prompts may hold besides the tokenizer's; see :meth:`teach`."""
 
     @property
     def parts(self) -> dict[str, nn.Module]:
@@ -114,9 +119,11 @@ class Base:
         shape = (1, self.unet.config["in_channels"], size // self.factor, size // self.factor)
         # Drawn in fp32 whatever the UNet's precision, so that the seed means the same picture in all of them.
         noise = [torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
+        wanted = [it.to(dtype=self.unet.dtype) for it in self.condition(prompts)]
+        unwanted = [self._empty(wanted[0]) if not negative_prompt else self.condition([negative_prompt])[0]]
         output = self.pipeline()(
-            prompt=list(prompts),
-            negative_prompt=[negative_prompt] * len(prompts) if negative_prompt else None,
+            **_pipeline_inputs("", wanted),
+            **_pipeline_inputs("negative_", [it.to(dtype=self.unet.dtype) for it in unwanted] * len(prompts)),
             height=size,
             width=size,
             num_inference_steps=steps,
@@ -152,17 +159,69 @@ class Base:
         with torch.set_grad_enabled(gradients):
             return self._condition(list(prompts))
 
+    def teach(self, word: NewWord) -> None:
+        """Let prompts mean `word` by its text, until it is detached.
+
+        Raises ConfigError if there is such a word already, IncompatibleModelError if it is for another base.
+        """
+        self.words[:] = [known for known in self.words if known.installed]
+        if any(known.word.lower() == word.word.lower() for known in self.words):
+            raise ConfigError(f"two adapters have embeddings of their own for {word.word!r}: use one of them")
+        word.install({part: model for part, model in self.parts.items() if part != UNET})
+        self.words.append(word)
+
+    def put_on(self, file: AdapterFile, strength: float = 1.0, *, any_base: bool = False) -> AttachedParts:
+        """Put on all that an adapter file holds: its changes of UNet and text encoders, and its word's embeddings.
+
+        The embeddings do not depend on the strength, unless it is 0. Raises as :meth:`teach` and
+        AdapterFile.attach_parts do; nothing is attached then.
+        """
+        word = file.word()
+        attached = AttachedParts(file.attach_parts(self.parts, any_base=any_base), word, strength=strength)
+        try:
+            if word is not None:
+                self.teach(word)
+        except Exception:
+            attached.detach()
+            raise
+        return attached
+
+    def word_vectors(self, text: str) -> dict[str, Tensor]:
+        """Text encoder -> mean (dim,) of the embeddings of the tokens of `text`, fp32 on the CPU."""
+        return {part: self._mean_vector(part, tokenizer, text) for part, tokenizer in self._tokenizers().items()}
+
+    def _mean_vector(self, part: str, tokenizer: CLIPTokenizer, text: str) -> Tensor:
+        numbers = tokenizer(text, add_special_tokens=False).input_ids
+        matrix = cast(Any, self.parts[part]).get_input_embeddings().weight
+        return matrix.detach()[numbers].float().mean(0).cpu()
+
+    def _tokenizers(self) -> dict[str, CLIPTokenizer]:
+        """Text encoder -> its tokenizer."""
+        return {"text_encoder": self.tokenizer}
+
+    def _tokens(self, part: str, prompts: list[str]) -> tuple[Tensor, Tensor]:
+        """See :func:`tokenize`; for this part, on its device."""
+        words = {word.word: word.numbers(part) for word in self.words if word.installed and word.active}
+        numbers, mask = tokenize(self._tokenizers()[part], prompts, words)
+        return numbers.to(self.device), mask.to(self.device)
+
     def _condition(self, prompts: list[str]) -> list[Conditioning]:
-        tokens = tokenize(self.tokenizer, prompts).to(self.device)
+        numbers, mask = self._tokens("text_encoder", prompts)
         uses_mask = getattr(self.text_encoder.config, "use_attention_mask", None)
-        states = self.text_encoder(tokens.input_ids, attention_mask=tokens.attention_mask if uses_mask else None)[0]
+        states = self.text_encoder(numbers, attention_mask=mask if uses_mask else None)[0]
         return [Conditioning(embedding) for embedding in states.float()]
+
+    def _empty(self, like: Conditioning) -> Conditioning:
+        """What the base was trained to take for no prompt, which guidance leads away from."""
+        return self.condition([""])[0]
 
     @property
     def _shift(self) -> float:
         return self.vae.config.get("shift_factor") or 0.0
 
 
-def tokenize(tokenizer: CLIPTokenizer, prompts: list[str]) -> Any:
-    """`input_ids` and `attention_mask` (n, tokens) of prompts, filled up or cut to the encoder's length."""
-    return tokenizer(prompts, padding="max_length", truncation=True, return_tensors="pt")
+def _pipeline_inputs(start: str, prompts: Sequence[Conditioning]) -> dict[str, Tensor]:
+    """Arguments of a diffusers pipeline; `start` begins the names of those that guidance leads away from."""
+    inputs = {f"{start}prompt_embeds": torch.stack([prompt.embedding for prompt in prompts])}
+    pooled = [prompt.pooled for prompt in prompts if prompt.pooled is not None]
+    return inputs | ({f"{start}pooled_prompt_embeds": torch.stack(pooled)} if pooled else {})

@@ -19,6 +19,11 @@ class Conditioning:
     pooled: Tensor | None = None
     """(dim,) pooled state of SDXL's second text encoder; None for other bases."""
 
+    def to(self, device: torch.device | None = None, dtype: torch.dtype | None = None) -> Conditioning:
+        """The same elsewhere, or in another precision."""
+        pooled = None if self.pooled is None else self.pooled.to(device, dtype)
+        return Conditioning(self.embedding.to(device, dtype), pooled)
+
 
 def unet_inputs(prompts: Sequence[Conditioning], time_ids: Tensor | None = None) -> dict[str, Any]:
     """Keyword arguments of a diffusers UNet for a batch of n prompts.

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
 
+from ..adapters.parts import holder
 from ..errors import BaseModelError, ConfigError, first_line
 from .base import Base
 from .refusals import INPAINTING, PICKLE_ADVICE, REFINER
@@ -155,6 +156,9 @@ def _assemble(pipeline: Pipeline, label: str, device: torch.device) -> Base:
     for tokenizer, encoder in zip(tokenizers, encoders, strict=True):
         longest = encoder.config.max_position_embeddings
         tokenizer.model_max_length = min(tokenizer.model_max_length, longest)
+        # Old configurations have 2, for which transformers takes the highest number of a prompt for its end: the same
+        # as long as there are no new words.
+        holder("text_encoder", encoder).eos_token_id = tokenizer.eos_token_id
     common = {
         "id": label,
         "family": "sdxl" if xl else _family(pipeline),

@@ -12,11 +12,11 @@ from diffusers import StableDiffusionXLPipeline
 from torch import nn
 from transformers import CLIPTextModelWithProjection, CLIPTokenizer
 
-from .base import Base, tokenize
+from .base import Base
 from .conditioning import Conditioning
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class SdxlBase(Base):
     """The parts of an SDXL base (Podell et al. 2023), as :class:`Base` has them and with a second text encoder."""
 
@@ -42,11 +42,20 @@ class SdxlBase(Base):
         pipeline.set_progress_bar_config(disable=True)
         return pipeline
 
+    def _tokenizers(self) -> dict[str, CLIPTokenizer]:
+        return {**super()._tokenizers(), "text_encoder_2": self.tokenizer_2}
+
     def _condition(self, prompts: list[str]) -> list[Conditioning]:
         """Both encoders' last but one hidden states, side by side, and the pooled state of the second."""
-        states = []
-        for encoder, tokenizer in ((self.text_encoder, self.tokenizer), (self.text_encoder_2, self.tokenizer_2)):
-            output = encoder(tokenize(tokenizer, prompts).input_ids.to(self.device), output_hidden_states=True)
+        states, pooled = [], None
+        for part, encoder in (("text_encoder", self.text_encoder), ("text_encoder_2", self.text_encoder_2)):
+            output = encoder(self._tokens(part, prompts)[0], output_hidden_states=True)
             states.append(output.hidden_states[-2].float())
-        embeddings, pooled = torch.cat(states, dim=-1), output.text_embeds.float()
-        return [Conditioning(*pair) for pair in zip(embeddings, pooled, strict=True)]
+            pooled = output[0].float()
+        return [Conditioning(*pair) for pair in zip(torch.cat(states, dim=-1), pooled, strict=True)]
+
+    def _empty(self, like: Conditioning) -> Conditioning:
+        if not self.zeros_for_empty:
+            return super()._empty(like)
+        assert like.pooled is not None
+        return Conditioning(torch.zeros_like(like.embedding), torch.zeros_like(like.pooled))

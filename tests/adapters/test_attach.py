@@ -44,7 +44,15 @@ def test_named_targets_are_these_layers_of_every_block(
 
 
 def test_all_named_targets_are_tested() -> None:
-    assert set(TARGETS) == {"attn", "cross-attn", "kv", "attn+ff", "text"}
+    assert set(TARGETS) == {"attn", "cross-attn", "kv", "attn+ff", "text", "none"}
+
+
+def test_no_target_is_an_adapter_of_nothing() -> None:
+    linear = nn.Sequential(nn.Linear(2, 2))
+    with attach(linear, LoRAConfig(rank=2), "none") as attached:
+        assert attached.attached
+        assert list(attached.parameters()) == []
+    assert not attached.attached
 
 
 def test_text_is_the_attention_of_a_clip_text_encoder() -> None:

@@ -40,6 +40,7 @@ def test_summary_is_plain_and_counts(path: Path) -> None:
         "class": "dog",
         "layers": 2,
         "parameters": numbers,
+        "embeddings": {},
         "bytes": 4 * numbers,
         "training": TRAINING,
         "version": __version__,

@@ -30,8 +30,10 @@ def plain_lora(file: AdapterFile, rank: int | None = None, weights: Mapping[str,
     """The same change as LoRA of the scale 1, in fp32.
 
     rank: the most that a layer may have; by default what is exact. weights: as AdapterFile.weights gives them, for
-    methods whose ΔW depends on the weight. Raises ConfigError when the change has no small exact factors and `rank` is
-    not given, when the weights are needed and missing, or for a rank below 1.
+    methods whose ΔW depends on the weight. Embeddings of the trigger are left out.
+
+    Raises ConfigError when the change has no small exact factors and `rank` is not given, when the weights are needed
+    and missing, or for a rank below 1.
     """
     if rank is not None and rank < 1:
         raise ConfigError(f"rank = {rank} must be at least 1")
@@ -47,6 +49,7 @@ def plain_lora(file: AdapterFile, rank: int | None = None, weights: Mapping[str,
         file,
         method="lora",
         config=LoRAConfig(rank=usual, alpha=float(usual)),
+        embeddings={},
         layers={path: replace(record, options=_options(ranks[path], usual)) for path, record in file.layers.items()},
         tensors={
             f"{path}.{name}": tensor.float().contiguous()

@@ -1,0 +1,118 @@
+"""Adapters on several parts of a base, trained and switched as one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from types import TracebackType
+from typing import Self
+
+from torch import nn
+
+from .attach import AttachedAdapter
+from .base import Adapter, ParameterOptions
+from .parts import UNET, join_part
+from .word import NewWord
+
+WORD = "word"
+"""What the learning rate of a new word's embeddings is called, beside those of the parts."""
+
+
+class AttachedParts(nn.Module):
+    """The adapters on a UNet and its text encoders, and a new word, with what :class:`AttachedAdapter` has for one.
+
+    Its `state_dict()` holds the adapters and the word alone.
+    """
+
+    def __init__(
+        self,
+        parts: Mapping[str, AttachedAdapter],
+        word: NewWord | None = None,
+        *,
+        strength: float = 1.0,
+        lr_ratios: Mapping[str, float] | None = None,
+    ) -> None:
+        """Bring together what is attached. parts: `unet`, `text_encoder`, `text_encoder_2` -> the adapter there.
+
+        lr_ratios: part, or WORD -> learning rate as a multiple of the training's, 1 if left out.
+        """
+        super().__init__()
+        self.by_part = nn.ModuleDict(dict(parts))
+        self.word = word
+        self._lr_ratios = dict(lr_ratios or {})
+        self.strength = strength
+
+    @property
+    def parts(self) -> dict[str, AttachedAdapter]:
+        """Part -> the adapter on it."""
+        return dict(self.by_part.items())  # pyright: ignore[reportReturnType]
+
+    @property
+    def adapters(self) -> dict[str, Adapter]:
+        """Layer path, as in adapter files -> the adapter there."""
+        return {join_part(part, path): it for part, on in self.parts.items() for path, it in on.adapters.items()}
+
+    @property
+    def strength(self) -> float:
+        """The factor on ΔW of all parts; a new word is there unless it is 0, which is exactly the base."""
+        return self._strength
+
+    @strength.setter
+    def strength(self, value: float) -> None:
+        for part in self.parts.values():
+            part.strength = value
+        self._strength = float(value)
+        if self.word is not None:
+            self.word.active = self._strength != 0
+
+    @contextmanager
+    def disabled(self) -> Iterator[None]:
+        """Within the block the models are exactly the base; the strength is then what it was."""
+        before = self.strength
+        self.strength = 0
+        try:
+            yield
+        finally:
+            self.strength = before
+
+    def merge(self) -> None:
+        """Add strength·ΔW to the weights of all parts, see AttachedAdapter.merge."""
+        for part in self.parts.values():
+            part.merge()
+
+    def detach(self) -> None:
+        """Take adapters and word off: the models are then what they were, bit for bit."""
+        for part in self.parts.values():
+            part.detach()
+        if self.word is not None:
+            self.word.detach()
+
+    def on_step(self, step: int, on_progress: Callable[[int, int], None] | None = None) -> list[str]:
+        """Tell every adapter that optimizer step `step` comes next, see AttachedAdapter.on_step."""
+        remarks = []
+        for name, part in self.parts.items():
+            own = part.on_step(step, on_progress)
+            remarks += own if name == UNET else [f"{name}: {remark}" for remark in own]
+        return remarks
+
+    def parameter_groups(self) -> dict[ParameterOptions, list[nn.Parameter]]:
+        """The parameters by how the optimizer is to treat them."""
+        groups: dict[ParameterOptions, list[nn.Parameter]] = {}
+        for name, part in {**self.parts, **({WORD: self.word} if self.word is not None else {})}.items():
+            for options, parameters in part.parameter_groups().items():
+                ratio = options.lr_ratio * self._lr_ratios.get(name, 1.0)
+                groups.setdefault(replace(options, lr_ratio=ratio), []).extend(parameters)
+        return groups
+
+    def forward(self, *inputs: object) -> None:
+        """Not callable: the adapters act inside the models. Raises TypeError."""
+        raise TypeError("call the models: attached adapters act inside them")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.detach()
