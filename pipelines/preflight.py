@@ -16,6 +16,7 @@ from dreamtune.training.config import TrainConfig
 if TYPE_CHECKING:
     from dreamtune.adapters import AttachedAdapter
     from dreamtune.data.subject import Subject
+    from dreamtune.evaluation import Judge
     from dreamtune.models import Base
     from dreamtune.training.objective import Objective
 
@@ -32,6 +33,8 @@ class Prepared:
     objective: Objective
     attached: AttachedAdapter
     """On the base with strength 0, which is exactly the base, until training begins."""
+    judge: Judge | None = None
+    """Who scores the run's pictures; None without scores."""
 
     @property
     def class_prompt(self) -> str:
@@ -44,17 +47,18 @@ class Prepared:
         prior = (self.class_prompt,) if self.config.prior else ()
         return tuple(dict.fromkeys((*self.subject.prompts, *prior)))
 
-    def save(self, path: Path) -> None:
-        """Write the adapter file as it stands; equal weights give equal bytes."""
+    def save(self, path: Path, step: int | None = None) -> None:
+        """Write the adapter file as it stands; equal weights give equal bytes. `step`: recorded if given."""
         from dreamtune.adapters import AdapterFile
 
         config = self.config
+        training = config.public() | ({} if step is None else {"kept_step": step})
         AdapterFile.from_attached(
             self.attached,
             base=self.base.id,
             trigger=config.token,
             class_word=config.class_word,
-            training=config.public(),
+            training=training,
         ).save(path)
 
 
@@ -78,6 +82,7 @@ def preflight(config: TrainConfig, folder: RunFolder, resume: bool, tell: OnProg
     from dreamtune.adapters import attach
     from dreamtune.data.cache import weights_digest
     from dreamtune.models import load_base
+    from dreamtune.pipelines.scores import find_judge
     from dreamtune.training import optimizers
     from dreamtune.training.objective import Objective
 
@@ -86,7 +91,8 @@ def preflight(config: TrainConfig, folder: RunFolder, resume: bool, tell: OnProg
     base = load_base(config.base, device=config.device)
     config = config.with_presets(base.family)
     resolution = config.resolution or base.resolution
-    config = config.changed(images=images, resolution=resolution, base=_from_anywhere(config.base))
+    encoders = {name: _from_anywhere(place) for name in ("dino", "clip") if (place := getattr(config, name))}
+    config = config.changed(images=images, resolution=resolution, base=_from_anywhere(config.base), **encoders)
     if resume:
         folder.check_same(config)
     subject = load_subject(
@@ -111,7 +117,8 @@ def preflight(config: TrainConfig, folder: RunFolder, resume: bool, tell: OnProg
         on_progress=_on_singular_vectors(config, tell),
     )
     optimizers.check(config, attached.parameter_groups())
-    return Prepared(config, base, weights_digest(base.unet), subject, objective, attached)
+    judge = find_judge(config, base, subject)
+    return Prepared(config, base, weights_digest(base.unet), subject, objective, attached, judge)
 
 
 def _on_singular_vectors(config: TrainConfig, tell: OnProgress) -> Callable[[int, int], None] | None:
@@ -123,7 +130,7 @@ def _on_singular_vectors(config: TrainConfig, tell: OnProgress) -> Callable[[int
     return lambda done, total: tell(Progress("singular vectors", done, total))
 
 
-def _from_anywhere(base: str) -> str:
-    """The path of a base made absolute, so that the run can be resumed from any folder; names stay as they are."""
-    place = Path(base).expanduser()
-    return str(place.resolve()) if base != "pocket" and place.exists() else base
+def _from_anywhere(name: str) -> str:
+    """The path of a model made absolute, so that the run can be resumed from any folder; names stay as they are."""
+    place = Path(name).expanduser()
+    return str(place.resolve()) if name != "pocket" and place.exists() else name

@@ -33,6 +33,9 @@ class RunFolder:
         self.samples = self.path / "samples"
         self.tensorboard = self.path / "tensorboard"
         self.trackers = self.path / "trackers.json"
+        self.curve = self.path / "curve.jsonl"
+        self.curve_figure = self.path / "curve.png"
+        self.best = self.path / "best.safetensors"
 
     def check(self, resume: bool) -> None:
         """Raise RunFolderError if a run cannot begin here, or with `resume` continue. Writes nothing."""
@@ -99,10 +102,14 @@ class RunFolder:
 
     def read_metrics(self) -> list[dict[str, Any]]:
         """Lines of metrics.jsonl; a line cut short by a kill is left out."""
-        if not self.metrics.exists():
+        return self.read_lines(self.metrics)
+
+    def read_lines(self, path: Path) -> list[dict[str, Any]]:
+        """Lines of a .jsonl file, none without it; a line cut short by a kill is left out."""
+        if not path.exists():
             return []
         lines = []
-        for text in self.metrics.read_text(encoding="utf-8").splitlines():
+        for text in path.read_text(encoding="utf-8").splitlines():
             with contextlib.suppress(ValueError):
                 lines.append(json.loads(text))
         return lines

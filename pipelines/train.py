@@ -18,6 +18,7 @@ from dreamtune.training.signals import stop_on_signal
 
 if TYPE_CHECKING:
     from dreamtune.training.data import TrainingData
+    from dreamtune.training.trainer import StepRecord
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,10 @@ class TrainResult:
     """Optimizer steps in all."""
     steps_now: int
     """Optimizer steps of this call; fewer after a resume."""
+    kept_step: int
+    """Step whose weights the adapter has: the last, or with `keep` = best the best."""
+    best_step: int | None
+    """The best step by the scores; None without any that was acceptable."""
     seconds: float
     """Of this call: loading, caches, prior and training."""
     seconds_training: float
@@ -51,6 +56,8 @@ class TrainResult:
             "run": str(self.run),
             "steps": self.steps,
             "steps_now": self.steps_now,
+            "kept_step": self.kept_step,
+            "best_step": self.best_step,
             "seconds": round(self.seconds, 3),
             "seconds_training": round(self.seconds_training, 3),
             "final_loss": self.final_loss,
@@ -100,6 +107,7 @@ def _run(
     plan: Prepared, folder: RunFolder, resume: bool, tell: OnProgress, stop: threading.Event, began: float
 ) -> TrainResult:
     from dreamtune.pipelines.run_log import RunLog
+    from dreamtune.pipelines.scores import Scores
     from dreamtune.training.loop import fit
     from dreamtune.training.trainer import RunFiles
 
@@ -108,9 +116,24 @@ def _run(
     data = _encode(plan, tell, stop)
     attached.strength = 1
     identity = {"pictures": plan.subject.digest, "base": plan.base_digest}
-    files = RunFiles(folder.checkpoints, identity, lambda path: plan.save(path / folder.adapter.name))
+    scores = Scores(folder, plan, tell)
+
+    def add_files(checkpoint: Path) -> None:
+        plan.save(checkpoint / folder.adapter.name)
+        scores.add_files(checkpoint)
+
+    files = RunFiles(folder.checkpoints, identity, add_files)
     started = time.monotonic()
     with RunLog(folder, config, base, attached, tell) as log:
+
+        def on_start(step: int) -> None:
+            log.start(step)
+            scores.start(step)
+
+        def on_step(record: StepRecord) -> None:
+            log.step(record)
+            scores.step(record)
+
         steps_now = fit(
             base.unet,
             attached,
@@ -119,26 +142,29 @@ def _run(
             config,
             files,
             resume=resume,
-            on_start=log.start,
-            on_step=log.step,
+            on_start=on_start,
+            on_step=on_step,
             on_method=log.method,
             stop=stop,
+            enough=scores.enough,
         )
     finished = time.monotonic()
-    plan.save(folder.adapter)
+    scores.finish()
     samples = sorted(folder.samples.glob("*.png")) if folder.samples.is_dir() else []
     result = TrainResult(
         adapter=folder.adapter,
         run=folder.path,
-        steps=config.steps,
+        steps=scores.done,
         steps_now=steps_now,
+        kept_step=scores.kept,
+        best_step=None if scores.best is None else scores.best.step,
         seconds=finished - began,
         seconds_training=finished - started,
         final_loss=folder.final_loss(),
         example=config.prompt("a {token} {class} on the beach"),
         pictures=len(plan.subject.photos),
         skipped=plan.subject.skipped,
-        files=(folder.adapter, folder.report, folder.config, folder.metrics, *samples),
+        files=(folder.adapter, folder.report, folder.config, folder.metrics, *scores.files(), *samples),
     )
     folder.write_text(folder.report, json.dumps(_report(plan, result), indent=2) + "\n")
     return result

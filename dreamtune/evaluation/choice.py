@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any, Self
+
+if TYPE_CHECKING:
+    from .exam import Measurement
 
 PROMPT_SHARE = 0.9
 """Prompt fidelity must be at least this share of the base's."""
@@ -13,6 +16,9 @@ MAX_LEAK = 0.3
 """The class may have gone at most this far of the way to the subject."""
 MARGIN = 0.05
 """A later step must be better by more than this: what few pictures cannot tell apart is no reason to train longer."""
+
+
+_DIGITS = 4
 
 
 @dataclass(frozen=True)
@@ -29,6 +35,36 @@ class Score:
     leak: float
     drift: float
 
+    @classmethod
+    def of(cls, step: int, measured: Measurement) -> Self:
+        """From pictures; rounded as in files, so that reading them again leads to the same choice."""
+        figures = (
+            measured.subject.share,
+            measured.prompt,
+            measured.prompt_base,
+            measured.class_word.share,
+            measured.drift,
+        )
+        return cls(step, *(round(value, _DIGITS) + 0.0 for value in figures))  # + 0.0: no -0.0
+
+    @classmethod
+    def missing(cls, step: int) -> Self:
+        """Of a step whose pictures could not be drawn: never acceptable."""
+        return cls(step, *[math.nan] * 5)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Undo :meth:`to_dict`. Raises KeyError for a missing figure."""
+        plain = {field.name: values[field.name] for field in fields(cls)}
+        return cls(**{name: math.nan if value is None else value for name, value in plain.items()})
+
+    def __str__(self) -> str:
+        """All on one line."""
+        return (
+            f"step {self.step}: subject {self.subject:.2f}, prompt {self.prompt:.2f} (base {self.prompt_base:.2f}), "
+            f"leak {self.leak:.2f}, drift {self.drift:.2f}"
+        )
+
     @property
     def acceptable(self) -> bool:
         """Whether prompts are followed as before (PROMPT_SHARE) and the class has been left alone (MAX_LEAK)."""
@@ -42,7 +78,7 @@ class Score:
 
 def rounded(value: float) -> float | None:
     """Four digits; None for NaN, which JSON does not have."""
-    return None if math.isnan(value) else round(value, 4)
+    return None if math.isnan(value) else round(value, _DIGITS) + 0.0  # no -0.0
 
 
 class Choice:

@@ -18,6 +18,7 @@ from dreamtune.training.schedules import Schedule
 _PRIVATE = {
     *("images", "base", "device", "strict"),
     *("checkpoint_every", "keep_checkpoints", "sample_every", "sample_prompts", "trackers"),
+    *("score_every", "keep", "early_stop", "dino", "clip"),
 }
 
 
@@ -123,6 +124,17 @@ class TrainConfig(Recipe):
     """A picture of each sample prompt every this many steps; 0 draws none."""
     sample_prompts: tuple[str, ...] = ()
     """Prompts of the sample pictures, {token} and {class} filled in; the instance prompt if none."""
+    score_every: int = Field(default=0, ge=0)
+    """Judge the adapter every this many steps by a few pictures from the same noise, and name the best step; 0 does
+    not. pocket has a judge of its own, other bases need dino and clip."""
+    keep: Literal["last", "best"] = "last"
+    """Which step becomes the adapter: the last, or the best of those that score_every judges."""
+    early_stop: int = Field(default=0, ge=0)
+    """Stop when this many scores in a row have brought nothing better than the best before them; 0 trains all steps."""
+    dino: str | None = None
+    """Identity encoder for score_every (DINO, DINOv2 or DINOv3), a folder or a hub id."""
+    clip: str | None = None
+    """Image-text encoder for score_every (CLIP), a folder or a hub id."""
     trackers: tuple[Literal["tensorboard", "wandb"], ...] = ()
     """Who is shown the course of the training beside metrics.jsonl: tensorboard writes into the run folder, wandb sends
     to Weights & Biases (WANDB_MODE=offline keeps it here). Each needs its package."""
@@ -165,6 +177,10 @@ class TrainConfig(Recipe):
             raise ValueError(f"instance_prompt = {self.instance_prompt!r} must hold {{token}}: nothing else recalls it")
         if self.warmup_steps >= self.steps:
             raise ValueError(f"warmup_steps = {self.warmup_steps} must be less than steps = {self.steps}")
+        if not self.score_every and (self.keep == "best" or self.early_stop):
+            raise ValueError("keep = best and early_stop need scores: set score_every, for example to 50")
+        if self.score_every > self.steps:
+            raise ValueError(f"score_every = {self.score_every} is more than steps = {self.steps}: nothing is judged")
         return self
 
     def prompt(self, template: str) -> str:
