@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -81,6 +81,7 @@ def preflight(config: TrainConfig, folder: RunFolder, resume: bool, tell: OnProg
 
     from dreamtune.adapters import attach
     from dreamtune.data.cache import weights_digest
+    from dreamtune.data.words import caption_remarks, token_remarks
     from dreamtune.models import load_base
     from dreamtune.pipelines.scores import find_judge
     from dreamtune.training import optimizers
@@ -105,6 +106,9 @@ def preflight(config: TrainConfig, folder: RunFolder, resume: bool, tell: OnProg
         masks=config.masks,
         on_progress=lambda done, total: tell(Progress("pictures", done, total)),
     )
+    words = token_remarks(config.token, config.class_word, base.tokenizer)
+    captions = caption_remarks(subject.photos, base.tokenizer)
+    subject = replace(subject, remarks=(*words, *subject.remarks, *captions))
     for remark in subject.remarks:
         tell(Progress("remark", message=str(remark)))
     objective = Objective(base.noise_scheduler().alphas_cumprod, base.prediction_type, config.snr_gamma)

@@ -11,7 +11,7 @@ import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,8 @@ from torch import Tensor, nn
 from dreamtune.data import room
 from dreamtune.errors import ConfigError
 from dreamtune.storage import atomic, cache_dir
+
+_ATTEMPTS = 5
 
 
 def key_of(description: Mapping[str, Any]) -> str:
@@ -69,12 +71,26 @@ class Cache:
 
     def put(self, key: str, tensors: Mapping[str, Tensor]) -> None:
         """Write an entry. Raises ConfigError if the cache cannot be written."""
-        path = self.path(key)
+        whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
         try:
-            with atomic(path) as temporary:
-                save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, temporary)
+            write(self.path(key), lambda temporary: save_file(whole, temporary))
         except OSError as error:
             raise unwritable(self.root or cache_dir(), error) from None
+
+
+def write(path: Path, fill: Callable[[Path], object]) -> None:
+    """Have `fill` write a file whole, again if its folder vanishes meanwhile because another process clears the cache.
+
+    Raises OSError.
+    """
+    for attempt in range(_ATTEMPTS):
+        try:
+            with atomic(path) as temporary:
+                fill(temporary)
+            return
+        except FileNotFoundError:
+            if attempt == _ATTEMPTS - 1:
+                raise
 
 
 def unwritable(where: Path, error: OSError) -> ConfigError:

@@ -84,7 +84,7 @@ def prompt_conditionings(base: Base, prompts: Sequence[str], cache: Cache | None
     found: dict[str, Conditioning] = {}
     for prompt in dict.fromkeys(prompts):
         tokens = base.tokenizer(prompt, padding="max_length", truncation=True).input_ids
-        key = key_of({"tokens": tokens, "encoders": encoders})
+        key = key_of({"design": type(base).__name__, "tokens": tokens, "encoders": encoders})
         entry = cache.get(key)
         if entry is None:
             made = base.condition([prompt])[0]

@@ -10,6 +10,7 @@ import contextlib
 import json
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,10 +20,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from dreamtune.data import room
-from dreamtune.data.cache import key_of, unwritable, weights_digest
+from dreamtune.data.cache import key_of, unwritable, weights_digest, write
 from dreamtune.data.example import Example
 from dreamtune.errors import GenerationError
-from dreamtune.storage import atomic, cache_dir
+from dreamtune.storage import cache_dir
 
 if TYPE_CHECKING:
     from dreamtune.models import Base
@@ -53,18 +54,17 @@ def prior_latents(
     starts = sorted({index // batch * batch for index in range(count) if index not in found})
     try:
         if starts:
-            with atomic(folder / "prior.json") as temporary:
-                temporary.write_text(json.dumps(description, indent=2), encoding="utf-8")
+            text = json.dumps(description, indent=2)
+            write(folder / "prior.json", lambda temporary: temporary.write_text(text, encoding="utf-8"))
         for start in starts:
             seeds = range(start, start + batch)
             latents = base.draw([prompt] * batch, seeds, size=resolution, steps=steps, guidance=guidance)
             if not latents.isfinite().all():  # kept, they would spoil every later run
                 raise GenerationError(f"the base {base.id} draws NaN for {prompt!r}: its weights are damaged")
             for index, latent, picture in zip(seeds, latents.float().cpu(), base.to_pictures(latents), strict=True):
-                with atomic(folder / f"{index:05d}.png") as temporary:
-                    picture.save(temporary, format="PNG")
-                with atomic(folder / f"{index:05d}.safetensors") as temporary:  # last: it marks completion
-                    save_file({"latent": latent.contiguous()}, temporary)
+                write(folder / f"{index:05d}.png", partial(picture.save, format="PNG"))
+                # last: it marks completion
+                write(folder / f"{index:05d}.safetensors", partial(save_file, {"latent": latent.contiguous()}))
                 found[index] = latent
             if on_progress:
                 on_progress(min(count, len(found)), count)

@@ -70,17 +70,7 @@ def limit() -> int:
 
 def entries(root: Path | None = None) -> list[Entry]:
     """Everything in the cache, in no particular order; what other processes remove meanwhile is left out."""
-    found: list[Entry] = []
-    for kind in _folders(root or cache_dir()):
-        for item in _scan(kind.path):
-            shard = item.is_dir() and len(item.name) == 2
-            for thing in _scan(item.path) if shard else [item]:
-                with contextlib.suppress(OSError):
-                    files = [entry.stat() for entry in _files(thing)]
-                    if files:
-                        size, used = sum(file.st_size for file in files), max(file.st_mtime for file in files)
-                        found.append(Entry(kind.name, Path(thing.path), size, used))
-    return found
+    return [entry for entry in _all(root) if not _unfinished(entry)]
 
 
 def make_room(root: Path | None = None) -> int:
@@ -94,13 +84,34 @@ def make_room(root: Path | None = None) -> int:
     in_use = max(min(_STARTED, now - HOUR), now - 7 * DAY)
     bound = limit()
     total = freed = 0
-    for entry in sorted(entries(root), key=lambda entry: entry.used, reverse=True):
-        total += entry.size
-        left_over = entry.path.name.endswith(".tmp") and entry.used < now - DAY
-        if (left_over or (total > bound and entry.used < in_use)) and entry.remove():
-            freed += entry.size
-            total -= entry.size
+    for entry in sorted(_all(root), key=lambda entry: entry.used, reverse=True):
+        if _unfinished(entry):
+            gone = entry.used < now - DAY and entry.remove()
+        else:
+            total += entry.size
+            gone = total > bound and entry.used < in_use and entry.remove()
+            total -= entry.size if gone else 0
+        freed += entry.size if gone else 0
     return freed
+
+
+def _unfinished(entry: Entry) -> bool:
+    """Whether it is a temporary file of one that writes, or a folder of one that removes, or was left by a kill."""
+    return entry.path.name.startswith(".")
+
+
+def _all(root: Path | None) -> list[Entry]:
+    found: list[Entry] = []
+    for kind in _folders(root or cache_dir()):
+        for item in _scan(kind.path):
+            shard = item.is_dir() and len(item.name) == 2
+            for thing in _scan(item.path) if shard else [item]:
+                with contextlib.suppress(OSError):
+                    files = [entry.stat() for entry in _files(thing)]
+                    if files:
+                        size, used = sum(file.st_size for file in files), max(file.st_mtime for file in files)
+                        found.append(Entry(kind.name, Path(thing.path), size, used))
+    return found
 
 
 def _folders(root: Path) -> Iterator[os.DirEntry[str]]:

@@ -1,5 +1,6 @@
 """The cache finds what was put under the same description, and nothing else."""
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -8,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from dreamtune.data.cache import Cache, key_of, weights_digest
+from dreamtune.data.cache import Cache, key_of, weights_digest, write
 from dreamtune.errors import ConfigError
 from dreamtune.storage import atomic, cache_dir
 
@@ -113,3 +114,19 @@ def test_two_processes_share_it(tmp_path: Path) -> None:
     _, errors = other.communicate()
     assert other.returncode == 0, errors
     assert len([path for path in tmp_path.rglob("*") if path.is_file()]) == 4
+
+
+def test_a_folder_that_is_cleared_while_it_is_written_to(tmp_path: Path) -> None:
+    calls: list[Path] = []
+
+    def fill(temporary: Path) -> None:
+        temporary.write_text("whole")
+        calls.append(temporary)
+        if len(calls) < 3:
+            shutil.rmtree(tmp_path / "prior")
+
+    write(tmp_path / "prior" / "a.png", fill)
+    assert (tmp_path / "prior" / "a.png").read_text() == "whole"
+    assert len(calls) == 3
+    with pytest.raises(FileNotFoundError):
+        write(tmp_path / "prior" / "b.png", lambda temporary: shutil.rmtree(tmp_path / "prior"))

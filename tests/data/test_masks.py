@@ -23,8 +23,8 @@ def painted(path: Path, size: tuple[int, int], box: tuple[int, int, int, int]) -
     mask.save(path)
 
 
-def load(folder: Path, framing: Framing = SQUARE, **options: bool) -> Subject:
-    return load_subject(folder, "dog", framing=framing, **options)
+def load(folder: Path, framing: Framing = SQUARE, masks: bool = True) -> Subject:
+    return load_subject(folder, "dog", framing=framing, masks=masks)
 
 
 def test_a_mask_beside_the_picture(tmp_path: Path) -> None:
