@@ -140,7 +140,7 @@ def evaluate(config: EvaluateConfig, out: str | Path, on_progress: OnProgress | 
     )
     with use.on(base, config.any_base) as attached:
         on_progress(Progress("remark", message=f"{3 * config.n * len(pairs)} pictures, judged by {judge.name}"))
-        exam = Exam(base, [attached], judge, references, pairs, sampling)
+        exam = Exam(base, attached, judge, references, pairs, sampling)
         measured = exam.measure(use.strength)
     remarks += _remarks(measured, len(references))
     for remark in remarks:

@@ -158,7 +158,7 @@ class Scores:
             assert plan.judge is not None and config.resolution is not None, "seen to by the preflight"
             self._exam = Exam(
                 plan.base,
-                [plan.attached],
+                plan.attached,
                 plan.judge,
                 reference_pictures(plan.subject),
                 default_prompts(config.token, config.class_word, PROMPTS),

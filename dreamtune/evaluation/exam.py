@@ -89,7 +89,7 @@ class Exam:
         references: real pictures of the subject. real: others, which set the upper anchor; without them each
         reference is compared with the others. Raises GenerationError when a picture comes out as NaN.
         """
-        self.base, self.attached, self.judge, self.sampling = base, list(attached), judge, sampling
+        self.base, self.attached, self.judge, self.sampling = base, attached, judge, sampling
         self.prompts = [*prompts] * sampling.per_prompt
         self._references = judge.identity(references)
         self._real = None if real is None else judge.identity(real)
@@ -155,13 +155,12 @@ class Exam:
 
     @contextmanager
     def _strength(self, value: float) -> Iterator[None]:
-        former = [(it, it.strength, it.training) for it in self.attached]
+        attached = self.attached
+        strength, training = attached.strength, attached.training
         try:
-            for attached in self.attached:
-                attached.strength = value
-                attached.eval()
+            attached.strength = value
+            attached.eval()
             yield
         finally:
-            for attached, strength, training in former:
-                attached.strength = strength
-                attached.train(training)
+            attached.strength = strength
+            attached.train(training)

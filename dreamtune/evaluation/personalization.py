@@ -81,7 +81,7 @@ def measure_personalization(
     references, real = (photographs(subject, RENDERS, seed=1_000 + seed + k) for k in (0, 1))
     sampling = Sampling(base.resolution, STEPS, GUIDANCE, seed, per_context)
     pairs = default_prompts(token, subject.cls)
-    exam = Exam(base, [attached], PocketJudge(evaluators), references, pairs, sampling, real)
+    exam = Exam(base, attached, PocketJudge(evaluators), references, pairs, sampling, real)
     measured = exam.measure()
     before, after = (
         _in_context(evaluators, pictures, [pair.bare for pair in exam.prompts])

@@ -53,6 +53,13 @@ def train(
     strict: Annotated[
         bool | None, Option("--strict", help="Stop at a picture that cannot be used, instead of leaving it out.")
     ] = None,
+    score_every: Annotated[
+        int | None, Option(help="Judge the adapter by pictures every so many steps, and name the best (0: never).")
+    ] = None,
+    keep: Annotated[str | None, Option(help="Which step becomes the adapter: last or best (last).")] = None,
+    early_stop: Annotated[
+        int | None, Option(help="Stop when so many scores in a row bring nothing better (0: never).")
+    ] = None,
     device: Annotated[str | None, Option(help="auto, cpu, cuda or mps (auto).")] = None,
     name: Annotated[str | None, Option(help="Name of the run, in the folder runs (IMAGES_DIR-METHOD).")] = None,
     out: Annotated[Path | None, Option(help="Run folder, if it shall be elsewhere.")] = None,
@@ -77,6 +84,9 @@ def train(
         "seed": seed,
         "prior": prior,
         "strict": strict,
+        "score_every": score_every,
+        "keep": keep,
+        "early_stop": early_stop,
         "device": device,
     }
     given = {key: value for key, value in options.items() if value is not None}
@@ -97,4 +107,7 @@ def show(result: TrainResult) -> None:
     """Where the adapter is, and how to use it."""
     loss = "" if result.final_loss is None else f", loss {result.final_loss:.4f}"
     print(f"{result.adapter}  ({result.steps} steps, {result.seconds:.0f} s{loss})")
+    if result.best_step is not None:
+        kept = "which is kept" if result.kept_step == result.best_step else f"in {result.run / 'best.safetensors'}"
+        print(f"The best step is {result.best_step}, {kept}; the curve: {result.run / 'curve.png'}")
     print(f'Try: dreamtune generate --adapter {result.adapter} --prompt "{result.example}" --out pictures')

@@ -46,7 +46,7 @@ def test_a_new_adapter_changes_nothing_and_a_moved_one_does(base: Base) -> None:
     with attach(base.unet, METHODS["lora"].config_class(rank=2), strength=0.5) as attached:
         attached.train()
         state = torch.get_rng_state()
-        exam = Exam(base, [attached], Brightness(), references(), pairs, SAMPLING)
+        exam = Exam(base, attached, Brightness(), references(), pairs, SAMPLING)
         still = exam.measure()
         assert (still.drift, still.class_word.share) == pytest.approx((0.0, 0.0), abs=3e-7)
         assert [p.tobytes() for p in still.pictures_class] == [p.tobytes() for p in still.pictures_before]
@@ -68,7 +68,7 @@ def test_figures_of_prompts_are_parts_of_the_whole(base: Base) -> None:
         with torch.no_grad():
             for parameter in attached.parameters():
                 parameter.normal_(std=4, generator=torch.Generator().manual_seed(0))
-        measured = Exam(base, [attached], Brightness(), references(), pairs, SAMPLING).measure()
+        measured = Exam(base, attached, Brightness(), references(), pairs, SAMPLING).measure()
     rows = measured.by_prompt
     assert [row.prompt for row in rows] == [pair.named for pair in pairs]
     assert len(measured.pictures_after) == 6
@@ -84,7 +84,7 @@ def test_figures_of_prompts_are_parts_of_the_whole(base: Base) -> None:
 
 def test_nan_is_an_error(base: Base) -> None:
     with attach(base.unet, METHODS["lora"].config_class(rank=2)) as attached:
-        exam = Exam(base, [attached], Brightness(), references(), default_prompts("sks", "dog", 1), SAMPLING)
+        exam = Exam(base, attached, Brightness(), references(), default_prompts("sks", "dog", 1), SAMPLING)
         with torch.no_grad():
             next(attached.parameters()).fill_(torch.nan)
         with pytest.raises(GenerationError, match="'a sks dog on the beach' came out as NaN"):
