@@ -14,11 +14,12 @@ import time
 from pathlib import Path
 from random import Random
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 
 from dreamtune.adapters import AdapterFile
 from dreamtune.evaluation import Personalization, measure_personalization
 from dreamtune.models import load_base
+from dreamtune.pipelines.sheet import sheet
 from dreamtune.pipelines.train import train
 from dreamtune.pocket.evaluators import Evaluators
 from dreamtune.pocket.world import CONTEXTS, Subject, random_subject
@@ -26,8 +27,6 @@ from dreamtune.training.config import TrainConfig
 
 SUBJECTS = Path(__file__).parent / "subjects"
 SHOWN = ("beach", "snow", "city", "forest")
-ZOOM = 4
-INK, PAPER = (40, 40, 45), (250, 250, 248)
 
 
 def known_subject(name: str) -> Subject:
@@ -50,19 +49,8 @@ def compose(photographs: list[Image.Image], measured: Personalization, cls: str,
         f'before: "a {cls} ..."': [measured.figures.pictures_before[i] for i in chosen],
         f'after: "a sks {cls} ...", same noise': [measured.figures.pictures_after[i] for i in chosen],
     }
-    side, gap, head = photographs[0].width * ZOOM, 12, 34
-    font = ImageFont.load_default(18)
-    sheet = Image.new("RGB", (gap + len(SHOWN) * (side + gap), len(rows) * (side + head) + 2 * head), PAPER)
-    draw = ImageDraw.Draw(sheet)
-    for r, (label, pictures) in enumerate(rows.items()):
-        top = r * (side + head)
-        draw.text((gap, top + 7), label, INK, font)
-        for c, picture in enumerate(pictures):
-            sheet.paste(picture.resize((side, side), Image.Resampling.NEAREST), (gap + c * (side + gap), top + head))
-    for c, name in enumerate(SHOWN):
-        draw.text((gap + c * (side + gap), len(rows) * (side + head) + 6), f"... {CONTEXTS[name]}", INK, font)
-    draw.text((gap, sheet.height - head + 7), "base: pocket, trained by this project alone", INK, font)
-    sheet.save(file)
+    places = [f"... {CONTEXTS[name]}" for name in SHOWN]
+    sheet(rows, places, "base: pocket, trained by this project alone").save(file)
 
 
 def main() -> None:

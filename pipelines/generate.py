@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from dreamtune.models import Base
 
-SAMPLING = {"pocket": (20, 3.5), "sd1": (25, 5.0), "sd2": (25, 5.0), "sdxl": (25, 5.0)}
+SAMPLING = {"pocket": (20, 2.5), "sd1": (25, 5.0), "sd2": (25, 5.0), "sdxl": (25, 5.0)}
 """Steps and guidance by the base's family, where they are not set."""
 _NUMBERED = re.compile(r"(\d{4,})\.png$")
 

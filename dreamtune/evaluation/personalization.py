@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from ..adapters import AttachedAdapter
     from ..models import Base
 
-STEPS, GUIDANCE = 20, 4.0
+STEPS, GUIDANCE = 20, 2.5
 RENDERS = 12
 """Renders of the subject to compare with, and as many again that set the upper anchor."""
 

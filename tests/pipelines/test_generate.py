@@ -56,7 +56,7 @@ def draw(tiny: Path, trained: TrainResult, tmp_path: Path) -> Any:
 def test_pictures_tell_how_they_were_made(draw: Any, trained: TrainResult, tmp_path: Path) -> None:
     result = draw(prompts=["a sks dog", "näher: sks"], n=2, adapters=[f"{trained.adapter}:0.5"], negative_prompt="cat")
     assert [path.name for path in result.files] == ["0000.png", "0001.png", "0002.png", "0003.png"]
-    assert (result.seeds, result.base, result.steps, result.guidance) == ((3, 4, 5, 6), "tiny", 2, 3.5)
+    assert (result.seeds, result.base, result.steps, result.guidance) == ((3, 4, 5, 6), "tiny", 2, 2.5)
     with Image.open(result.files[2]) as picture:
         picture.load()
         assert picture.size == (32, 32)
@@ -69,7 +69,7 @@ def test_pictures_tell_how_they_were_made(draw: Any, trained: TrainResult, tmp_p
         "negative_prompt": "cat",
         "seed": 5,
         "steps": 2,
-        "guidance": 3.5,
+        "guidance": 2.5,
         "size": 32,
         "sampler": "DDIM",
         "base": "tiny",
@@ -78,7 +78,7 @@ def test_pictures_tell_how_they_were_made(draw: Any, trained: TrainResult, tmp_p
     first, second, third = texts["parameters"].split("\n")
     assert (first, second) == ("näher: sks", "Negative prompt: cat")
     assert third.startswith(
-        "Steps: 2, Sampler: DDIM, CFG scale: 3.5, Seed: 5, Size: 32x32, Model: tiny, Version: dream"
+        "Steps: 2, Sampler: DDIM, CFG scale: 2.5, Seed: 5, Size: 32x32, Model: tiny, Version: dream"
     )
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [path.name for path in result.files]
 
