@@ -46,8 +46,9 @@ class DrawingConfig(Recipe):
     """Put adapters on a base with other weights than the one they were trained on."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """Where to compute; auto takes the accelerator if there is one."""
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    """Of the base's weights and the arithmetic; in half precision a base takes half the memory."""
+    precision: Literal["fp32", "bf16", "fp16"] | None = None
+    """Of the base's weights and the arithmetic; if not set, bf16 for SDXL, which then takes half the memory, else
+    fp32."""
 
     @field_validator("size")
     @classmethod
@@ -119,9 +120,10 @@ def generate(config: GenerateConfig, out: str | Path, on_progress: OnProgress | 
     remarks = [*_check_triggers(config, adapters), *(it for adapter in adapters for it in adapter.remarks)]
     name = base_name(adapters) if config.base == "auto" else config.base
 
-    from dreamtune.models import load_base
+    from dreamtune.models import family_of, load_base
 
-    base = load_base(name, device=config.device, precision=config.precision)
+    precision = config.precision or ("bf16" if family_of(name) == "sdxl" else "fp32")
+    base = load_base(name, device=config.device, precision=precision)
     steps, guidance = SAMPLING[base.family]
     plan = _Plan(
         config=config,

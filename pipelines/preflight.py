@@ -4,20 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dreamtune.errors import ConfigError
 from dreamtune.pipelines import trackers
 from dreamtune.pipelines.progress import OnProgress, Progress
 from dreamtune.pipelines.run_folder import RunFolder
 from dreamtune.training.config import TrainConfig
 
 if TYPE_CHECKING:
-    from dreamtune.adapters import AttachedAdapter
+    from dreamtune.adapters import AttachedParts
     from dreamtune.data.subject import Subject
     from dreamtune.evaluation import Judge
     from dreamtune.models import Base
+    from dreamtune.training.data import Conditioner
     from dreamtune.training.objective import Objective
 
 
@@ -31,7 +32,7 @@ class Prepared:
     base_digest: str
     subject: Subject
     objective: Objective
-    attached: AttachedAdapter
+    attached: AttachedParts
     """On the base with strength 0, which is exactly the base, until training begins."""
     judge: Judge | None = None
     """Who scores the run's pictures; None without scores."""
@@ -47,18 +48,30 @@ class Prepared:
         prior = (self.class_prompt,) if self.config.prior else ()
         return tuple(dict.fromkeys((*self.subject.prompts, *prior)))
 
+    def conditioner(self) -> Conditioner | None:
+        """What tells the UNet of :attr:`texts` while they change their meaning; None if the cached prompts do."""
+        from dreamtune.training.data import LiveConditioner
+
+        if not self.config.trains_text:
+            return None
+        return LiveConditioner(self.texts, partial(self.base.condition, gradients=True))
+
     def save(self, path: Path, step: int | None = None) -> None:
         """Write the adapter file as it stands; equal weights give equal bytes. `step`: recorded if given."""
         from dreamtune.adapters import AdapterFile
+        from dreamtune.adapters.parts import UNET
 
         config = self.config
         training = config.public() | ({} if step is None else {"kept_step": step})
+        parts = self.attached.parts
         AdapterFile.from_attached(
-            self.attached,
+            parts.pop(UNET),
             base=self.base.id,
             trigger=config.token,
             class_word=config.class_word,
             training=training,
+            text_encoders=parts,
+            word=self.attached.word,
         ).save(path)
 
 
@@ -77,20 +90,16 @@ def preflight(config: TrainConfig, folder: RunFolder, resume: bool, tell: OnProg
     config.method_config()
     trackers.check(config.trackers)
 
-    import torch
-
-    from dreamtune.adapters import attach
     from dreamtune.data.cache import weights_digest
     from dreamtune.data.words import caption_remarks, token_remarks
-    from dreamtune.models import load_base
+    from dreamtune.models import family_of, load_base
     from dreamtune.pipelines.scores import find_judge
     from dreamtune.training import optimizers
+    from dreamtune.training.attaching import attach_all
     from dreamtune.training.objective import Objective
 
-    if config.precision == "fp16" and (config.device == "cpu" or not torch.cuda.is_available()):
-        raise ConfigError("precision fp16 needs a CUDA device: use bf16 or fp32")
-    base = load_base(config.base, device=config.device)
-    config = config.with_presets(base.family)
+    config = config.with_presets(family_of(config.base))  # which also say in what precision to load it
+    base = load_base(config.base, device=config.device, precision=config.precision)
     resolution = config.resolution or base.resolution
     encoders = {name: _from_anywhere(place) for name in ("dino", "clip") if (place := getattr(config, name))}
     config = config.changed(images=images, resolution=resolution, base=_from_anywhere(config.base), **encoders)
@@ -106,20 +115,13 @@ def preflight(config: TrainConfig, folder: RunFolder, resume: bool, tell: OnProg
         masks=config.masks,
         on_progress=lambda done, total: tell(Progress("pictures", done, total)),
     )
-    words = token_remarks(config.token, config.class_word, base.tokenizer)
+    words = () if config.pivotal else token_remarks(config.token, config.class_word, base.tokenizer)
     captions = caption_remarks(subject.photos, base.tokenizer)
     subject = replace(subject, remarks=(*words, *subject.remarks, *captions))
     for remark in subject.remarks:
         tell(Progress("remark", message=str(remark)))
     objective = Objective(base.noise_scheduler().alphas_cumprod, base.prediction_type, config.snr_gamma)
-    attached = attach(
-        base.unet,
-        config.method_config(),
-        config.targets,
-        seed=config.seed,
-        strength=0,
-        on_progress=_on_singular_vectors(config, tell),
-    )
+    attached = attach_all(base, config, _on_singular_vectors(config, tell))
     optimizers.check(config, attached.parameter_groups())
     judge = find_judge(config, base, subject)
     return Prepared(config, base, weights_digest(base.unet), subject, objective, attached, judge)

@@ -17,7 +17,7 @@ from dreamtune.pipelines.trackers import Trackers
 from dreamtune.training.config import TrainConfig
 
 if TYPE_CHECKING:
-    from dreamtune.adapters import AttachedAdapter
+    from dreamtune.adapters import AttachedParts
     from dreamtune.models import Base
     from dreamtune.training.trainer import StepRecord
 
@@ -55,7 +55,7 @@ class RunLog:
     """Listener of the training loop; use as a context manager."""
 
     def __init__(
-        self, folder: RunFolder, config: TrainConfig, base: Base, attached: AttachedAdapter, tell: OnProgress
+        self, folder: RunFolder, config: TrainConfig, base: Base, attached: AttachedParts, tell: OnProgress
     ) -> None:
         self.folder, self.config, self.base, self.attached, self.tell = folder, config, base, attached, tell
         self._file: IO[str] | None = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -141,6 +142,7 @@ def _run(
             plan.objective,
             config,
             files,
+            conditioner=plan.conditioner(),
             resume=resume,
             on_start=on_start,
             on_step=on_step,
@@ -177,7 +179,16 @@ def _encode(plan: Prepared, tell: OnProgress, stop: threading.Event) -> Training
     from dreamtune.training.data import TrainingData
 
     config, base, subject = plan.config, plan.base, plan.subject
-    subjects = subject_examples(base, subject, config.flip)
+
+    def follow(phase: str, what: str) -> Callable[[int, int], None]:
+        def done_so_far(done: int, total: int) -> None:
+            tell(Progress(phase, done, total))
+            if stop.is_set():
+                raise Interrupted(f"stopped after {done} of {total} {what}, which are kept")
+
+        return done_so_far
+
+    subjects = subject_examples(base, subject, config.flip, on_progress=follow("latents", "latents"))
     texts, class_prompt = plan.texts, plan.class_prompt
     prompts = tuple(prompt_conditionings(base, texts))
     if not config.prior:
@@ -185,12 +196,6 @@ def _encode(plan: Prepared, tell: OnProgress, stop: threading.Event) -> Training
     row = texts.index(class_prompt)
     if config.prior_from == "prediction":
         return TrainingData(subjects, (), prompts, texts, class_prompt=row)
-
-    def drawn(done: int, total: int) -> None:
-        tell(Progress("prior", done, total))
-        if stop.is_set():
-            raise Interrupted(f"stopped after {done} of {total} class pictures, which are kept")
-
     latents = prior_latents(
         base,
         class_prompt,
@@ -198,7 +203,7 @@ def _encode(plan: Prepared, tell: OnProgress, stop: threading.Event) -> Training
         subject.resolution,
         steps=config.sampling_steps,
         guidance=config.guidance,
-        on_progress=drawn,
+        on_progress=follow("prior", "class pictures"),
     )
     return TrainingData(subjects, prior_examples(latents, row, subject.resolution), prompts, texts)
 

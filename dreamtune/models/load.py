@@ -8,26 +8,24 @@ import contextlib
 import json
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
-from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
+from diffusers import StableDiffusionXLPipeline
 
 from ..adapters.parts import holder
 from ..errors import BaseModelError, ConfigError, first_line
 from .base import Base
+from .designs import DESIGNS, FAMILIES, Pipeline, without_extras
 from .refusals import INPAINTING, PICKLE_ADVICE, REFINER
 from .sdxl import SdxlBase
 
-Pipeline = StableDiffusionPipeline | StableDiffusionXLPipeline
-DESIGNS: dict[str, type[Pipeline]] = {
-    kind.__name__: kind for kind in (StableDiffusionPipeline, StableDiffusionXLPipeline)
-}
-"""The pipelines of diffusers whose models can be a base, by the name in model_index.json."""
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+$")
+_WHAT_IS_ONE = "give 'pocket', a diffusers folder, a .safetensors file or a hub id"
 _NEEDED = {"unet", "vae", "text_encoder", "text_encoder_2"}
 """Components that have weights."""
 
@@ -43,27 +41,45 @@ def load_base(name: str | Path, device: str = "auto", precision: str = "fp32") -
     target = pick_device(device)
     if precision == "fp16" and target.type != "cuda":
         raise ConfigError("precision fp16 needs a CUDA device: use bf16 or fp32")
-    dtype = PRECISIONS[precision]
+    found = _find(name)
+    with _quiet():
+        pipeline = found.load(PRECISIONS[precision])
+    return _assemble(pipeline, found, target)
+
+
+def family_of(name: str | Path) -> str:
+    """The family of the base `name` (see Base.family), without its weights. Raises BaseModelError as load_base does."""
+    return _find(name).family
+
+
+@dataclass(frozen=True)
+class _Found:
+    """A base before its weights are loaded."""
+
+    label: str
+    family: str
+    load: Callable[[torch.dtype], Pipeline]
+
+
+def _find(name: str | Path) -> _Found:
     text = str(name)
     path = Path(text).expanduser()
     if text == "pocket":
         from ..pocket import path as pocket_path
 
-        pipeline, label = _from_folder(pocket_path(), text, dtype), text
-    elif path.is_dir():
-        pipeline, label = _from_folder(path, text, dtype), path.resolve().name
-    elif path.is_file():
-        from .single_file import load_single_file
+        return _in_folder(pocket_path(), text, text)
+    if path.is_dir():
+        return _in_folder(path, text, path.resolve().name)
+    if path.is_file():
+        from .single_file import load_single_file, look_inside
 
-        with _quiet():
-            pipeline, label = load_single_file(path, dtype), path.name
-    elif path.suffix in (".safetensors", ".ckpt") or not _HUB_ID.match(text):
+        inside = look_inside(path)
+        return _Found(path.name, inside.family, partial(load_single_file, path, inside))
+    if path.suffix in (".safetensors", ".ckpt") or not _HUB_ID.match(text):
         raise BaseModelError(
             f"no base model {text!r}: give 'pocket', a diffusers folder, a .safetensors file or a hub id"
         )
-    else:
-        pipeline, label = _from_hub(text, dtype), text
-    return _assemble(pipeline, label, target)
+    return _on_hub(text)
 
 
 def pick_device(name: str) -> torch.device:
@@ -76,7 +92,7 @@ def pick_device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def _from_folder(folder: Path, shown: str, dtype: torch.dtype) -> Pipeline:
+def _in_folder(folder: Path, shown: str, label: str) -> _Found:
     index = folder / "model_index.json"
     if not index.is_file():
         raise BaseModelError(f"{shown} is not a diffusers folder: it holds no model_index.json")
@@ -90,14 +106,16 @@ def _from_folder(folder: Path, shown: str, dtype: torch.dtype) -> Pipeline:
         elif any(name.endswith((".bin", ".ckpt", ".pt")) for name in names):
             raise BaseModelError(f"{shown}: the weights in {part.name}/ are pickled: {PICKLE_ADVICE}")
     variant = "fp16" if variants == {"fp16"} else None  # of parts that differ diffusers finds the unmarked ones
-    return _load(design, str(folder), shown, dtype, local_files_only=True, variant=variant)
+    load = partial(_load, design, str(folder), shown, local_files_only=True, variant=variant)
+    return _Found(label, _family(design, folder / "unet" / "config.json"), load)
 
 
-def _from_hub(repo: str, dtype: torch.dtype) -> Pipeline:
+def _on_hub(repo: str) -> _Found:
     from .hub import hub_file
 
     index, online = hub_file(repo, "model_index.json")
-    return _load(_design(index, repo), repo, repo, dtype, local_files_only=not online)
+    design, (unet, _) = _design(index, repo), hub_file(repo, "unet/config.json")
+    return _Found(repo, _family(design, unet), partial(_load, design, repo, repo, local_files_only=not online))
 
 
 def _design(index: Path, shown: str) -> type[Pipeline]:
@@ -115,20 +133,25 @@ def _design(index: Path, shown: str) -> type[Pipeline]:
     raise BaseModelError(f"{shown} is a {kind}: only Stable Diffusion 1.x, 2.x and XL can be used as base")
 
 
-def _load(design: type[Pipeline], source: str, shown: str, dtype: torch.dtype, **options: Any) -> Pipeline:
-    if design is StableDiffusionPipeline:
-        options |= {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
-    else:
-        options |= {"add_watermarker": False}
+def _load(
+    design: type[Pipeline],
+    source: str,
+    shown: str,
+    dtype: torch.dtype,
+    *,
+    local_files_only: bool,
+    variant: str | None = None,
+) -> Pipeline:
     try:
-        with _quiet():
-            return design.from_pretrained(
-                source,
-                dtype={"default": dtype, "vae": torch.float32},
-                use_safetensors=True,
-                low_cpu_mem_usage=True,
-                **options,
-            )
+        return design.from_pretrained(
+            source,
+            dtype={"default": dtype, "vae": torch.float32},
+            use_safetensors=True,
+            low_cpu_mem_usage=True,
+            local_files_only=local_files_only,
+            variant=variant,
+            **without_extras(design),
+        )
     except MemoryError:
         raise BaseModelError(f"not enough memory for the base {shown}: close other programs") from None
     except Exception as error:  # whatever a damaged or partial download makes the libraries raise
@@ -137,7 +160,8 @@ def _load(design: type[Pipeline], source: str, shown: str, dtype: torch.dtype, *
         raise BaseModelError(f"cannot load the base {shown}: {first_line(error)}; download it again") from None
 
 
-def _assemble(pipeline: Pipeline, label: str, device: torch.device) -> Base:
+def _assemble(pipeline: Pipeline, found: _Found, device: torch.device) -> Base:
+    label = found.label
     xl = isinstance(pipeline, StableDiffusionXLPipeline)
     encoders = [pipeline.text_encoder, pipeline.text_encoder_2] if xl else [pipeline.text_encoder]
     tokenizers = [pipeline.tokenizer, pipeline.tokenizer_2] if xl else [pipeline.tokenizer]
@@ -161,7 +185,7 @@ def _assemble(pipeline: Pipeline, label: str, device: torch.device) -> Base:
         holder("text_encoder", encoder).eos_token_id = tokenizer.eos_token_id
     common = {
         "id": label,
-        "family": "sdxl" if xl else _family(pipeline),
+        "family": found.family,
         "unet": pipeline.unet,
         "vae": pipeline.vae,
         "text_encoder": pipeline.text_encoder,
@@ -179,8 +203,13 @@ def _assemble(pipeline: Pipeline, label: str, device: torch.device) -> Base:
     )
 
 
-def _family(pipeline: Pipeline) -> str:
-    return {768: "sd1", 1024: "sd2"}.get(pipeline.unet.config["cross_attention_dim"], "pocket")
+def _family(design: type[Pipeline], unet: Path) -> str:
+    """From the file unet/config.json; what is missing there is told when the weights are loaded."""
+    try:
+        width = json.loads(unet.read_text(encoding="utf-8"))["cross_attention_dim"]
+    except (OSError, ValueError, KeyError, TypeError):
+        width = None
+    return "sdxl" if design is StableDiffusionXLPipeline else FAMILIES.get(width, "pocket")
 
 
 @contextlib.contextmanager

@@ -16,10 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKL, StableDiffusionPipeline, StableDiffusionXLPipeline
+from diffusers import AutoencoderKL
 from safetensors import SafetensorError, safe_open
 
 from ..errors import BaseModelError, first_line
+from .designs import DESIGNS, FAMILIES, Pipeline, without_extras
 from .hub import hub_file
 from .published import published_configs
 from .refusals import INPAINTING, PICKLE_ADVICE, REFINER
@@ -29,8 +30,8 @@ _INPUT = f"{_UNET}input_blocks.0.0.weight"
 _CROSS = f"{_UNET}input_blocks.%d.1.transformer_blocks.0.attn2.to_k.weight"
 """Keys of the first cross-attention, in input block 1 of SD 1.x and 2.x and in block 4 of XL."""
 _LAST_NORM = f"{_UNET}output_blocks.11.1.transformer_blocks.0.norm1.bias"
-_FAMILIES = {768: "sd1", 1024: "sd2", 2048: "sdxl"}
-"""Family by the width of the text embeddings."""
+_SDXL_WIDTH = 2048
+"""Of the text embeddings."""
 _SDXL = "stabilityai/stable-diffusion-xl-base-1.0"
 _TOKENIZERS = {
     "sd1": {"tokenizer": ("openai/clip-vit-large-patch14", "")},
@@ -41,25 +42,24 @@ _TOKENIZER_FILES = ("vocab.json", "merges.txt", "tokenizer_config.json", "specia
 
 
 @dataclass(frozen=True)
-class _Checkpoint:
+class Checkpoint:
     """What a file tells of itself."""
 
     width: int
     """Of the text embeddings."""
-    xl: bool
-    """Whether it is of the design of SDXL."""
+    family: str
+    """As in Base.family."""
     velocity: bool
     """Whether the UNet predicts v."""
     zero_snr: bool
     """Whether it was trained with betas rescaled to zero terminal SNR."""
 
 
-def load_single_file(path: Path, dtype: torch.dtype) -> StableDiffusionPipeline | StableDiffusionXLPipeline:
-    """Load a .safetensors checkpoint, the VAE in fp32 and all else in `dtype`.
+def load_single_file(path: Path, found: Checkpoint, dtype: torch.dtype) -> Pipeline:
+    """Load the checkpoint that :func:`look_inside` found, the VAE in fp32 and all else in `dtype`.
 
-    Raises BaseModelError for anything that is not one.
+    Raises BaseModelError if it cannot be loaded.
     """
-    found = _look_inside(path)
     beside = path.with_suffix("")
     try:
         with tempfile.TemporaryDirectory(prefix="dreamtune-") as temporary:
@@ -70,12 +70,8 @@ def load_single_file(path: Path, dtype: torch.dtype) -> StableDiffusionPipeline 
                 _write_configs(folder, path, found, beside)
             place = {"config": str(folder), "local_files_only": True}
             vae = AutoencoderKL.from_single_file(str(path), subfolder="vae", dtype=torch.float32, **place)
-            if found.xl:
-                design, options = StableDiffusionXLPipeline, {"add_watermarker": False}
-            else:
-                design = StableDiffusionPipeline
-                options = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
-            return design.from_single_file(str(path), dtype=dtype, vae=vae, **place, **options)
+            design = DESIGNS["StableDiffusionXLPipeline" if found.family == "sdxl" else "StableDiffusionPipeline"]
+            return design.from_single_file(str(path), dtype=dtype, vae=vae, **place, **without_extras(design))
     except BaseModelError:
         raise
     except MemoryError:
@@ -84,7 +80,7 @@ def load_single_file(path: Path, dtype: torch.dtype) -> StableDiffusionPipeline 
         raise BaseModelError(f"cannot load the checkpoint {path}: {first_line(error)}; download it again") from None
 
 
-def _look_inside(path: Path) -> _Checkpoint:
+def look_inside(path: Path) -> Checkpoint:
     """What kind of base the file holds; nothing is unpickled. Raises BaseModelError if it holds none."""
     if path.suffix != ".safetensors":
         raise BaseModelError(f"{path} is not a .safetensors file: {PICKLE_ADVICE}")
@@ -102,6 +98,7 @@ def _look_inside(path: Path) -> _Checkpoint:
             if cross is None:
                 raise BaseModelError(f"{path} is of another design: only Stable Diffusion 1.x, 2.x and XL can be used")
             xl, width = cross == _CROSS % 4, file.get_slice(cross).get_shape()[1]
+            family = "sdxl" if xl else FAMILIES.get(width, "pocket")
             if xl and not any(key.startswith("conditioner.embedders.1.") for key in keys):
                 refiner = any(key.startswith("conditioner.embedders.0.model.") for key in keys)
                 what = REFINER if refiner else "an SDXL without its text encoders: take the whole checkpoint"
@@ -109,20 +106,20 @@ def _look_inside(path: Path) -> _Checkpoint:
             told = (file.metadata() or {}).get("modelspec.prediction_type")
             if told is not None:
                 velocity = told.startswith("v")
-            elif _FAMILIES.get(width) == "sd2" and _LAST_NORM in keys:
+            elif family == "sd2" and _LAST_NORM in keys:
                 # Nothing in such a file says which kind it is. This spread is 0.09 or more only in those that predict
                 # v, the rule by which ComfyUI tells them apart (comfy/supported_models.py, SD20).
                 velocity = float(file.get_tensor(_LAST_NORM).float().std(correction=0)) > 0.09
             else:
                 velocity = "v_pred" in keys
-            return _Checkpoint(width, xl, velocity, "ztsnr" in keys)
+            return Checkpoint(width, family, velocity, "ztsnr" in keys)
     except (OSError, SafetensorError) as error:
         raise BaseModelError(f"cannot read the checkpoint {path}: {error}; download it again") from None
 
 
-def _write_configs(folder: Path, path: Path, found: _Checkpoint, beside: Path) -> None:
-    family = _FAMILIES.get(found.width)
-    if family is None or (family == "sdxl") != found.xl:
+def _write_configs(folder: Path, path: Path, found: Checkpoint, beside: Path) -> None:
+    family = found.family
+    if family == "pocket" or (family == "sdxl" and found.width != _SDXL_WIDTH):
         raise BaseModelError(
             f"{path} has an unknown text width of {found.width}: put its configurations (diffusers layout) into the "
             f"folder {beside.name}/ beside it"

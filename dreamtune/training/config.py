@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import string
 from dataclasses import fields
 from pathlib import Path
@@ -53,7 +54,17 @@ class TrainConfig(Recipe):
     method_options: dict[str, bool | int | float | str] = Field(default_factory=dict)
     """Further options of the method, by the names in its config class."""
     targets: str = "attn"
-    """Layers that are adapted: attn, cross-attn, kv, attn+ff, or a regular expression on layer names."""
+    """Layers of the UNet that are adapted: attn, cross-attn, kv, attn+ff, none, or a regular expression on layer
+    names."""
+    text_encoder: bool = False
+    """Adapt the attention of the text encoders too, by the same method."""
+    text_encoder_lr: float | None = Field(default=None, gt=0, le=10, allow_inf_nan=False)
+    """Learning rate of the text encoders' adapters; half of lr if not set, with prodigy all of it."""
+    pivotal: int = Field(default=0, ge=0, le=32)
+    """Make the token a new word of the vocabulary, of this many vectors that are trained too and start as the class
+    word's (pivotal tuning; 2 is usual; with targets none textual inversion). 0 leaves it what it is to the base."""
+    pivotal_lr: float | None = Field(default=None, gt=0, le=10, allow_inf_nan=False)
+    """Learning rate of the token's vectors; 5e-4 if not set, with prodigy lr."""
 
     steps: int = Field(default=800, ge=1)
     """Optimizer steps."""
@@ -85,7 +96,7 @@ class TrainConfig(Recipe):
     seed: int = Field(default=0, ge=0, lt=2**32)
     """Decides initial values, order and noise: the same seed gives the same adapter on CPU, bit for bit."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    """Arithmetic of the forward pass; the adapter itself is always trained in fp32."""
+    """Of the frozen weights and the arithmetic; the adapter itself is always trained in fp32, and the VAE is fp32."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """Where to train; auto takes the accelerator if there is one."""
 
@@ -175,6 +186,16 @@ class TrainConfig(Recipe):
     def _consistent(self) -> Self:
         if self.token not in self.prompt(self.instance_prompt):
             raise ValueError(f"instance_prompt = {self.instance_prompt!r} must hold {{token}}: nothing else recalls it")
+        if self.pivotal and not re.fullmatch(r"\w+", self.token):
+            raise ValueError(f"token = {self.token!r} must be one word of letters and digits with pivotal")
+        if self.targets == "none" and not (self.pivotal or self.text_encoder):
+            raise ValueError(
+                "targets = 'none' leaves nothing to train: set pivotal, for example to 2, or other targets"
+            )
+        if self.text_encoder_lr is not None and not self.text_encoder:
+            raise ValueError(f"text_encoder_lr = {self.text_encoder_lr:g} is for text_encoder = true: set that too")
+        if self.pivotal_lr is not None and not self.pivotal:
+            raise ValueError(f"pivotal_lr = {self.pivotal_lr:g} is for pivotal: set that too, for example to 2")
         if self.warmup_steps >= self.steps:
             raise ValueError(f"warmup_steps = {self.warmup_steps} must be less than steps = {self.steps}")
         if not self.score_every and (self.keep == "best" or self.early_stop):
@@ -182,6 +203,18 @@ class TrainConfig(Recipe):
         if self.score_every > self.steps:
             raise ValueError(f"score_every = {self.score_every} is more than steps = {self.steps}: nothing is judged")
         return self
+
+    @property
+    def lr_ratios(self) -> tuple[float, float]:
+        """Learning rates of the text encoders' adapters and of the token's vectors, as multiples of lr."""
+        alike = self.optimizer == "prodigy"  # it finds one step size for all
+        text, vectors = (self.lr, self.lr) if alike else (self.lr / 2, 5e-4)
+        return (self.text_encoder_lr or text) / self.lr, (self.pivotal_lr or vectors) / self.lr
+
+    @property
+    def trains_text(self) -> bool:
+        """Whether prompts change their meaning, so that text encoders are needed while training."""
+        return self.text_encoder or self.pivotal > 0
 
     def prompt(self, template: str) -> str:
         """Fill {token} and {class} into a prompt template."""

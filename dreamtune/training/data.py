@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -49,10 +49,22 @@ class CachedConditioner:
     """Prompts as the base's text encoders saw them before training."""
 
     def __init__(self, prompts: Sequence[Conditioning], device: torch.device) -> None:
-        self._prompts = [
-            Conditioning(p.embedding.to(device), None if p.pooled is None else p.pooled.to(device)) for p in prompts
-        ]
+        self._prompts = [prompt.to(device) for prompt in prompts]
 
     def __call__(self, prompts: Sequence[int], time_ids: Tensor | None) -> dict[str, Any]:
         """See :class:`Conditioner`."""
         return unet_inputs([self._prompts[row] for row in prompts], time_ids)
+
+
+class LiveConditioner:
+    """Prompts as the base's text encoders see them now, for a training that changes what they see."""
+
+    def __init__(self, texts: Sequence[str], encode: Callable[[Sequence[str]], Sequence[Conditioning]]) -> None:
+        """texts: :attr:`TrainingData.texts`; encode: gives their Conditioning, with gradients where they are wanted."""
+        self._texts, self._encode = texts, encode
+
+    def __call__(self, prompts: Sequence[int], time_ids: Tensor | None) -> dict[str, Any]:
+        """See :class:`Conditioner`; a prompt of several samples is encoded once."""
+        rows = list(dict.fromkeys(prompts))
+        found = dict(zip(rows, self._encode([self._texts[row] for row in rows]), strict=True))
+        return unet_inputs([found[row] for row in prompts], time_ids)

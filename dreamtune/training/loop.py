@@ -18,12 +18,12 @@ from dreamtune.training.processes import accelerated, any_process
 from dreamtune.training.trainer import RunFiles, StepRecord, Trainer
 
 if TYPE_CHECKING:
-    from dreamtune.adapters import AttachedAdapter
+    from dreamtune.adapters import AttachedAdapter, AttachedParts
 
 
 def fit(
     unet: nn.Module,
-    attached: AttachedAdapter,
+    attached: AttachedAdapter | AttachedParts,
     data: TrainingData,
     objective: Objective,
     config: TrainConfig,

@@ -25,7 +25,7 @@ from dreamtune.training.sampler import Sampler, Shape
 from dreamtune.training.schedules import lr_factor
 
 if TYPE_CHECKING:
-    from dreamtune.adapters import AttachedAdapter
+    from dreamtune.adapters import AttachedAdapter, AttachedParts
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class Trainer:
         self,
         accelerator: Accelerator,
         unet: nn.Module,
-        attached: AttachedAdapter,
+        attached: AttachedAdapter | AttachedParts,
         data: TrainingData,
         objective: Objective,
         config: TrainConfig,

@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 
 from dreamtune.errors import BaseModelError, ConfigError
 from dreamtune.models import Base, hub, load_base
-from dreamtune.models.single_file import _look_inside
+from dreamtune.models.single_file import look_inside
 from tests.tiny_models import tiny_checkpoint, tiny_folder
 
 
@@ -274,7 +274,7 @@ def test_what_a_file_says_of_its_objective(
 ) -> None:
     metadata = {"modelspec.prediction_type": told} if told else None
     save_file({name: torch.zeros(shape) for name, shape in tensors.items()}, tmp_path / "x.safetensors", metadata)
-    found = _look_inside(tmp_path / "x.safetensors")
+    found = look_inside(tmp_path / "x.safetensors")
     assert (found.velocity, found.zero_snr) == expected
 
 
@@ -285,7 +285,7 @@ def test_second_generation_without_metadata_is_told_by_its_weights(
     norm = "model.diffusion_model.output_blocks.11.1.transformer_blocks.0.norm1.bias"
     tensors = {name: torch.zeros(shape) for name, shape in SD2.items()}
     save_file(tensors | {norm: torch.linspace(-1, 1, 320) * spread * 3**0.5}, tmp_path / "x.safetensors")
-    assert _look_inside(tmp_path / "x.safetensors").velocity is velocity
+    assert look_inside(tmp_path / "x.safetensors").velocity is velocity
 
 
 def test_checkpoint_without_configurations_says_where_to_put_them(checkpoint: Path, tmp_path: Path) -> None:

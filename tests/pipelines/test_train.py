@@ -254,7 +254,7 @@ def test_embedded_base_is_recorded_by_its_name(
 ) -> None:
     """Even where a folder has that name too."""
     base = load_base(tiny, device="cpu")
-    monkeypatch.setattr("dreamtune.models.load_base", lambda name, device: base)
+    monkeypatch.setattr("dreamtune.models.load_base", lambda name, device, precision: base)
     monkeypatch.chdir(tmp_path)
     Path("pocket").mkdir()
     train(settings(base="pocket", steps=1, prior=False), "run", on_progress=quiet)

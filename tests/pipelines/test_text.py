@@ -1,0 +1,170 @@
+"""Trainings that change what prompts mean: text-encoder adapters and new words, from the settings to the pictures."""
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from dreamtune.adapters import AdapterFile
+from dreamtune.errors import ConfigError, Interrupted
+from dreamtune.models import load_base
+from dreamtune.pipelines.adapter_use import AdapterUse
+from dreamtune.pipelines.generate import GenerateConfig, generate
+from dreamtune.pipelines.inspect import inspect
+from dreamtune.pipelines.progress import Progress
+from dreamtune.pipelines.train import load_run_config, train
+from dreamtune.training.config import TrainConfig
+
+Settings = Callable[..., TrainConfig]
+KINDS: dict[str, dict[str, Any]] = {
+    "text encoder": {"text_encoder": True},
+    "word": {"pivotal": 2},
+    "word alone": {"pivotal": 1, "targets": "none", "prior": False},
+    "both": {"text_encoder": True, "pivotal": 2, "prior_from": "prediction", "lr": 1e-3},
+}
+
+
+def quiet(progress: Progress) -> None:
+    """Show nothing."""
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_training_changes_what_the_prompt_means(kind: str, settings: Settings, tmp_path: Path) -> None:
+    config = settings(**KINDS[kind])
+    result = train(config, tmp_path / "run", on_progress=quiet)
+    file, base = AdapterFile.load(result.adapter), load_base(config.base, "cpu")
+    (plain,) = base.condition(["a photo of sks dog"])
+    (other,) = base.condition(["a photo of a cat"])
+    with base.put_on(file):
+        (meant,) = base.condition(["a photo of sks dog"])
+        (elsewhere,) = base.condition(["a photo of a cat"])
+    assert not torch.equal(meant.embedding, plain.embedding)
+    assert torch.equal(elsewhere.embedding, other.embedding) is not config.text_encoder, "a word changes no other"
+    (again,) = base.condition(["a photo of sks dog"])
+    assert torch.equal(again.embedding, plain.embedding), "taken off, it is as it was"
+    assert ("unet" in file.parts) is (config.targets != "none")
+    assert ("text_encoder" in file.parts) is config.text_encoder
+    assert file.summary()["embeddings"] == ({"text_encoder": [config.pivotal, 32]} if config.pivotal else {})
+    if config.text_encoder:
+        ups = [t for name, t in file.tensors.items() if name.startswith("text_encoder.") and name.endswith(".up")]
+        assert all(t.abs().sum() > 0 for t in ups), "zero at first: nothing had been learned"
+    if config.pivotal:
+        start = base.word_vectors("dog")["text_encoder"]
+        moved = (file.tensors["embedding.text_encoder"] - start).abs()
+        assert (moved > 0).any(1).all()
+        assert moved.max() < 0.1, "it starts as the class word"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_resumed_training_is_the_same_bit_for_bit(kind: str, settings: Settings, tmp_path: Path) -> None:
+    config = settings(**KINDS[kind], steps=4)
+    whole = train(config, tmp_path / "whole", on_progress=quiet)
+    stop = threading.Event()
+
+    def stop_early(progress: Progress) -> None:
+        if progress.phase == "train" and progress.done == 3:
+            stop.set()
+
+    with pytest.raises(Interrupted):
+        train(config, tmp_path / "parts", on_progress=stop_early, stop=stop)
+    parts = train(load_run_config(tmp_path / "parts"), tmp_path / "parts", resume=True, on_progress=quiet)
+    assert parts.steps_now == 1
+    assert parts.adapter.read_bytes() == whole.adapter.read_bytes()
+
+
+def drawn(adapter: Path, base: str, out: Path, prompt: str = "a photo of sks dog") -> bytes:
+    config = GenerateConfig(prompts=(prompt,), adapters=(str(adapter),), base=base, n=1, steps=3)
+    return Image.open(generate(config, out, quiet).files[0]).tobytes()
+
+
+@pytest.mark.parametrize("part", ["embedding.", "text_encoder."])
+def test_pictures_use_what_was_learned(part: str, settings: Settings, tmp_path: Path) -> None:
+    """Other values in the file, another picture: if they were not used it would be the same."""
+    config = settings(text_encoder=True, pivotal=2, steps=2, prior=False)
+    result = train(config, tmp_path / "run", on_progress=quiet)
+    file = AdapterFile.load(result.adapter)
+    tensors = {name: t + torch.randn(t.shape) if name.startswith(part) else t for name, t in file.tensors.items()}
+    AdapterFile.from_content(tensors, file.to_header()).save(tmp_path / "other.safetensors")
+    one = drawn(result.adapter, config.base, tmp_path / "one")
+    assert drawn(tmp_path / "other.safetensors", config.base, tmp_path / "two") != one
+    if part == "embedding.":
+        without = [
+            drawn(path, config.base, tmp_path / "three", "a dog")
+            for path in (result.adapter, tmp_path / "other.safetensors")
+        ]
+        assert without[0] == without[1], "the word is not in the prompt"
+
+
+def test_word_is_one_of_its_own_in_prompts(settings: Settings, tmp_path: Path) -> None:
+    result = train(settings(pivotal=2, steps=1, prior=False), tmp_path / "run", on_progress=quiet)
+    base = load_base(settings().base, "cpu")
+    with base.put_on(AdapterFile.load(result.adapter)):
+        for same in ("a SKS dog", "a sks dog"):
+            numbers, mask = base._tokens("text_encoder", [same])
+            vocabulary = len(base.tokenizer)
+            places = [int(number) - vocabulary for number in numbers[0] if number >= vocabulary]
+            assert places == [0, 1], same
+            assert int(mask.sum()) == 8, "start, a, two of the word, d, o, g and end: letters are tokens here"
+        for other in ("asks", "sks1", "_sks"):
+            assert base._tokens("text_encoder", [other])[0].max() < len(base.tokenizer), other
+
+
+def test_two_adapters_of_one_word(settings: Settings, tmp_path: Path) -> None:
+    result = train(settings(pivotal=1, steps=1, prior=False), tmp_path / "run", on_progress=quiet)
+    base = load_base(settings().base, "cpu")
+    use = AdapterUse.load(str(result.adapter))
+    with use.on(base):
+        with pytest.raises(ConfigError, match="two adapters have embeddings of their own for 'sks'"), use.on(base):
+            pass
+        assert base.condition(["sks"])
+    with use.on(base):
+        assert len(base.words) == 1
+
+
+def test_inspect_tells_of_embeddings(settings: Settings, tmp_path: Path) -> None:
+    result = train(settings(pivotal=3, steps=1, prior=False, text_encoder=True), tmp_path / "run", on_progress=quiet)
+    told = inspect(result.adapter).to_dict()
+    assert told["embeddings"] == {"text_encoder": [3, 32]}
+    assert any(layer["path"].startswith("text_encoder.") for layer in told["changes"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"pivotal": 1, "token": "my dog"}, "must be one word of letters and digits with pivotal"),
+        ({"targets": "none"}, "leaves nothing to train: set pivotal"),
+        ({"text_encoder_lr": 1e-4}, "is for text_encoder = true"),
+        ({"pivotal_lr": 1e-4}, "is for pivotal: set that too"),
+    ],
+)
+def test_settings_that_contradict(settings: Settings, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        settings(**changes)
+
+
+def test_sdxl_is_trained_whole(settings: Settings, tiny_sdxl: Path, tmp_path: Path) -> None:
+    """Both text encoders, a word in both, micro-conditioning, and exact resume."""
+    config = settings(base=str(tiny_sdxl), text_encoder=True, pivotal=1, steps=3, checkpoint_every=0)
+    whole = train(config, tmp_path / "whole", on_progress=quiet)
+    file = AdapterFile.load(whole.adapter)
+    assert file.parts == ("unet", "text_encoder", "text_encoder_2")
+    assert file.summary()["embeddings"] == {"text_encoder": [1, 32], "text_encoder_2": [1, 48]}
+    assert load_run_config(whole.run).precision == "bf16", "the preset of its family"
+    stop = threading.Event()
+    with pytest.raises(Interrupted):
+        train(config, tmp_path / "again", on_progress=lambda it: stop.set() if it.phase == "train" else None, stop=stop)
+    again = train(load_run_config(tmp_path / "again"), tmp_path / "again", resume=True, on_progress=quiet)
+    assert (again.steps_now, again.adapter.read_bytes()) == (2, whole.adapter.read_bytes())
+    assert drawn(whole.adapter, config.base, tmp_path / "pictures")
+
+
+def test_bf16(settings: Settings, tmp_path: Path) -> None:
+    config = settings(precision="bf16", text_encoder=True, pivotal=1, steps=2)
+    result = train(config, tmp_path / "run", on_progress=quiet)
+    assert {t.dtype for t in load_file(result.adapter).values()} == {torch.float32}
+    assert drawn(result.adapter, config.base, tmp_path / "pictures")
