@@ -142,6 +142,7 @@ def _run(
             plan.objective,
             config,
             files,
+            conditioner=plan.conditioner(),
             resume=resume,
             on_start=on_start,
             on_step=on_step,
