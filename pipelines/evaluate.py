@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field
 
 from dreamtune.errors import ConfigError
-from dreamtune.pipelines.adapter_use import AdapterUse, base_name
+from dreamtune.pipelines.adapter_use import AdapterUse
 from dreamtune.pipelines.evaluation_report import write_report
 from dreamtune.pipelines.files import check_place, complete
-from dreamtune.pipelines.generate import SAMPLING, DrawingConfig
+from dreamtune.pipelines.generate import DrawingConfig
 from dreamtune.pipelines.progress import OnProgress, Printer, Progress
 
 if TYPE_CHECKING:
@@ -116,28 +116,19 @@ def evaluate(config: EvaluateConfig, out: str | Path, on_progress: OnProgress | 
     use = AdapterUse.load(config.adapter)
     token, class_word = _names(config, use)
     pairs = _prompts(config, token, class_word)
-    name = base_name([use]) if config.base == "auto" else config.base
 
     from dreamtune.data.buckets import Framing
     from dreamtune.data.subject import check_folder, load_subject
     from dreamtune.evaluation import Exam, Sampling, load_judge, reference_pictures
-    from dreamtune.models import load_base
 
     check_folder(config.images)
-    base = load_base(name, device=config.device, precision=config.precision)
+    base = config.load([use])
     judge = load_judge(base.id, base.device, config.dino, config.clip)
-    size = config.size or base.resolution
+    steps, guidance, size = config.sampling(base)
     subject = load_subject(config.images, class_word, token, Framing.of(base, size, buckets=False), masks=False)
     remarks = [*use.remarks, *(str(remark) for remark in subject.remarks if remark.skipped)]
     references = reference_pictures(subject)
-    usual = SAMPLING[base.family]
-    sampling = Sampling(
-        size=size,
-        steps=usual[0] if config.steps is None else config.steps,
-        guidance=usual[1] if config.guidance is None else config.guidance,
-        seed=config.seed,
-        per_prompt=config.n,
-    )
+    sampling = Sampling(size, steps, guidance, config.seed, config.n)
     with use.on(base, config.any_base) as attached:
         on_progress(Progress("remark", message=f"{3 * config.n * len(pairs)} pictures, judged by {judge.name}"))
         exam = Exam(base, attached, judge, references, pairs, sampling)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,6 +57,23 @@ class DrawingConfig(Recipe):
         if value is not None and value % 8:
             raise ValueError(f"size = {value} must be a multiple of 8; try {round(value / 8) * 8}")
         return value
+
+    def load(self, adapters: Sequence[AdapterUse]) -> Base:
+        """The base to draw with, for these adapters. Raises ConfigError and BaseModelError."""
+        from dreamtune.models import family_of, load_base
+
+        name = base_name(adapters) if self.base == "auto" else self.base
+        precision = self.precision or ("bf16" if family_of(name) == "sdxl" else "fp32")
+        return load_base(name, device=self.device, precision=precision)
+
+    def sampling(self, base: Base) -> tuple[int, float, int]:
+        """Steps, guidance and size of pictures by `base`."""
+        steps, guidance = SAMPLING[base.family]
+        return (
+            steps if self.steps is None else self.steps,
+            guidance if self.guidance is None else self.guidance,
+            self.size or base.resolution,
+        )
 
 
 class GenerateConfig(DrawingConfig):
@@ -118,21 +136,8 @@ def generate(config: GenerateConfig, out: str | Path, on_progress: OnProgress | 
     check_place(folder)
     adapters = [AdapterUse.load(text) for text in config.adapters]
     remarks = [*_check_triggers(config, adapters), *(it for adapter in adapters for it in adapter.remarks)]
-    name = base_name(adapters) if config.base == "auto" else config.base
-
-    from dreamtune.models import family_of, load_base
-
-    precision = config.precision or ("bf16" if family_of(name) == "sdxl" else "fp32")
-    base = load_base(name, device=config.device, precision=precision)
-    steps, guidance = SAMPLING[base.family]
-    plan = _Plan(
-        config=config,
-        adapters=adapters,
-        base=base,
-        steps=steps if config.steps is None else config.steps,
-        guidance=guidance if config.guidance is None else config.guidance,
-        size=config.size or base.resolution,
-    )
+    base = config.load(adapters)
+    plan = _Plan(config, adapters, base, *config.sampling(base))
     for remark in remarks:
         on_progress(Progress("remark", message=remark))
     started = time.monotonic()

@@ -35,7 +35,7 @@ def evaluate(
     seed: Annotated[int, Option(help="Seed of the first picture; the next has the next.")] = 0,
     any_base: Annotated[bool, Option("--any-base", help="Allow another base than the adapter's.")] = False,
     device: Device = "auto",
-    precision: Annotated[str, Option(help="fp32, bf16 or fp16; the latter two take half the memory.")] = "fp32",
+    precision: Annotated[str | None, Option(help="fp32, bf16 or fp16 (bf16 for SDXL, else fp32).")] = None,
     as_json: Json = False,
 ) -> None:
     """Measure how well an adapter shows its subject, follows prompts and leaves its class alone."""
