@@ -28,6 +28,7 @@ FORMATS = {
     "kohya": "LoRA, DoRA, LoHa or LoKr for kohya, LyCORIS and ComfyUI",
     "diffusers": "a folder with the whole base, changed",
     "checkpoint": "the base's single file, changed",
+    "embedding": "the embeddings of a new word alone, as a file of textual inversion",
 }
 """Format -> what is written."""
 DTYPES = ("fp32", "fp16", "bf16")
@@ -43,7 +44,7 @@ class ExportResult:
     method: str
     """Of the adapter."""
     written_as: str
-    """The method in the output, or "weights" for a changed base."""
+    """The method in the output, "weights" for a changed base, or "embeddings"."""
     dtype: str
     layers: tuple[LayerError, ...]
     """Empty if ΔW depends on the base's weights and no base was given to compare with."""
@@ -106,6 +107,7 @@ def export(
     if use.strength != 1:
         raise ConfigError("a strength cannot be exported: give the file alone, and the strength where it is used")
     file, precision = use.file, _precision(form, dtype)
+    remarks = [*use.remarks, *_check_embeddings(file, form)]
     name = base_name([use]) if base is None and form in _WHOLE else base
     if form == "checkpoint" and not Path(str(name)).expanduser().is_file():
         raise ConfigError(
@@ -114,7 +116,11 @@ def export(
     model = None if name is None else _load(name, use, any_base)
     # copies: merging changes the weights in place
     weights = None if model is None else {path: w.clone() for path, w in file.weights(model.parts).items()}
-    if model is not None and weights is not None and form in _WHOLE:
+    if form == "embedding":
+        assert precision is not None
+        written_as, energy = "embeddings", dict[str, float]()
+        write = partial(_write_embedding, file, precision)
+    elif model is not None and weights is not None and form in _WHOLE:
         from dreamtune.pipelines.merged import write_merged
 
         written_as, energy = "weights", dict[str, float]()
@@ -126,9 +132,9 @@ def export(
         written_as = converted.method
         write = partial(_write_adapter, converted, form, energy, precision, weights)
     with complete(place, AdapterFileError) as target:
-        errors = tuple(compare(file, write(target), weights, energy))
-    remarks = list(use.remarks)
-    if not errors:
+        written = write(target)
+        errors = () if form == "embedding" else tuple(compare(file, written, weights, energy))
+    if not errors and form != "embedding":
         remarks.append(f"the change of {file.method} depends on the base's weights: give --base to have it compared")
     return ExportResult(
         out=place,
@@ -140,6 +146,21 @@ def export(
         remarks=tuple(remarks),
         seconds=time.monotonic() - began,
     )
+
+
+def _check_embeddings(file: AdapterFile, form: str) -> list[str]:
+    """A remark if a format leaves the embeddings out. Raises ConfigError if nothing, or not the same, would be left."""
+    if not file.embeddings or form == "embedding":
+        return []
+    word = file.trigger
+    if form in _WHOLE:
+        raise ConfigError(
+            f"the embeddings of {word!r} cannot be merged into a base: export the adapter as lora, peft or kohya, and "
+            "once more as embedding"
+        )
+    if not file.layers:
+        raise ConfigError(f"the adapter holds nothing but embeddings of {word!r}: use the format embedding")
+    return [f"the embeddings of {word!r} are not in there: export them too, with the format embedding"]
 
 
 def _check_options(form: str, dtype: str | None, rank: int | None, place: Path) -> None:
@@ -154,7 +175,7 @@ def _check_options(form: str, dtype: str | None, rank: int | None, place: Path) 
     is_file = place.suffix == ".safetensors"
     if form == "diffusers" and is_file:
         raise ConfigError(f"{place} is to be a folder: give a name without .safetensors")
-    if form in ("lora", "kohya", "checkpoint") and not is_file:
+    if form in ("lora", "kohya", "checkpoint", "embedding") and not is_file:
         raise ConfigError(f"{place} is to be a file: give it a name that ends in .safetensors")
     if place.exists():
         raise ConfigError(f"{place} is there already: remove it or choose another name")
@@ -194,6 +215,15 @@ def _converted(
 
     plain = plain_lora(file, rank, weights)
     return plain.file, {path: share for path, share in plain.energy.items() if share < 1}
+
+
+def _write_embedding(file: AdapterFile, dtype: torch.dtype, target: Path) -> Iterator[tuple[str, Tensor]]:
+    """Write `target`; there is no ΔW to compare."""
+    from dreamtune.adapters import container
+    from dreamtune.adapters.interop import to_embedding
+
+    container.write_plain(target, *to_embedding(file, dtype))
+    return iter(())
 
 
 def _write_adapter(

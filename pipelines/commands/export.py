@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 
 def export(
     file: Annotated[str, Argument(metavar="FILE", help="Adapter file, of dreamtune or another tool.")],
-    form: Annotated[str, Option("--format", help="lora, peft, kohya, diffusers or checkpoint; see docs/files.md.")],
+    form: Annotated[
+        str, Option("--format", help="lora, peft, kohya, diffusers, checkpoint or embedding; see docs/files.md.")
+    ],
     out: Annotated[Path, Option(help="File or folder to write, which must not exist.")],
     dtype: Annotated[
         str | None, Option(help="fp32, fp16 or bf16 (fp32; of a checkpoint what the base's file has).")

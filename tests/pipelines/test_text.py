@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from diffusers import StableDiffusionPipeline
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -14,6 +15,7 @@ from dreamtune.adapters import AdapterFile
 from dreamtune.errors import ConfigError, Interrupted
 from dreamtune.models import load_base
 from dreamtune.pipelines.adapter_use import AdapterUse
+from dreamtune.pipelines.export import export
 from dreamtune.pipelines.generate import GenerateConfig, generate
 from dreamtune.pipelines.inspect import inspect
 from dreamtune.pipelines.progress import Progress
@@ -168,3 +170,46 @@ def test_bf16(settings: Settings, tmp_path: Path) -> None:
     result = train(config, tmp_path / "run", on_progress=quiet)
     assert {t.dtype for t in load_file(result.adapter).values()} == {torch.float32}
     assert drawn(result.adapter, config.base, tmp_path / "pictures")
+
+
+def test_diffusers_reads_the_embeddings_and_the_adapter(settings: Settings, tmp_path: Path) -> None:
+    config = settings(pivotal=2, text_encoder=True, prior=False, lr=1e-2)
+    adapter = train(config, tmp_path / "run", on_progress=quiet).adapter
+    result = export(adapter, tmp_path / "word.safetensors", "embedding")
+    assert (result.written_as, result.layers, result.remarks) == ("embeddings", (), ())
+    left_out = export(adapter, tmp_path / "lora.safetensors", "kohya")
+    assert any("embeddings of 'sks' are not in there: export them too" in remark for remark in left_out.remarks)
+    pipe: Any = StableDiffusionPipeline.from_pretrained(config.base, safety_checker=None)
+    plain = pipe.encode_prompt("a sks dog", torch.device("cpu"), 1, False)[0]
+    pipe.load_lora_weights(str(tmp_path), weight_name="lora.safetensors")
+    pipe.load_textual_inversion(str(tmp_path / "word.safetensors"), token="<sks>")
+    found = pipe.encode_prompt("a <sks> dog", torch.device("cpu"), 1, False)[0]
+    base = load_base(config.base, "cpu")
+    with base.put_on(AdapterFile.load(adapter)):
+        (expected,) = base.condition(["a sks dog"])
+    torch.testing.assert_close(found[0], expected.embedding, rtol=1e-3, atol=1e-4)
+    assert not torch.allclose(plain[0], expected.embedding, atol=1e-2)
+
+
+def test_what_cannot_be_exported(settings: Settings, tmp_path: Path) -> None:
+    both = train(settings(pivotal=1, steps=1, prior=False), tmp_path / "both", on_progress=quiet).adapter
+    with pytest.raises(ConfigError, match="cannot be merged into a base: export the adapter as lora, peft or kohya"):
+        export(both, tmp_path / "whole", "diffusers", base=settings().base)
+    alone = train(settings(**KINDS["word alone"], steps=1), tmp_path / "alone", on_progress=quiet).adapter
+    with pytest.raises(ConfigError, match="nothing but embeddings of 'sks': use the format embedding"):
+        export(alone, tmp_path / "x.safetensors", "kohya")
+    plain = train(settings(steps=1, prior=False), tmp_path / "plain", on_progress=quiet).adapter
+    with pytest.raises(ConfigError, match="no embeddings of its own: it was trained without pivotal"):
+        export(plain, tmp_path / "x.safetensors", "embedding")
+    assert not (tmp_path / "x.safetensors").exists()
+
+
+def test_embeddings_of_sdxl(settings: Settings, tiny_sdxl: Path, tmp_path: Path) -> None:
+    config = settings(base=str(tiny_sdxl), pivotal=1, steps=1, prior=False, targets="none")
+    adapter = train(config, tmp_path / "run", on_progress=quiet).adapter
+    export(adapter, tmp_path / "word.safetensors", "embedding", dtype="fp16")
+    tensors = load_file(tmp_path / "word.safetensors")
+    assert {name: (tensor.shape, tensor.dtype) for name, tensor in tensors.items()} == {
+        "clip_l": ((1, 32), torch.float16),
+        "clip_g": ((1, 48), torch.float16),
+    }
