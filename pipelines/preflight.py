@@ -120,7 +120,7 @@ def preflight(config: TrainConfig, folder: RunFolder, resume: bool, tell: OnProg
     subject = replace(subject, remarks=(*words, *subject.remarks, *captions))
     for remark in subject.remarks:
         tell(Progress("remark", message=str(remark)))
-    objective = Objective(base.noise_scheduler().alphas_cumprod, base.prediction_type, config.snr_gamma)
+    objective = Objective.of(base.noise_scheduler().alphas_cumprod, base.prediction_type, config)
     attached = attach_all(base, config, _on_singular_vectors(config, tell))
     optimizers.check(config, attached.parameter_groups())
     judge = find_judge(config, base, subject)

@@ -23,7 +23,7 @@ def attach_all(base: Base, config: TrainConfig, on_progress: Callable[[int, int]
     `on_progress` as in adapters.attach, for the UNet. Raises ConfigError for settings that do not fit the base.
     """
     method = config.method_config()
-    parts = {UNET: attach(base.unet, method, config.targets, config.seed, on_progress=on_progress)}
+    parts = {UNET: attach(base.unet, method, config.targets, config.seed, ranks=config.ranks, on_progress=on_progress)}
     if config.text_encoder:
         for part in TEXT_ENCODERS:
             if part in base.parts:

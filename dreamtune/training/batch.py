@@ -36,7 +36,7 @@ class Batch:
         """The pictures that `part` names, under its noise."""
         chosen = [pictures[row] for row in part.rows]
         x0 = torch.stack([example.latent for example in chosen]).to(device)
-        noise = part.noise.to(device)
+        noise = objective.noise(part).to(device)
         a = objective.alphas(part.timesteps)
         return cls(
             noisy=losses.add_noise(x0, noise, a),

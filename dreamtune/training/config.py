@@ -19,8 +19,11 @@ from dreamtune.training.schedules import Schedule
 _PRIVATE = {
     *("images", "base", "device", "strict"),
     *("checkpoint_every", "keep_checkpoints", "sample_every", "sample_prompts", "trackers"),
-    *("score_every", "keep", "early_stop", "dino", "clip"),
+    *("score_every", "keep", "early_stop", "dino", "clip", "gradient_checkpointing"),
 }
+
+HuberSchedule = Literal["constant", "exponential", "snr"]
+"""How the width of a pseudo-Huber loss depends on the noise."""
 
 
 class TrainConfig(Recipe):
@@ -53,6 +56,9 @@ class TrainConfig(Recipe):
     """Scale: the change is multiplied by alpha/rank; equal to the rank if not set."""
     method_options: dict[str, bool | int | float | str] = Field(default_factory=dict)
     """Further options of the method, by the names in its config class."""
+    ranks: dict[str, int] = Field(default_factory=dict)
+    """Other ranks for single layers: regular expression on layer names -> rank, of several the last counts; alpha/rank
+    stays the same."""
     targets: str = "attn"
     """Layers of the UNet that are adapted: attn, cross-attn, kv, attn+ff, none, or a regular expression on layer
     names."""
@@ -93,10 +99,21 @@ class TrainConfig(Recipe):
     """Gradients are scaled down to this norm when theirs is larger."""
     snr_gamma: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     """Gamma of min-SNR weighting (5 is usual); none weights all noise levels alike."""
+    zero_terminal_snr: bool = False
+    """Train with a noise schedule whose last step is pure noise (only for bases that predict v); a base made that way
+    says so itself."""
+    noise_offset: float = Field(default=0.0, ge=0, le=1)
+    """Strength of a shift of each channel's noise (0.05 to 0.1 is usual), for dark or bright pictures; 0 is none."""
+    huber_c: float | None = Field(default=None, gt=0, le=1)
+    """Width of a pseudo-Huber loss in place of squared errors, robust to pictures that do not fit (0.1 is usual)."""
+    huber_schedule: HuberSchedule = "snr"
+    """How the width depends on the noise: constant, or from 1 at little noise to huber_c at much (exponential, snr)."""
     seed: int = Field(default=0, ge=0, lt=2**32)
     """Decides initial values, order and noise: the same seed gives the same adapter on CPU, bit for bit."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """Of the frozen weights and the arithmetic; the adapter itself is always trained in fp32, and the VAE is fp32."""
+    gradient_checkpointing: bool = False
+    """Compute activations a second time instead of keeping them: much less memory, about a third more time."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """Where to train; auto takes the accelerator if there is one."""
 

@@ -42,6 +42,10 @@ class Ema:
         finally:
             self._set(before)
 
+    def keep(self) -> None:
+        """Give the parameters their averages for good."""
+        self._set(self.averages)
+
     def state_dict(self) -> dict[str, Any]:
         """Number of updates and the averages, in the order of the parameters."""
         return {"updates": self.updates, "averages": [average.clone() for average in self.averages]}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import nn
@@ -39,6 +39,8 @@ def fit(
 ) -> int:
     """Train `attached` in place up to `config.steps` and return the number of steps that this call did.
 
+    With `config.ema_decay` it then holds the average of its weights, and so it does for callbacks and files.
+
     With `resume` it continues from the newest complete checkpoint, if any; on the CPU the result is then bitwise
     that of an uninterrupted run. `conditioner` tells the UNet of prompts in place of the cached ones, for example with
     text encoders that are trained too. `on_start` is told the step it starts from, `on_step` each step, `on_method` the
@@ -62,12 +64,15 @@ def fit(
             on_start(start)
         attached.train()
         done, last = start, any_process(accelerator, start >= config.steps or enough.is_set())
+        if config.gradient_checkpointing:
+            cast(Any, unet).enable_gradient_checkpointing()
         try:
             while not last:
                 record = trainer.step(done, on_method)
                 done += 1
                 if on_step:
-                    on_step(record)
+                    with trainer.averaged():
+                        on_step(record)
                 stopping = any_process(accelerator, stop.is_set())
                 last = any_process(accelerator, done >= config.steps or enough.is_set())
                 if stopping or last or (config.checkpoint_every and done % config.checkpoint_every == 0):
@@ -80,4 +85,7 @@ def fit(
             ) from None
         finally:
             attached.eval()
+            if config.gradient_checkpointing:
+                cast(Any, unet).disable_gradient_checkpointing()
+        trainer.finish()
     return done - start

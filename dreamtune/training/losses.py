@@ -15,6 +15,7 @@ from torch import Tensor
 
 if TYPE_CHECKING:
     from dreamtune.models.base import PredictionType
+    from dreamtune.training.config import HuberSchedule
 
 
 def add_noise(x0: Tensor, noise: Tensor, a: Tensor) -> Tensor:
@@ -49,6 +50,52 @@ def min_snr_weight(a: Tensor, gamma: float, prediction_type: PredictionType) -> 
 def squared_error(prediction: Tensor, goal: Tensor) -> Tensor:
     """Squared error of every number, (n, c, h, w), in fp32 whatever the forward pass ran in."""
     return (prediction.float() - goal.float()).square()
+
+
+def offset_noise(noise: Tensor, shift: Tensor, amount: float) -> Tensor:
+    """Noise e + amount * shift, with a normal shift (n, c) of each channel as a whole.
+
+    Guttenberg 2023, "Diffusion with Offset Noise". Noise that is independent in every cell hardly touches a picture's
+    mean, so that a network learns to keep it; with this it can learn dark and bright pictures. The shifted noise is
+    also what an epsilon model is to predict.
+    """
+    return noise + amount * shift[:, :, None, None]
+
+
+def zero_terminal_snr(alphas_cumprod: Tensor) -> Tensor:
+    """A schedule (timesteps,) shifted and scaled so that nothing of the picture is left at its last step.
+
+    Lin et al. 2024, algorithm 1, written in alphas_cumprod: sqrt(a_t)' = (sqrt(a_t) - sqrt(a_T)) sqrt(a_1) /
+    (sqrt(a_1) - sqrt(a_T)), which keeps the first step and makes the last one 0. Only for v-prediction: where a = 0,
+    e is the input itself and its prediction teaches nothing.
+    """
+    signal = alphas_cumprod.double().sqrt()
+    first, last = signal[0], signal[-1]
+    return ((signal - last) * (first / (first - last))).square()
+
+
+def pseudo_huber(prediction: Tensor, goal: Tensor, c: Tensor) -> Tensor:
+    """2 c (sqrt(d^2 + c^2) - c) of every difference d, (n, c, h, w), in fp32; `c` (n,) of each sample.
+
+    Twice the H_c of Khrapov et al. 2024 (arXiv 2403.16728): d^2 where |d| is far less than c, as squared_error, and
+    2 c |d| where it is far more, so that outliers pull less.
+    """
+    difference = prediction.float() - goal.float()
+    c = c.to(difference).reshape(-1, *([1] * (difference.dim() - 1)))
+    return 2 * c * ((difference.square() + c.square()).sqrt() - c)
+
+
+def huber_width(c: float, schedule: HuberSchedule, a: Tensor, progress: Tensor) -> Tensor:
+    """The c of each sample, (n,): 1 at little noise, where errors are nearly squared, to `c` in (0, 1] at much.
+
+    `a` (n,), and `progress` (n,) from 0 to 1 along the timesteps. "exponential" is c^progress, as in the paper; "snr"
+    is (1 - c) / (1 + 1/sqrt(snr))^2 + c, as kohya's sd-scripts have it; "constant" is c everywhere.
+    """
+    if schedule == "exponential":
+        return c**progress
+    if schedule == "snr":  # 1 + 1/sqrt(snr) = (sqrt(a) + sqrt(1 - a)) / sqrt(a)
+        return (1 - c) * a / (a.sqrt() + (1 - a).sqrt()).square() + c
+    return torch.full_like(a, c)
 
 
 def mean_error(errors: Tensor, mask: Tensor | None = None) -> Tensor:

@@ -7,10 +7,13 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
+from dreamtune.errors import ConfigError
 from dreamtune.training import losses
+from dreamtune.training.sampler import Part
 
 if TYPE_CHECKING:
     from dreamtune.models.base import PredictionType
+    from dreamtune.training.config import HuberSchedule, TrainConfig
 
 
 @dataclass(frozen=True)
@@ -21,6 +24,32 @@ class Objective:
     """(timesteps,)"""
     prediction_type: PredictionType
     snr_gamma: float | None = None
+    """See losses.min_snr_weight."""
+    noise_offset: float = 0.0
+    """See losses.offset_noise."""
+    huber_c: float | None = None
+    """See losses.huber_width; None for squared errors."""
+    huber_schedule: HuberSchedule = "snr"
+
+    @classmethod
+    def of(cls, alphas_cumprod: Tensor, prediction_type: PredictionType, config: TrainConfig) -> Objective:
+        """The base's objective with what `config` changes in it. Raises ConfigError where that makes no sense."""
+        if config.zero_terminal_snr and prediction_type != "v_prediction":
+            raise ConfigError(
+                f"zero_terminal_snr needs a base that predicts v, this one predicts {prediction_type}: leave it out"
+            )
+        return cls(
+            losses.zero_terminal_snr(alphas_cumprod) if config.zero_terminal_snr else alphas_cumprod,
+            prediction_type,
+            config.snr_gamma,
+            config.noise_offset,
+            config.huber_c,
+            config.huber_schedule,
+        )
+
+    def noise(self, part: Part) -> Tensor:
+        """The noise (n, c, h, w) that is put on a draw's pictures."""
+        return losses.offset_noise(part.noise, part.shift, self.noise_offset) if self.noise_offset else part.noise
 
     def alphas(self, timesteps: Tensor) -> Tensor:
         """alphas_cumprod (n,) at `timesteps` (n,), on the CPU and in fp64: 1 - a loses digits where a is near 1."""
@@ -28,8 +57,14 @@ class Objective:
 
     def errors(self, prediction: Tensor, goal: Tensor, timesteps: Tensor, mask: Tensor | None) -> Tensor:
         """Error of each sample (n,), fp32; latents (n, c, h, w), `timesteps` (n,) on the CPU, mask (n, h, w)."""
-        errors = losses.mean_error(losses.squared_error(prediction, goal), mask)
+        a = self.alphas(timesteps)
+        if self.huber_c is None:
+            errors = losses.squared_error(prediction, goal)
+        else:
+            progress = timesteps.double() / (len(self.alphas_cumprod) - 1)
+            width = losses.huber_width(self.huber_c, self.huber_schedule, a, progress)
+            errors = losses.pseudo_huber(prediction, goal, width)
+        means = losses.mean_error(errors, mask)
         if self.snr_gamma is None:
-            return errors
-        weight = losses.min_snr_weight(self.alphas(timesteps), self.snr_gamma, self.prediction_type)
-        return errors * weight.to(errors)
+            return means
+        return means * losses.min_snr_weight(a, self.snr_gamma, self.prediction_type).to(means)

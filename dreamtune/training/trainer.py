@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,10 +16,11 @@ from torch import Tensor, nn
 
 from dreamtune.data.example import Example
 from dreamtune.errors import RunFolderError, TrainingError
-from dreamtune.training import checkpoints, losses, rng
+from dreamtune.training import checkpoints, losses, optimizers, rng
 from dreamtune.training.batch import Batch, join
 from dreamtune.training.config import TrainConfig
 from dreamtune.training.data import CachedConditioner, Conditioner, TrainingData
+from dreamtune.training.ema import Ema
 from dreamtune.training.objective import Objective
 from dreamtune.training.processes import average_gradients, equalize, mean
 from dreamtune.training.sampler import Sampler, Shape
@@ -82,17 +84,9 @@ class Trainer:
             timesteps=len(objective.alphas_cumprod),
         )
         self.parameters = list(attached.parameters())
-        groups = attached.parameter_groups()
-        self.lr_ratios = [options.lr_ratio for options in groups]
-        optimizer = torch.optim.AdamW(
-            [
-                {"params": parameters, "weight_decay": config.weight_decay if options.weight_decay else 0.0}
-                for options, parameters in groups.items()
-            ],
-            lr=config.lr,
-            fused=accelerator.device.type in ("cpu", "cuda"),
-        )
+        optimizer = optimizers.build(config, attached.parameter_groups())
         self.optimizer = accelerator.prepare_optimizer(optimizer)
+        self.ema = Ema(self.parameters, config.ema_decay) if config.ema_decay else None
 
     def start(self, resume: bool) -> int:
         """The number of steps done: with `resume` those of the newest complete checkpoint, which is taken up."""
@@ -104,9 +98,8 @@ class Trainer:
         """One optimizer step (0 for the first): `accumulation` forward and backward passes, clip, update."""
         began = time.perf_counter()
         config, accelerator = self.config, self.accelerator
-        lr = config.lr * lr_factor(step, config.steps, config.lr_schedule, config.warmup_steps)
-        for group, ratio in zip(self.optimizer.param_groups, self.lr_ratios, strict=True):
-            group["lr"] = lr * ratio
+        lr = config.lr * lr_factor(step, config.steps, config.lr_schedule, config.warmup_steps, config.lr_cycles)
+        optimizers.set_lr(self.optimizer, lr)
         remarks = tuple(self.attached.on_step(step, on_method))
         if remarks:
             equalize(accelerator, self.attached)
@@ -124,8 +117,19 @@ class Trainer:
             self._guard("gradient", norm, step)
         self.optimizer.step()
         self.optimizer.zero_grad()
+        if self.ema:
+            self.ema.update()
         seconds = time.perf_counter() - began
         return StepRecord(step + 1, loss, subject, prior if self.data.has_prior else None, lr, norm, seconds, remarks)
+
+    def averaged(self) -> AbstractContextManager[None]:
+        """Within the block the adapter is what the user is to see: the average of its weights, where one is kept."""
+        return self.ema.swap() if self.ema else nullcontext()
+
+    def finish(self) -> None:
+        """Leave the adapter as the user is to have it."""
+        if self.ema:
+            self.ema.keep()
 
     def _loss(self, position: int) -> tuple[Tensor, Tensor, Tensor | None]:
         """Loss, subject's part and prior's part of the micro-batch at `position`."""
@@ -175,7 +179,7 @@ class Trainer:
         if not self.accelerator.is_main_process:
             return
         state = {
-            "adapter": dict(self.attached.state_dict()),
+            "adapter": {name: tensor.clone() for name, tensor in self.attached.state_dict().items()},
             "optimizer": self.optimizer.state_dict(),
             "progress": {
                 "position": step * self.config.accumulation,
@@ -183,14 +187,17 @@ class Trainer:
             },
             "random": rng.get_state(),
         }
-        checkpoints.save(
-            self.files.checkpoints,
-            step,
-            state,
-            identity=self.files.identity,
-            keep=self.config.keep_checkpoints,
-            add_files=self.files.add_files,
-        )
+        if self.ema:
+            state["ema"] = self.ema.state_dict()
+        with self.averaged():
+            checkpoints.save(
+                self.files.checkpoints,
+                step,
+                state,
+                identity=self.files.identity,
+                keep=self.config.keep_checkpoints,
+                add_files=self.files.add_files,
+            )
 
     def _restore(self) -> int:
         """Take up the newest complete checkpoint; return the number of steps done, 0 without one."""
@@ -207,6 +214,8 @@ class Trainer:
         self.optimizer.load_state_dict(state["optimizer"])
         if self.accelerator.scaler and state["progress"]["scaler"]:
             self.accelerator.scaler.load_state_dict(state["progress"]["scaler"])
+        if self.ema:
+            self.ema.load_state_dict(state["ema"])
         rng.set_state(state["random"])
         return checkpoint.step
 

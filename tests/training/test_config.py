@@ -22,7 +22,7 @@ NEEDED: dict[str, Any] = {"images": "photos", "class_word": "dog"}
         ({"class_word": "dog"}, "images is missing"),
         (NEEDED | {"class_word": "  "}, "class_word is empty"),
         (NEEDED | {"token": ""}, "token is empty"),
-        (NEEDED | {"ranks": 4}, "unknown setting 'ranks'; did you mean 'rank'"),
+        (NEEDED | {"rnk": 4}, "unknown setting 'rnk'; did you mean 'rank'"),
         (NEEDED | {"learning_rat": 4}, "unknown setting 'learning_rat'"),
         (NEEDED | {"steps": 0}, "steps = 0: must be greater"),
         (NEEDED | {"steps": "many"}, "steps = 'many'"),

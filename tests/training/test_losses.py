@@ -106,11 +106,72 @@ def test_velocity_agrees_with_diffusers() -> None:
     torch.testing.assert_close(losses.add_noise(x0, noise, a), scheduler.add_noise(x0, noise, timesteps))
 
 
-def test_squared_error_is_per_sample_and_in_fp32() -> None:
-    prediction = torch.tensor([[1.0, 2.0], [300.0, 0.0]]).reshape(2, 2, 1, 1).half()
-    errors = losses.squared_error(prediction, torch.zeros(2, 2, 1, 1).half())
+def test_squared_error_is_in_fp32() -> None:
+    errors = losses.squared_error(torch.tensor([1.0, 2.0, 300.0]).half(), torch.zeros(3).half())
     assert errors.dtype == torch.float32
-    assert errors.tolist() == [2.5, 45000.0]
+    assert errors.tolist() == [1.0, 4.0, 90000.0], "half precision ends at 65504"
+
+
+def test_mean_error_is_per_sample_and_weighed_by_the_mask() -> None:
+    errors = torch.tensor([[[[1.0, 2.0]], [[3.0, 10.0]]], [[[5.0, 0.0]], [[7.0, 0.0]]]])  # (2, 2 channels, 1, 2)
+    assert losses.mean_error(errors).tolist() == [4.0, 3.0]
+    mask = torch.tensor([[[1.0, 0.5]], [[1.0, 0.0]]])
+    assert losses.mean_error(errors, mask).tolist() == pytest.approx([(2 * 1 + 6 * 0.5) / 1.5, 6.0])
+    assert losses.mean_error(errors, torch.ones(2, 1, 2)).tolist() == [4.0, 3.0]
+    assert losses.mean_error(errors, torch.zeros(2, 1, 2)).tolist() == [0.0, 0.0]
+
+
+def test_cells_outside_the_mask_have_no_gradient() -> None:
+    prediction = torch.randn(1, 4, 3, 3, requires_grad=True)
+    mask = torch.zeros(1, 3, 3)
+    mask[0, 1, 1] = 0.25
+    errors = losses.squared_error(prediction, torch.zeros_like(prediction))
+    losses.mean_error(errors, mask).sum().backward()
+    assert prediction.grad is not None
+    inside = prediction.grad[:, :, 1, 1]
+    torch.testing.assert_close(inside, prediction.detach()[:, :, 1, 1] / 2)
+    assert prediction.grad.count_nonzero() == inside.count_nonzero() == 4
+
+
+def test_offset_noise_moves_a_channel_as_a_whole() -> None:
+    noise, shift = torch.randn(2, 3, 4, 4), torch.randn(2, 3)
+    moved = losses.offset_noise(noise, shift, 0.1) - noise
+    torch.testing.assert_close(moved, (0.1 * shift)[:, :, None, None].expand_as(noise))
+
+
+def test_zero_terminal_snr_is_algorithm_1() -> None:
+    """Against the paper's own form, in betas, as diffusers has it, and at its two ends."""
+    diffusers = pytest.importorskip("diffusers")
+    plain = diffusers.DDPMScheduler(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012)
+    betas = diffusers.schedulers.scheduling_ddpm.rescale_zero_terminal_snr(plain.betas.double())
+    ours = losses.zero_terminal_snr(plain.alphas_cumprod)
+    torch.testing.assert_close(ours, (1 - betas).cumprod(0), atol=1e-7, rtol=1e-5)
+    assert float(ours[-1]) == 0
+    assert float(ours[0]) == pytest.approx(float(plain.alphas_cumprod[0]), rel=1e-6)
+    torch.testing.assert_close(losses.zero_terminal_snr(ours), ours)
+
+
+@given(d=st.floats(-50, 50), c=st.floats(1e-3, 1))
+def test_pseudo_huber_is_the_papers(d: float, c: float) -> None:
+    """2 H_c with H_c(x) = c^2 (sqrt(1 + (x/c)^2) - 1): equation 4 of Khrapov et al."""
+    error = losses.pseudo_huber(torch.full((1, 1, 1, 1), d), torch.zeros(1, 1, 1, 1), torch.tensor([c]))
+    expected = 2 * c**2 * (math.sqrt(1 + (d / c) ** 2) - 1)
+    assert float(error) == pytest.approx(expected, rel=1e-4, abs=1e-6)
+
+
+def test_pseudo_huber_is_squared_for_small_errors_and_linear_for_large_ones() -> None:
+    d = torch.tensor([0.01, 100.0]).reshape(2, 1, 1, 1)
+    small, large = losses.pseudo_huber(d, torch.zeros_like(d), torch.ones(2)).flatten().tolist()
+    assert small == pytest.approx(0.01**2, rel=0.01)
+    assert large == pytest.approx(2 * 100, rel=0.02)
+
+
+def test_huber_width() -> None:
+    a = torch.tensor([1.0, 0.5, 0.0], dtype=torch.float64)
+    progress = torch.tensor([0.0, 0.5, 1.0], dtype=torch.float64)
+    assert losses.huber_width(0.1, "constant", a, progress).tolist() == [0.1] * 3
+    assert losses.huber_width(0.25, "exponential", a, progress).tolist() == pytest.approx([1, 0.5, 0.25])
+    assert losses.huber_width(0.1, "snr", a, progress).tolist() == pytest.approx([1, 0.9 / 4 + 0.1, 0.1])
 
 
 def test_dreambooth_halves() -> None:

@@ -5,22 +5,25 @@ from collections import Counter
 import pytest
 import torch
 
-from dreamtune.training.sampler import Sampler
+from dreamtune.training.sampler import Sampler, Shape
+
+SQUARE, WIDE = (4, 6, 6), (4, 5, 7)
 
 
-def sampler(**changes: int) -> Sampler:
-    values = {"seed": 3, "batch_size": 4, "subjects": 5, "prior": 7, "timesteps": 1000} | changes
-    return Sampler(**values, shape=(4, 6, 6))
+def sampler(seed: int = 3, batch_size: int = 4, subjects: tuple[Shape, ...] = (SQUARE,) * 5, prior: int = 7) -> Sampler:
+    return Sampler(seed, batch_size, subjects, (SQUARE,) * prior, timesteps=1000)
 
 
 def test_any_order_of_positions_gives_the_same_draws() -> None:
     forward = [sampler().draw(position) for position in range(6)]
     for position in (5, 0, 3):
         again = sampler().draw(position)
-        assert again.subjects == forward[position].subjects
-        assert again.prior == forward[position].prior
-        assert torch.equal(again.timesteps, forward[position].timesteps)
-        assert torch.equal(again.noise, forward[position].noise)
+        assert again.seed == forward[position].seed
+        for part, before in ((again.subjects, forward[position].subjects), (again.prior, forward[position].prior)):
+            assert part is not None and before is not None
+            assert part.rows == before.rows
+            for name in ("timesteps", "noise", "shift"):
+                assert torch.equal(getattr(part, name), getattr(before, name))
 
 
 def test_global_random_state_is_untouched() -> None:
@@ -32,7 +35,7 @@ def test_global_random_state_is_untouched() -> None:
 @pytest.mark.parametrize("batch_size", [1, 4, 5, 13])
 def test_each_pass_shows_every_picture_once(batch_size: int) -> None:
     draws = [sampler(batch_size=batch_size).draw(position) for position in range(70)]
-    rows = [row for draw in draws for row in draw.subjects]
+    rows = [row for draw in draws for row in draw.subjects.rows]
     for start in range(0, len(rows) - 4, 5):
         assert sorted(rows[start : start + 5]) == [0, 1, 2, 3, 4]
     orders = {tuple(rows[start : start + 5]) for start in range(0, 50, 5)}
@@ -40,19 +43,41 @@ def test_each_pass_shows_every_picture_once(batch_size: int) -> None:
 
 
 def test_batch_has_both_halves_or_one() -> None:
-    with_prior, without = sampler().draw(0), sampler(prior=0).draw(0)
-    assert (len(with_prior.subjects), len(with_prior.prior), len(with_prior.timesteps)) == (4, 4, 8)
-    assert with_prior.noise.shape == (8, 4, 6, 6)
-    assert (len(without.subjects), without.prior, len(without.timesteps)) == (4, [], 4)
+    both = sampler().draw(0)
+    assert both.prior is not None
+    for part in (both.subjects, both.prior):
+        assert (len(part.rows), part.timesteps.shape, part.noise.shape, part.shift.shape) == (
+            4,
+            (4,),
+            (4, *SQUARE),
+            (4, 4),
+        )
+    assert not torch.equal(both.subjects.noise, both.prior.noise)
+    assert sampler(prior=0).draw(0).prior is None
+
+
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_a_batch_has_one_shape_and_all_pictures_are_seen_equally_often(batch_size: int) -> None:
+    """Two wide pictures among six: a third of the micro-batches in every round of three."""
+    shapes = (SQUARE, WIDE, SQUARE, SQUARE, WIDE, SQUARE)
+    draws = [sampler(batch_size=batch_size, subjects=shapes).draw(position).subjects for position in range(60)]
+    for draw in draws:
+        assert {shapes[row] for row in draw.rows} == {draw.noise.shape[1:]}
+    assert set(Counter(row for draw in draws for row in draw.rows).values()) == {10 * batch_size}
+    wide = [draw.noise.shape[1:] == WIDE for draw in draws]
+    rounds = {tuple(wide[start : start + 3]) for start in range(0, 60, 3)}
+    assert {sum(turns) for turns in rounds} == {1}
+    assert len(rounds) == 3, "the order of shapes must be shuffled too"
 
 
 def test_seeds_and_positions_differ() -> None:
-    noises = {float(sampler(seed=seed).draw(position).noise[0, 0, 0, 0]) for seed in range(8) for position in range(50)}
-    assert len(noises) == 400
+    draws = [sampler(seed=seed).draw(position) for seed in range(8) for position in range(50)]
+    assert len({float(draw.subjects.noise[0, 0, 0, 0]) for draw in draws}) == 400
+    assert len({draw.seed for draw in draws}) == 400
 
 
 def test_timesteps_are_uniform() -> None:
-    counts = Counter(int(t) // 100 for position in range(1000) for t in sampler().draw(position).timesteps)
+    counts = Counter(int(t) // 100 for position in range(2000) for t in sampler().draw(position).subjects.timesteps)
     assert set(counts) == set(range(10))
     chi2 = sum((count - 800) ** 2 / 800 for count in counts.values())
     assert chi2 < 28, "p < 0.001 under a uniform distribution over ten bins"
