@@ -83,12 +83,14 @@ def preflight(config: TrainConfig, folder: RunFolder, resume: bool, tell: OnProg
     """
     folder.check(resume)
 
+    from dreamtune.data import room
     from dreamtune.data.buckets import Framing
     from dreamtune.data.subject import check_folder, load_subject
 
     images = check_folder(config.images)
     config.method_config()
     trackers.check(config.trackers)
+    room.limit()
 
     from dreamtune.data.cache import weights_digest
     from dreamtune.data.words import caption_remarks, token_remarks

@@ -81,17 +81,22 @@ def survey(
     by_digest: dict[str, str] = {}
     with quiet(), ThreadPoolExecutor(min(THREADS, os.cpu_count() or 1)) as pool:
         looks = pool.map(lambda path: _look(path, framing, wanted.get(path.stem), use_masks), files)
-        for done, (photo, told) in enumerate(looks, 1):
-            if photo is not None and photo.digest in by_digest:
-                remarks.append(Remark(photo.file, f"is the same file as {by_digest[photo.digest]}", "it is used once"))
-            else:
-                remarks += told
-            if photo is not None and photo.digest not in by_digest:
-                by_digest[photo.digest] = photo.file
-                remarks += _twin(photo, photos)
-                photos.append(replace(photo, caption=captions.of(photo.path)))
-            if on_progress:
-                on_progress(done, len(files))
+        try:
+            for done, (photo, told) in enumerate(looks, 1):
+                if photo is not None and photo.digest in by_digest:
+                    remarks.append(
+                        Remark(photo.file, f"is the same file as {by_digest[photo.digest]}", "it is used once")
+                    )
+                else:
+                    remarks += told
+                if photo is not None and photo.digest not in by_digest:
+                    by_digest[photo.digest] = photo.file
+                    remarks += _twin(photo, photos)
+                    photos.append(replace(photo, caption=captions.of(photo.path)))
+                if on_progress:
+                    on_progress(done, len(files))
+        finally:  # nobody waits for the rest when the user stops it
+            pool.shutdown(wait=False, cancel_futures=True)
     used = {photo.path.name for photo in photos}
     unused = [path.name for path in files if path.name not in used]
     remarks += captions.finish(unused)

@@ -2,17 +2,29 @@
 
 import os
 import shutil
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from dreamtune.data.buckets import Framing
-from dreamtune.data.images import HEIF, UnusablePicture, open_picture, quiet
+from dreamtune.data.encode import read_pixels
+from dreamtune.data.images import (
+    HEIF,
+    Picture,
+    UnusablePicture,
+    open_picture,
+    perceptual_hash,
+    quiet,
+    to_tensor,
+)
 from dreamtune.data.subject import load_subject
 from dreamtune.data.survey import NEAR, survey
 from tests.data.mess import AS_ROOT, BROKEN, ODD, encoded, make_mess, noise
@@ -71,10 +83,37 @@ def test_a_file_without_permission_is_named(as_nobody: Path) -> None:
 
 
 def test_pixels_are_not_kept(tmp_path: Path) -> None:
-    noise(0, (2000, 1500)).save(tmp_path / "a.png")
+    noise(0, (800, 600)).save(tmp_path / "a.png")
     (photo,) = survey(tmp_path, Framing(512))[0]
     assert not any(isinstance(value, Image.Image) for value in vars(photo).values())
     assert photo.mask is None
+
+
+LOOK = """
+import resource, sys
+from pathlib import Path
+from dreamtune.data.buckets import Framing
+from dreamtune.data.survey import survey
+photos, _ = survey(Path(sys.argv[1]), Framing(1024, step=32))
+print(len(photos), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+"""
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_the_number_of_pictures(tmp_path: Path) -> None:
+    """Kept, the pixels that training needs of 300 photographs would take 900 MB, and those of the files 10 GB."""
+    data = encoded(noise(0, (4000, 3000)), "JPEG")
+    sizes = {}
+    for count in (10, 300):
+        (tmp_path / str(count)).mkdir()
+        for number in range(count):
+            (tmp_path / str(count) / f"{number}.jpg").write_bytes(data + bytes(number))
+        result = subprocess.run(
+            [sys.executable, "-c", LOOK, str(tmp_path / str(count))], capture_output=True, text=True, check=True
+        )
+        found, sizes[count] = map(int, result.stdout.split())
+        assert found == count
+    assert sizes[300] - sizes[10] < 50
 
 
 def test_jpegs_are_decoded_small_but_whole(tmp_path: Path) -> None:
@@ -100,10 +139,39 @@ def test_progress_ends_at_the_number_of_files(tmp_path: Path) -> None:
     assert told == [(number, 5) for number in range(1, 6)]
 
 
+def test_a_stop_does_not_wait_for_the_rest(tmp_path: Path) -> None:
+    for number in range(40):
+        noise(number).save(tmp_path / f"{number:02}.png")
+    looked: list[Path] = []
+
+    def look(path: Path, side: int) -> Picture:
+        looked.append(path)
+        time.sleep(0.02)
+        return open_picture(path, side)
+
+    def stop(done: int, total: int) -> None:
+        raise KeyboardInterrupt
+
+    with patch("dreamtune.data.survey.open_picture", look), pytest.raises(KeyboardInterrupt):
+        survey(tmp_path, Framing(48), on_progress=stop)
+    assert len(looked) < 40
+
+
+def test_a_large_photograph_from_a_phone_is_upright(tmp_path: Path) -> None:
+    upright = noise(3, (1200, 1600))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    stored = upright.transpose(Image.Transpose.ROTATE_90)
+    (tmp_path / "a.jpg").write_bytes(encoded(stored, "JPEG", exif=exif, quality=95))
+    (photo,) = survey(tmp_path, Framing(128, step=32))[0]
+    assert photo.crop.original == (1200, 1600)
+    assert photo.conversions == ("turned upright",)
+    expected = to_tensor(photo.crop.apply(upright))
+    assert (read_pixels(photo) - expected).abs().mean() < 0.02
+
+
 def test_likeness_parts_copies_from_others() -> None:
     """Smaller copies of lower quality look alike, other pictures do not."""
-    from dreamtune.data.images import perceptual_hash
-
     hashes = []
     for seed in range(40):
         image = noise(seed, (300, 240))

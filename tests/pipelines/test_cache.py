@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -101,3 +103,31 @@ def test_training_keeps_within_the_limit_and_needs_nothing_that_went(
     assert list_cache().size > 0, "what this process uses stays"
     clear_cache()
     assert adapter("c") == first
+
+
+def test_a_limit_that_is_none_is_told_before_anything_else(
+    tmp_path: Path, tiny: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DREAMTUNE_CACHE_LIMIT", "much")
+    config = TrainConfig(images=photos, class_word="dog", base=str(tiny), steps=1)
+    with pytest.raises(ConfigError, match="DREAMTUNE_CACHE_LIMIT"):
+        train(config, tmp_path / "run", on_progress=lambda progress: None)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_two_trainings_at_once_share_an_empty_cache(tmp_path: Path, tiny: Path, photos: Path) -> None:
+    """Both compute, read and evict the same entries, and give the adapter that one alone gives."""
+
+    def start(name: str, cache: str) -> subprocess.Popen[bytes]:
+        options = ["--steps=3", "--set=batch_size=2", "--set=prior_images=8", "--set=sampling_steps=4", "--device=cpu"]
+        command = [sys.executable, "-m", "dreamtune.pipelines.cli", "train", str(photos), "--class=dog", *options]
+        environment = {**os.environ, "DREAMTUNE_CACHE": str(tmp_path / cache), "DREAMTUNE_CACHE_LIMIT": "0"}
+        return subprocess.Popen([*command, f"--base={tiny}", f"--out={tmp_path / name}"], env=environment)
+
+    for process in [start("a", "shared"), start("b", "shared"), start("alone", "own")]:
+        assert process.wait() == 0
+    adapters = {(tmp_path / name / "adapter.safetensors").read_bytes() for name in ("a", "b", "alone")}
+    assert len(adapters) == 1
+    files = [[path.name for path in (tmp_path / cache).rglob("*") if path.is_file()] for cache in ("shared", "own")]
+    assert sorted(files[0]) == sorted(files[1]), "nothing is left over, nothing is there twice"
