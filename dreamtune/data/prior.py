@@ -89,8 +89,7 @@ def _describe(base: Base, prompt: str, resolution: int, steps: int, guidance: fl
         "resolution": resolution,
         "steps": steps,
         "guidance": guidance,
-        "unet": weights_digest(base.unet),
-        "text_encoder": weights_digest(base.text_encoder),
+        **{name: weights_digest(part) for name, part in base.parts.items()},
         "vae": weights_digest(base.vae),
         "scheduler": {name: repr(value) for name, value in sorted(base.scheduler.config.items()) if name[0] != "_"},
     }

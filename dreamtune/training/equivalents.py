@@ -40,6 +40,10 @@ EQUIVALENTS = (
     Equivalent("method_options", ("network_args", "network_dropout"), (), "kohya drops of the rank, we of the input"),
     Equivalent("steps", ("max_train_steps",), ("max_train_steps",), "optimizer steps in all three"),
     Equivalent("lr", ("learning_rate", "unet_lr"), ("learning_rate",), "only together with alpha/rank, see above"),
+    Equivalent(
+        "text_encoder", (), ("train_text_encoder",), "off by default; kohya's network_train_unet_only turns it off"
+    ),
+    Equivalent("text_encoder_lr", ("text_encoder_lr",), (), "half of lr by default"),
     Equivalent("lr_schedule", ("lr_scheduler",), ("lr_scheduler",)),
     Equivalent("lr_cycles", ("lr_scheduler_num_cycles",), ("lr_num_cycles",)),
     Equivalent("warmup_steps", ("lr_warmup_steps",), ("lr_warmup_steps",), "diffusers 500 by default"),

@@ -13,6 +13,7 @@ from dreamtune.adapters.methods.lora import LoRAConfig
 from dreamtune.errors import BaseModelError
 from dreamtune.models import Base, load_base
 from dreamtune.models.conditioning import unet_inputs
+from dreamtune.models.published import published_configs
 from tests.tiny_models import tiny_checkpoint
 
 
@@ -106,3 +107,19 @@ def test_bf16_base_carries_an_fp32_adapter(tiny_sdxl: Path, base: Base) -> None:
         assert any(g.abs().sum() > 0 for g in gradients)
         file = AdapterFile.from_attached(attached, base="b", trigger="sks", class_word="dog", training={})
     file.attach(base.unet).detach()  # its weights, rounded, are those that it was trained on
+
+
+def test_v_prediction_with_zero_terminal_snr(tiny_sdxl: Path, tmp_path: Path) -> None:
+    """Checkpoints that were trained so sample from the last timestep on, and are trained under the same noise."""
+    shutil.copytree(tiny_sdxl, tmp_path / "base")
+    place = tmp_path / "base" / "scheduler" / "scheduler_config.json"
+    told = published_configs("sdxl", velocity=True, zero_snr=True)["scheduler/scheduler_config.json"]
+    place.write_text(json.dumps(told))
+    other = load_base(tmp_path / "base", device="cpu")
+    assert other.prediction_type == "v_prediction"
+    assert other.noise_scheduler().alphas_cumprod[-1] == 0
+    drawn = other.draw(["a dog"], [1], size=32, steps=3, guidance=3.0)
+    assert drawn.isfinite().all()
+    scheduler = other.pipeline().scheduler
+    scheduler.set_timesteps(3)
+    assert scheduler.timesteps[0] == 999

@@ -1,5 +1,8 @@
 """Trainings that change what prompts mean: text-encoder adapters and new words, from the settings to the pictures."""
 
+import json
+import math
+import shutil
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +17,7 @@ from safetensors.torch import load_file
 from dreamtune.adapters import AdapterFile
 from dreamtune.errors import ConfigError, Interrupted
 from dreamtune.models import load_base
+from dreamtune.models.published import published_configs
 from dreamtune.pipelines.adapter_use import AdapterUse
 from dreamtune.pipelines.export import export
 from dreamtune.pipelines.generate import GenerateConfig, generate
@@ -163,6 +167,17 @@ def test_sdxl_is_trained_whole(settings: Settings, tiny_sdxl: Path, tmp_path: Pa
     again = train(load_run_config(tmp_path / "again"), tmp_path / "again", resume=True, on_progress=quiet)
     assert (again.steps_now, again.adapter.read_bytes()) == (2, whole.adapter.read_bytes())
     assert drawn(whole.adapter, config.base, tmp_path / "pictures")
+
+
+def test_velocity_with_zero_terminal_snr(settings: Settings, tiny_sdxl: Path, tmp_path: Path) -> None:
+    shutil.copytree(tiny_sdxl, tmp_path / "base")
+    told = published_configs("sdxl", velocity=True, zero_snr=True)["scheduler/scheduler_config.json"]
+    (tmp_path / "base" / "scheduler" / "scheduler_config.json").write_text(json.dumps(told))
+    config = settings(base=str(tmp_path / "base"), steps=2, prior=False, snr_gamma=5.0, precision="fp32")
+    losses: list[float] = []
+    train(config, tmp_path / "run", on_progress=lambda it: losses.append(it.loss) if it.loss is not None else None)
+    assert len(losses) == 2
+    assert all(math.isfinite(loss) for loss in losses)
 
 
 def test_bf16(settings: Settings, tmp_path: Path) -> None:
