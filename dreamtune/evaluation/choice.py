@@ -14,7 +14,7 @@ PROMPT_SHARE = 0.9
 """Prompt fidelity must be at least this share of the base's."""
 MAX_LEAK = 0.3
 """The class may have gone at most this far of the way to the subject."""
-MARGIN = 0.05
+MARGIN = 0.02
 """A later step must be better by more than this: what few pictures cannot tell apart is no reason to train longer."""
 
 
