@@ -16,6 +16,7 @@ from torch import Tensor
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoTokenizer
 
 from ..errors import ConfigError, first_line
+from ..models.load import quiet
 
 DINO_TYPES = ("vit", "dinov2", "dinov2_with_registers", "dinov3_vit")
 """Designs whose first output token stands for the whole picture. DINO's own is a plain vit."""
@@ -37,12 +38,13 @@ class DinoClip:
     @classmethod
     def load(cls, dino: str, clip: str, device: torch.device) -> Self:
         """From folders or hub ids, safetensors only. Raises ConfigError when one is missing or of another kind."""
-        identity = _load("dino", dino, DINO_TYPES, device)
-        image_text = _load("clip", clip, ("clip",), device)
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(clip)
-        except Exception as error:  # whatever a folder without one makes transformers raise
-            raise ConfigError(f"clip = {clip!r} has no tokenizer that can be read ({first_line(error)})") from None
+        with quiet():
+            identity = _load("dino", dino, DINO_TYPES, device)
+            image_text = _load("clip", clip, ("clip",), device)
+            try:
+                tokenizer = AutoTokenizer.from_pretrained(clip)
+            except Exception as error:  # whatever a folder without one makes transformers raise
+                raise ConfigError(f"clip = {clip!r} has no tokenizer that can be read ({first_line(error)})") from None
         return cls(*identity, *image_text, tokenizer, device, f"{_label(dino)} and {_label(clip)}")
 
     @torch.no_grad()

@@ -42,7 +42,7 @@ def load_base(name: str | Path, device: str = "auto", precision: str = "fp32") -
     if precision == "fp16" and target.type != "cuda":
         raise ConfigError("precision fp16 needs a CUDA device: use bf16 or fp32")
     found = _find(name)
-    with _quiet():
+    with quiet():
         pipeline = found.load(PRECISIONS[precision])
     return _assemble(pipeline, found, target)
 
@@ -213,7 +213,7 @@ def _family(design: type[Pipeline], unet: Path) -> str:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Keep the libraries' bars and advice off the terminal while they load; errors still come."""
     from diffusers.utils import logging as diffusers_logging
     from transformers.utils import logging as transformers_logging
