@@ -49,8 +49,11 @@ SUFFIXES = dict.fromkeys((".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"), "JPEG") | {
     ".heif": "HEIF",
 }
 """Extensions of pictures and what they promise; the content decides."""
-_DAMAGE = (OSError, SyntaxError, ValueError, EOFError, struct.error, MemoryError, IndexError, KeyError, TypeError)
-"""What Pillow's decoders raise on damaged files."""
+_DAMAGE = (
+    *(OSError, SyntaxError, ValueError, EOFError, struct.error, MemoryError),
+    *(IndexError, KeyError, TypeError, RuntimeError),
+)
+"""What Pillow's decoders raise on damaged files; AVIF's the last."""
 _ONE_LARGE = threading.Lock()
 _SLICE = 256
 """Rows that are converted from 16 bits at a time."""

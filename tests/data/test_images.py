@@ -1,23 +1,25 @@
 """Pictures as people have them: every oddity either becomes upright 8-bit RGB or a remark with a remedy."""
 
-import io
-import struct
-import zlib
+from random import Random
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from dreamtune.data.images import MAX_PIXELS, UnusablePicture, decode, perceptual_hash, quiet, to_rgb, to_tensor
+from dreamtune.data.images import (
+    FORMATS,
+    MAX_PIXELS,
+    UnusablePicture,
+    decode,
+    perceptual_hash,
+    quiet,
+    to_rgb,
+    to_tensor,
+)
+from tests.data.mess import encoded, png_header
 
 RED, BLUE = (200, 30, 30), (20, 40, 220)
-
-
-def encoded(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, format=kind, **options)
-    return buffer.getvalue()
 
 
 def halves(width: int = 40, height: int = 24) -> Image.Image:
@@ -25,17 +27,6 @@ def halves(width: int = 40, height: int = 24) -> Image.Image:
     image = Image.new("RGB", (width, height), RED)
     image.paste(BLUE, (width // 2, 0, width, height))
     return image
-
-
-def png_header(width: int, height: int) -> bytes:
-    """A PNG that claims a size and holds next to nothing."""
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    body = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 100)) + chunk(b"IEND", b"")
-    return b"\x89PNG\r\n\x1a\n" + body
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -134,3 +125,24 @@ def test_perceptual_hash_ignores_compression_but_not_content() -> None:
     assert (perceptual_hash(noise) ^ perceptual_hash(again)).bit_count() <= 2
     mirrored = noise.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     assert (perceptual_hash(noise) ^ perceptual_hash(mirrored)).bit_count() > 8
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_damage_anywhere_is_reported_and_never_escapes(kind: str) -> None:
+    if kind == "HEIF":
+        pytest.importorskip("pillow_heif").register_heif_opener()
+    whole = encoded(halves(120, 80), kind)
+    random = Random(0)
+    refused = 0
+    for _ in range(60):
+        damaged = bytearray(whole)
+        for _ in range(random.choice([1, 3, 20])):
+            damaged[random.randrange(random.choice([len(whole), min(len(whole), 150)]))] = random.randrange(256)
+        damaged = damaged[: random.choice([len(whole), random.randrange(len(whole))])]
+        try:
+            with quiet():
+                decode(bytes(damaged), "", random.choice([None, 64]))
+        except UnusablePicture as error:
+            refused += 1
+            assert "\n" not in error.problem
+    assert refused > 20
