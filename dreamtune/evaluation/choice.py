@@ -73,7 +73,8 @@ class Score:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON, rounded; None for NaN."""
-        return {name: rounded(value) for name, value in vars(self).items()} | {"acceptable": self.acceptable}
+        figures = {name: rounded(value) for name, value in vars(self).items() if name != "step"}
+        return {"step": self.step, **figures, "acceptable": self.acceptable}
 
 
 def rounded(value: float) -> float | None:

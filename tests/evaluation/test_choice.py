@@ -1,5 +1,6 @@
 """Which step of a training is kept."""
 
+import json
 import math
 from typing import Any
 
@@ -41,6 +42,15 @@ def test_what_cannot_be_told() -> None:
     assert best(score(100, math.nan, leak=math.nan)) is None
     assert best(score(100, 0.5, prompt=math.nan, prompt_base=math.nan)) == 100, "nothing says that it forgot"
     assert score(1, math.nan).to_dict()["subject"] is None
+
+
+def test_a_line_of_the_curve_is_read_back() -> None:
+    point = score(50, 0.25, drift=-0.0)
+    line = json.dumps(point.to_dict())
+    assert line.startswith('{"step": 50, "subject": 0.25, "prompt": 0.9,')
+    assert '"drift": 0.0, "acceptable": true' in line
+    assert Score.from_dict(json.loads(line)) == point
+    assert math.isnan(Score.from_dict(score(1, math.nan).to_dict()).subject)
 
 
 def test_following_a_curve_is_reading_it_at_once() -> None:
