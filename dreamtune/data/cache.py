@@ -11,10 +11,11 @@ import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from safetensors import SafetensorError
@@ -26,6 +27,8 @@ from dreamtune.errors import ConfigError
 from dreamtune.storage import atomic, cache_dir
 
 _ATTEMPTS = 5
+_digests: WeakKeyDictionary[nn.Module, tuple[tuple[tuple[str, torch.dtype, int, int], ...], str]] = WeakKeyDictionary()
+"""Of each module what its tensors were, and the digest of that."""
 
 
 def key_of(description: Mapping[str, Any]) -> str:
@@ -34,11 +37,23 @@ def key_of(description: Mapping[str, Any]) -> str:
 
 
 def weights_digest(module: nn.Module) -> str:
-    """SHA-256 of a module's parameters and buffers: names, types, shapes and every byte."""
+    """SHA-256 of a module's parameters and buffers: names, types, shapes and every byte.
+
+    It takes seconds for a large model, so it is kept for as long as the very same tensors were not written to.
+    """
+    tensors = sorted(module.state_dict(keep_vars=True).items())
+    stamp = tuple((name, tensor.dtype, tensor.data_ptr(), tensor._version) for name, tensor in tensors)
+    known = _digests.get(module)
+    if known is None or known[0] != stamp:
+        known = _digests[module] = (stamp, _digest(tensors))
+    return known[1]
+
+
+def _digest(tensors: Iterable[tuple[str, Tensor]]) -> str:
     digest = hashlib.sha256()
-    for name, tensor in sorted(module.state_dict().items()):
+    for name, tensor in tensors:
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)};".encode())
-        digest.update(memoryview(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()))
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 

@@ -4,6 +4,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -66,6 +67,22 @@ def test_digest_sees_every_weight_name_and_type() -> None:
     assert weights_digest(make().half()) != digest
     assert weights_digest(make().to(torch.bfloat16)) != weights_digest(make().half())
     assert weights_digest(nn.Sequential(make())) != digest
+
+
+def test_digest_is_kept_until_the_weights_change() -> None:
+    linear = nn.Linear(3, 4)
+    layer = nn.Sequential(linear, nn.BatchNorm1d(4))
+    with patch("dreamtune.data.cache._digest", side_effect=["first", "second", "third", "fourth", "fifth"]):
+        assert [weights_digest(layer) for _ in range(3)] == ["first"] * 3
+        with torch.no_grad():
+            linear.weight.add_(1)
+        assert [weights_digest(layer) for _ in range(2)] == ["second"] * 2
+        linear.weight = nn.Parameter(torch.ones(4, 3))
+        assert weights_digest(layer) == "third"
+        layer.train()(torch.ones(2, 3))  # moves the buffers
+        assert weights_digest(layer) == "fourth"
+        layer.load_state_dict(layer.state_dict())
+        assert weights_digest(layer) == "fifth"
 
 
 def test_atomic_leaves_nothing_behind_on_failure(tmp_path: Path) -> None:
