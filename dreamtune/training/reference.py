@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import yaml
-from pydantic_core import PydanticUndefined
 
 from dreamtune.training.config import TrainConfig
 from dreamtune.training.equivalents import EQUIVALENTS
@@ -57,7 +56,7 @@ def settings() -> list[Setting]:
 
 def show(value: Any) -> str:
     """A value as YAML on one line, the way that people write it."""
-    if value is None or value is PydanticUndefined or (isinstance(value, tuple | list | dict) and not value):
+    if value is None or (isinstance(value, tuple | list | dict) and not value):
         return "none"
     if isinstance(value, float) and value and not 1e-2 <= abs(value) < 1e4:
         mantissa, exponent = f"{value:e}".split("e")

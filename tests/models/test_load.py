@@ -18,7 +18,7 @@ from huggingface_hub.errors import (
 from safetensors.torch import load_file, save_file
 
 from dreamtune.errors import BaseModelError, ConfigError
-from dreamtune.models import Base, hub, load_base
+from dreamtune.models import Base, family_of, hub, load_base
 from dreamtune.models.single_file import look_inside
 from tests.tiny_models import tiny_checkpoint, tiny_folder
 
@@ -357,3 +357,21 @@ def test_refusals_of_the_hub(monkeypatch: pytest.MonkeyPatch, kind: type[HfHubHT
 def test_unknown_device() -> None:
     with pytest.raises(ConfigError, match="'tpu' is not available here: use auto or cpu"):
         load_base("pocket", device="tpu")
+
+
+@pytest.mark.parametrize("kind", ["tiny", "tiny_sdxl"])
+def test_model_of_the_hub_is_loaded_from_its_cache(
+    kind: str, request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the hub is out of reach, as it is in tests, what was downloaded before will do."""
+    folder: Path = request.getfixturevalue(kind)
+    cached, commit = tmp_path / "models--some--model", "0" * 40
+    shutil.copytree(folder, cached / "snapshots" / commit)
+    (cached / "refs").mkdir()
+    (cached / "refs" / "main").write_text(commit)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    base, expected = load_base("some/model", device="cpu"), load_base(folder, device="cpu")
+    assert (base.id, base.family) == ("some/model", expected.family)
+    assert family_of("some/model") == expected.family
+    for name, part in base.parts.items():
+        assert all(torch.equal(t, expected.parts[name].state_dict()[key]) for key, t in part.state_dict().items())
