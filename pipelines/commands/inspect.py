@@ -39,6 +39,9 @@ def show(result: InspectResult) -> None:
     print(f"base        {summary['base'] or 'not known'}")
     print(f"subject     {summary['trigger']} {summary['class']}".rstrip())
     print(f"parameters  {summary['parameters']} in {summary['layers']} layers")
+    if summary["embeddings"]:
+        count = max(shape[0] for shape in summary["embeddings"].values())
+        print(f"new word    {summary['trigger']}, of {count} vectors in {' and '.join(summary['embeddings'])}")
     print(f"written by  {result.tool}")
     for remark in result.remarks:
         print(f"remark      {remark}")

@@ -19,6 +19,7 @@ from dreamtune.errors import ConfigError, Interrupted
 from dreamtune.models import load_base
 from dreamtune.models.published import published_configs
 from dreamtune.pipelines.adapter_use import AdapterUse
+from dreamtune.pipelines.cli import main
 from dreamtune.pipelines.export import export
 from dreamtune.pipelines.generate import GenerateConfig, generate
 from dreamtune.pipelines.inspect import inspect
@@ -132,11 +133,13 @@ def test_two_adapters_of_one_word(settings: Settings, tmp_path: Path) -> None:
         assert len(base.words) == 1
 
 
-def test_inspect_tells_of_embeddings(settings: Settings, tmp_path: Path) -> None:
+def test_inspect_tells_of_embeddings(settings: Settings, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     result = train(settings(pivotal=3, steps=1, prior=False, text_encoder=True), tmp_path / "run", on_progress=quiet)
     told = inspect(result.adapter).to_dict()
     assert told["embeddings"] == {"text_encoder": [3, 32]}
     assert any(layer["path"].startswith("text_encoder.") for layer in told["changes"])
+    assert main(["inspect", str(result.adapter)]) == 0
+    assert "new word    sks, of 3 vectors in text_encoder\n" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
