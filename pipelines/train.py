@@ -6,7 +6,8 @@ import json
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from contextlib import nullcontext
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ from dreamtune.pipelines.preflight import Prepared, preflight
 from dreamtune.pipelines.progress import OnProgress, Printer, Progress
 from dreamtune.pipelines.run_folder import RunFolder
 from dreamtune.training.config import TrainConfig
+from dreamtune.training.launched import is_first
 from dreamtune.training.signals import stop_on_signal
 
 if TYPE_CHECKING:
@@ -67,6 +69,19 @@ class TrainResult:
             "files": [str(path) for path in self.files],
         }
 
+    @classmethod
+    def from_report(cls, folder: RunFolder, config: TrainConfig) -> TrainResult:
+        """The result of a run as its first process wrote it down."""
+        report = json.loads(folder.report.read_text(encoding="utf-8"))
+        values = {field.name: report[field.name] for field in fields(cls) if field.name in report}
+        values |= {"adapter": folder.adapter, "run": folder.path, "skipped": tuple(report["skipped"])}
+        values |= {"files": tuple(folder.path / name for name in report["files"]), "example": _example(config)}
+        return cls(**values)
+
+
+def _example(config: TrainConfig) -> str:
+    return config.prompt("a {token} {class} on the beach")
+
 
 def load_run_config(run: str | Path) -> TrainConfig:
     """The settings of the run in folder `run`, to resume or repeat it. Raises RunFolderError or ConfigError."""
@@ -87,6 +102,9 @@ def train(
     Progress goes to `on_progress`, else to stderr. `stop` may be set from another thread; SIGINT and SIGTERM do
     the same when this is the main thread.
 
+    Under `accelerate launch` each process calls this and takes its share of every step (see training.loop.fit); the
+    first one speaks and writes, all return the same result.
+
     Raises ConfigError, DatasetError, BaseModelError and RunFolderError for bad input, TrainingError on NaN or a
     full disk, Interrupted when it was stopped and can be resumed.
     """
@@ -95,13 +113,23 @@ def train(
             return train(config, out, resume, printer, stop)
     began = time.monotonic()
     folder = RunFolder(out)
+    if not is_first():  # under accelerate launch the first process alone speaks and writes
+        on_progress = _silent
     plan = preflight(config, folder, resume, on_progress)
+
+    from dreamtune.training.processes import wait_for_all
+
+    wait_for_all(plan.config)  # all of them have found the folder as it was
     stop = stop or threading.Event()
     try:
-        with folder.exclusive(), stop_on_signal(stop):
+        with folder.exclusive() if is_first() else nullcontext(), stop_on_signal(stop):
             return _run(plan, folder, resume, on_progress, stop, began)
     except Interrupted as error:
         raise Interrupted(f"{error}; go on with: dreamtune train --resume {folder.path}") from None
+
+
+def _silent(progress: Progress) -> None:
+    """Say nothing."""
 
 
 def _run(
@@ -110,11 +138,14 @@ def _run(
     from dreamtune.pipelines.run_log import RunLog
     from dreamtune.pipelines.scores import Scores
     from dreamtune.training.loop import fit
+    from dreamtune.training.processes import first_alone, wait_for_all
     from dreamtune.training.trainer import RunFiles
 
     config, base, attached = plan.config, plan.base, plan.attached
-    folder.write_text(folder.config, config.to_yaml())
-    data = _encode(plan, tell, stop)
+    if is_first():
+        folder.write_text(folder.config, config.to_yaml())
+    with first_alone(config):
+        data = _encode(plan, tell, stop)
     attached.strength = 1
     identity = {"pictures": plan.subject.digest, "base": plan.base_digest}
     scores = Scores(folder, plan, tell)
@@ -151,6 +182,9 @@ def _run(
             enough=scores.enough,
         )
     finished = time.monotonic()
+    if not is_first():
+        wait_for_all(config)
+        return TrainResult.from_report(folder, config)
     scores.finish()
     samples = sorted(folder.samples.glob("*.png")) if folder.samples.is_dir() else []
     result = TrainResult(
@@ -163,12 +197,13 @@ def _run(
         seconds=finished - began,
         seconds_training=finished - started,
         final_loss=folder.final_loss(),
-        example=config.prompt("a {token} {class} on the beach"),
+        example=_example(config),
         pictures=len(plan.subject.photos),
         skipped=plan.subject.skipped,
         files=(folder.adapter, folder.report, folder.config, folder.metrics, *scores.files(), *samples),
     )
     folder.write_text(folder.report, json.dumps(_report(plan, result), indent=2) + "\n")
+    wait_for_all(config)
     return result
 
 

@@ -13,7 +13,9 @@ from accelerate.state import AcceleratorState, GradientState
 from accelerate.utils import broadcast
 from torch import Tensor, nn
 
+from dreamtune.errors import TrainingError
 from dreamtune.training.config import TrainConfig
+from dreamtune.training.launched import is_alone, is_first
 
 PATIENCE = timedelta(hours=6)
 """How long processes wait for the first one, which draws class pictures and samples while they do."""
@@ -38,6 +40,27 @@ def accelerated(config: TrainConfig) -> Iterator[Accelerator]:
 def _forget_state() -> None:
     AcceleratorState._reset_state(reset_partial_state=True)
     GradientState._reset_state()
+
+
+def wait_for_all(config: TrainConfig) -> None:
+    """Return when every process of the training has come here. Raises TrainingError if another one has ended."""
+    if is_alone():
+        return
+    try:
+        with accelerated(config) as accelerator:
+            accelerator.wait_for_everyone()
+    except RuntimeError:  # the connection is lost
+        raise TrainingError("another process of this training has ended: see what it said") from None
+
+
+@contextmanager
+def first_alone(config: TrainConfig) -> Iterator[None]:
+    """The first process runs the block, then the others do, who find in the caches what it made."""
+    if not is_first():
+        wait_for_all(config)
+    yield
+    if is_first():
+        wait_for_all(config)
 
 
 def mean(accelerator: Accelerator, values: Tensor) -> Tensor:

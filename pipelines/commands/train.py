@@ -94,9 +94,12 @@ def train(
     folder = run_folder(complete, name=name, out=out, resume=resume)
 
     from dreamtune.pipelines.train import train as run
+    from dreamtune.training.launched import is_first
 
     with console.stdout_kept():
         result = run(complete, folder, resume=resume is not None)
+    if not is_first():
+        return
     if as_json:
         console.print_json(result.to_dict())
     else:
