@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,10 +10,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dreamtune.errors import DatasetError
+from dreamtune.pipelines.progress import OnProgress, Progress
 
 if TYPE_CHECKING:
     from dreamtune.data.images import Remark
     from dreamtune.data.survey import Photo
+
+
+PATIENCE = 2.0
+"""Seconds."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +66,17 @@ class CheckResult:
             "remarks": [vars(remark) for remark in self.remarks],
             "error": self.error,
         }
+
+
+def patiently(tell: OnProgress) -> Callable[[int, int], None]:
+    """Tells of pictures that were looked at, but nothing as long as that takes a moment only."""
+    began = time.monotonic()
+
+    def looked(done: int, total: int) -> None:
+        if time.monotonic() - began > PATIENCE:
+            tell(Progress("pictures", done, total))
+
+    return looked
 
 
 def check(

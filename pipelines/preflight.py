@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dreamtune.pipelines import trackers
+from dreamtune.pipelines.check import patiently
 from dreamtune.pipelines.progress import OnProgress, Progress
 from dreamtune.pipelines.run_folder import RunFolder
 from dreamtune.training.config import TrainConfig
@@ -115,7 +116,7 @@ def preflight(config: TrainConfig, folder: RunFolder, resume: bool, tell: OnProg
         strict=config.strict,
         instance_prompt=config.prompt(config.instance_prompt),
         masks=config.masks,
-        on_progress=lambda done, total: tell(Progress("pictures", done, total)),
+        on_progress=patiently(tell),
     )
     words = () if config.pivotal else token_remarks(config.token, config.class_word, base.tokenizer)
     captions = caption_remarks(subject.photos, base.tokenizer)

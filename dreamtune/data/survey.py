@@ -110,11 +110,13 @@ def _look(path: Path, framing: Framing, mask: Path | None, use_masks: bool) -> t
     try:
         if path.is_dir():
             return None, [Remark(name, "is a folder", "its pictures are not read: move them up")]
-        if not path.is_file():  # a broken link, a pipe, a socket: reading could wait for ever
+        if path.is_symlink() and not path.exists():  # for want of its goal, or in a circle
+            return None, [Remark(name, "is a link that leads nowhere", "remove it", skipped=named_as_picture)]
+        if not path.is_file():  # a pipe, a socket: reading could wait for ever
             return None, [Remark(name, "is no regular file", "remove it", skipped=named_as_picture)]
-    except OSError as error:  # a loop of links
-        problem = f"cannot be followed ({error.strerror or error})"
-        return None, [Remark(name, problem, "remove it", skipped=named_as_picture)]
+    except OSError as error:
+        problem = f"cannot be looked at ({error.strerror or error})"
+        return None, [Remark(name, problem, "check its permissions", skipped=named_as_picture)]
     try:
         picture = open_picture(path, _GLANCE)
     except UnusablePicture as error:

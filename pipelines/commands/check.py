@@ -26,18 +26,11 @@ def check(
 ) -> None:
     """Say which pictures of a folder training would use and how, and what is wrong with the others."""
     from dreamtune.pipelines.check import check as run
-    from dreamtune.pipelines.progress import Printer, Progress
+    from dreamtune.pipelines.check import patiently
+    from dreamtune.pipelines.progress import Printer
 
     with console.stdout_kept(), Printer() as tell:
-        result = run(
-            images,
-            base,
-            resolution,
-            token,
-            class_word,
-            strict,
-            on_progress=lambda done, total: tell(Progress("pictures", done, total)),
-        )
+        result = run(images, base, resolution, token, class_word, strict, on_progress=patiently(tell))
     if as_json:
         console.print_json(result.to_dict())
     else:

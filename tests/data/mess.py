@@ -126,7 +126,7 @@ BROKEN: dict[str, tuple[Callable[[Path, int], str], str]] = {
     "30,000x2": (_write("line{}.png", lambda seed: encoded(Image.new("RGB", (30_000, 2)))), "is only 30000x2"),
     "bomb": (_write("bomb{}.png", lambda seed: png_header(10_000, 10_000)), "is too large"),
     "unreadable": (_unreadable, "cannot be read"),
-    "loop": (_loop, "no regular file"),
+    "loop": (_loop, "is a link that leads nowhere"),
     "folder": (_folder, "is a folder"),
     "odd name": (_newline, "is empty"),
     "duplicate": (_duplicate, "is the same file as"),
