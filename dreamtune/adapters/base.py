@@ -146,6 +146,10 @@ class Adapter(nn.Module, ABC):
         """
         return None
 
+    def terms(self, weight: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
+        """Name -> factors as of :meth:`low_rank`, of the summands of ΔW where a method has several; none by default."""
+        return {}
+
     def on_step(self, step: int, weight: Tensor) -> str | None:
         """Told before optimizer step `step` (0 for the first), never by anything else. A remark if something happened.
 

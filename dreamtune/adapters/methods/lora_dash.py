@@ -87,10 +87,15 @@ class LoRADash(LoRA):
 
     def low_rank(self, weight: Tensor) -> tuple[Tensor, Tensor]:
         """[sB, Ū diag(Δσ)] (out, r + d) and [A; V̄ᵀ] (r + d, in): plain LoRA; (sB, A) before the launch."""
-        up, down = super().low_rank(weight)
-        if not self._is_launched:
-            return up, down
-        return torch.cat([up, (self.delta_sigma[:, None] * self.left).T], 1), torch.cat([down, self.right])
+        ups, downs = zip(*self.terms(weight).values(), strict=True)
+        return (ups[0], downs[0]) if len(ups) == 1 else (torch.cat(ups, 1), torch.cat(downs))
+
+    def terms(self, weight: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
+        """`AB`: (sB, A), and after the launch `dash`: (Ū diag(Δσ), V̄ᵀ)."""
+        terms = {"AB": super().low_rank(weight)}
+        if self._is_launched:
+            terms["dash"] = (self.delta_sigma[:, None] * self.left).T, self.right
+        return terms
 
     def on_step(self, step: int, weight: Tensor) -> str | None:
         """Launch once, when `launch_step` optimizer steps have been done."""
@@ -119,14 +124,20 @@ class LoRADash(LoRA):
 
 
 @torch.no_grad()
-def rates_of_change(svd: Svd, up: Tensor, down: Tensor) -> Tensor:
-    """The paper's δᵢ = |uᵢᵀ ΔW vᵢ|/(σᵢ + 1e-6) of ΔW = up @ down, up (out, r), down (r, in): (k,), fp64 on the CPU.
+def core_projections(svd: Svd, up: Tensor, down: Tensor) -> Tensor:
+    """uᵢᵀ ΔW vᵢ of ΔW = up @ down, up (out, r), down (r, in), with its sign: (k,), fp64 on the CPU.
 
     In O((out + in)·k·r): ΔW is not formed.
     """
     left = svd.u.double().T @ up.detach().cpu().double()  # (k, r)
     right = svd.v.double().T @ down.detach().cpu().double().T  # (k, r)
-    return (left * right).sum(1).abs() / (svd.s.double() + _EPSILON)
+    return (left * right).sum(1)
+
+
+@torch.no_grad()
+def rates_of_change(svd: Svd, up: Tensor, down: Tensor) -> Tensor:
+    """The paper's δᵢ = |uᵢᵀ ΔW vᵢ|/(σᵢ + 1e-6) of ΔW = up @ down: (k,), see :func:`core_projections`."""
+    return core_projections(svd, up, down).abs() / (svd.s.double() + _EPSILON)
 
 
 def _follow_state(adapter: LoRADash, incompatible_keys: Any) -> None:

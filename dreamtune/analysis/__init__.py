@@ -1,0 +1,28 @@
+"""Which directions of its weights a subject changes, and how two subjects get along. Needs torch alone."""
+
+from .change import Change
+from .directions import change_rates, tsd
+from .health import Health
+from .interference import Advice, advise, crosstalk, free_columns, recorded, total_crosstalk
+from .layers import Layer, Pair, Seen, study, summarize
+from .trajectory import Prediction, predictions
+
+__all__ = [
+    "Advice",
+    "Change",
+    "Health",
+    "Layer",
+    "Pair",
+    "Prediction",
+    "Seen",
+    "advise",
+    "change_rates",
+    "crosstalk",
+    "free_columns",
+    "predictions",
+    "recorded",
+    "study",
+    "summarize",
+    "total_crosstalk",
+    "tsd",
+]

@@ -1,0 +1,108 @@
+"""Task-specific directions of one layer (LoRA-Dash, Si et al., arXiv 2409.01035): which they are, and where they lie.
+
+The core directions of a frozen W = Σ σᵢ uᵢ vᵢᵀ are the uᵢ vᵢᵀ; the global ones all uᵢ vⱼᵀ. Those along which ΔW changes
+most in proportion, by δᵢ = |uᵢᵀ ΔW vᵢ|/(σᵢ + ε), are the task-specific directions (TSD).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from dreamtune.adapters.methods.lora_dash import core_projections, rates_of_change
+from dreamtune.adapters.svd import Svd
+
+from .change import Change
+
+_NOISE = 1e-6
+"""Projections below this share of ‖ΔW‖ are the rounding of singular vectors kept in fp32."""
+
+
+def change_rates(svd: Svd, change: Change) -> Tensor:
+    """δᵢ of every core direction, (k,) fp64, k = min(out, in)."""
+    return rates_of_change(svd, *change.factors)
+
+
+def tsd(svd: Svd, change: Change, k: int = 8) -> Tensor:
+    """Indices (≤ k,) int64 of the core directions of highest δ, that first.
+
+    Fewer than k if the layer has fewer, or if ΔW has a part in fewer; none for ΔW = 0.
+    """
+    projections = core_projections(svd, *change.factors).abs()
+    rates = change_rates(svd, change)
+    there = int((projections > _NOISE * change.norm).sum())
+    rates = torch.where(projections > _NOISE * change.norm, rates, -1.0)
+    return rates.argsort(descending=True, stable=True)[: min(k, there)]
+
+
+@torch.no_grad()
+def global_projections(svd: Svd, change: Change) -> Tensor:
+    """uᵢᵀ ΔW vⱼ for all i and j, (k, k) fp64: ΔW in the basis of W's singular vectors. Its diagonal are the core's."""
+    up, down = change.factors
+    return (svd.u.double().T @ up) @ (down @ svd.v.double())
+
+
+def core_share(svd: Svd, change: Change) -> float | None:
+    """Σᵢ(uᵢᵀ ΔW vᵢ)²/‖ΔW‖²: how much of ΔW only rescales directions that W has. None for ΔW = 0."""
+    if not change.rank:
+        return None
+    return float(core_projections(svd, *change.factors).square().sum()) / change.norm**2
+
+
+@torch.no_grad()
+def amplification(svd: Svd, indices: Tensor, up: Tensor, down: Tensor) -> float | None:
+    """‖Ūᵀ(W+ΔW)V̄‖/‖ŪᵀWV̄‖ (Frobenius) of ΔW = up @ down, with Ū, V̄ the columns `indices` of U, V.
+
+    The paper's amplification factor: 1 where ΔW leaves these directions as they are. None without any direction, or
+    where W has nothing along them.
+    """
+    own = svd.s[indices].double()
+    if not len(indices) or not own.norm():
+        return None
+    left, right = svd.u[:, indices].double(), svd.v[:, indices].double()
+    changed = own.diag() + (left.T @ up.detach().cpu().double()) @ (down.detach().cpu().double() @ right)
+    return float(changed.norm() / own.norm())
+
+
+@dataclass(frozen=True)
+class Position:
+    """Where directions lie in the spectrum of W: medians over them, each 0 for the largest σ."""
+
+    index: float
+    """Place by index as a share of all, 0 to 1."""
+    log_sigma: float
+    """Place between the largest and the smallest σ on a logarithmic scale, 0 to 1."""
+
+
+def position(svd: Svd, indices: Tensor) -> Position | None:
+    """Where the core directions `indices` lie. None without any, or where W has one direction only."""
+    count = len(svd.s)
+    if not len(indices) or count < 2:
+        return None
+    logs = svd.s.double().clamp_min(float(svd.s[0]) * 1e-12).log()
+    depth = logs[0] - logs
+    places = depth[indices] / depth[-1] if depth[-1] > 0 else torch.zeros(len(indices), dtype=torch.float64)
+    return Position(float(indices.double().median()) / (count - 1), float(places.median()))
+
+
+def recall(predicted: Tensor, true: Tensor, k: int = 8) -> float | None:
+    """Share of the k/2 strongest true directions that are among the k strongest predicted ones (the paper's 4 in 8).
+
+    predicted, true: indices by falling δ. None if there are fewer than k predicted or k/2 true ones.
+    """
+    half = k // 2
+    if len(predicted) < k or len(true) < half or not half:
+        return None
+    return float(torch.isin(true[:half], predicted[:k]).double().mean())
+
+
+def accuracy(predicted: Tensor, true: Tensor, k: int = 8) -> float | None:
+    """Share of the k strongest predicted directions that are among the 2k strongest true ones (the paper's 8 in 16).
+
+    None if there are fewer than k predicted or 2k true ones.
+    """
+    if len(predicted) < k or len(true) < 2 * k:
+        return None
+    return float(torch.isin(predicted[:k], true[: 2 * k]).double().mean())
