@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from dreamtune import __version__
 from dreamtune.errors import BaseModelError, ConfigError, DreamtuneError, first_line
+from dreamtune.pipelines.files import human
 from dreamtune.pipelines.run_folder import RunFolder
 from dreamtune.pipelines.settings import RUNS
 
@@ -71,12 +72,6 @@ def doctor(online: bool = False) -> DoctorResult:
     if online:
         checks.append(_hub())
     return DoctorResult(tuple(checks))
-
-
-def human(size: int) -> str:
-    """Bytes as "3.4 MiB"."""
-    power = min(4, max(0, size.bit_length() - 1) // 10)
-    return f"{size / 1024**power:.{int(power > 0)}f} {('B', 'KiB', 'MiB', 'GiB', 'TiB')[power]}"
 
 
 def _python() -> Check:

@@ -63,3 +63,9 @@ def write_png(path: Path, picture: Image.Image, texts: Mapping[str, str] | None 
         info.add_itxt(key, text)  # UTF-8; the older tEXt chunks are Latin-1
     with atomic(path) as temporary:
         picture.save(temporary, format="PNG", pnginfo=info)
+
+
+def human(size: int) -> str:
+    """Bytes as "3.4 MiB"."""
+    power = min(4, max(0, size.bit_length() - 1) // 10)
+    return f"{size / 1024**power:.{int(power > 0)}f} {('B', 'KiB', 'MiB', 'GiB', 'TiB')[power]}"

@@ -17,7 +17,7 @@ app = typer.Typer(help="What training keeps to be quicker the next time; it can 
 def list_(as_json: Json = False) -> None:
     """Show what the cache holds: kinds, entries, sizes and days since they were used."""
     from dreamtune.pipelines.cache import list_cache
-    from dreamtune.pipelines.doctor import human
+    from dreamtune.pipelines.files import human
 
     use = list_cache()
     if as_json:
@@ -41,7 +41,7 @@ def clear(
 ) -> None:
     """Remove entries from the cache; what is needed again is computed again."""
     from dreamtune.pipelines.cache import clear_cache
-    from dreamtune.pipelines.doctor import human
+    from dreamtune.pipelines.files import human
 
     cleared = clear_cache(kind, older_than)
     if as_json:

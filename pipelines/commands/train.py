@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer.core
 from typer import Argument, Option
 
+from dreamtune.errors import ConfigError
 from dreamtune.pipelines import console
 from dreamtune.pipelines.commands.options import Json
 
 if TYPE_CHECKING:
+    from dreamtune.pipelines.plan import PlanResult
     from dreamtune.pipelines.train import TrainResult
 
 
@@ -66,6 +68,9 @@ def train(
     config: Annotated[Path | None, Option(help="YAML recipe; options given here win over it.")] = None,
     settings: Annotated[list[str] | None, Option("--set", metavar="KEY=VALUE", help="Any setting of a recipe.")] = None,
     resume: Annotated[Path | None, Option(metavar="RUN_DIR", help="Go on with this run.")] = None,
+    dry_run: Annotated[
+        bool, Option("--dry-run", help="Check everything, measure two steps, say what it would take; write nothing.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Train an adapter on a folder of pictures of one subject."""
@@ -93,6 +98,19 @@ def train(
     complete = train_config(given, settings or [], recipe=config, resume=resume)
     folder = run_folder(complete, name=name, out=out, resume=resume)
 
+    if dry_run:
+        if resume is not None:
+            raise ConfigError("--dry-run shows a new run, not one to resume: leave one of them away")
+        from dreamtune.pipelines.plan import plan
+
+        with console.stdout_kept():
+            planned = plan(complete, folder)
+        if as_json:
+            console.print_json(planned.to_dict())
+        else:
+            show_plan(planned)
+        return
+
     from dreamtune.pipelines.train import train as run
     from dreamtune.training.launched import is_first
 
@@ -114,3 +132,31 @@ def show(result: TrainResult) -> None:
         kept = "which is kept" if result.kept_step == result.best_step else f"in {result.run / 'best.safetensors'}"
         print(f"The best step is {result.best_step}, {kept}; the curve: {result.run / 'curve.png'}")
     print(f'Try: dreamtune generate --adapter {result.adapter} --prompt "{result.example}" --out pictures')
+
+
+def show_plan(result: PlanResult) -> None:
+    """What would be done, and what it would take."""
+    from dreamtune.pipelines.files import human
+    from dreamtune.pipelines.progress import clock
+
+    config, shapes = result.config, ", ".join(f"{w}x{h}: {n}" for w, h, n in result.buckets)
+    left_out = f"; left out: {', '.join(result.skipped)}" if result.skipped else ""
+    prior = "the base's own prediction" if config.prior_from == "prediction" else f"{result.class_pictures} pictures"
+    print(f"run         {result.run}, not written")
+    print(f"base        {result.base} ({result.family}) on {result.device}, {config.precision}")
+    print(f"pictures    {result.pictures}{left_out}")
+    print(f"shapes      {shapes}")
+    print(f"prior       {prior if config.prior else 'none'}")
+    print(f"steps       {config.steps} of {result.batch} pictures ({config.batch_size} x {config.accumulation})")
+    print(f"epoch       {result.steps_per_epoch:g} steps; each picture is seen {result.epochs:g} times")
+    print(f"method      {config.method}, rank {config.rank}, alpha {config.alpha:g}: scale {result.scale:g}")
+    print(f"trained     {result.parameters} numbers in {result.layers} layers ({config.targets})")
+    print(
+        f"lr          {config.lr:g}, {config.optimizer}, {config.lr_schedule}, {config.warmup_steps} steps of warm-up"
+    )
+    print(f"time        {result.seconds_per_step:.3g} s a step, {clock(result.seconds)} for all steps")
+    print(f"memory      {human(result.memory)} at most in the probe")
+    print(f"disk        {human(result.disk)} for the run, {human(result.cache)} in the cache; ", end="")
+    print(f"{human(result.disk_free)} are free")
+    if result.disk + result.cache > result.disk_free:
+        print("remark      the disk is too small: make room, or keep fewer checkpoints")

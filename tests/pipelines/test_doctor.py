@@ -15,7 +15,8 @@ from dreamtune import pocket
 from dreamtune.data.cache import Cache
 from dreamtune.errors import Interrupted
 from dreamtune.models import hub
-from dreamtune.pipelines.doctor import EXTRAS, Check, doctor, human
+from dreamtune.pipelines.doctor import EXTRAS, Check, doctor
+from dreamtune.pipelines.files import human
 from dreamtune.pipelines.progress import Progress
 from dreamtune.pipelines.run_folder import RunFolder
 from dreamtune.pipelines.train import load_run_config, train
