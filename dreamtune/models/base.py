@@ -151,6 +151,11 @@ class Base:
         latents = latents.to(self.device, self.vae.dtype) / self.vae.config["scaling_factor"] + self._shift
         return self.vae.decode(latents).sample
 
+    def release(self) -> None:
+        """Give back the memory of VAE and text encoders, for good: of this base only the UNet can be used from here."""
+        for module in (self.vae, *(model for part, model in self.parts.items() if part != UNET)):
+            module.to("meta")
+
     def condition(self, prompts: Sequence[str], *, gradients: bool = False) -> list[Conditioning]:
         """What the UNet is told of each prompt, cut to the encoder's length, in fp32; the same as the pipeline's.
 

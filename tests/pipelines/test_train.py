@@ -253,8 +253,7 @@ def test_embedded_base_is_recorded_by_its_name(
     settings: Settings, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Even where a folder has that name too."""
-    base = load_base(tiny, device="cpu")
-    monkeypatch.setattr("dreamtune.models.load_base", lambda name, device, precision: base)
+    monkeypatch.setattr("dreamtune.models.load_base", lambda name, **options: load_base(tiny, **options))
     monkeypatch.chdir(tmp_path)
     Path("pocket").mkdir()
     train(settings(base="pocket", steps=1, prior=False), "run", on_progress=quiet)
@@ -262,6 +261,29 @@ def test_embedded_base_is_recorded_by_its_name(
     monkeypatch.chdir(tiny.parent)
     train(settings(base="tiny", steps=1, prior=False), tmp_path / "other", on_progress=quiet)
     assert load_run_config(tmp_path / "other").base == str(tiny)
+
+
+@pytest.mark.parametrize("looking", [False, True], ids=["blind", "with samples"])
+def test_only_the_unet_is_in_memory_while_training(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, looking: bool
+) -> None:
+    """Unless pictures are drawn on the way, VAE and text encoder are gone once all is encoded."""
+    bases: list[Base] = []
+    devices: list[set[str]] = []
+
+    def load(name: str, **options: Any) -> Base:
+        bases.append(load_base(name, **options))
+        return bases[0]
+
+    def look(progress: Progress) -> None:
+        if progress.phase == "train":
+            modules = (bases[0].unet, bases[0].vae, bases[0].text_encoder)
+            devices.extend({tensor.device.type for tensor in module.state_dict().values()} for module in modules)
+
+    monkeypatch.setattr("dreamtune.models.load_base", load)
+    train(settings(steps=1, sample_every=int(looking)), tmp_path / "run", on_progress=look)
+    rest = {"cpu"} if looking else {"meta"}
+    assert devices == [{"cpu"}, rest, rest]
 
 
 def test_base_with_another_objective_is_refused(settings: Settings, tmp_path: Path) -> None:
