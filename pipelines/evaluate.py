@@ -151,7 +151,7 @@ def evaluate(config: EvaluateConfig, out: str | Path, on_progress: OnProgress | 
     )
     with complete(folder) as temporary:
         temporary.mkdir()
-        write_report(temporary, result, references)
+        write_report(temporary, result.to_dict(), measured, references)
     return result
 
 

@@ -14,7 +14,7 @@ from dreamtune.pipelines.files import write_png
 from dreamtune.pipelines.sheet import sheet
 
 if TYPE_CHECKING:
-    from dreamtune.pipelines.evaluate import EvaluateResult
+    from dreamtune.evaluation import Measurement
 
 COLUMNS = 10
 """Prompts that the sheet of pictures shows; the figures are of all."""
@@ -34,21 +34,25 @@ _MEANINGS = {
 }
 
 
-def write_report(folder: Path, result: EvaluateResult, references: Sequence[Image.Image]) -> None:
-    """Write report.json, report.html and pictures.png into `folder`, which is there. Raises OSError."""
-    figures = result.to_dict()
+def write_report(
+    folder: Path, figures: dict[str, Any], measured: Measurement, references: Sequence[Image.Image]
+) -> None:
+    """Write report.json, report.html and pictures.png into `folder`, which is there. Raises OSError.
+
+    figures: see EvaluateResult.to_dict.
+    """
     (folder / "report.json").write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
     (folder / "report.html").write_text(_page(figures), encoding="utf-8")
-    write_png(folder / "pictures.png", _pictures(result, references))
+    write_png(folder / "pictures.png", _pictures(figures, measured, references))
 
 
-def _pictures(result: EvaluateResult, references: Sequence[Image.Image]) -> Image.Image:
-    m, of_class = result.measured, result.class_word
+def _pictures(figures: dict[str, Any], m: Measurement, references: Sequence[Image.Image]) -> Image.Image:
+    token, of_class = figures["token"], figures["class"]
     shown = slice(min(COLUMNS, len(m.by_prompt)))
     rows = {
         "real pictures of the subject": references[:COLUMNS],
         f"the base: {of_class}": m.pictures_before[shown],
-        f"the adapter: {result.token} {of_class}, from the same noise": m.pictures_after[shown],
+        f"the adapter: {token} {of_class}, from the same noise": m.pictures_after[shown],
         f"the adapter: {of_class}, from the same noise": m.pictures_class[shown],
     }
     return sheet(rows, [f"prompt {number}" for number, _ in enumerate(m.by_prompt[shown], 1)])

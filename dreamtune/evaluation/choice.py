@@ -55,8 +55,9 @@ class Score:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
         """Undo :meth:`to_dict`. Raises KeyError for a missing figure."""
-        plain = {field.name: values[field.name] for field in fields(cls)}
-        return cls(**{name: math.nan if value is None else value for name, value in plain.items()})
+        plain: dict[str, Any] = {field.name: values[field.name] for field in fields(cls)}
+        plain |= {name: math.nan for name, value in plain.items() if value is None}
+        return cls(**plain)
 
     def __str__(self) -> str:
         """All on one line."""

@@ -77,7 +77,7 @@ class Exam:
     def __init__(
         self,
         base: Base,
-        attached: Sequence[AttachedAdapter | AttachedParts],
+        attached: AttachedAdapter | AttachedParts,
         judge: Judge,
         references: Sequence[Image.Image],
         prompts: Sequence[PromptPair],

@@ -81,9 +81,11 @@ def test_scores_are_kept_and_do_not_touch_the_training(scored: Settings, setting
     assert "subject" in lines[0] and "leak" in lines[0]
 
 
-def test_the_best_step_becomes_the_adapter(script: Any, scored: Settings, tmp_path: Path) -> None:
+@pytest.mark.parametrize("ema", [0.0, 0.9], ids=("weights", "averages"))
+def test_the_best_step_becomes_the_adapter(script: Any, scored: Settings, tmp_path: Path, ema: float) -> None:
     script(0.2, 0.8, 0.5)
-    result = train(scored(keep="best", keep_checkpoints=9), tmp_path / "run", on_progress=quiet)
+    config = scored(keep="best", keep_checkpoints=9, ema_decay=ema)
+    result = train(config, tmp_path / "run", on_progress=quiet)
     run = result.run
     assert (result.steps, result.kept_step, result.best_step) == (STEPS, 4, 4)
     assert same(tensors(result.adapter), tensors(run / "checkpoints" / "step-000004" / "adapter.safetensors"))
