@@ -167,7 +167,8 @@ def _probe(prepared: Prepared, data: TrainingData, folder: Path, tell: OnProgres
         tell(Progress("probe", record.step, PROBE_STEPS))
 
     prepared.attached.strength = 1
-    config = prepared.config.changed(steps=PROBE_STEPS, warmup_steps=0, checkpoint_every=0)
+    no_scores = {"score_every": 0, "keep": "last", "early_stop": 0}
+    config = prepared.config.changed(steps=PROBE_STEPS, warmup_steps=0, checkpoint_every=0, **no_scores)
     files = RunFiles(folder, {}, lambda path: prepared.save(path / "adapter.safetensors"))
     fit(
         prepared.base.unet,

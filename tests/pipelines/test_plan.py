@@ -34,6 +34,14 @@ def nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+def test_settings_for_later_steps_do_not_reach_the_probe(
+    settings: Settings, nowhere: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dreamtune.pipelines.scores.find_judge", lambda *_: None)
+    config = settings(prior=False, steps=9, warmup_steps=5, score_every=3, keep="best", early_stop=2)
+    assert plan(config, "runs/dog", on_progress=quiet).config.keep == "best"
+
+
 def test_nothing_is_left_behind(settings: Settings, nowhere: Path) -> None:
     state = torch.get_rng_state()
     plan(settings(sample_every=2), "runs/dog", on_progress=quiet)
