@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 from collections.abc import Callable
@@ -60,6 +61,7 @@ class Printer:
         self._bars: Any = None
         self._tasks: dict[str, Any] = {}
         self._last = (float("-inf"), "")
+        self._is_gone = False
 
     def __enter__(self) -> Self:
         if self.stream.isatty():
@@ -81,10 +83,18 @@ class Printer:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         if self._bars:
-            self._bars.stop()
+            with contextlib.suppress(OSError):
+                self._bars.stop()
 
     def __call__(self, progress: Progress) -> None:
-        """Show `progress`."""
+        """Show `progress`. A stream that is gone, with its terminal or reader, stops the showing and nothing else."""
+        try:
+            if not self._is_gone:
+                self._show(progress)
+        except OSError:
+            self._is_gone = True
+
+    def _show(self, progress: Progress) -> None:
         if self._bars is None:
             self._print(progress)
         elif not progress.total:

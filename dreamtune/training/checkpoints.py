@@ -19,6 +19,7 @@ from typing import Any
 from safetensors import SafetensorError
 
 from dreamtune.errors import TrainingError
+from dreamtune.storage import sweep
 from dreamtune.training.archive import read_tree, write_tree
 
 FORMAT = 1
@@ -100,8 +101,7 @@ def rotate(folder: Path, keep: int) -> None:
         for step, path in steps.items():
             if step < complete[0] and step not in complete:
                 _discard(path)
-    for leftover in folder.glob(".step-*.tmp"):
-        shutil.rmtree(leftover, ignore_errors=True)
+    sweep(folder)
 
 
 def latest(folder: Path) -> Checkpoint | None:

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM as a polite request: the step is finished and a checkpoint written."""
+"""Ctrl-C, SIGTERM and a closed terminal as a polite request: the step is finished and a checkpoint written."""
 
 from __future__ import annotations
 
@@ -8,17 +8,22 @@ import threading
 from collections.abc import Iterator
 from types import FrameType
 
+POLITE = ("SIGINT", "SIGTERM", "SIGHUP")
+"""Windows has no SIGHUP."""
+
 
 @contextlib.contextmanager
 def stop_on_signal(stop: threading.Event) -> Iterator[None]:
-    """Within the block the first SIGINT or SIGTERM sets `stop`; a second one acts as it would have without us.
+    """Within the block the first of these signals sets `stop`; a second one acts as it would have without us.
 
-    Outside the main thread, where Python lets nobody handle signals, it does nothing: set `stop` yourself.
+    A signal that is ignored stays so: nohup protects from SIGHUP, a shell its background jobs from SIGINT. Outside the
+    main thread, where Python lets nobody handle signals, it does nothing: set `stop` yourself.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    numbers = [getattr(signal, name) for name in POLITE if hasattr(signal, name)]
+    before = {number: handler for number in numbers if (handler := signal.getsignal(number)) is not signal.SIG_IGN}
 
     def restore() -> None:
         for number, handler in before.items():

@@ -1,85 +1,260 @@
-"""Real processes that are killed, and a hub that is really out of reach."""
+"""Real processes that are killed, stopped by signals, and a hub that is really out of reach."""
 
 import json
 import os
+import random
+import re
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
+from filelock import FileLock
 
+from dreamtune.training import checkpoints
 from dreamtune.training.config import TrainConfig
+from tests.pipelines.forks import Forks, Process
 
-pytestmark = pytest.mark.slow
+Settings = Callable[..., TrainConfig]
+ADAPTER = "adapter.safetensors"
 
 
-def start(*arguments: str, **environment: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "dreamtune.pipelines.cli", *arguments],
-        env=os.environ | environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+@dataclass(frozen=True)
+class Training:
+    """What is to be trained, and how it ends when nobody interrupts it."""
+
+    forks: Forks
+    recipe: Path
+    steps: int
+    adapter: bytes
+    seconds: float
+    """How long it takes."""
+
+    def start(self, run: Path, slow_disk: float = 0.0) -> Process:
+        """Begin it in the folder `run`, or go on with it: what the user has to do after a kill at any instant."""
+        begun = (run / "config.yaml").exists()
+        arguments = ["--resume", str(run)] if begun else ["--config", str(self.recipe), "--out", str(run)]
+        return self.forks.start("train", *arguments, slow_disk=slow_disk)
+
+    def finish(self, run: Path) -> None:
+        """Go on until it is done, undisturbed, and look at what it leaves."""
+        process = self.start(run)
+        assert process.wait() == 0, process.errors
+        self.check_end(run)
+
+    def check_end(self, run: Path) -> None:
+        """A run folder like that of a training which nobody interrupted."""
+        assert (run / ADAPTER).read_bytes() == self.adapter
+        assert json.loads((run / "report.json").read_text())["steps"] == self.steps
+        steps = [json.loads(line)["step"] for line in (run / "metrics.jsonl").read_text().splitlines()]
+        assert steps == list(range(1, self.steps + 1))
+        assert [path for path in run.rglob("*") if path.name.endswith(".tmp")] == []
+
+    def check_killed(self, run: Path) -> None:
+        """No file is half there under its name, and nobody seems to be at work."""
+        if not run.exists():
+            return
+        with FileLock(run / ".lock", timeout=0):
+            pass
+        if (run / "config.yaml").exists():
+            TrainConfig.load(run / "config.yaml")
+        if (run / ADAPTER).exists():
+            assert (run / ADAPTER).read_bytes() == self.adapter
+        if (run / "report.json").exists():
+            json.loads((run / "report.json").read_text())
+        named = sorted((run / "checkpoints").glob("step-*"))
+        if named:
+            newest = checkpoints.latest(run / "checkpoints")
+            assert newest is not None and newest.path == named[-1], "a checkpoint is complete or absent"
+            newest.load()
+
+
+@pytest.fixture(scope="module")
+def forks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forks]:
+    with Forks(tmp_path_factory.mktemp("logs")) as forks:
+        yield forks
+
+
+@pytest.fixture(scope="module")
+def training(
+    forks: Forks, settings: Settings, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str, int], Training]:
+    """Trainings by method and steps, each done once without interruption. LoRA-Dash launches in the middle."""
+    known: dict[tuple[str, int], Training] = {}
+
+    def make(method: str, steps: int) -> Training:
+        if (method, steps) not in known:
+            folder = tmp_path_factory.mktemp(method)
+            dash = {"launch_step": steps // 2 + 1, "directions": 4}
+            config = settings(
+                method=method,
+                method_options=dash if method == "lora-dash" else {},
+                steps=steps,
+                checkpoint_every=steps // 6,
+                prior=method == "lora",
+                batch_size=1,
+            )
+            (folder / "recipe.yaml").write_text(config.to_yaml())
+            whole = Training(forks, folder / "recipe.yaml", steps, b"", 0.0)
+            process = whole.start(folder / "first")  # fills the caches
+            assert process.wait() == 0, process.errors
+            began = time.monotonic()
+            process = whole.start(folder / "whole")
+            assert process.wait() == 0, process.errors
+            adapter = (folder / "whole" / ADAPTER).read_bytes()
+            assert adapter == (folder / "first" / ADAPTER).read_bytes(), "the same command twice"
+            known[method, steps] = Training(forks, whole.recipe, steps, adapter, time.monotonic() - began)
+        return known[method, steps]
+
+    return make
 
 
 def lines(file: Path) -> int:
     return file.read_text().count("\n") if file.exists() else 0
 
 
+def wait_until(condition: Callable[[], Any], process: Process) -> None:
+    """Look every millisecond whether `condition` holds, which may be for a moment only."""
+    end = time.monotonic() + 120
+    while not condition():
+        assert time.monotonic() < end, process.errors
+        time.sleep(0.001)
+
+
+def kill_at_random(training: Training, kills: int, folder: Path, slow_disk: float) -> None:
+    """Kill -9 at `kills` instants anywhere between start and end, each time going on with what is left."""
+    done, run = 0, folder / "0"
+    dice = random.Random(str(folder.name))
+    while done < kills:
+        process = training.start(run, slow_disk)
+        time.sleep(dice.uniform(0, training.seconds))
+        process.send(signal.SIGKILL)
+        if process.wait() == -signal.SIGKILL:
+            done += 1
+            training.check_killed(run)
+        else:  # it had come to its end before
+            assert process.wait() == 0, process.errors
+            training.check_end(run)
+            run = folder / str(done)
+    training.finish(run)
+
+
+@pytest.mark.parametrize("method", ["lora", "dora", "lora-dash"])
 def test_killed_at_any_instant_the_run_ends_bitwise_the_same(
-    settings: Callable[..., TrainConfig], tmp_path: Path
+    training: Callable[[str, int], Training], method: str, tmp_path: Path
 ) -> None:
-    """Three kills: before the first checkpoint, between two, and wherever half a second falls."""
-    recipe = tmp_path / "recipe.yaml"
-    recipe.write_text(settings(steps=60, checkpoint_every=5).to_yaml())
-    whole = start("train", "--config", str(recipe), "--out", str(tmp_path / "whole"), "--json")
-    result, errors = whole.communicate(timeout=200)
-    assert whole.returncode == 0, errors
-    assert json.loads(result)["steps"] == 60
-    run = tmp_path / "run"
-    arguments = ["--config", str(recipe), "--out", str(run)]
-    for step in (3, 12, 31):
-        process = start("train", *arguments)
-        while lines(run / "metrics.jsonl") < step:
-            assert process.poll() is None, process.communicate()[1]
-            time.sleep(0.01)
-        process.kill()
-        process.communicate()
-        assert not (run / "adapter.safetensors").exists()
-        arguments = ["--resume", str(run)]
-    last = start("train", *arguments, "--json")
-    result, errors = last.communicate(timeout=200)
-    assert last.returncode == 0, errors
-    assert json.loads(result)["steps_now"] < 60
-    adapter = Path("adapter.safetensors")
-    assert (run / adapter).read_bytes() == (tmp_path / "whole" / adapter).read_bytes()
+    kill_at_random(training(method, 18), 2, tmp_path, slow_disk=0.0)
 
 
-def test_sigterm_leaves_a_checkpoint(settings: Callable[..., TrainConfig], tmp_path: Path) -> None:
-    recipe, run = tmp_path / "recipe.yaml", tmp_path / "run"
-    recipe.write_text(settings(steps=10_000, checkpoint_every=0).to_yaml())
-    process = start("train", "--config", str(recipe), "--out", str(run))
-    while lines(run / "metrics.jsonl") < 2:
-        assert process.poll() is None, process.communicate()[1]
-        time.sleep(0.01)
-    process.send_signal(signal.SIGTERM)
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert errors.splitlines()[-1].startswith("Error: stopped after step ")
-    assert len(list((run / "checkpoints").iterdir())) == 1
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("slow_disk", [0.0, 0.03], ids=["quick disk", "slow disk"])
+@pytest.mark.parametrize("method", ["lora", "dora", "lora-dash"])
+def test_twenty_kills(training: Callable[[str, int], Training], method: str, slow_disk: float, tmp_path: Path) -> None:
+    """With a slow disk most of them fall into a checkpoint that is being written."""
+    kill_at_random(training(method, 60), 20, tmp_path, slow_disk)
 
 
+@pytest.mark.parametrize("launched", [False, True], ids=["before the launch", "after the launch"])
+def test_killed_on_either_side_of_the_launch(
+    training: Callable[[str, int], Training], launched: bool, tmp_path: Path
+) -> None:
+    """Between two checkpoints, so that steps are done again and the launch with them."""
+    dash = training("lora-dash", 18)
+    process = dash.start(tmp_path / "run")
+    wait_until(lambda: lines(tmp_path / "run" / "metrics.jsonl") >= (14 if launched else 8), process)
+    process.send(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    dash.check_killed(tmp_path / "run")
+    dash.finish(tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    "instant",
+    ["checkpoints/.step-*.tmp/adapter.tensors", "checkpoints/.step-*.tmp/manifest.json", f".{ADAPTER}.*.tmp"],
+)
+def test_killed_inside_a_save(training: Callable[[str, int], Training], instant: str, tmp_path: Path) -> None:
+    lora, run = training("lora", 18), tmp_path / "run"
+    process = lora.start(run, slow_disk=0.2)
+    if instant.startswith("checkpoints"):
+        wait_until(lambda: lines(run / "metrics.jsonl") >= 6, process)  # the second one
+    wait_until(lambda: list(run.glob(instant)), process)
+    process.send(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    assert list(run.glob(instant)), "the kill came too late to leave anything"
+    lora.check_killed(run)
+    lora.finish(run)
+
+
+def test_killed_while_the_first_file_is_written_the_command_can_be_given_again(
+    training: Callable[[str, int], Training], tmp_path: Path
+) -> None:
+    lora, run = training("lora", 18), tmp_path / "run"
+    process = lora.start(run, slow_disk=1.0)
+    wait_until(lambda: list(run.glob(".config.yaml.*.tmp")), process)
+    process.send(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    assert sorted(path.name for path in run.iterdir())[0].startswith(".config.yaml"), "half a file is left"
+    lora.finish(run)
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
+def test_stopped_within_a_step_with_a_checkpoint_and_the_way_back(
+    training: Callable[[str, int], Training], name: str, tmp_path: Path
+) -> None:
+    lora, run = training("lora", 18), tmp_path / "run"
+    process = lora.start(run)
+    wait_until(lambda: lines(run / "metrics.jsonl") >= 4, process)
+    process.send(getattr(signal, name))
+    asked = lines(run / "metrics.jsonl")
+    assert process.wait() == 130, process.errors
+    last = process.errors.splitlines()[-1]
+    told = re.fullmatch(
+        rf"Error: stopped after step (\d+) of 18; a checkpoint was written; go on with: dreamtune train --resume {run}",
+        last,
+    )
+    assert told, last
+    assert int(told[1]) <= asked + 2, "the step that ran, and one more where the signal came between two"
+    newest = checkpoints.latest(run / "checkpoints")
+    assert newest is not None and newest.step == int(told[1])
+    lora.finish(run)
+
+
+def test_second_interrupt_stops_at_once_and_harms_nothing(
+    training: Callable[[str, int], Training], tmp_path: Path
+) -> None:
+    """While the checkpoint that the first one asked for is written, which here would take half a minute."""
+    lora, run = training("lora", 18), tmp_path / "run"
+    process = lora.start(run, slow_disk=2.5)
+    wait_until(lambda: lines(run / "metrics.jsonl") >= 1, process)
+    process.send(signal.SIGINT)
+    wait_until(lambda: list(run.glob("checkpoints/.step-*.tmp/manifest.json")), process)
+    began = time.monotonic()
+    process.send(signal.SIGINT)
+    assert process.wait() == 130, process.errors
+    assert time.monotonic() - began < 10
+    assert process.errors.splitlines()[-1] == "Stopped."
+    assert "Traceback" not in process.errors
+    lora.check_killed(run)
+    lora.finish(run)
+
+
+@pytest.mark.slow
 def test_hub_out_of_reach_is_told_within_seconds(photos: Path, tmp_path: Path) -> None:
     began = time.monotonic()
-    process = start(
-        *("train", str(photos), "--class", "dog", "--base", "some/model", "--out", str(tmp_path / "run")),
-        HF_HUB_OFFLINE="0",
-        HF_ENDPOINT="http://127.0.0.1:9",
-        HF_HOME=str(tmp_path / "hub"),
+    process = subprocess.Popen(
+        [
+            *(sys.executable, "-m", "dreamtune.pipelines.cli", "train", str(photos)),
+            *("--class", "dog", "--base", "some/model", "--out", str(tmp_path / "run")),
+        ],
+        env=os.environ | {"HF_HUB_OFFLINE": "0", "HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(tmp_path / "hub")},
+        stderr=subprocess.PIPE,
+        text=True,
     )
     _, errors = process.communicate(timeout=100)
     assert process.returncode == 2
