@@ -68,6 +68,11 @@ def test_from_pictures_to_pictures(command: list[str], folder: Path, capsys: pyt
     assert printed.out.startswith("runs/rex/adapter.safetensors  (3 steps, ")
     assert 'Try: dreamtune generate --adapter runs/rex/adapter.safetensors --prompt "a sks dog' in printed.out
     assert "resumed after step 3" in printed.err
+    code, error = failed(capsys, "train", "--resume", "runs/rex", "--lr", "0.5")
+    assert code == 2
+    assert "with other settings (lr was " in error
+    assert main(["train", "--config", "runs/rex/config.yaml", "--out", "other"]) == 0
+    assert Path("other/adapter.safetensors").read_bytes() == Path("runs/rex/adapter.safetensors").read_bytes()
 
 
 @pytest.mark.parametrize(
@@ -84,6 +89,15 @@ def test_from_pictures_to_pictures(command: list[str], folder: Path, capsys: pyt
         (["train", "{photos}", "--class", "dog", "--set", "step=3"], "did you mean 'steps'?"),
         (["train", "{photos}", "--class", "dog", "--out", "{broken}/x.png/run"], "is a file, not a folder"),
         (["train", "{photos}", "--class", "dog", "--config", "none.yaml"], "cannot read the recipe none.yaml"),
+        (
+            ["train", "{photos}", "--class", "dog", "--config", "{recipe}"],
+            "unknown setting 'network_dim'; here it is 'rank'",
+        ),
+        (["train", "{photos}", "--class", "dog", "--set", "prior=perhaps"], "prior = 'perhaps': must be true or false"),
+        (["train", "{photos}", "--class", "dog", "--steps", "0"], "steps = 0: must be greater than or equal to 1"),
+        (["train", "{photos}", "--class", "dog", "--set", "resolution=50"], "must be a multiple of 8; try 48"),
+        (["train", "{texts}", "--class", "dog", "--base", "{tiny}"], "no usable picture"),
+        (["train", "{photos}", "--class", "dog", "--base", "some/model", "--dry-run"], "or give a folder"),
         (["train", "--resume", "none"], "no run to resume"),
         (["train", "--stepz", "3"], "No such option: --stepz"),
         (["train", "--steps", "many"], "'--steps'"),
@@ -106,8 +120,11 @@ def test_bad_input(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     places = {"photos": photos, "tiny": tiny}
-    for name in ("empty", "broken", "partly"):
+    for name in ("empty", "broken", "partly", "texts"):
         places[name] = tmp_path_factory.mktemp(name)
+    (places["texts"] / "notes.txt").write_text("a sks dog")
+    places["recipe"] = places["texts"].parent / "recipe.yaml"
+    places["recipe"].write_text("network_dim: 4\n")
     (places["broken"] / "x.png").write_bytes(b"no picture")
     shutil.copytree(photos, places["partly"], dirs_exist_ok=True)
     (places["partly"] / "broken.png").touch()
