@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import statistics
 import time
@@ -70,7 +71,8 @@ class RunLog:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         if self._file:
-            self._file.close()
+            with contextlib.suppress(OSError):  # a full disk, told where it was met; every line is flushed by now
+                self._file.close()
         if self._trackers:
             self._trackers.close()
 
