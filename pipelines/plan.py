@@ -91,6 +91,7 @@ def plan(config: TrainConfig, out: str | Path, on_progress: OnProgress | None = 
     prepared = preflight(config, folder, False, on_progress)
     config, subject, base = prepared.config, prepared.subject, prepared.base
     data = _random_data(prepared)
+    prepared.release()
     with tempfile.TemporaryDirectory(prefix="dreamtune-") as temporary:
         seconds, checkpoint = _probe(prepared, data, Path(temporary), on_progress)
     examples = len(data.subjects)

@@ -57,6 +57,12 @@ class Prepared:
             return None
         return LiveConditioner(self.texts, partial(self.base.condition, gradients=True))
 
+    def release(self) -> None:
+        """Give back the memory of what the loop does not need, once prompts and pictures are encoded."""
+        config = self.config
+        if not (config.sample_every or config.score_every or config.trains_text):
+            self.base.release()  # it sees nothing but the UNet; pictures on the way and trained prompts need the rest
+
     def save(self, path: Path, step: int | None = None) -> None:
         """Write the adapter file as it stands; equal weights give equal bytes. `step`: recorded if given."""
         from dreamtune.adapters import AdapterFile

@@ -146,8 +146,7 @@ def _run(
         folder.write_text(folder.config, config.to_yaml())
     with first_alone(config):
         data = _encode(plan, tell, stop)
-    if not (config.sample_every or config.score_every or config.trains_text):
-        base.release()  # the loop sees nothing but the UNet; pictures on the way, and trained prompts, need the rest
+    plan.release()
     attached.strength = 1
     identity = {"pictures": plan.subject.digest, "base": plan.base_digest}
     scores = Scores(folder, plan, tell)
