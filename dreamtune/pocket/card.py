@@ -126,7 +126,9 @@ def _verified(figures: dict[str, Any]) -> str:
     strangers, twins = (figures[f"accepted_at_1pct_{who}"] for who in ("strangers", "look_alikes"))
     return (
         f"{strangers:.1%} of pairs of the same individual are accepted at the threshold that accepts 1 % of strangers, "
-        f"{twins:.1%} at the one that accepts 1 % of look-alikes (same class, colours, pattern and hat colour); "
+        f"{twins:.1%} at the one that accepts 1 % of look-alikes (same class, colours, pattern and hat colour), "
+        f"{figures['accepted_at_1pct_of_all_look_alikes']:.1%} when the {figures['pairs_not_apart']} of "
+        f"{figures['individuals'] // 2:,} pairs that no eye tells apart count too; "
         f'"the same one, or a look-alike?" is answered rightly in {figures["right_of_look_alikes"]:.1%}.'
     )
 

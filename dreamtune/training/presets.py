@@ -48,8 +48,8 @@ METHOD_PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     "sdxl": _FULL_SIZE,
     "pocket": {
         "loha": {"rank": 8, "alpha": 4.0, "lr": 3e-3},
-        "lokr": {"rank": 16, "alpha": 16.0, "lr": 3e-3, "method_options": {"factor": 8}},
-        "spectral-r": {"lr": 2e-2},
+        "lokr": {"rank": 16, "alpha": 16.0, "lr": 1e-2, "method_options": {"factor": 8}},
+        "spectral-r": {"lr": 5e-2},
     },
 }
 """By family and method; wins over the family's row. A method without a row is trained as LoRA is."""

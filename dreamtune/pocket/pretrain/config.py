@@ -57,7 +57,7 @@ class PretrainConfig:
             "decoder": 12.0,
             "unet": 150.0,
             "finder": 6.0,
-            "reader": 45.0,
+            "reader": 90.0,
             "image-text": 2.0,
         }
     )
