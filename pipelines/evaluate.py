@@ -122,7 +122,7 @@ def evaluate(config: EvaluateConfig, out: str | Path, on_progress: OnProgress | 
     from dreamtune.evaluation import Exam, Sampling, load_judge, reference_pictures
 
     check_folder(config.images)
-    base = config.load([use])
+    base = config.load_base([use])
     judge = load_judge(base.id, base.device, config.dino, config.clip)
     steps, guidance, size = config.sampling(base)
     subject = load_subject(config.images, class_word, token, Framing.of(base, size, buckets=False), masks=False)

@@ -58,7 +58,7 @@ class DrawingConfig(Recipe):
             raise ValueError(f"size = {value} must be a multiple of 8; try {round(value / 8) * 8}")
         return value
 
-    def load(self, adapters: Sequence[AdapterUse]) -> Base:
+    def load_base(self, adapters: Sequence[AdapterUse]) -> Base:
         """The base to draw with, for these adapters. Raises ConfigError and BaseModelError."""
         from dreamtune.models import family_of, load_base
 
@@ -136,7 +136,7 @@ def generate(config: GenerateConfig, out: str | Path, on_progress: OnProgress | 
     check_place(folder)
     adapters = [AdapterUse.load(text) for text in config.adapters]
     remarks = [*_check_triggers(config, adapters), *(it for adapter in adapters for it in adapter.remarks)]
-    base = config.load(adapters)
+    base = config.load_base(adapters)
     plan = _Plan(config, adapters, base, *config.sampling(base))
     for remark in remarks:
         on_progress(Progress("remark", message=remark))

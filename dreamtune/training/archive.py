@@ -11,16 +11,22 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from dreamtune.errors import first_line
+
 
 def write_tree(folder: Path, name: str, tree: Any) -> None:
-    """Write `tree` as name.json and name.tensors (safetensors) to `folder`. Raises OSError, SafetensorError."""
+    """Write `tree` as name.json and name.tensors (safetensors) to `folder`. Raises OSError."""
     tensors: dict[str, Tensor] = {}
     text = json.dumps(_pack(tree, tensors))  # Python writes floats so that they are read back exactly
     (folder / f"{name}.json").write_text(text, encoding="utf-8")
-    save_file(tensors, folder / f"{name}.tensors")
+    try:
+        save_file(tensors, folder / f"{name}.tensors")
+    except SafetensorError as error:  # its own kind, for a full disk too
+        raise OSError(f"{name}.tensors: {first_line(error)}") from None
 
 
 def read_tree(folder: Path, name: str) -> Any:

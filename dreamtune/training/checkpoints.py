@@ -16,8 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-
 from dreamtune.errors import TrainingError
 from dreamtune.storage import sweep
 from dreamtune.training.archive import read_tree, write_tree
@@ -81,9 +79,9 @@ def save(
             _discard(final)
         os.rename(temporary, final)
         _flush(folder)
-    except (OSError, SafetensorError) as error:
+    except OSError as error:
         shutil.rmtree(temporary, ignore_errors=True)
-        reason = getattr(error, "strerror", None) or str(error)
+        reason = error.strerror or error
         raise TrainingError(
             f"cannot write the checkpoint {final}: {reason}; the earlier ones are untouched: make room and resume"
         ) from None

@@ -15,7 +15,7 @@ from torch import Tensor
 
 if TYPE_CHECKING:
     from dreamtune.models.base import PredictionType
-    from dreamtune.training.config import HuberSchedule
+    from dreamtune.training.settings import HuberSchedule
 
 
 def add_noise(x0: Tensor, noise: Tensor, a: Tensor) -> Tensor:

@@ -13,7 +13,8 @@ from dreamtune.training.sampler import Part
 
 if TYPE_CHECKING:
     from dreamtune.models.base import PredictionType
-    from dreamtune.training.config import HuberSchedule, TrainConfig
+    from dreamtune.training.config import TrainConfig
+    from dreamtune.training.settings import HuberSchedule
 
 
 @dataclass(frozen=True)

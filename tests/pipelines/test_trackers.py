@@ -59,7 +59,7 @@ def test_tracked_training_is_bitwise_the_untracked_one(trained: TrainResult, tra
     assert tracked.adapter.read_bytes() == trained.adapter.read_bytes()
 
 
-def metrics(result: TrainResult) -> dict[str, list[tuple[int, float]]]:
+def metrics(result: TrainResult) -> dict[str, list[tuple[int, Any]]]:
     lines = [json.loads(line) for line in (result.run / "metrics.jsonl").read_text().splitlines()]
     return {
         f"train/{name}": [(line["step"], pytest.approx(line[name], rel=1e-5)) for line in lines]
@@ -85,7 +85,7 @@ def test_tensorboard_has_every_step_once(tracked: TrainResult) -> None:
 
 def wandb_records(file: Path) -> Iterator[Any]:
     """The records of a .wandb file: LevelDB's log format behind seven bytes of its own."""
-    from wandb.proto.wandb_internal_pb2 import Record
+    from wandb.proto.wandb_internal_pb2 import Record  # pyright: ignore[reportAttributeAccessIssue]
 
     data, place, whole = file.read_bytes(), 7, b""
     while place + 7 <= len(data):
