@@ -11,7 +11,19 @@ from typer import Option
 
 from dreamtune import __version__
 from dreamtune.pipelines import console
-from dreamtune.pipelines.commands import cache, check, doctor, evaluate, export, generate, inspect, pocket, train
+from dreamtune.pipelines.commands import (
+    analyze,
+    cache,
+    check,
+    doctor,
+    evaluate,
+    export,
+    generate,
+    inspect,
+    pocket,
+    train,
+    trim,
+)
 
 app = typer.Typer(
     help="Teach Stable Diffusion your subject from a few pictures, with small adapters.",
@@ -23,6 +35,8 @@ app.command()(generate.generate)
 app.command()(inspect.inspect)
 app.command()(export.export)
 app.command()(evaluate.evaluate)
+app.command()(analyze.analyze)
+app.command()(trim.trim)
 app.command()(check.check)
 app.command()(doctor.doctor)
 app.add_typer(cache.app, name="cache")

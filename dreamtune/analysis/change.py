@@ -75,6 +75,11 @@ class Change:
         """(out, r) and (r, in), whose product is ΔW."""
         return self.u * self.s, self.v.T
 
+    @property
+    def gain(self) -> Tensor:
+        """V diag(s) (in, r) fp32: ‖ΔW x‖ = ‖xᵀ V diag(s)‖ for any input x."""
+        return (self.v * self.s).float()
+
     def dense(self) -> Tensor:
         """ΔW (out, in) in fp32."""
         return (self.u * self.s).float() @ self.v.T.float()

@@ -14,8 +14,6 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from .change import Change
-
 DOMINANT = 4.0
 """Ratio of output changes from which one adapter drowns the other."""
 ROUTE = 1.0
@@ -36,16 +34,16 @@ class Recording:
 
 @contextmanager
 def recorded(
-    layers: Mapping[str, nn.Module], changes: Mapping[str, Mapping[int, Change]], adapters: int, drawing: int
+    layers: Mapping[str, nn.Module], gains: Mapping[str, Mapping[int, Tensor]], adapters: int, drawing: int
 ) -> Iterator[Recording]:
     """Within the block, record what `layers` (name -> module) get and give.
 
-    changes: layer -> number of an adapter -> ΔW; adapters: how many there are; drawing: the one that is attached.
+    gains: layer -> number of an adapter -> Change.gain; adapters: how many there are; drawing: which is attached.
     """
     recording = Recording()
 
     def follow(name: str) -> None:
-        right = {j: (change.v * change.s).float() for j, change in changes[name].items()}  # ‖Δx‖ = ‖S Vᵀ x‖
+        right = gains[name]
         blank = torch.full((adapters,), float("nan"), dtype=torch.float64)
         recording.energy[name] = blank.index_fill(0, torch.tensor(sorted(right), dtype=torch.int64), 0.0)
         recording.output[name], recording.own[name] = [], []

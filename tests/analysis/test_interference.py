@@ -11,9 +11,9 @@ SHAPE = (5, 7)
 
 def record(inputs: list[Tensor], changes: dict[int, Change]) -> list[Recording]:
     layer = nn.Linear(7, 5, bias=False).requires_grad_(False)
-    recordings = []
+    gains, recordings = {j: change.gain for j, change in changes.items()}, []
     for drawing, x in enumerate(inputs):
-        with recorded({"layer": layer}, {"layer": changes}, len(inputs), drawing) as recording:
+        with recorded({"layer": layer}, {"layer": gains}, len(inputs), drawing) as recording:
             layer(x)
             layer(x)
         recordings.append(recording)

@@ -26,22 +26,27 @@ class PlainLoRA:
     """Layer path -> share of ‖ΔW‖² kept, 1 where it is exact."""
 
 
-def plain_lora(file: AdapterFile, rank: int | None = None, weights: Mapping[str, Tensor] | None = None) -> PlainLoRA:
+def plain_lora(
+    file: AdapterFile, rank: int | Mapping[str, int] | None = None, weights: Mapping[str, Tensor] | None = None
+) -> PlainLoRA:
     """The same change as LoRA of the scale 1, in fp32.
 
-    rank: the most that a layer may have; by default what is exact. weights: as AdapterFile.weights gives them, for
-    methods whose ΔW depends on the weight. Embeddings of the trigger are left out.
+    rank: the most that a layer may have, or each by its path; by default what is exact. weights: as AdapterFile.weights
+    gives them, for methods whose ΔW depends on the weight. Embeddings of the trigger are left out.
 
     Raises ConfigError when the change has no small exact factors and `rank` is not given, when the weights are needed
     and missing, or for a rank below 1.
     """
-    if rank is not None and rank < 1:
-        raise ConfigError(f"rank = {rank} must be at least 1")
-    if file.method == "lora" and (rank is None or rank >= max(a.config.rank for a in file.adapters().values())):
+    most = rank if isinstance(rank, Mapping) else dict.fromkeys(file.layers, rank)
+    for value in most.values():
+        if value is not None and value < 1:
+            raise ConfigError(f"rank = {value} must be at least 1")
+    adapters = file.adapters()
+    if file.method == "lora" and all((most[path] or a.config.rank) >= a.config.rank for path, a in adapters.items()):
         return PlainLoRA(file, dict.fromkeys(file.layers, 1.0))
     factors = {
-        path: _factors(adapter, file.method, path, rank, None if weights is None else weights[path])
-        for path, adapter in file.adapters().items()
+        path: _factors(adapter, file.method, path, most[path], None if weights is None else weights[path])
+        for path, adapter in adapters.items()
     }
     ranks = {path: layer.up.shape[1] for path, layer in factors.items()}
     usual = Counter(ranks.values()).most_common(1)[0][0]

@@ -1,0 +1,114 @@
+"""What the figures of an analysis suggest, in a line each."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dreamtune.analysis import Advice
+    from dreamtune.pipelines.analysis_study import Study
+
+CLEAR = 3.0
+"""Standard deviations of chance from which an overlap is more than that."""
+_ROUTES_SHOWN = 3
+
+
+def advice(study: Study) -> list[str]:
+    """Lines on each adapter, each pair, and on all."""
+    forecasts = {(it.a, it.b): it for it in study.interference.advice()} if study.interference else {}
+    lines = [line for number in range(len(study.adapters)) for line in _alone(study, number)]
+    for a, b in study.numbers:
+        lines.append(_overlap(study, a, b))
+        if (a, b) in forecasts:
+            lines.append(_forecast(study, forecasts[a, b]))
+    free = [str(offset) for offset, used in study.free_columns()[:3]]
+    if free:
+        lines.append(
+            f"A Spectral Adapter that is to go with {'these' if len(study.adapters) > 1 else 'this'} disturbs least "
+            f"with column_offset {', '.join(free)} (in that order)."
+        )
+    order = ordering(study)
+    return [*lines, order] if order else lines
+
+
+def ordering(study: Study) -> str | None:
+    """Whether seeds of one subject share most, then subjects of one class, then others; None without two kinds."""
+    found = study.relations()
+    names = [name for name in ("same subject", "same class", "different class") if name in found]
+    if len(names) < 2:
+        return None
+    told = "; ".join(f"{name} {_share(found[name]['overlap'])} ({found[name]['pairs']} pairs)" for name in names)
+    values = [found[name]["above_chance"] for name in names]
+    if None in values:
+        return f"Overlap by kind of pair: {told}."
+    if not all(first > second for first, second in pairwise(values)):
+        return f"Same subject > same class > different class does not hold here: {told}."
+    apart = all(
+        found[one]["above_chance_low"] is not None
+        and found[other]["above_chance_high"] is not None
+        and found[one]["above_chance_low"] > found[other]["above_chance_high"]
+        for one, other in pairwise(names)
+    )
+    certain = "and the intervals are apart" if apart else "but the intervals overlap"
+    return f"The overlap falls in the order {' > '.join(names)}, {certain}: {told}."
+
+
+def _alone(study: Study, number: int) -> list[str]:
+    name, health, info = study.names[number], study.health(number), study.adapters[number]
+    lines = []
+    if health["near_zero_layers"] == health["layers"]:
+        return [f"{name} changes nothing: train it longer, or with a larger learning rate."]
+    if health["near_zero_layers"]:
+        lines.append(f"{name} changes next to nothing in {health['near_zero_layers']} of {health['layers']} layers.")
+    if health["trim_to"] < info.rank:
+        lines.append(
+            f"{name} needs rank {health['trim_to']} of {info.rank} at most for 95 % of its change "
+            f"(median {health['trim_to_median']}): dreamtune trim {info.file} --energy 0.95"
+        )
+    if health["intruder_dimensions"]:
+        lines.append(
+            f"{name} brings {health['intruder_dimensions']} directions that the base has not among its strongest: such "
+            "adapters tend to forget more; a smaller alpha or learning rate avoids them."
+        )
+    return lines
+
+
+def _overlap(study: Study, a: int, b: int) -> str:
+    names, pair = f"{study.names[a]} and {study.names[b]}", study.pair(a, b)
+    if not pair["layers"]:
+        return f"{names} have no layer in common."
+    if pair["overlap"] is None:
+        return f"{names}: overlap is not defined, since one of them changes nothing where the other does."
+    verdict = "no more than unrelated adapters do" if (pair["z"] or 0) < CLEAR else "more than unrelated adapters do"
+    return (
+        f"{names} share {_share(pair['overlap'])} of their {study.top_k} directions a layer, {verdict} "
+        f"({_share(pair['overlap_chance'])}). This alone does not tell whether they can be used together."
+    )
+
+
+def _forecast(study: Study, forecast: Advice) -> str:
+    a, b = study.names[forecast.a], study.names[forecast.b]
+    if forecast.strengths is None or study.interference is None:
+        return f"{a} and {b}: interference is not defined, since one of them changes nothing."
+    total = study.interference.total()
+    lines = [
+        f"Adding {b} to {a} changes the layers' outputs by {_times(total[forecast.a, forecast.b])} of what {a} does; "
+        f"the other way {_times(total[forecast.b, forecast.a])}."
+    ]
+    if forecast.dominant is not None:
+        lines.append(f"{study.names[forecast.dominant]} would drown the other.")
+    lines.append(f"Balanced strengths: {a} {forecast.strengths[0]:.2f}, {b} {forecast.strengths[1]:.2f}.")
+    if forecast.route:
+        shown = ", ".join(forecast.route[:_ROUTES_SHOWN])
+        lines.append(f"{len(forecast.route)} layers are better routed by region than merged, above all {shown}.")
+    return " ".join(lines)
+
+
+def _share(value: float | None) -> str:
+    return "–" if value is None else f"{value:.0%}"
+
+
+def _times(value: Any) -> str:
+    """A crosstalk, as a ratio of lengths rather than of their squares."""
+    return f"{float(value) ** 0.5:.0%}"

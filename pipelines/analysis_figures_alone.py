@@ -1,0 +1,114 @@
+"""Figures of each adapter alone, side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from matplotlib.figure import Figure
+
+from dreamtune.pipelines.analysis_study import block_of
+
+if TYPE_CHECKING:
+    from dreamtune.analysis import Layer
+    from dreamtune.pipelines.analysis_study import Study
+
+COLORS = ("#1f6fb4", "#c8442f", "#2a9d4a", "#8e5bb5", "#d08a1d", "#4aa3a2", "#8a8a8a", "#b0517c")
+
+SPECTRUM = (
+    "Where in the weight's spectrum each adapter acts, in the layer {layer}. Left: the rate of change of every "
+    "direction of the base's weight, from its strongest (0) to its weakest. Middle: the same against the direction's "
+    "strength on a logarithmic scale; task-specific directions (dots) tend to be weak but not the weakest. Right: "
+    "rates in falling order; a steep start means that few directions do most of the work."
+)
+TIMESTEPS = (
+    "When each adapter acts: the share of the layers' outputs that is its change, at each step of the drawing, from "
+    "noise to picture. Early steps decide on the layout, late ones on detail."
+)
+HEALTH = (
+    "Size and concentration of each adapter, layer by layer. Top: change over weight; a layer far above the others is "
+    "the first to suspect when pictures look burnt. Bottom: stable rank, the number of directions that really matter; "
+    "far below the adapter's rank, a smaller rank would do."
+)
+
+
+def spectrum(study: Study) -> Figure:
+    """δ over the spectrum of one layer, in three panels."""
+    layer = most_changed(study)
+    figure = Figure(figsize=(9, 3.4), layout="constrained")
+    by_index, by_sigma, ordered = figure.subplots(1, 3)
+    sigma = layer.sigma.clamp_min(1e-12)
+    for (number, seen), color in zip(layer.seen.items(), COLORS, strict=False):
+        rates = seen.rates.clamp_min(1e-12)
+        by_index.plot(rates, ".", color=color, markersize=2, alpha=0.5)
+        by_index.plot(seen.tsd, rates[seen.tsd], "o", color=color, markersize=5)
+        by_sigma.plot(sigma, rates, ".", color=color, markersize=2, alpha=0.5)
+        by_sigma.plot(sigma[seen.tsd], rates[seen.tsd], "o", color=color, markersize=5)
+        ordered.plot(rates.sort(descending=True).values, color=color, label=study.names[number])
+    for axes, label in ((by_index, "direction, by index"), (by_sigma, "its strength σ"), (ordered, "place by rate")):
+        axes.set_yscale("log")
+        axes.set_ylim(bottom=1e-7)
+        axes.set_xlabel(label)
+        axes.tick_params(labelsize=7)
+    by_sigma.set_xscale("log")
+    by_sigma.invert_xaxis()
+    by_index.set_ylabel("rate of change δ")
+    figure.legend(loc="outside lower center", ncols=4, fontsize=8)
+    return figure
+
+
+def timesteps(study: Study) -> Figure:
+    """The share of the outputs that is each adapter's, over the steps of a drawing."""
+    assert study.interference is not None
+    figure = Figure(figsize=(8, 3.5), layout="constrained")
+    axes = figure.add_subplot()
+    names = [layer.name for layer in study.layers if block_of(layer.name) != "text"]
+    for number, color in zip(range(len(study.adapters)), COLORS * len(study.adapters), strict=False):
+        profile = study.interference.profile(number, names)
+        values = [float("nan") if value is None else value for value in profile]
+        axes.plot(range(1, len(values) + 1), values, "o-", color=color, markersize=4, label=study.names[number])
+    axes.set_xlabel("step of the drawing, from noise (1) to picture")
+    axes.set_ylabel("change / output")
+    axes.set_ylim(bottom=0)
+    axes.grid(alpha=0.3)
+    figure.legend(loc="outside lower center", ncols=4, fontsize=8)
+    return figure
+
+
+def health(study: Study) -> Figure:
+    """Size and stable rank of every layer's change."""
+    figure = Figure(figsize=(8, 5), layout="constrained")
+    sizes, ranks = figure.subplots(2, 1, sharex=True)
+    for number, color in zip(range(len(study.adapters)), COLORS * len(study.adapters), strict=False):
+        seen = [layer.seen.get(number) for layer in study.layers]
+        relative = [one.health.relative if one and one.health.relative else float("nan") for one in seen]
+        stable = [one.health.stable_rank if one and one.health.stable_rank else float("nan") for one in seen]
+        sizes.plot(relative, "o-", color=color, markersize=3, linewidth=0.8, label=study.names[number])
+        ranks.plot(stable, "o-", color=color, markersize=3, linewidth=0.8)
+    sizes.set_yscale("log")
+    sizes.set_ylabel("‖ΔW‖ / ‖W‖")
+    ranks.set_ylabel("stable rank of ΔW")
+    ranks.set_ylim(bottom=0)
+    name_blocks(ranks, study.layers)
+    figure.legend(loc="outside lower center", ncols=4, fontsize=8)
+    return figure
+
+
+def most_changed(study: Study) -> Layer:
+    """The layer that the spectrum is shown of: the one that all adapters together change most."""
+
+    def size(layer: Layer) -> tuple[int, float]:
+        return len(layer.seen), sum(one.health.relative or 0 for one in layer.seen.values())
+
+    return max(study.layers, key=size)
+
+
+def name_blocks(axes: Any, layers: Sequence[Layer]) -> None:
+    """Label the axis of layers with the blocks that they belong to."""
+    blocks = [block_of(layer.name) for layer in layers]
+    starts = [i for i, block in enumerate(blocks) if i == 0 or block != blocks[i - 1]]
+    for start in starts[1:]:
+        axes.axvline(start - 0.5, color="#999999", linewidth=0.8)
+    axes.set_xticks(starts, [f"{blocks[start]} →" for start in starts])
+    axes.set_xlim(-0.5, max(len(layers) - 0.5, 0.5))
+    axes.set_xlabel("layers in order, by block")

@@ -1,0 +1,165 @@
+"""The page, pictures and JSON of an analysis."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from collections.abc import Iterable, Sequence
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dreamtune.pipelines.analysis_advice import advice
+
+if TYPE_CHECKING:
+    from dreamtune.pipelines.analysis_report import Report
+    from dreamtune.pipelines.analysis_study import Study
+
+_STYLE = """body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 1rem auto; padding: 0 1rem; }
+h1 { font-size: 1.5rem; } h2 { font-size: 1.2rem; margin-top: 2rem; } figure { margin: 1.5rem 0; }
+img { max-width: 100%; height: auto; } figcaption { color: #444; font-size: .95rem; }
+.wide { overflow-x: auto; } table { border-collapse: collapse; margin: 1rem 0; }
+th, td { padding: .3rem .7rem; border-bottom: 1px solid #ccc; text-align: right; white-space: nowrap; }
+th:first-child, td:first-child { text-align: left; } dt { font-weight: 600; margin-top: .6rem; }"""
+_TITLES = {
+    "matches": "Which directions match",
+    "overlap": "Overlap by layer",
+    "blocks": "Overlap by block",
+    "matrices": "All pairs",
+    "spectrum": "Where in the spectrum",
+    "crosstalk": "Interference",
+    "timesteps": "When each adapter acts",
+    "health": "Health by layer",
+}
+_MEANINGS = {
+    "Change": "Median over layers of the size of the change over that of the weight.",
+    "Stable rank": "Median number of directions that really matter in the change of a layer.",
+    "Rank for 95 %": "The smallest rank that keeps 95 % of the change in every layer.",
+    "Intruders": "Directions among the ten strongest of the changed weights that are like none of the base's.",
+    "Amplification": "How much stronger the adapter makes the directions that it changes most; 1 is not at all.",
+    "Overlap, chance": "Share of the directions that both change most; what unrelated changes share on these weights.",
+    "z": "Standard deviations of chance between the two: above 3 the overlap is no accident.",
+    "Rank-biased": "The same as overlap, but the strongest directions count most.",
+    "Cosine": "Whether the whole changes point the same way (1), are unrelated (0) or undo each other (-1).",
+    "Norms": "Size of the first change over that of the second.",
+}
+
+
+def write_report(folder: Path, report: Report) -> None:
+    """Write report.json, report.html and a PNG of each figure into `folder`, which is there. Raises OSError."""
+    pictures = list(_pictures(report))
+    for name, png, _ in pictures:
+        (folder / f"{name}.png").write_bytes(png)
+    (folder / "report.json").write_text(json.dumps(report.to_dict(), indent=1) + "\n", encoding="utf-8")
+    page = f"""<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
+<link rel="icon" href="data:,"><title>{escape(_title(report))}</title><style>{_STYLE}</style></head><body>
+{_body(report, pictures)}
+</body></html>
+"""
+    (folder / "report.html").write_text(page, encoding="utf-8")
+
+
+def body(study: Study) -> str:
+    """What the page holds, with the figures in it, to stand in another."""
+    return _body(study, list(_pictures(study)))
+
+
+def _pictures(study: Study) -> Iterable[tuple[str, bytes, str]]:
+    """Name, PNG and caption."""
+    from dreamtune.pipelines.analysis_figures import figures
+
+    for name, figure, caption in figures(study):
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="png", dpi=120)
+        yield name, buffer.getvalue(), caption
+
+
+def _title(study: Study) -> str:
+    return f"Directions of {', '.join(study.names)}"
+
+
+def _body(study: Study, pictures: Sequence[tuple[str, bytes, str]]) -> str:
+    lines = "".join(f"<li>{escape(line)}</li>" for line in [*advice(study), *study.remarks])
+    shown = "".join(
+        f'<h2>{escape(_TITLES[name])}</h2><figure><div class="wide">'
+        f'<img src="data:image/png;base64,{base64.b64encode(png).decode()}" alt="{escape(_TITLES[name])}"></div>'
+        f"<figcaption>{escape(caption)}</figcaption></figure>"
+        for name, png, caption in pictures
+    )
+    meanings = "".join(f"<dt>{escape(name)}</dt><dd>{escape(text)}</dd>" for name, text in _MEANINGS.items())
+    return f"""<h1>{escape(_title(study))}</h1>
+<p>{len(study.adapters)} adapters on the base {escape(study.base)}, {len(study.layers)} layers, lists of
+{study.top_k} directions. All numbers are in report.json.</p>
+<ul>{lines}</ul>
+<h2>Each adapter</h2>{_health(study)}
+{f"<h2>Each pair</h2>{_pairs(study)}" if study.numbers else ""}
+{_relations(study)}
+{shown}
+<h2>What the figures mean</h2><dl>{meanings}</dl>"""
+
+
+def _health(study: Study) -> str:
+    rows = []
+    for number, (name, info) in enumerate(zip(study.names, study.adapters, strict=True)):
+        found = study.health(number)
+        rows.append(
+            (
+                name,
+                f"{info.method}, {info.rank}",
+                found["layers"],
+                found["relative"],
+                found["stable_rank"],
+                found["trim_to"],
+                found["intruder_dimensions"],
+                found["amplification"].get("all"),
+                found["near_zero_layers"],
+            )
+        )
+    head = (
+        "",
+        "method, rank",
+        "layers",
+        "change",
+        "stable rank",
+        "rank for 95 %",
+        "intruders",
+        "amplification",
+        "empty",
+    )
+    return _table(head, rows)
+
+
+def _pairs(study: Study) -> str:
+    rows = []
+    for a, b in study.numbers:
+        pair = study.pair(a, b)
+        keys = ("layers", "overlap", "overlap_chance", "z", "rbo", "spearman", "left", "right", "cosine", "norm_ratio")
+        rows.append((f"{study.names[a]} / {study.names[b]}", *(pair[key] for key in keys)))
+    head = ("", "layers", "overlap", "chance", "z", "rank-biased", "Spearman", "φ left", "φ right", "cosine", "norms")
+    return _table(head, rows)
+
+
+def _relations(study: Study) -> str:
+    found = study.relations()
+    if not found:
+        return ""
+    keys = ("pairs", "overlap", "lowest_pair", "highest_pair", "above_chance", "above_chance_low", "above_chance_high")
+    rows = [(name, *(figures[key] for key in keys)) for name, figures in found.items()]
+    head = ("", "pairs", "overlap", "lowest", "highest", "above chance", "from", "to")
+    note = "The interval is two standard errors over the layers."
+    return f"<h2>Kinds of pairs</h2>{_table(head, rows)}<p>{note}</p>"
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str | float | None]]) -> str:
+    cells = "".join(f"<th>{escape(name)}</th>" for name in head)
+    lines = "".join("<tr>" + "".join(f"<td>{escape(_cell(cell))}</td>" for cell in row) + "</tr>" for row in rows)
+    return f'<div class="wide"><table><thead><tr>{cells}</tr></thead><tbody>{lines}</tbody></table></div>'
+
+
+def _cell(value: str | float | None) -> str:
+    """A dash for what is not defined."""
+    if value is None:
+        return "–"
+    return value if isinstance(value, str) else str(value) if isinstance(value, int) else f"{value:.3g}"

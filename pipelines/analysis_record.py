@@ -1,0 +1,93 @@
+"""What layers see while each adapter draws, for the forecast of interference."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import combinations
+from typing import TYPE_CHECKING
+
+from dreamtune.pipelines.adapter_use import AdapterUse
+from dreamtune.pipelines.analysis_config import AnalyzeConfig
+from dreamtune.pipelines.progress import OnProgress, Progress
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from dreamtune.analysis import Advice
+    from dreamtune.analysis.interference import Recording
+    from dreamtune.models import Base
+
+_GUIDANCE = 5.0
+
+
+@dataclass(frozen=True)
+class Interference:
+    """The recordings and what they say."""
+
+    recordings: Sequence[Recording]
+    """One per adapter."""
+    prompts: tuple[str, ...]
+    """What each drew."""
+    remarks: list[str] = field(default_factory=list)
+
+    def total(self) -> Tensor:
+        """X (adapters, adapters) of all layers together, see analysis.interference."""
+        from dreamtune.analysis import total_crosstalk
+
+        return total_crosstalk(self.recordings)
+
+    def layer(self, name: str) -> Tensor:
+        """X (adapters, adapters) of one layer."""
+        from dreamtune.analysis import crosstalk
+
+        return crosstalk(self.recordings, name)
+
+    def advice(self) -> list[Advice]:
+        """For every pair."""
+        from dreamtune.analysis import advise
+
+        return [advise(self.recordings, a, b) for a, b in combinations(range(len(self.recordings)), 2)]
+
+    def profile(self, number: int, names: Sequence[str]) -> list[float | None]:
+        """Share of the output of the layers `names` that is adapter `number`'s change, at each call of the UNet.
+
+        √(Σ‖Δx‖²/Σ‖y‖²) over layers; the first call is that at most noise.
+        """
+        one = self.recordings[number]
+        calls = min((len(one.output[name]) for name in names), default=0)
+        own = [sum(one.own[name][call] for name in names) for call in range(calls)]
+        output = [sum(one.output[name][call] for name in names) for call in range(calls)]
+        return [(o / y) ** 0.5 if y else None for o, y in zip(own, output, strict=True)]
+
+
+def record(
+    config: AnalyzeConfig,
+    uses: Sequence[AdapterUse],
+    base: Base,
+    gains: Mapping[str, Mapping[int, Tensor]],
+    tell: OnProgress,
+) -> Interference:
+    """Draw one picture with each adapter alone and record its layers; the pictures are not kept."""
+    from dreamtune.analysis import recorded
+
+    modules = {name: _module(base, name) for name in gains}
+    recordings, prompts, remarks = [], [], []
+    for number, use in enumerate(uses):
+        prompt = " ".join(word for word in ("a photo of a", use.file.trigger, use.file.class_word) if word)
+        if not (use.file.trigger or use.file.class_word):
+            prompt = "a photo"
+            remarks.append(f"{use.path.name} does not tell its trigger: interference was recorded with {prompt!r}")
+        with use.on(base, config.any_base), recorded(modules, gains, len(uses), number) as recording:
+            base.draw([prompt], [config.seed], size=base.resolution, steps=config.steps, guidance=_GUIDANCE)
+        recordings.append(recording)
+        prompts.append(prompt)
+        tell(Progress("record", number + 1, len(uses)))
+    return Interference(recordings, tuple(prompts), remarks)
+
+
+def _module(base: Base, name: str) -> nn.Module:
+    from dreamtune.adapters.parts import holder, split_part
+
+    part, inner = split_part(name)
+    return holder(part, base.parts[part]).get_submodule(inner)

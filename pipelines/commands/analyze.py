@@ -1,0 +1,72 @@
+"""`dreamtune analyze`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from typer import Argument, Option
+
+from dreamtune.pipelines import console
+from dreamtune.pipelines.commands.options import Device, Json
+
+if TYPE_CHECKING:
+    from dreamtune.pipelines.analysis_report import Report
+
+
+def analyze(
+    files: Annotated[list[str], Argument(metavar="FILE...", help="Adapter files, of dreamtune or another tool.")],
+    out: Annotated[Path, Option(help="New folder for the report.")],
+    subject: Annotated[
+        list[str] | None,
+        Option(help="Name of each file's subject, in their order; equal names are seeds of one subject."),
+    ] = None,
+    layers: Annotated[str, Option(help="Only layers whose path holds this regular expression.")] = "",
+    blocks: Annotated[list[str] | None, Option(help="Only down, mid, up or text; may be given again.")] = None,
+    top_k: Annotated[int, Option(help="Directions in a layer's list.")] = 8,
+    base: Annotated[str, Option(help="Base model; auto is the one that the adapters were trained on.")] = "auto",
+    any_base: Annotated[bool, Option("--any-base", help="Allow another base than the adapters'.")] = False,
+    interference: Annotated[
+        bool, Option("--interference/--no-interference", help="Draw with each adapter, to forecast how they disturb.")
+    ] = True,
+    timestep_profile: Annotated[
+        bool, Option("--timestep-profile", help="Show at which steps of a drawing each adapter acts.")
+    ] = False,
+    steps: Annotated[int, Option(help="Denoising steps of that drawing.")] = 6,
+    seed: Annotated[int, Option(help="Seed of its noise.")] = 0,
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Compare adapters by the directions of the base's weights that they change, and check their health."""
+    from dreamtune.pipelines.analysis_config import AnalyzeConfig
+    from dreamtune.pipelines.analyze import analyze as run
+
+    config: dict[str, Any] = {
+        "adapters": files,
+        "subjects": subject or (),
+        "layers": layers,
+        "blocks": blocks or (),
+        "top_k": top_k,
+        "base": base,
+        "any_base": any_base,
+        "interference": interference,
+        "timestep_profile": timestep_profile,
+        "steps": steps,
+        "seed": seed,
+        "device": device,
+    }
+    with console.stdout_kept():
+        report = run(AnalyzeConfig(**config), out)
+    if as_json:
+        console.print_json({"out": str(out), **report.to_dict()})
+    else:
+        show(report, out)
+
+
+def show(report: Report, out: Path) -> None:
+    """Where the report is, and what it advises."""
+    from dreamtune.pipelines.analysis_advice import advice
+
+    print(f"{out / 'report.html'}  ({len(report.layers)} layers, {report.seconds:.0f} s)")
+    for line in advice(report):
+        print(f"- {line}")
