@@ -1,0 +1,17 @@
+"""Several adapters in one base: their changes fused into one. The maths needs torch alone."""
+
+from .delta import Delta
+from .files import Fused, FusionOptions, Ingredient, as_file, common_layers, fuse_layers
+from .methods import FUSIONS, THINNED
+
+__all__ = [
+    "FUSIONS",
+    "THINNED",
+    "Delta",
+    "Fused",
+    "FusionOptions",
+    "Ingredient",
+    "as_file",
+    "common_layers",
+    "fuse_layers",
+]

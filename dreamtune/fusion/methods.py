@@ -1,0 +1,155 @@
+"""The fusions that need nothing but the changes themselves, for one layer: [(λ₁, ΔW₁), ...] -> ΔW.
+
+A new one is one function here and one line in FUSIONS. All of them give a single change at weight 1 back as it is
+(with density 1 where they have one), and none depends on the order of its inputs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .delta import Delta, real_columns
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """One adapter's share in a layer."""
+
+    delta: Delta
+    weight: float
+    """λ, not 0."""
+    seed: int = 0
+    """For what is drawn at random; the adapter's own, so that its place among the others does not matter."""
+
+    @property
+    def weighted(self) -> Delta:
+        """λ·ΔW."""
+        return self.delta.scaled(self.weight)
+
+
+def fuse_sum(parts: Sequence[Part], density: float) -> Delta:
+    """Σ λᵢ ΔWᵢ, exactly: factors side by side."""
+    return added([part.weighted for part in parts])
+
+
+def fuse_mean(parts: Sequence[Part], density: float) -> Delta:
+    """(1/n) Σ λᵢ ΔWᵢ over the n adapters, those included that leave this layer alone."""
+    return fuse_sum(parts, density).scaled(1 / len(parts))
+
+
+def fuse_ties(parts: Sequence[Part], density: float) -> Delta:
+    """TIES (Yadav et al., arXiv 2306.01708), trimmed by layer: trim, elect signs, mean of those that agree."""
+    if len(parts) == 1 and density == 1:
+        return parts[0].weighted
+    return Delta.of_matrix(_ties(torch.stack([part.weighted.dense() for part in parts]), density))
+
+
+def fuse_dare(parts: Sequence[Part], density: float) -> Delta:
+    """DARE (Yu et al., arXiv 2311.03099): each number is kept with the chance `density`, and divided by it; summed."""
+    if density == 1:
+        return fuse_sum(parts, density)
+    kept = []
+    for part in parts:
+        matrix = part.weighted.dense()
+        draw = torch.rand(matrix.shape, generator=torch.Generator().manual_seed(part.seed))
+        kept.append(Delta.of_matrix(torch.where(draw < density, matrix / density, 0.0)))
+    return added(kept)
+
+
+def fuse_magnitude(parts: Sequence[Part], density: float) -> Delta:
+    """The share `density` of each ΔW that is largest in magnitude, summed (`magnitude_prune` in PEFT)."""
+    if density == 1:
+        return fuse_sum(parts, density)
+    return added([Delta.of_matrix(_trimmed(part.weighted.dense(), density)) for part in parts])
+
+
+def fuse_tsv(parts: Sequence[Part], density: float) -> Delta:
+    """Task Singular Vectors (Gargiulo et al., arXiv 2412.00081, TSV-Merge): U and V of all made orthogonal together.
+
+    U = [U₁ U₂ ...] becomes its orthogonal polar factor, V as well; ΔW = U diag(λᵢ Sᵢ) Vᵀ. Where the columns of n
+    adapters do not fit into the layer, each has its min(out, in)/n largest.
+    """
+    if len(parts) == 1:
+        return parts[0].weighted
+    most = min(parts[0].delta.shape) // len(parts)
+    found = [(part.weight, *part.delta.svd(most)) for part in parts]
+    values = torch.cat([weight * s for weight, _, s, _ in found])
+    left = _polar(torch.cat([u for _, u, _, _ in found], 1))
+    right = _polar(torch.cat([vh for _, _, _, vh in found]).T)
+    return Delta.of_factors((left * values).float(), right.T.float())
+
+
+def fuse_knots(parts: Sequence[Part], density: float) -> Delta:
+    """KnOTS-TIES (Stoica et al., arXiv 2410.19735): [λ₁ΔW₁ λ₂ΔW₂ ...] = U Σ [V₁ V₂ ...]; the Vᵢ merged by TIES."""
+    if len(parts) == 1 and density == 1:
+        return parts[0].weighted
+    weighted = [part.weighted for part in parts]
+    q = torch.linalg.qr(torch.cat([it.up.double() for it in weighted], 1)).Q
+    inner = [(q.T @ it.up.double()) @ it.down.double() for it in weighted]
+    u, s, vh = torch.linalg.svd(torch.cat(inner, 1), full_matrices=False)  # (k, k), (k,), (k, n·in)
+    keep = real_columns(s)
+    merged = _ties(torch.stack(vh[:keep].chunk(len(parts), 1)), density)
+    return Delta.of_factors((q @ (u[:, :keep] * s[:keep])).float(), merged.float())
+
+
+Fusion = Callable[[Sequence[Part], float], Delta]
+
+FUSIONS: dict[str, Fusion] = {
+    "sum": fuse_sum,
+    "mean": fuse_mean,
+    "ties": fuse_ties,
+    "dare": fuse_dare,
+    "magnitude": fuse_magnitude,
+    "tsv": fuse_tsv,
+    "knots": fuse_knots,
+}
+"""Name on the command line -> fusion of one layer."""
+THINNED = ("ties", "dare", "magnitude", "knots")
+"""Those that have a density."""
+
+
+def balanced(parts: Sequence[Part]) -> list[Part]:
+    """Every ΔW brought to the geometric mean of the norms in this layer; those that are 0 stay, and do not count."""
+    norms = [part.delta.norm for part in parts]
+    logs = torch.tensor([norm for norm in norms if norm > 0], dtype=torch.float64).log()
+    mean = float(logs.mean().exp()) if len(logs) else 0.0
+    return [
+        Part(part.delta.scaled(mean / norm) if norm > 0 and len(logs) > 1 else part.delta, part.weight, part.seed)
+        for part, norm in zip(parts, norms, strict=True)
+    ]
+
+
+def added(deltas: Sequence[Delta]) -> Delta:
+    """Their exact sum."""
+    if len(deltas) == 1:
+        return deltas[0]
+    if sum(it.rank for it in deltas) < min(deltas[0].shape):
+        return Delta(torch.cat([it.up for it in deltas], 1), torch.cat([it.down for it in deltas]))
+    return Delta.of_matrix(torch.stack([it.dense() for it in deltas]).sum(0))
+
+
+def _trimmed(matrix: Tensor, density: float) -> Tensor:
+    """The share `density` that is largest in magnitude; the rest 0."""
+    if density == 1:
+        return matrix
+    keep = max(1, round(density * matrix.numel()))
+    least = matrix.abs().flatten().kthvalue(matrix.numel() - keep + 1).values
+    return torch.where(matrix.abs() >= least, matrix, 0.0)
+
+
+def _ties(changes: Tensor, density: float) -> Tensor:
+    """(n, rows, columns) -> (rows, columns): the mean of those numbers whose sign is that of their sum."""
+    trimmed = torch.stack([_trimmed(change, density) for change in changes])
+    agree = trimmed.sign() == trimmed.sum(0).sign()
+    agree &= trimmed != 0
+    return (trimmed * agree).sum(0) / agree.sum(0).clamp(min=1)
+
+
+def _polar(matrix: Tensor) -> Tensor:
+    """The matrix with orthonormal columns that is nearest to `matrix` (n, k), k ≤ n."""
+    u, _, vh = torch.linalg.svd(matrix, full_matrices=False)
+    return u @ vh

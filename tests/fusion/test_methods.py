@@ -1,0 +1,176 @@
+"""What every fusion must do, over FUSIONS and METHODS themselves, and what each is by definition."""
+
+import itertools
+from functools import cache
+
+import pytest
+import torch
+from torch import Tensor
+
+from dreamtune.adapters import METHODS, AdapterFile
+from dreamtune.fusion import FUSIONS, THINNED, Delta, FusionOptions, Ingredient, fuse_layers
+from dreamtune.fusion.methods import Part, balanced
+from tests.adapters.nets import attached_to, frozen_net
+
+NET = frozen_net(torch.float32)
+SHAPE = (20, 32)
+
+
+@cache
+def file_of(method: str, seed: int = 0) -> AdapterFile:
+    with attached_to(NET, method, seed) as attached:
+        return AdapterFile.from_attached(attached, base="b", trigger=f"t{seed}", class_word="dog", training={})
+
+
+def options(fusion: str, density: float = 1.0, **more: object) -> FusionOptions:
+    return FusionOptions(fusion, density if fusion in THINNED else None, **more)  # pyright: ignore[reportArgumentType]
+
+
+def fused(ingredients: list[Ingredient], fusion: str, **more: float) -> dict[str, Tensor]:
+    weights = ingredients[0].file.weights({"unet": NET})
+    return {path: delta.dense() for path, delta in fuse_layers(ingredients, options(fusion, **more), weights)}
+
+
+def change(file: AdapterFile) -> dict[str, Tensor]:
+    weights = file.weights({"unet": NET})
+    return {path: adapter.delta_weight(weights[path]).detach() for path, adapter in file.adapters().items()}
+
+
+def low(rank: int, seed: int) -> Delta:
+    generator = torch.Generator().manual_seed(seed)
+    return Delta.of_factors(
+        torch.randn(SHAPE[0], rank, generator=generator), torch.randn(rank, SHAPE[1], generator=generator)
+    )
+
+
+def full(seed: int) -> Delta:
+    return Delta.of_matrix(torch.randn(SHAPE, generator=torch.Generator().manual_seed(seed)))
+
+
+def run(fusion: str, deltas: list[Delta], weights: list[float] | None = None, density: float = 1.0) -> Tensor:
+    weights = weights or [1.0] * len(deltas)
+    parts = [Part(delta, weight, seed) for seed, (delta, weight) in enumerate(zip(deltas, weights, strict=True))]
+    return FUSIONS[fusion](parts, density).dense()
+
+
+@pytest.mark.parametrize("balance", [False, True])
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("fusion", FUSIONS)
+def test_one_adapter_fuses_to_itself(fusion: str, method: str, balance: bool) -> None:
+    file = file_of(method)
+    weights = file.weights({"unet": NET})
+    found = dict(fuse_layers([Ingredient("a", file)], options(fusion, balance=balance), weights))
+    assert found.keys() == file.layers.keys()
+    for path, expected in change(file).items():
+        torch.testing.assert_close(found[path].dense(), expected, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("density", [1.0, 0.3])
+@pytest.mark.parametrize("fusion", FUSIONS)
+def test_the_order_does_not_matter(fusion: str, density: float) -> None:
+    ingredients = [Ingredient(m, file_of(m, seed), 1 + 0.3 * seed) for seed, m in enumerate(("lora", "loha", "dora"))]
+    first = fused(ingredients, fusion, density=density)
+    for order in itertools.permutations(ingredients):
+        for path, found in fused(list(order), fusion, density=density).items():
+            torch.testing.assert_close(found, first[path], rtol=1e-5, atol=2e-6)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("fusion", FUSIONS)
+def test_weight_zero_removes_an_adapter_exactly(fusion: str, method: str) -> None:
+    kept, other = Ingredient("a", file_of("lora"), 0.7), Ingredient("b", file_of(method, 1), 0.0)
+    expected = fused([kept], fusion, density=0.5)
+    found = fused([kept, other], fusion, density=0.5)
+    assert all(torch.equal(found[path], expected[path]) for path in expected)
+
+
+@pytest.mark.parametrize("fusion", FUSIONS)
+def test_weights_by_layer(fusion: str) -> None:
+    a, b = file_of("lora"), file_of("lora-dash", 1)
+    found = fused([Ingredient("a", a), Ingredient("b", b, 1.0, {"second": 0.0})], fusion)
+    assert torch.equal(found["block.second"], fused([Ingredient("a", a)], fusion)["block.second"])
+    assert torch.equal(found["first"], fused([Ingredient("a", a), Ingredient("b", b)], fusion)["first"])
+
+
+@pytest.mark.parametrize("deltas", [[low(2, 0), low(3, 1)], [low(2, 0), full(1)], [full(0), full(1)]])
+def test_sum_and_mean_are_those_of_the_matrices(deltas: list[Delta]) -> None:
+    expected = 0.5 * deltas[0].dense() - 2 * deltas[1].dense()
+    torch.testing.assert_close(run("sum", deltas, [0.5, -2]), expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(run("mean", deltas, [0.5, -2]), expected / 2, rtol=1e-5, atol=1e-5)
+
+
+def test_ties_by_hand() -> None:
+    one = Delta.of_matrix(torch.tensor([[4.0, -3.0, 0.5, 2.0]]))
+    other = Delta.of_matrix(torch.tensor([[2.0, 5.0, 0.1, -3.0]]))
+    # trimmed to [4 -3 0 0] and [0 5 0 -3]; signs elected + + 0 -; means over those that agree
+    assert run("ties", [one, other], density=0.5).tolist() == [[4.0, 5.0, 0.0, -3.0]]
+    assert run("ties", [one, other]).tolist() == [[3.0, 5.0, pytest.approx(0.3), -3.0]]
+
+
+def test_magnitude_by_hand() -> None:
+    one, other = Delta.of_matrix(torch.tensor([[4.0, -3.0, 0.5, 2.0]])), Delta.of_matrix(torch.ones(1, 4))
+    assert run("magnitude", [one, other], [1, 0.0001], density=0.5)[0].tolist() == pytest.approx(
+        [4.0001, -2.9999, 0.0001, 0.0001]
+    )
+
+
+def test_dare_keeps_a_share_and_the_expectation() -> None:
+    delta = Delta.of_matrix(torch.ones(300, 300))
+    found = FUSIONS["dare"]([Part(delta, 1.0, seed=5)], 0.25).dense()
+    assert set(found.unique().tolist()) == {0.0, 4.0}
+    assert float((found != 0).float().mean()) == pytest.approx(0.25, abs=0.01)
+    assert torch.equal(FUSIONS["dare"]([Part(delta, 1.0, seed=5)], 0.25).dense(), found)
+    assert not torch.equal(FUSIONS["dare"]([Part(delta, 1.0, seed=6)], 0.25).dense(), found)
+
+
+def test_tsv_takes_the_overlap_out() -> None:
+    """Two changes with orthogonal singular vectors only add up; alike ones become orthogonal."""
+    basis_u = torch.linalg.qr(torch.randn(20, 20, generator=torch.Generator().manual_seed(0))).Q
+    basis_v = torch.linalg.qr(torch.randn(32, 32, generator=torch.Generator().manual_seed(1))).Q
+    apart = [Delta.of_factors(basis_u[:, i : i + 2] * 3, basis_v[:, i : i + 2].T) for i in (0, 2)]
+    torch.testing.assert_close(run("tsv", apart), apart[0].dense() + apart[1].dense(), rtol=1e-5, atol=1e-5)
+    near = [low(2, 0), low(2, 0).scaled(0.5)]
+    mixed = [near[0], Delta.of_factors(near[1].up + 0.1 * low(2, 3).up, near[1].down + 0.1 * low(2, 3).down)]
+    values = torch.linalg.svdvals(run("tsv", mixed).double())
+    expected = torch.cat([delta.svd()[1] for delta in mixed]).sort(descending=True).values
+    torch.testing.assert_close(values[:4], expected, rtol=1e-5, atol=1e-5)
+
+
+def test_tsv_makes_room_for_full_changes() -> None:
+    found = torch.linalg.svdvals(run("tsv", [full(0), full(1)]).double())
+    expected = torch.cat([full(seed).svd(10)[1] for seed in (0, 1)]).sort(descending=True).values
+    torch.testing.assert_close(found[:20], expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("deltas", [[low(2, 0), low(3, 1)], [low(2, 0), full(1)]])
+@pytest.mark.parametrize("density", [1.0, 0.4])
+def test_knots_follows_its_definition(deltas: list[Delta], density: float) -> None:
+    """By the SVD of the matrices themselves, side by side."""
+    stacked = torch.cat([delta.dense() for delta in deltas], 1).double()
+    u, s, vh = torch.linalg.svd(stacked, full_matrices=False)
+    keep = int((s > 1e-6 * s[0]).sum())
+    blocks = [Delta.of_matrix(block) for block in vh[:keep].chunk(2, 1)]
+    expected = (u[:, :keep] * s[:keep]) @ run("ties", blocks, density=density)
+    torch.testing.assert_close(run("knots", deltas, density=density).double(), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_balance_evens_out_the_norms_of_a_layer() -> None:
+    parts = balanced([Part(low(2, 0), 1.0), Part(full(1).scaled(50), 2.0), Part(Delta.zero(SHAPE), 1.0)])
+    expected = (low(2, 0).norm * full(1).scaled(50).norm) ** 0.5
+    assert [part.delta.norm for part in parts] == [pytest.approx(expected), pytest.approx(expected), 0.0]
+    assert [part.weight for part in parts] == [1.0, 2.0, 1.0]
+
+
+@pytest.mark.parametrize("fusion", FUSIONS)
+def test_factors_stay_factors_where_they_can(fusion: str) -> None:
+    parts = [Part(low(2, 0), 1.0), Part(low(3, 1), 0.5)]
+    exact = fusion in ("sum", "mean", "tsv", "knots", "dare", "magnitude")
+    assert (FUSIONS[fusion](parts, 1.0).rank <= 5) == exact
+
+
+@pytest.mark.parametrize("fusion", FUSIONS)
+def test_an_adapter_may_leave_a_layer_alone(fusion: str) -> None:
+    found = run(fusion, [low(2, 0), Delta.zero(SHAPE)])
+    expected = low(2, 0).dense() * (0.5 if fusion == "mean" else 1.0)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+    assert not run(fusion, [Delta.zero(SHAPE), Delta.zero(SHAPE)]).any()
