@@ -12,6 +12,7 @@ from dreamtune.pipelines import trackers
 from dreamtune.pipelines.check import patiently
 from dreamtune.pipelines.progress import OnProgress, Progress
 from dreamtune.pipelines.run_folder import RunFolder
+from dreamtune.storage import atomic
 from dreamtune.training.config import TrainConfig
 
 if TYPE_CHECKING:
@@ -64,14 +65,17 @@ class Prepared:
             self.base.release()  # it sees nothing but the UNet; pictures on the way and trained prompts need the rest
 
     def save(self, path: Path, step: int | None = None) -> None:
-        """Write the adapter file as it stands; equal weights give equal bytes. `step`: recorded if given."""
+        """Write the adapter file as it stands, whole or not at all; equal weights give equal bytes.
+
+        step: recorded if given. Raises OSError, AdapterFileError for NaN or infinite values.
+        """
         from dreamtune.adapters import AdapterFile
         from dreamtune.adapters.parts import UNET
 
         config = self.config
         training = config.public() | ({} if step is None else {"kept_step": step})
         parts = self.attached.parts
-        AdapterFile.from_attached(
+        file = AdapterFile.from_attached(
             parts.pop(UNET),
             base=self.base.id,
             trigger=config.token,
@@ -79,7 +83,9 @@ class Prepared:
             training=training,
             text_encoders=parts,
             word=self.attached.word,
-        ).save(path)
+        )
+        with atomic(path) as temporary:
+            temporary.write_bytes(file.to_bytes())
 
 
 def preflight(config: TrainConfig, folder: RunFolder, resume: bool, tell: OnProgress) -> Prepared:

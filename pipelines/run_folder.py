@@ -11,7 +11,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 from PIL import Image
 
-from dreamtune.errors import ConfigError, RunFolderError
+from dreamtune.errors import ConfigError, RunFolderError, TrainingError
 from dreamtune.pipelines.files import check_place, write_png
 from dreamtune.storage import atomic, sweep
 from dreamtune.training.config import TrainConfig
@@ -74,13 +74,30 @@ class RunFolder:
             return True
         return False
 
-    def write_text(self, path: Path, text: str) -> None:
-        """Write a file of the run whole or not at all. Raises RunFolderError."""
+    @contextlib.contextmanager
+    def writing(self, path: Path) -> Iterator[None]:
+        """Within the block `path` is written. Raises TrainingError where the disk is full or the like."""
         try:
-            with atomic(path) as temporary:
-                temporary.write_text(text, encoding="utf-8")
+            yield
         except OSError as error:
-            raise RunFolderError(f"cannot write {path}: {error.strerror or error}; make room and resume") from None
+            raise TrainingError(
+                f"cannot write {path}: {error.strerror or error}; make room and go on with: "
+                f"dreamtune train --resume {self.path}"
+            ) from None
+
+    def write_config(self, config: TrainConfig) -> None:
+        """Begin, or go on with, a run of these settings. Raises RunFolderError."""
+        try:
+            _write_text(self.config, config.to_yaml())
+        except OSError as error:
+            raise RunFolderError(
+                f"cannot write {self.config}: {error.strerror or error}; make room and give the same command again"
+            ) from None
+
+    def write_text(self, path: Path, text: str) -> None:
+        """Write a file of the run whole or not at all. Raises TrainingError."""
+        with self.writing(path):
+            _write_text(path, text)
 
     def read_config(self) -> TrainConfig:
         """The complete settings of the run. Raises RunFolderError if there is none, ConfigError if it is damaged."""
@@ -125,14 +142,17 @@ class RunFolder:
         return sum(losses) / len(losses) if losses else None
 
     def save_picture(self, path: Path, picture: Image.Image) -> None:
-        """Write a PNG whole or not at all. Raises RunFolderError."""
-        try:
+        """Write a PNG whole or not at all. Raises TrainingError."""
+        with self.writing(path):
             write_png(path, picture)
-        except OSError as error:
-            raise RunFolderError(f"cannot write {path}: {error.strerror or error}; make room and resume") from None
 
     def _is_used(self) -> bool:
         if not self.path.is_dir():
             return False
         # A run killed while it wrote its first file can neither be resumed nor be in the way.
         return any(not entry.name.endswith(".tmp") and entry.name != LOCK for entry in self.path.iterdir())
+
+
+def _write_text(path: Path, text: str) -> None:
+    with atomic(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")

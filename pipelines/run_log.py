@@ -11,7 +11,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, TYPE_CHECKING, Self
 
-from dreamtune.errors import TrainingError
 from dreamtune.pipelines.progress import OnProgress, Progress
 from dreamtune.pipelines.run_folder import RunFolder
 from dreamtune.pipelines.trackers import Trackers
@@ -81,7 +80,8 @@ class RunLog:
         told = max((line["step"] for line in self.folder.read_metrics()), default=0)
         self.folder.cut_metrics(step)
         self._trackers = Trackers(self.folder, self.config, told)
-        self._file = open(self.folder.metrics, "a", encoding="utf-8")  # noqa: SIM115 (closed in __exit__)
+        with self.folder.writing(self.folder.metrics):
+            self._file = open(self.folder.metrics, "a", encoding="utf-8")  # noqa: SIM115 (closed in __exit__)
         if step:
             self.tell(Progress("remark", message=f"resumed after step {step}"))
         self._pace.start(step)
@@ -100,11 +100,9 @@ class RunLog:
         }
         if record.remarks:
             line["remarks"] = list(record.remarks)
-        try:
+        with self.folder.writing(self.folder.metrics):
             self._file.write(json.dumps(line) + "\n")
             self._file.flush()
-        except OSError as error:
-            raise TrainingError(f"cannot write {self.folder.metrics}: {error.strerror}; make room and resume") from None
         self._trackers.numbers(record.step, {f"train/{name}": value for name, value in line.items() if name != "step"})
         for remark in record.remarks:
             self.tell(Progress("remark", message=remark))

@@ -90,8 +90,7 @@ class Scores:
         self._write_curve()
         stored = self.folder.checkpoints / f"step-{step:06d}" / self.folder.best.name
         if stored.is_file():
-            with atomic(self.folder.best) as temporary:
-                shutil.copyfile(stored, temporary)
+            self._copy(stored, self.folder.best)
         else:
             self.folder.best.unlink(missing_ok=True)
         self._stop_if_enough()
@@ -115,7 +114,8 @@ class Scores:
             self.tell(Progress("remark", message=f"no score at step {record.step}: {error}"))
         better = self.choice.add(score)
         if better:  # before the curve says so
-            self.plan.save(self.folder.best, step=record.step)
+            with self.folder.writing(self.folder.best):
+                self.plan.save(self.folder.best, step=record.step)
         self._scores.append(score)
         self._write_curve()
         seconds = time.monotonic() - began
@@ -131,15 +131,16 @@ class Scores:
         """Write the adapter that is kept, and the figure of the curve."""
         if self.config.keep == "best" and self.best is not None:
             self.kept = self.best.step
-            with atomic(self.folder.adapter) as temporary:
-                shutil.copyfile(self.folder.best, temporary)
+            self._copy(self.folder.best, self.folder.adapter)
         else:
             self.kept = self.done
-            self.plan.save(self.folder.adapter)
+            with self.folder.writing(self.folder.adapter):
+                self.plan.save(self.folder.adapter)
         if self.config.keep == "best" and self.best is None:
             self.tell(Progress("remark", message="no step was acceptable (see curve.png): the last one is kept"))
         if self._scores:
-            draw_curve(self.folder.curve_figure, self._scores, self.best)
+            with self.folder.writing(self.folder.curve_figure):
+                draw_curve(self.folder.curve_figure, self._scores, self.best)
 
     def files(self) -> list[Path]:
         """What there is to see of the scores."""
@@ -171,6 +172,10 @@ class Scores:
         named, bare = f"{self.config.token} {self.config.class_word}", self.config.class_word
         rows = {named: measured.pictures_after, bare: measured.pictures_class}
         self.folder.save_picture(self.folder.samples / f"score-{step:06d}.png", sheet(rows))
+
+    def _copy(self, source: Path, target: Path) -> None:
+        with self.folder.writing(target), atomic(target) as temporary:
+            shutil.copyfile(source, temporary)
 
     def _write_curve(self) -> None:
         text = "".join(json.dumps(score.to_dict()) + "\n" for score in self._scores)

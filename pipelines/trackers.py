@@ -6,6 +6,7 @@ which are done again, because they came after the newest checkpoint, are not tol
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import json
 import os
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from PIL import Image
 
-from dreamtune.errors import ConfigError, TrainingError, first_line
+from dreamtune.errors import ConfigError, first_line
 from dreamtune.pipelines.run_folder import RunFolder
 
 if TYPE_CHECKING:
@@ -59,9 +60,10 @@ class Trackers:
     def __init__(self, folder: RunFolder, config: TrainConfig, told: int) -> None:
         """Open what `config.trackers` names. told: the last step that was told before, 0 for none.
 
-        Raises ConfigError if a tracker cannot be opened, RunFolderError if its note cannot be written.
+        Raises ConfigError if a tracker cannot be opened, TrainingError if its note or files cannot be written.
         """
         self.folder = folder
+        self._names = config.trackers
         self._open: list[Tracker] = []
         self._told = told
         if not config.trackers:
@@ -70,7 +72,8 @@ class Trackers:
         self._told = max(told, note["told"])  # a second resume may find fewer metrics than the first had told of
         folder.write_text(folder.trackers, json.dumps(note | {"told": self._told}) + "\n")
         for name in config.trackers:
-            self._open.append(_TRACKERS[name](folder, config, note["id"]))
+            with folder.writing(folder.path / name):
+                self._open.append(_TRACKERS[name](folder, config, note["id"]))
 
     def numbers(self, step: int, values: Mapping[str, float | None]) -> None:
         """Show those of `values` that are numbers. Raises TrainingError when the disk is full."""
@@ -84,18 +87,15 @@ class Trackers:
     def close(self) -> None:
         """Close all of them."""
         while self._open:
-            self._open.pop().close()
+            with contextlib.suppress(OSError):  # a full disk, told where it was met; all that was told is flushed
+                self._open.pop().close()
 
     def _tell(self, step: int, tell: Callable[[Tracker], None]) -> None:
         if step <= self._told:
             return
-        try:
-            for tracker in self._open:
+        for name, tracker in zip(self._names, self._open, strict=True):
+            with self.folder.writing(self.folder.path / name):
                 tell(tracker)
-        except OSError as error:
-            raise TrainingError(
-                f"cannot write what is tracked in {self.folder.path}: {error.strerror or error}; make room and resume"
-            ) from None
 
     def _read_note(self) -> dict[str, Any]:
         if self.folder.trackers.is_file():

@@ -135,6 +135,7 @@ def _silent(progress: Progress) -> None:
 def _run(
     plan: Prepared, folder: RunFolder, resume: bool, tell: OnProgress, stop: threading.Event, began: float
 ) -> TrainResult:
+    from dreamtune.pipelines.directions_log import DirectionsLog
     from dreamtune.pipelines.run_log import RunLog
     from dreamtune.pipelines.scores import Scores
     from dreamtune.training.loop import fit
@@ -143,13 +144,13 @@ def _run(
 
     config, base, attached = plan.config, plan.base, plan.attached
     if is_first():
-        folder.write_text(folder.config, config.to_yaml())
+        folder.write_config(config)
     with first_alone(config):
         data = _encode(plan, tell, stop)
     plan.release()
     attached.strength = 1
     identity = {"pictures": plan.subject.digest, "base": plan.base_digest}
-    scores = Scores(folder, plan, tell)
+    scores, tsd = Scores(folder, plan, tell), DirectionsLog(folder, config, attached)
 
     def add_files(checkpoint: Path) -> None:
         plan.save(checkpoint / folder.adapter.name)
@@ -162,10 +163,12 @@ def _run(
         def on_start(step: int) -> None:
             log.start(step)
             scores.start(step)
+            tsd.start(step)
 
         def on_step(record: StepRecord) -> None:
             log.step(record)
             scores.step(record)
+            tsd.step(record)
 
         steps_now = fit(
             base.unet,
@@ -186,6 +189,7 @@ def _run(
     if not is_first():
         wait_for_all(config)
         return TrainResult.from_report(folder, config)
+    agreement = tsd.finish()  # before scores may bring back the weights of an earlier step
     scores.finish()
     samples = sorted(folder.samples.glob("*.png")) if folder.samples.is_dir() else []
     result = TrainResult(
@@ -203,7 +207,7 @@ def _run(
         skipped=plan.subject.skipped,
         files=(folder.adapter, folder.report, folder.config, folder.metrics, *scores.files(), *samples),
     )
-    folder.write_text(folder.report, json.dumps(_report(plan, result), indent=2) + "\n")
+    folder.write_text(folder.report, json.dumps(_report(plan, result) | agreement, indent=2) + "\n")
     wait_for_all(config)
     return result
 

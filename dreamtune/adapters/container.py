@@ -36,12 +36,20 @@ _LYCORIS_STARTS = ("lora_", "lycoris_", "diffusion_model.")
 
 def write(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
     """Write `path` whole or not at all, and its folder if there is none. Raises AdapterFileError if that fails."""
-    write_plain(path, tensors, {**metadata, _FORMAT_KEY: FORMAT})
+    _write(path, to_bytes(tensors, metadata))
+
+
+def to_bytes(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:
+    """The whole content of such a file."""
+    return _to_bytes(tensors, {**metadata, _FORMAT_KEY: FORMAT})
 
 
 def write_plain(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
     """The same for a safetensors file of another tool's format, which does not say that it is dreamtune's."""
-    content = _to_bytes(tensors, metadata)
+    _write(path, _to_bytes(tensors, metadata))
+
+
+def _write(path: Path, content: bytes) -> None:
     try:
         with atomic(path) as temporary:
             temporary.write_bytes(content)

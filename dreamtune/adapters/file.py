@@ -119,6 +119,10 @@ class AdapterFile(Description):
         """Write the file whole or not at all; equal content gives equal bytes. Raises AdapterFileError."""
         container.write(Path(path).expanduser(), self.tensors, self.to_header())
 
+    def to_bytes(self) -> bytes:
+        """What :meth:`save` writes."""
+        return container.to_bytes(self.tensors, self.to_header())
+
     def adapters(self) -> dict[str, Adapter]:
         """Layer path -> a new adapter with the file's values, on the CPU, in evaluation mode, fp32 or better."""
         return {path: self._adapter(path) for path in self.layers}

@@ -19,7 +19,7 @@ from weakref import WeakKeyDictionary
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from dreamtune.data import room
@@ -88,7 +88,7 @@ class Cache:
         """Write an entry. Raises ConfigError if the cache cannot be written."""
         whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
         try:
-            write(self.path(key), lambda temporary: save_file(whole, temporary))
+            write_tensors(self.path(key), whole)
         except OSError as error:
             raise unwritable(self.root or cache_dir(), error) from None
 
@@ -106,6 +106,12 @@ def write(path: Path, fill: Callable[[Path], object]) -> None:
         except FileNotFoundError:
             if attempt == _ATTEMPTS - 1:
                 raise
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """The same for a safetensors file."""
+    content = save(dict(tensors))  # save_file would tell of a full disk by an error of its own kind
+    write(path, lambda temporary: temporary.write_bytes(content))
 
 
 def unwritable(where: Path, error: OSError) -> ConfigError:

@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from dreamtune.data import room
-from dreamtune.data.cache import key_of, unwritable, weights_digest, write
+from dreamtune.data.cache import key_of, unwritable, weights_digest, write, write_tensors
 from dreamtune.data.example import Example
 from dreamtune.errors import GenerationError
 from dreamtune.storage import cache_dir
@@ -64,7 +64,7 @@ def prior_latents(
             for index, latent, picture in zip(seeds, latents.float().cpu(), base.to_pictures(latents), strict=True):
                 write(folder / f"{index:05d}.png", partial(picture.save, format="PNG"))
                 # last: it marks completion
-                write(folder / f"{index:05d}.safetensors", partial(save_file, {"latent": latent.contiguous()}))
+                write_tensors(folder / f"{index:05d}.safetensors", {"latent": latent.contiguous()})
                 found[index] = latent
             if on_progress:
                 on_progress(min(count, len(found)), count)
