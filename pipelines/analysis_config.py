@@ -25,6 +25,9 @@ class AnalyzeConfig(Recipe):
     """Only layers in whose path this regular expression is found."""
     blocks: tuple[Literal["down", "mid", "up", "text"], ...] = ()
     """Only layers of these parts of the UNet, or of the text encoders."""
+    trajectories: tuple[str, ...] = ()
+    """Run folders of trainings with `track_tsd`: how early their directions agreed with those of each adapter here, for
+    example of full fine-tuning."""
     top_k: int = Field(default=8, ge=1, le=64)
     """How many directions make up a layer's list."""
     interference: bool = True

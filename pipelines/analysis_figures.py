@@ -30,6 +30,8 @@ def figures(study: Study) -> Iterator[tuple[str, Figure, str]]:
         yield "crosstalk", _crosstalk(study), _CROSSTALK
     if study.interference is not None and study.timestep_profile:
         yield "timesteps", alone.timesteps(study), alone.TIMESTEPS
+    if study.trajectories:
+        yield "trajectory", alone.trajectory(study), alone.TRAJECTORY
     yield "health", alone.health(study), alone.HEALTH
 
 

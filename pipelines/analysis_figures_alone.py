@@ -25,6 +25,11 @@ TIMESTEPS = (
     "When each adapter acts: the share of the layers' outputs that is its change, at each step of the drawing, from "
     "noise to picture. Early steps decide on the layout, late ones on detail."
 )
+TRAJECTORY = (
+    "How early a training shows which directions it will change most. Recall: how many of the true strongest four are "
+    "among its eight strongest at that step. Accuracy: how many of its eight are among the true strongest sixteen. The "
+    "true ones are those of the adapter named second."
+)
 HEALTH = (
     "Size and concentration of each adapter, layer by layer. Top: change over weight; a layer far above the others is "
     "the first to suspect when pictures look burnt. Bottom: stable rank, the number of directions that really matter; "
@@ -72,6 +77,25 @@ def timesteps(study: Study) -> Figure:
     axes.set_ylim(bottom=0)
     axes.grid(alpha=0.3)
     figure.legend(loc="outside lower center", ncols=4, fontsize=8)
+    return figure
+
+
+def trajectory(study: Study) -> Figure:
+    """Recall and accuracy of each run's directions against each adapter's, over its steps."""
+    figure = Figure(figsize=(8, 3.5), layout="constrained")
+    axes = figure.add_subplot()
+    for one, color in zip(study.trajectories, COLORS * len(study.trajectories), strict=False):
+        steps = [prediction.step for prediction in one.predictions]
+        for name, line in (("recall", "o-"), ("accuracy", "s--")):
+            values = [getattr(prediction, name) for prediction in one.predictions]
+            known = [float("nan") if value is None else value for value in values]
+            label = f"{name}: {one.run} for {study.names[one.true]}"
+            axes.plot(steps, known, line, color=color, markersize=4, label=label)
+    axes.set_xlabel("step of the training")
+    axes.set_ylabel("share found")
+    axes.set_ylim(-0.02, 1.02)
+    axes.grid(alpha=0.3)
+    figure.legend(loc="outside lower center", ncols=2, fontsize=8)
     return figure
 
 

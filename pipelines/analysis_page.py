@@ -30,6 +30,7 @@ _TITLES = {
     "spectrum": "Where in the spectrum",
     "crosstalk": "Interference",
     "timesteps": "When each adapter acts",
+    "trajectory": "How early the directions show",
     "health": "Health by layer",
 }
 _MEANINGS = {

@@ -38,6 +38,7 @@ class Report(Study):
             ],
             "relations": self.relations(),
             "interference": self._interference(),
+            "trajectories": [asdict(one) for one in self.trajectories],
             "free_columns": [{"column_offset": offset, "used": share} for offset, share in self.free_columns()],
             "advice": advice(self),
             "remarks": list(self.remarks),

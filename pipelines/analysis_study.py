@@ -9,7 +9,7 @@ from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from dreamtune.analysis import Layer
+    from dreamtune.analysis import Layer, Prediction
     from dreamtune.pipelines.analysis_record import Interference
 
 BLOCKS = ("down", "mid", "up", "text")
@@ -38,6 +38,17 @@ class AdapterInfo:
     sha256: str
 
 
+@dataclass(frozen=True)
+class Trajectory:
+    """How far the directions of a training agreed, step by step, with those of an adapter."""
+
+    run: str
+    """Name of its folder."""
+    true: int
+    """Number of the adapter."""
+    predictions: Sequence[Prediction]
+
+
 @dataclass(frozen=True, eq=False)
 class Study:
     """All figures of an analysis."""
@@ -48,6 +59,7 @@ class Study:
     layers: tuple[Layer, ...]
     interference: Interference | None
     timestep_profile: bool
+    trajectories: tuple[Trajectory, ...]
     remarks: tuple[str, ...]
     seconds: float
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,7 +12,8 @@ from dreamtune.errors import ConfigError, IncompatibleModelError
 from dreamtune.pipelines.adapter_use import AdapterUse, base_name
 from dreamtune.pipelines.analysis_config import AnalyzeConfig
 from dreamtune.pipelines.analysis_report import Report
-from dreamtune.pipelines.analysis_study import AdapterInfo, block_of
+from dreamtune.pipelines.analysis_study import AdapterInfo, Trajectory, block_of
+from dreamtune.pipelines.directions_log import read_directions
 from dreamtune.pipelines.files import check_place, complete
 from dreamtune.pipelines.progress import OnProgress, Printer, Progress
 
@@ -30,7 +32,7 @@ def analyze(config: AnalyzeConfig, out: str | Path | None = None, on_progress: O
     been measured. Progress goes to `on_progress`, else to stderr.
 
     Raises ConfigError (also when `out` holds something, or no layer is common to any two), AdapterFileError,
-    BaseModelError and IncompatibleModelError for bad input.
+    BaseModelError, IncompatibleModelError and RunFolderError for bad input.
     """
     if on_progress is None:
         with Printer() as printer:
@@ -42,6 +44,7 @@ def analyze(config: AnalyzeConfig, out: str | Path | None = None, on_progress: O
             raise ConfigError(f"{folder} holds something already: choose a new folder for the report")
         check_place(folder)
     uses = _load_all(config)
+    runs = {run: read_directions(Path(run).expanduser()) for run in config.trajectories}
     chosen = _choose(config, uses)
 
     base = _load_base(config, uses)
@@ -60,6 +63,7 @@ def analyze(config: AnalyzeConfig, out: str | Path | None = None, on_progress: O
         layers=tuple(layers),
         interference=interference,
         timestep_profile=config.timestep_profile,
+        trajectories=tuple(_trajectories(runs, layers, len(uses), config.top_k)),
         remarks=tuple(remarks),
         seconds=time.monotonic() - began,
     )
@@ -72,6 +76,19 @@ def analyze(config: AnalyzeConfig, out: str | Path | None = None, on_progress: O
             temporary.mkdir()
             write_report(temporary, report)
     return report
+
+
+def _trajectories(
+    runs: Mapping[str, Mapping[int, Mapping[str, Tensor]]], layers: Sequence[Layer], adapters: int, top_k: int
+) -> Iterator[Trajectory]:
+    """Every run against every adapter."""
+    from dreamtune.analysis import predictions
+
+    for run, steps in runs.items():
+        for number in range(adapters):
+            there = [layer for layer in layers if number in layer.seen and len(layer.seen[number].tsd)]
+            true = {layer.name: layer.seen[number].rates.argsort(descending=True)[: 2 * top_k] for layer in there}
+            yield Trajectory(Path(run).expanduser().resolve().name, number, predictions(steps, true, top_k))
 
 
 def _load_all(config: AnalyzeConfig) -> list[AdapterUse]:

@@ -13,7 +13,7 @@ from dreamtune.training.settings import TrainSettings
 _PRIVATE = {
     *("images", "base", "device", "strict"),
     *("checkpoint_every", "keep_checkpoints", "sample_every", "sample_prompts", "trackers"),
-    *("score_every", "keep", "early_stop", "dino", "clip", "gradient_checkpointing"),
+    *("score_every", "keep", "early_stop", "dino", "clip", "gradient_checkpointing", "track_tsd"),
 }
 
 

@@ -153,6 +153,9 @@ class TrainSettings(Recipe):
     """Identity encoder for score_every (DINO, DINOv2 or DINOv3), a folder or a hub id."""
     clip: str | None = None
     """Image-text encoder for score_every (CLIP), a folder or a hub id."""
+    track_tsd: int = Field(default=0, ge=0)
+    """Write down every this many steps which directions of the UNet's weights are changed most, into tsd.jsonl; 0 does
+    not. Needs all singular vectors of the base, which takes minutes once on a large one."""
     trackers: tuple[Literal["tensorboard", "wandb"], ...] = ()
     """Who is shown the course of the training beside metrics.jsonl: tensorboard writes into the run folder, wandb sends
     to Weights & Biases (WANDB_MODE=offline keeps it here). Each needs its package."""

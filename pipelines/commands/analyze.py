@@ -23,6 +23,9 @@ def analyze(
     ] = None,
     layers: Annotated[str, Option(help="Only layers whose path holds this regular expression.")] = "",
     blocks: Annotated[list[str] | None, Option(help="Only down, mid, up or text; may be given again.")] = None,
+    trajectory: Annotated[
+        list[str] | None, Option(metavar="RUN_DIR", help="Run with --track-tsd, to compare with each file.")
+    ] = None,
     top_k: Annotated[int, Option(help="Directions in a layer's list.")] = 8,
     base: Annotated[str, Option(help="Base model; auto is the one that the adapters were trained on.")] = "auto",
     any_base: Annotated[bool, Option("--any-base", help="Allow another base than the adapters'.")] = False,
@@ -46,6 +49,7 @@ def analyze(
         "subjects": subject or (),
         "layers": layers,
         "blocks": blocks or (),
+        "trajectories": trajectory or (),
         "top_k": top_k,
         "base": base,
         "any_base": any_base,

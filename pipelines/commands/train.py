@@ -62,6 +62,9 @@ def train(
     early_stop: Annotated[
         int | None, Option(help="Stop when so many scores in a row bring nothing better (0: never).")
     ] = None,
+    track_tsd: Annotated[
+        int | None, Option("--track-tsd", help="Write down the directions changed most every so many steps (0: never).")
+    ] = None,
     device: Annotated[str | None, Option(help="auto, cpu, cuda or mps (auto).")] = None,
     name: Annotated[str | None, Option(help="Name of the run, in the folder runs (IMAGES_DIR-METHOD).")] = None,
     out: Annotated[Path | None, Option(help="Run folder, if it shall be elsewhere.")] = None,
@@ -92,6 +95,7 @@ def train(
         "score_every": score_every,
         "keep": keep,
         "early_stop": early_stop,
+        "track_tsd": track_tsd,
         "device": device,
     }
     given = {key: value for key, value in options.items() if value is not None}
