@@ -47,7 +47,7 @@ def change(method: str, weight: Tensor, seed: int) -> Change:
 
 
 def measure(store: SvdStore, method: str, adapters: int, limit: int | None) -> dict[str, float]:
-    """CPU seconds (of all threads) of the decompositions of weights, those of changes and all else, and `wall` seconds."""
+    """CPU seconds of the decompositions of weights, of making the changes, and of the rest; `wall` of all."""
     spent = dict.fromkeys(("svd", "changes", "study"), 0.0)
     layers, start = [], time.perf_counter()
     for number, (name, weight) in enumerate(weights(limit)):
@@ -87,13 +87,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(json.dumps({"rows": rows, "peak_mb": peak, "threads": options.threads}))
         return
     print(
-        f"{'method':10} {'adapters':>8} {'cached':>6} {'wall s':>8} {'cpu s':>8} {'svd':>7} {'changes':>8} {'study':>7}"
+        f"{'method':10} {'adapters':>8} {'cached':>6} {'wall s':>8} {'cpu s':>8} {'svd':>8} {'changes':>8} {'study':>8}"
     )
     for row in rows:
-        print(
-            f"{row['method']:10} {row['adapters']:8} {row['cached']!s:>6} {row['wall']:8.1f} {row['cpu']:8.1f} {row['svd']:7.1f} "
-            f"{row['changes']:8.1f} {row['study']:7.1f}"
-        )
+        times = " ".join(f"{row[name]:8.1f}" for name in ("wall", "cpu", "svd", "changes", "study"))
+        print(f"{row['method']:10} {row['adapters']:8} {row['cached']!s:>6} {times}")
     print(f"peak memory {peak:.0f} MiB, {options.threads} threads")
 
 

@@ -1,0 +1,23 @@
+"""The analyzer's benchmark measures every layer with and without stored singular vectors."""
+
+import json
+
+import pytest
+
+from benchmarks import analyzer, layers
+
+
+def test_rows_of_small_layers(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(analyzer, "kinds", lambda: [layers.Kind(8, 32, 24, False, 2), layers.Kind(8, 24, 40, False, 1)])
+    analyzer.main(["--json", "--threads", "1", "--methods", "lora", "dora"])
+    told = json.loads(capsys.readouterr().out)
+    rows = [(row["method"], row["adapters"], row["cached"]) for row in told["rows"]]
+    assert rows == [("lora", 2, False), ("lora", 2, True), ("lora", 4, True), ("dora", 2, True), ("dora", 4, True)]
+    assert all(row["cpu"] > 0 and row["wall"] > 0 for row in told["rows"])
+    assert told["peak_mb"] > 0
+
+
+def test_layers_are_those_of_sd_1_5() -> None:
+    names = [name for name, _ in analyzer.weights(3)]
+    assert len(set(names)) == 3
+    assert sum(kind.count for kind in analyzer.kinds()) == 128
