@@ -40,6 +40,8 @@ _FULL_SIZE: dict[str, dict[str, Any]] = {
     "lokr": {"rank": 16, "alpha": 16.0, "lr": 5e-4, "method_options": {"factor": 8}},
     # It learns angles, which do not shrink with the size of the weights as LoRA's numbers do.
     "spectral-r": {"lr": 2e-2},
+    # What the DreamBooth paper has for all weights of Stable Diffusion.
+    "full": {"lr": 5e-6},
 }
 
 METHOD_PRESETS: dict[str, dict[str, dict[str, Any]]] = {
@@ -50,6 +52,7 @@ METHOD_PRESETS: dict[str, dict[str, dict[str, Any]]] = {
         "loha": {"rank": 8, "alpha": 4.0, "lr": 3e-3},
         "lokr": {"rank": 16, "alpha": 16.0, "lr": 1e-2, "method_options": {"factor": 8}},
         "spectral-r": {"lr": 5e-2},
+        "full": {"lr": 1e-4},
     },
 }
 """By family and method; wins over the family's row. A method without a row is trained as LoRA is."""

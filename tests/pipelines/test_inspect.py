@@ -50,6 +50,7 @@ def count(method: str, config: MethodConfig, out: int, inner: int) -> int:
         "spectral-a": r * (out + inner),
         "spectral-r": r * (r - 1),
         "loha": 2 * r * (out + inner),
+        "full": out * inner,
     }[method]
 
 

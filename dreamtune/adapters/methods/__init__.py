@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ..base import Adapter
 from .dora import DoRA
+from .full import Full
 from .loha import LoHa
 from .lokr import LoKr
 from .lora import LoRA
@@ -19,6 +20,7 @@ METHODS: dict[str, type[Adapter]] = {
     "dora": DoRA,
     "loha": LoHa,
     "lokr": LoKr,
+    "full": Full,
 }
 """Name on the command line and in files -> implementation."""
 
