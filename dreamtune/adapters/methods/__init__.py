@@ -9,6 +9,7 @@ from .loha import LoHa
 from .lokr import LoKr
 from .lora import LoRA
 from .lora_dash import LoRADash
+from .orthogonal import Orthogonal
 from .spectral_a import SpectralA
 from .spectral_r import SpectralR
 
@@ -20,6 +21,7 @@ METHODS: dict[str, type[Adapter]] = {
     "dora": DoRA,
     "loha": LoHa,
     "lokr": LoKr,
+    "orthogonal": Orthogonal,
     "full": Full,
 }
 """Name on the command line and in files -> implementation."""
