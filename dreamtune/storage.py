@@ -15,6 +15,11 @@ def cache_dir() -> Path:
     return Path(os.environ.get("DREAMTUNE_CACHE") or Path.home() / ".cache" / "dreamtune").expanduser()
 
 
+def data_dir() -> Path:
+    """Where lies what must not be lost: $DREAMTUNE_DATA, else ~/.local/share/dreamtune. It need not exist yet."""
+    return Path(os.environ.get("DREAMTUNE_DATA") or Path.home() / ".local" / "share" / "dreamtune").expanduser()
+
+
 @contextlib.contextmanager
 def atomic(path: Path) -> Iterator[Path]:
     """Give a temporary name beside `path` to write to; when the block succeeds, flush it and rename it to `path`."""

@@ -1,12 +1,13 @@
-"""Adapter files as they are named on the command line: FILE or FILE:STRENGTH."""
+"""Adapter files as they are named on the command line: FILE, FILE:STRENGTH or FILE:STRENGTH,BLOCK=STRENGTH."""
 
 from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -15,6 +16,9 @@ from dreamtune.errors import ConfigError, IncompatibleModelError
 if TYPE_CHECKING:
     from dreamtune.adapters import AdapterFile, AttachedParts
     from dreamtune.models import Base
+
+_BLOCK = re.compile(r"(down|up)\.\d+|mid")
+"""Blocks of a UNet as they are named on the command line."""
 
 
 @dataclass(frozen=True)
@@ -28,16 +32,36 @@ class AdapterUse:
     """SHA-256 of the file."""
     remarks: tuple[str, ...]
     """What was left out or assumed of another tool's file."""
+    blocks: Mapping[str, float] = field(default_factory=dict)
+    """Block of the UNet (down.0, mid, up.1, ...) -> a further factor there."""
 
     @classmethod
     def load(cls, text: str) -> Self:
-        """Read what FILE[:STRENGTH] names, also of another tool. Raises ConfigError and AdapterFileError."""
+        """Read what `text` names (see :func:`parse`), also of another tool. Raises ConfigError and AdapterFileError."""
         from dreamtune.adapters.interop import read_adapter, tensor_file
 
-        path, strength = parse(text)
+        path, strength, blocks = parse(text)
         imported = read_adapter(path)
         digest = hashlib.sha256(tensor_file(path).read_bytes()).hexdigest()
-        return cls(path, strength, imported.file, digest, tuple(f"{path.name}: {it}" for it in imported.remarks))
+        remarks = tuple(f"{path.name}: {it}" for it in imported.remarks)
+        return cls(path, strength, imported.file, digest, remarks, blocks)
+
+    @property
+    def as_trained(self) -> bool:
+        """Whether it acts at strength 1 everywhere."""
+        return self.strength == 1 and all(factor == 1 for factor in self.blocks.values())
+
+    @property
+    def patterns(self) -> dict[str, float]:
+        """`blocks` by patterns on layer paths. Raises ConfigError for blocks where the adapter changes no layer."""
+        found = {}
+        for block, factor in self.blocks.items():
+            name, _, number = block.partition(".")
+            pattern = rf"^{name}_blocks\.{number}\." if number else rf"^{name}_block\."
+            if not any(re.search(pattern, path) for path in self.file.layers):
+                raise ConfigError(f"{self.path.name} changes nothing in the block {block}: leave its strength out")
+            found[pattern] = factor
+        return found
 
     @contextmanager
     def on(self, base: Base, any_base: bool = False) -> Iterator[AttachedParts]:
@@ -50,13 +74,16 @@ class AdapterUse:
         except IncompatibleModelError as error:
             raise IncompatibleModelError(f"{self.path}: {error}") from None
         with attached:
+            if self.blocks:
+                attached.parts["unet"].strengths = self.patterns
             if base.unet.dtype.itemsize >= 4:  # in half precision a small change would be lost in the weights
                 attached.merge()  # the same change at no cost per step
             yield attached
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON, without the folder."""
-        return {"file": self.path.name, "strength": self.strength, "sha256": self.digest}
+        blocks = {"blocks": dict(self.blocks)} if self.blocks else {}
+        return {"file": self.path.name, "strength": self.strength, "sha256": self.digest, **blocks}
 
 
 def base_name(adapters: Sequence[AdapterUse]) -> str:
@@ -79,22 +106,30 @@ def base_name(adapters: Sequence[AdapterUse]) -> str:
     return name
 
 
-def parse(text: str) -> tuple[Path, float]:
-    """Split FILE[:STRENGTH], strength 1 if there is none; an existing file whose name is all of `text` goes first.
+def parse(text: str) -> tuple[Path, float, dict[str, float]]:
+    """Split FILE[:STRENGTH][,BLOCK=STRENGTH...]: strength 1 if there is none; block (down.0, mid, up.1) -> factor.
 
-    Raises ConfigError for a strength that is no finite number.
+    An existing file whose name is all of `text` goes first. Raises ConfigError for a strength that is no finite number.
     """
     whole = Path(text).expanduser()
-    name, colon, number = text.rpartition(":")
+    name, colon, numbers = text.rpartition(":")
     if not colon or whole.exists():
-        return whole, 1.0
-    try:
-        strength = float(number)
-    except ValueError:
-        strength = math.nan
-    path = Path(name).expanduser()
-    if math.isfinite(strength):
-        return path, strength
-    if path.exists():
-        raise ConfigError(f"the strength {number!r} of {path} is not a number: write {name}:0.8, or {name} alone")
-    return whole, 1.0  # a colon of the file's name; loading it says that it is not there
+        return whole, 1.0, {}
+    path, strength, blocks = Path(name).expanduser(), 1.0, dict[str, float]()
+    for index, item in enumerate(numbers.split(",")):
+        block, equals, number = item.strip().rpartition("=")
+        try:
+            value = float(number)
+        except ValueError:
+            value = math.nan
+        if math.isfinite(value) and _BLOCK.fullmatch(block):
+            blocks[block] = value
+        elif math.isfinite(value) and not equals and not index:
+            strength = value
+        elif path.exists() and not math.isfinite(value):
+            raise ConfigError(f"the strength {number!r} of {path} is not a number: write {name}:0.8, or {name} alone")
+        elif path.exists():
+            raise ConfigError(f"{item!r} of {path} is no block with a strength: write down.0=0.5, mid=0.5 or up.1=0.5")
+        else:
+            return whole, 1.0, {}  # a colon of the file's name; loading it says that it is not there
+    return path, strength, blocks

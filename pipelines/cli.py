@@ -15,9 +15,11 @@ from dreamtune.pipelines.commands import (
     analyze,
     cache,
     check,
+    columns,
     doctor,
     evaluate,
     export,
+    fuse,
     generate,
     inspect,
     pocket,
@@ -37,9 +39,11 @@ app.command()(export.export)
 app.command()(evaluate.evaluate)
 app.command()(analyze.analyze)
 app.command()(trim.trim)
+app.command()(fuse.fuse)
 app.command()(check.check)
 app.command()(doctor.doctor)
 app.add_typer(cache.app, name="cache")
+app.add_typer(columns.app, name="columns")
 app.add_typer(pocket.app, name="pocket")
 
 

@@ -104,7 +104,7 @@ def export(
     place = Path(out).expanduser()
     _check_options(form, dtype, rank, place)
     use = AdapterUse.load(str(adapter))
-    if use.strength != 1:
+    if not use.as_trained:
         raise ConfigError("a strength cannot be exported: give the file alone, and the strength where it is used")
     file, precision = use.file, _precision(form, dtype)
     remarks = [*use.remarks, *_check_embeddings(file, form)]

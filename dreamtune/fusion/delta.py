@@ -81,7 +81,7 @@ class Delta:
 
     @torch.no_grad()
     def svd(self, rank: int | None = None) -> tuple[Tensor, Tensor, Tensor]:
-        """Columns u (out, k), values s (k,), descending, rows vᵀ (k, in), fp64: at most `rank`, and none of rounding."""
+        """Columns u (out, k), values s (k,), descending, rows vᵀ (k, in), fp64: at most `rank`, and no rounding."""
         if self.whole is not None:
             u, s, vh = torch.linalg.svd(self.whole.double(), full_matrices=False)
         else:

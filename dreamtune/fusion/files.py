@@ -90,6 +90,8 @@ def fuse_layers(
     taken = [it for it in ingredients if it.weight != 0]
     if not taken:
         raise ConfigError("all adapters have the weight 0: give at least one another")
+    if not any(it.file.layers for it in taken):
+        raise ConfigError("none of the adapters changes a layer: there is nothing to fuse")
     records = common_layers(taken)
     adapters = [it.file.adapters() for it in taken]
     factors = [match_layers(list(it.file.layers), it.blocks, it.name) for it in taken]
@@ -116,12 +118,14 @@ def as_file(
     rank: int | None,
     *,
     whole: bool = False,
+    word: AdapterFile | None = None,
     **description: Any,
 ) -> Fused:
     """The changes as one LoRA file: exact factors where there are small ones, else the best of at most `rank`.
 
     rank: the most that any layer may have; without it exact factors stay and other layers have RANK. whole: keep all
-    of every layer, at any rank. description: `base`, `trigger`, `class_word`, `training`, and so on of the AdapterFile.
+    of every layer, at any rank. word: the adapter whose embeddings of a new word go along. description: `base`,
+    `trigger`, `class_word`, `training`, and so on of the AdapterFile.
     """
     factors, energy = {}, {}
     for path, delta in dict(fused).items():
@@ -137,7 +141,16 @@ def as_file(
             up, down = torch.zeros(delta.shape[0], 1), torch.zeros(1, delta.shape[1])
         factors[path] = (up, down)
     lora = Assembled.of(factors, records)
-    file = AdapterFile(method="lora", config=lora.config, layers=lora.layers, tensors=lora.tensors, **description)
+    embeddings = {} if word is None else dict(word.embeddings)
+    vectors = {} if word is None else {f"embedding.{part}": word.tensors[f"embedding.{part}"] for part in embeddings}
+    file = AdapterFile(
+        method="lora",
+        config=lora.config,
+        layers=lora.layers,
+        embeddings=embeddings,
+        tensors={**lora.tensors, **vectors},
+        **description,
+    )
     return Fused(file, energy, {path: up.shape[1] for path, (up, _) in factors.items()})
 
 

@@ -176,9 +176,9 @@ def test_folder_that_cannot_be(draw: Any, tmp_path: Path) -> None:
 def test_names_with_colons(tmp_path: Path, trained: TrainResult) -> None:
     odd = tmp_path / "c:1.5"
     shutil.copy(trained.adapter, odd)
-    assert parse(str(odd)) == (odd, 1.0)
-    assert parse(f"{odd}:-2e-1") == (odd, -0.2)
-    assert parse("a.safetensors") == (Path("a.safetensors"), 1.0)
+    assert parse(str(odd)) == (odd, 1.0, {})
+    assert parse(f"{odd}:-2e-1") == (odd, -0.2, {})
+    assert parse("a.safetensors") == (Path("a.safetensors"), 1.0, {})
     for number in ("inf", "nan", "x", ""):
         with pytest.raises(ConfigError, match="is not a number"):
             parse(f"{odd}:{number}")

@@ -1,0 +1,131 @@
+"""Who has which block of a base's directions: adapters on disjoint blocks can be added without a conflict.
+
+A block is that of `column_offset` of Spectral Adapters, counted from the largest singular value, or of `slot` of
+orthogonal LoRA. The book is one JSON file, which processes share by a lock.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from dreamtune.errors import ConfigError
+from dreamtune.storage import atomic
+
+KINDS = {"spectral": "column_offset", "orthogonal": "slot"}
+"""Kind of block -> the option of its methods that says which."""
+_WAIT = 10.0
+"""Seconds to wait for another process."""
+
+
+@dataclass(frozen=True)
+class Block:
+    """A concept's directions."""
+
+    base: str
+    concept: str
+    kind: str
+    offset: int
+    """In blocks of `rank`."""
+    rank: int
+
+    @property
+    def columns(self) -> range:
+        """The directions themselves."""
+        return range(self.offset * self.rank, (self.offset + 1) * self.rank)
+
+    @property
+    def option(self) -> str:
+        """What to train with."""
+        return f"{KINDS[self.kind]}={self.offset}"
+
+
+class Columns:
+    """The book in `path`, which need not exist yet."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def blocks(self, base: str | None = None) -> list[Block]:
+        """All, or those of `base`, by base, kind and place. Raises ConfigError for a book that cannot be read."""
+        try:
+            rows = json.loads(self.path.read_text(encoding="utf-8"))
+            found = [Block(**row) for row in rows]
+        except FileNotFoundError:
+            return []
+        except (OSError, ValueError, TypeError) as error:
+            raise ConfigError(f"cannot read {self.path} ({error}): mend it, or remove it to begin anew") from None
+        found = [block for block in found if base in (None, block.base)]
+        return sorted(found, key=lambda block: (block.base, block.kind, block.columns.start))
+
+    def reserve(self, base: str, concept: str, kind: str, rank: int, offset: int | None = None) -> Block:
+        """Give `concept` the block at `offset`, or the first that is free.
+
+        Raises ConfigError for a block that overlaps another's, for a concept that has one already, and for bad values.
+        """
+        if not base or not concept:
+            raise ConfigError("a block is for a concept on a base: give the names of both")
+        if kind not in KINDS:
+            raise ConfigError(f"kind = {kind!r} must be one of {', '.join(KINDS)}")
+        if rank < 1:
+            raise ConfigError(f"rank = {rank} must be at least 1")
+        if offset is not None and offset < 0:
+            raise ConfigError(f"offset = {offset} must be at least 0")
+        with self._locked() as blocks:
+            taken = [block for block in blocks if (block.base, block.kind) == (base, kind)]
+            for block in taken:
+                if block.concept == concept:
+                    raise ConfigError(f"{concept} has {kind} block {block.offset} of {base} already: free it first")
+            if offset is None:
+                offset = next(
+                    it
+                    for it in range(10**6)
+                    if not any(_overlap(Block(base, concept, kind, it, rank), b) for b in taken)
+                )
+            new = Block(base, concept, kind, offset, rank)
+            for block in taken:
+                if _overlap(new, block):
+                    raise ConfigError(
+                        f"directions {_span(new)} of {base} overlap {_span(block)}, which {block.concept} has: "
+                        "leave the offset out to get a free block"
+                    )
+            blocks.append(new)
+        return new
+
+    def free(self, base: str, concept: str) -> list[Block]:
+        """Take the blocks of `concept` on `base` back. Raises ConfigError if it has none."""
+        with self._locked() as blocks:
+            gone = [block for block in blocks if (block.base, block.concept) == (base, concept)]
+            if not gone:
+                raise ConfigError(f"{concept} has no block of {base}: see dreamtune columns list")
+            blocks[:] = [block for block in blocks if block not in gone]
+        return gone
+
+    @contextmanager
+    def _locked(self) -> Iterator[list[Block]]:
+        """The blocks, to be changed in place and written when the block succeeds; no other process has them then."""
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with FileLock(f"{self.path}.lock", timeout=_WAIT):
+                blocks = self.blocks()
+                yield blocks
+                with atomic(self.path) as temporary:
+                    rows = [asdict(block) for block in blocks]
+                    temporary.write_text(json.dumps(rows, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        except Timeout:
+            raise ConfigError(f"another process keeps {self.path} locked: try again") from None
+        except OSError as error:
+            raise ConfigError(f"cannot write {self.path}: {error.strerror or error}") from None
+
+
+def _overlap(one: Block, other: Block) -> bool:
+    return one.columns.start < other.columns.stop and other.columns.start < one.columns.stop
+
+
+def _span(block: Block) -> str:
+    return f"{block.columns.start} to {block.columns.stop - 1}"

@@ -1,0 +1,161 @@
+"""`dreamtune fuse`: what is written acts as it should, what it tells, what it refuses."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from dreamtune.adapters import METHODS, AdapterFile, attach
+from dreamtune.adapters.interop import read_adapter
+from dreamtune.fusion import FUSIONS
+from dreamtune.models import load_base
+from dreamtune.pipelines.cli import main
+from dreamtune.pipelines.export import export
+from tests.adapters.nets import disturb
+from tests.tiny_models import tiny_checkpoint, tiny_folder
+
+Make = Callable[..., Path]
+
+
+@pytest.fixture
+def make(tiny: Path, tmp_path: Path) -> Make:
+    """Write the file of an adapter as in the middle of a training."""
+
+    def made(name: str, method: str = "lora", trigger: str | None = None, base: Path = tiny) -> Path:
+        unet = load_base(base, "cpu").unet
+        attached = attach(unet, METHODS[method].config_class(rank=2), seed=len(name))
+        for index, (_, layer, adapter) in enumerate(attached.layers()):
+            disturb(adapter, layer.pristine, 100 * len(name) + index)
+            for parameter in adapter.parameters():
+                parameter.data *= 0.3
+        path = tmp_path / f"{name}.safetensors"
+        AdapterFile.from_attached(
+            attached, base=str(base), trigger=trigger or name, class_word="dog", training={}
+        ).save(path)
+        return path
+
+    return made
+
+
+def noise(base: Path, *adapters: tuple[Path, float]) -> Tensor:
+    """A UNet's output with adapters side by side."""
+    unet = load_base(base, "cpu").unet
+    for path, strength in adapters:
+        read_adapter(path).file.attach(unet, strength, any_base=True)
+    generator = torch.Generator().manual_seed(0)
+    x, context = torch.randn(1, 4, 8, 8, generator=generator), torch.randn(1, 5, 32, generator=generator)
+    with torch.no_grad():
+        return unet(x, 10, context).sample  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def close(actual: Tensor, expected: Tensor) -> None:
+    torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_sum_draws_as_adapters_side_by_side(tiny: Path, tmp_path: Path, make: Make) -> None:
+    a, bb = make("a"), make("bb", "dora")
+    foreign = tmp_path / "foreign.safetensors"
+    export(make("ccc", "loha"), foreign, "kohya")
+    out = tmp_path / "out.safetensors"
+    given = [f"{a}:0.7", str(bb), f"{foreign}:-0.5", "--base", str(tiny), "--rank", "64"]
+    assert main(["fuse", *given, "--out", str(out)]) == 0
+    close(noise(tiny, (out, 1)), noise(tiny, (a, 0.7), (bb, 1), (foreign, -0.5)))
+    told = AdapterFile.load(out).training["fusion"]
+    assert [(part["file"], part["trigger"], part["strength"]) for part in told["adapters"]] == [
+        ("a.safetensors", "a", 0.7),
+        ("bb.safetensors", "bb", 1.0),
+        ("foreign.safetensors", read_adapter(foreign).file.trigger, -0.5),
+    ]
+
+
+def test_weights_by_block(tiny: Path, tmp_path: Path, make: Make) -> None:
+    path, out = make("a"), tmp_path / "out.safetensors"
+    assert main(["fuse", f"{path}:0.5,up.1=0,down.0=3", "--out", str(out)]) == 0
+    fused, own = AdapterFile.load(out).adapters(), AdapterFile.load(path).adapters()
+    factors = {"up_blocks.1": None, "down_blocks.0": 1.5, "mid_block": 0.5}
+    meta = torch.empty(0)
+    seen = set()
+    for layer, adapter in own.items():
+        block = next(block for block in factors if layer.startswith(block))
+        seen.add(block)
+        if factors[block] is None:
+            assert layer not in fused
+        else:
+            torch.testing.assert_close(fused[layer].delta_weight(meta), factors[block] * adapter.delta_weight(meta))
+    assert seen == factors.keys()
+
+
+@pytest.mark.parametrize("fusion", FUSIONS)
+def test_command(fusion: str, tmp_path: Path, make: Make, capsys: pytest.CaptureFixture[str]) -> None:
+    a, bb, out = str(make("a")), str(make("bb")), tmp_path / "out.safetensors"
+    assert main(["fuse", a, bb, "--method", fusion, "--rank", "3", "--out", str(out), "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert (result["method"], result["exact"]) == (fusion, False)
+    assert set(result["ranks"].values()) == {3}
+    assert all(0 < share < 1 for share in result["energy"].values())
+    kept = json.loads(json.dumps(AdapterFile.load(out).training["fusion"]["energy"]))
+    assert kept == pytest.approx(result["energy"], abs=1e-4)
+    assert main(["fuse", a, bb, "--method", fusion, "--rank", "3", "--out", str(tmp_path / "o.safetensors")]) == 0
+    assert "energy kept" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("fusion", ["sum", "ties"])
+def test_checkpoints_hold_all_of_it(fusion: str, tmp_path: Path, make: Make) -> None:
+    checkpoint = tiny_checkpoint(tiny_folder(tmp_path / "folder"), tmp_path / "base.safetensors")
+    a, bb = make("a", base=checkpoint), make("bb", base=checkpoint)
+    out, adapter = tmp_path / "out.safetensors", tmp_path / "adapter.safetensors"
+    options = ["--method", fusion, "--base", str(checkpoint)]
+    assert main(["fuse", str(a), str(bb), *options, "--format", "checkpoint", "--out", str(out)]) == 0
+    assert main(["fuse", str(a), str(bb), *options, "--rank", "64", "--out", str(adapter)]) == 0
+    assert load_file(out).keys() == load_file(checkpoint).keys()
+    out.with_suffix("").symlink_to(checkpoint.with_suffix(""))
+    close(noise(out), noise(checkpoint, (adapter, 1)))
+
+
+BAD: list[tuple[Callable[[Make, Path], list[Any]], str]] = [
+    (lambda make, folder: [make("a"), make("bb", trigger="A")], "are called by the same word 'a'"),
+    (lambda make, folder: [f"{make('a')}:nan"], "'nan' of .* is not a number"),
+    (lambda make, folder: [f"{make('a')}:x"], "'x' of .* is not a number"),
+    (lambda make, folder: [f"{make('a')}:1,up.x=1"], "'up.x=1' of .* is no block with a strength"),
+    (lambda make, folder: [f"{make('a')}:1,up.7=1"], "changes nothing in the block up.7"),
+    (lambda make, folder: [f"{make('a')}:0"], "all adapters have the weight 0"),
+    (lambda make, folder: [make("a"), "--method", "add"], "must be one of sum"),
+    (lambda make, folder: [make("a"), "--density", "0.5"], "sum has no density"),
+    (lambda make, folder: [make("a"), "--rank", "0"], "rank"),
+    (lambda make, folder: [make("a"), "--format", "checkpoint", "--base", "pocket"], "is no single file"),
+    (lambda make, folder: [folder / "none.safetensors"], "none.safetensors"),
+    (
+        lambda make, folder: [make("a"), make("bb", base=tiny_folder(folder / "wide", width=48))],
+        "are for different bases: the layer .* is 32x32 in one, 32x48 in the other",
+    ),
+]
+
+
+@pytest.mark.parametrize("arguments, message", BAD)
+def test_bad_input_writes_nothing(
+    arguments: Callable[[Make, Path], list[Any]],
+    message: str,
+    tmp_path: Path,
+    make: Make,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    import re
+
+    given = [str(it) for it in arguments(make, tmp_path)]
+    before = set(tmp_path.iterdir())
+    assert main(["fuse", *given, "--out", str(tmp_path / "new" / "out.safetensors")]) == 2
+    assert re.search(message, capsys.readouterr().err)
+    assert set(tmp_path.iterdir()) == before
+
+
+@pytest.mark.parametrize("out, message", [("a.safetensors", "is there already"), ("out.bin", "ends in .safetensors")])
+def test_places_that_will_not_do(
+    out: str, message: str, tmp_path: Path, make: Make, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["fuse", str(make("a")), "--out", str(tmp_path / out)]) == 2
+    assert message in capsys.readouterr().err
