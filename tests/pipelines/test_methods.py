@@ -10,8 +10,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from dreamtune.adapters import AdapterFile
+from dreamtune.adapters import METHODS, AdapterFile
+from dreamtune.adapters.parts import UNET
 from dreamtune.errors import Interrupted
+from dreamtune.models import load_base
 from dreamtune.pipelines.progress import Progress
 from dreamtune.pipelines.train import TrainResult, train
 from dreamtune.training.archive import read_tree
@@ -131,3 +133,21 @@ def test_methods_without_singular_vectors_show_none(settings: Settings, tmp_path
     told: list[Progress] = []
     train(settings(steps=1, prior=False), tmp_path / "run", on_progress=told.append)
     assert "singular vectors" not in {progress.phase for progress in told}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_same_command_twice_gives_the_same_bytes(
+    method: str, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second time with nothing in the cache: latents, prompts and singular vectors are computed again."""
+    options = {"launch_step": 2, "directions": 4} if method == "lora-dash" else {}
+    config = settings(method=method, method_options=options, steps=3, checkpoint_every=0, prior=False)
+    first = train(config, tmp_path / "first", on_progress=quiet)
+    monkeypatch.setenv("DREAMTUNE_CACHE", str(tmp_path / "cache"))
+    second = train(config, tmp_path / "second", on_progress=quiet)
+    assert first.adapter.read_bytes() == second.adapter.read_bytes()
+    assert first.final_loss == second.final_loss
+    base = load_base(str(config.base), device="cpu")
+    file = AdapterFile.load(first.adapter)
+    spectra = file.spectra(file.weights({UNET: base.unet}))
+    assert all(spectrum.norm > 0 for spectrum in spectra.values()), "nothing was trained"
