@@ -75,24 +75,36 @@ class Printer:
                 MofNCompleteColumn(),
                 TextColumn("{task.fields[note]}"),
             )
-            self._bars = Bars(*columns, console=Console(file=self.stream))
-            self._bars.start()
+
+            class Screen(Console):
+                def on_broken_pipe(self) -> None:
+                    raise  # what is being handled: rich's own answer is to end the program
+
+            self._bars = Bars(*columns, console=Screen(file=self.stream))
+            self._try(self._bars.start)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if self._bars:
-            with contextlib.suppress(OSError):
-                self._bars.stop()
+        self._stop()
 
     def __call__(self, progress: Progress) -> None:
         """Show `progress`. A stream that is gone, with its terminal or reader, stops the showing and nothing else."""
+        if not self._is_gone:
+            self._try(lambda: self._show(progress))
+
+    def _try(self, show: Callable[[], object]) -> None:
         try:
-            if not self._is_gone:
-                self._show(progress)
+            show()
         except OSError:
             self._is_gone = True
+            self._stop()
+
+    def _stop(self) -> None:
+        if self._bars:
+            with contextlib.suppress(OSError):
+                self._bars.stop()
 
     def _show(self, progress: Progress) -> None:
         if self._bars is None:
