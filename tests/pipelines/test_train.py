@@ -130,7 +130,7 @@ def test_stopped_and_resumed_is_bitwise_uninterrupted(
     trained: TrainResult, settings: Settings, tmp_path: Path, how: str, interruptions: tuple[int, ...]
 ) -> None:
     """Interrupted between two checkpoints."""
-    config, run = settings(), tmp_path / "run"
+    config, run = settings(sample_every=3), tmp_path / "run"
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     for step in interruptions:
         event = threading.Event()
@@ -144,8 +144,28 @@ def test_stopped_and_resumed_is_bitwise_uninterrupted(
     result = train(config, run, resume=True, on_progress=quiet)
     assert result.steps_now == STEPS - interruptions[-1]
     assert result.adapter.read_bytes() == trained.adapter.read_bytes()
+    samples = sorted((trained.run / "samples").iterdir())
+    assert [sample.read_bytes() for sample in sorted((run / "samples").iterdir())] == [
+        sample.read_bytes() for sample in samples
+    ]
     steps = [json.loads(line)["step"] for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert steps == list(range(1, STEPS + 1))
+
+
+def test_samples_show_the_average_where_one_is_kept(settings: Settings, tiny: Path, tmp_path: Path) -> None:
+    """The last sample is what the adapter file draws, not what the weights in training would."""
+    pictures = {}
+    for decay in (0.0, 0.9):
+        config = settings(ema_decay=decay, sample_every=STEPS, lr=0.05, prior=False)
+        result = train(config, tmp_path / str(decay), on_progress=quiet)
+        base, config = load_base(str(tiny), device="cpu"), load_run_config(result.run)
+        AdapterFile.load(result.adapter).attach(base.unet)
+        prompt, steps, guidance = config.prompt(config.instance_prompt), config.sampling_steps, config.guidance
+        latents = base.draw([prompt], [config.seed], size=32, steps=steps, guidance=guidance)
+        pictures[decay] = base.to_pictures(latents)[0].tobytes()
+        with Image.open(result.run / "samples" / f"step-{STEPS:06d}-0.png") as sample:
+            assert sample.tobytes() == pictures[decay]
+    assert pictures[0.0] != pictures[0.9]
 
 
 def test_finished_run_can_be_resumed_and_stays_as_it_is(
