@@ -1,13 +1,22 @@
-"""Nothing in the tests reaches the model hub or the user's own cache."""
+"""Nothing in the tests reaches the model hub or the user's own cache, and signals reach them as in a terminal."""
 
 import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # the hub's client reads it when it is imported
 
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+
+@pytest.fixture(scope="session", autouse=True)
+def signals() -> None:
+    """Signals as in a terminal: under nohup, or behind a shell's &, they come ignored, and trainings leave it so."""
+    for number, usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+        if signal.getsignal(number) == signal.SIG_IGN:
+            signal.signal(number, usual)
 
 
 @pytest.fixture(scope="session", autouse=True)
