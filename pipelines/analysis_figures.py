@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
 from matplotlib.figure import Figure
@@ -23,7 +24,7 @@ def figures(study: Study) -> Iterator[tuple[str, Figure, str]]:
     if study.numbers:
         yield "matches", _matches(study), _MATCHES.format(k=study.top_k)
         yield "overlap", _overlap(study), _OVERLAP
-        yield "blocks", _by_block(study), "The same as means over the blocks of the model. Dark dashes: chance."
+        yield "blocks", _by_block(study), _BLOCKS
         yield "matrices", _matrices(study), _MATRICES
     yield "spectrum", alone.spectrum(study), alone.SPECTRUM.format(layer=alone.most_changed(study).name)
     if study.interference is not None and study.numbers:
@@ -47,6 +48,7 @@ _OVERLAP = (
     "says something about the subjects. The dotted line is the mean of adapters of one subject from two seeds, the "
     "most that can be expected."
 )
+_BLOCKS = "The same as means over the blocks of the model, of some pairs if there are many. Dark dashes: chance."
 _MATRICES = (
     "Every pair at a glance. Overlap above chance: share of directions in common, less what unrelated changes have. "
     "Rank-biased overlap less chance: the same, but the strongest directions count most. Cosine: whether the whole "
@@ -64,7 +66,7 @@ def _matches(study: Study) -> Figure:
     layers = [layer for layer in study.layers if layer.pairs]
     step = max(1, len(layers) // GRID_LAYERS)
     chosen = layers[step // 2 :: step][:GRID_LAYERS]
-    pairs = study.numbers[:GRID_PAIRS]
+    pairs = _examples(study, GRID_PAIRS)
     figure = Figure(figsize=(2 + 1.7 * len(chosen), 0.8 + 1.8 * len(pairs)), layout="constrained")
     grid = figure.subplots(len(pairs), len(chosen), squeeze=False)
     for row, (a, b) in zip(grid, pairs, strict=True):
@@ -86,6 +88,15 @@ def _matches(study: Study) -> Figure:
                 axes.set_title(_short(layer.name), fontsize=7)
         row[0].set_ylabel(study.names[b], fontsize=7)
     return figure
+
+
+def _examples(study: Study, count: int) -> list[tuple[int, int]]:
+    """At most `count` pairs, of each kind in turn."""
+    kinds: dict[str | None, list[tuple[int, int]]] = {}
+    for numbers in study.numbers:
+        kinds.setdefault(study.relation(*numbers), []).append(numbers)
+    turns = zip_longest(*kinds.values())
+    return sorted([numbers for turn in turns for numbers in turn if numbers is not None][:count])
 
 
 def _cells(shape: Sequence[int]) -> tuple[float, float, float, float]:
@@ -135,7 +146,7 @@ def _means_of_relations(study: Study, axes: Any, layers: Sequence[Layer]) -> Non
 
 
 def _by_block(study: Study) -> Figure:
-    blocks, pairs = study.blocks(), study.numbers[: len(COLORS)]
+    blocks, pairs = study.blocks(), _examples(study, len(COLORS))
     figure = Figure(figsize=(8, 3.5), layout="constrained")
     axes = figure.add_subplot()
     width = 0.8 / len(pairs)
