@@ -67,12 +67,15 @@ class Forks:
         self._server.wait(timeout=60)
         self._server.stdout.close()
 
-    def start(self, *arguments: str, slow_disk: float = 0.0) -> Process:
-        """Start `dreamtune arguments...`; flushing a file to the disk takes `slow_disk` seconds more."""
+    def start(self, *arguments: str, slow_disk: float = 0.0, slow_file: str = "") -> Process:
+        """Start `dreamtune arguments...`; flushing a file to the disk takes `slow_disk` seconds more.
+
+        slow_file: only one whose path contains this.
+        """
         assert self._server.stdin
         self._count += 1
         log = self.folder / f"{self._count:03d}.log"
-        request = {"arguments": arguments, "slow_disk": slow_disk, "log": str(log)}
+        request = {"arguments": arguments, "slow_disk": slow_disk, "slow_file": slow_file, "log": str(log)}
         self._server.stdin.write(json.dumps(request) + "\n")
         self._server.stdin.flush()
         return Process(self, int(self.answer()), log)
@@ -124,7 +127,8 @@ def _child(request: dict[str, Any]) -> int:
         flush = os.fsync
 
         def slow(file: int) -> None:
-            time.sleep(request["slow_disk"])
+            if not request["slow_file"] or request["slow_file"] in os.readlink(f"/proc/self/fd/{file}"):
+                time.sleep(request["slow_disk"])
             flush(file)
 
         os.fsync = slow

@@ -35,11 +35,11 @@ class Training:
     seconds: float
     """How long it takes."""
 
-    def start(self, run: Path, slow_disk: float = 0.0) -> Process:
+    def start(self, run: Path, slow_disk: float = 0.0, slow_file: str = "") -> Process:
         """Begin it in the folder `run`, or go on with it: what the user has to do after a kill at any instant."""
         begun = (run / "config.yaml").exists()
         arguments = ["--resume", str(run)] if begun else ["--config", str(self.recipe), "--out", str(run)]
-        return self.forks.start("train", *arguments, slow_disk=slow_disk)
+        return self.forks.start("train", *arguments, slow_disk=slow_disk, slow_file=slow_file)
 
     def finish(self, run: Path) -> None:
         """Go on until it is done, undisturbed, and look at what it leaves."""
@@ -101,14 +101,11 @@ def training(
             )
             (folder / "recipe.yaml").write_text(config.to_yaml())
             whole = Training(forks, folder / "recipe.yaml", steps, b"", 0.0)
-            process = whole.start(folder / "first")  # fills the caches
-            assert process.wait() == 0, process.errors
             began = time.monotonic()
             process = whole.start(folder / "whole")
             assert process.wait() == 0, process.errors
-            adapter = (folder / "whole" / ADAPTER).read_bytes()
-            assert adapter == (folder / "first" / ADAPTER).read_bytes(), "the same command twice"
-            known[method, steps] = Training(forks, whole.recipe, steps, adapter, time.monotonic() - began)
+            seconds, adapter = time.monotonic() - began, (folder / "whole" / ADAPTER).read_bytes()
+            known[method, steps] = Training(forks, whole.recipe, steps, adapter, seconds)
         return known[method, steps]
 
     return make
@@ -128,19 +125,25 @@ def wait_until(condition: Callable[[], Any], process: Process) -> None:
 
 def kill_at_random(training: Training, kills: int, folder: Path, slow_disk: float) -> None:
     """Kill -9 at `kills` instants anywhere between start and end, each time going on with what is left."""
-    done, run = 0, folder / "0"
+    done, run, reach = 0, folder / "0", training.seconds
     dice = random.Random(str(folder.name))
     while done < kills:
+        is_fresh, began = not run.exists(), time.monotonic()
         process = training.start(run, slow_disk)
-        time.sleep(dice.uniform(0, training.seconds))
-        process.send(signal.SIGKILL)
+        instant = began + dice.uniform(0, reach)
+        while time.monotonic() < instant and not (run / "report.json").exists():
+            time.sleep(0.001)
+        if time.monotonic() >= instant:
+            process.send(signal.SIGKILL)
+        elif is_fresh:
+            reach = time.monotonic() - began  # the machine is quicker now than when it took the time
         if process.wait() == -signal.SIGKILL:
             done += 1
             training.check_killed(run)
-        else:  # it had come to its end before
+        else:
             assert process.wait() == 0, process.errors
             training.check_end(run)
-            run = folder / str(done)
+            run = folder / f"{run.name}+"
     training.finish(run)
 
 
@@ -176,13 +179,16 @@ def test_killed_on_either_side_of_the_launch(
 
 @pytest.mark.parametrize(
     "instant",
-    ["checkpoints/.step-*.tmp/adapter.tensors", "checkpoints/.step-*.tmp/manifest.json", f".{ADAPTER}.*.tmp"],
+    [
+        "checkpoints/.step-000006.*.tmp/adapter.tensors",
+        "checkpoints/.step-000006.*.tmp/manifest.json",
+        f".{ADAPTER}.*.tmp",
+    ],
 )
 def test_killed_inside_a_save(training: Callable[[str, int], Training], instant: str, tmp_path: Path) -> None:
     lora, run = training("lora", 18), tmp_path / "run"
-    process = lora.start(run, slow_disk=0.2)
-    if instant.startswith("checkpoints"):
-        wait_until(lambda: lines(run / "metrics.jsonl") >= 6, process)  # the second one
+    slow_file = "/.step-000006." if instant.startswith("checkpoints") else f"/run/.{ADAPTER}"
+    process = lora.start(run, slow_disk=0.5, slow_file=slow_file)
     wait_until(lambda: list(run.glob(instant)), process)
     process.send(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
@@ -195,7 +201,7 @@ def test_killed_while_the_first_file_is_written_the_command_can_be_given_again(
     training: Callable[[str, int], Training], tmp_path: Path
 ) -> None:
     lora, run = training("lora", 18), tmp_path / "run"
-    process = lora.start(run, slow_disk=1.0)
+    process = lora.start(run, slow_disk=0.5, slow_file="/.config.yaml")
     wait_until(lambda: list(run.glob(".config.yaml.*.tmp")), process)
     process.send(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
@@ -203,25 +209,27 @@ def test_killed_while_the_first_file_is_written_the_command_can_be_given_again(
     lora.finish(run)
 
 
-@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
 def test_stopped_within_a_step_with_a_checkpoint_and_the_way_back(
-    training: Callable[[str, int], Training], name: str, tmp_path: Path
+    training: Callable[[str, int], Training], tmp_path: Path
 ) -> None:
+    """By each signal in turn, the same run."""
     lora, run = training("lora", 18), tmp_path / "run"
-    process = lora.start(run)
-    wait_until(lambda: lines(run / "metrics.jsonl") >= 4, process)
-    process.send(getattr(signal, name))
-    asked = lines(run / "metrics.jsonl")
-    assert process.wait() == 130, process.errors
-    last = process.errors.splitlines()[-1]
-    told = re.fullmatch(
-        rf"Error: stopped after step (\d+) of 18; a checkpoint was written; go on with: dreamtune train --resume {run}",
-        last,
-    )
-    assert told, last
-    assert int(told[1]) <= asked + 2, "the step that ran, and one more where the signal came between two"
-    newest = checkpoints.latest(run / "checkpoints")
-    assert newest is not None and newest.step == int(told[1])
+    for step, name in ((2, "SIGINT"), (7, "SIGTERM"), (12, "SIGHUP")):
+        process = lora.start(run)
+        wait_until(lambda step=step: lines(run / "metrics.jsonl") >= step, process)
+        process.send(getattr(signal, name))
+        asked = lines(run / "metrics.jsonl")
+        assert process.wait() == 130, process.errors
+        last = process.errors.splitlines()[-1]
+        told = re.fullmatch(
+            r"Error: stopped after step (\d+) of 18; a checkpoint was written; go on with: "
+            rf"dreamtune train --resume {run}",
+            last,
+        )
+        assert told, last
+        assert int(told[1]) <= asked + 2, "the step that ran, and one more where the signal came between two"
+        newest = checkpoints.latest(run / "checkpoints")
+        assert newest is not None and newest.step == int(told[1])
     lora.finish(run)
 
 
@@ -230,7 +238,7 @@ def test_second_interrupt_stops_at_once_and_harms_nothing(
 ) -> None:
     """While the checkpoint that the first one asked for is written, which here would take half a minute."""
     lora, run = training("lora", 18), tmp_path / "run"
-    process = lora.start(run, slow_disk=2.5)
+    process = lora.start(run, slow_disk=2.5, slow_file="/checkpoints/")
     wait_until(lambda: lines(run / "metrics.jsonl") >= 1, process)
     process.send(signal.SIGINT)
     wait_until(lambda: list(run.glob("checkpoints/.step-*.tmp/manifest.json")), process)
