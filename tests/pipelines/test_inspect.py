@@ -51,6 +51,7 @@ def count(method: str, config: MethodConfig, out: int, inner: int) -> int:
         "spectral-r": r * (r - 1),
         "loha": 2 * r * (out + inner),
         "full": out * inner,
+        "orthogonal": r * out,
     }[method]
 
 
