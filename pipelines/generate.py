@@ -17,6 +17,7 @@ from dreamtune.pipelines.adapter_use import AdapterUse, base_name
 from dreamtune.pipelines.files import check_place, write_png
 from dreamtune.pipelines.progress import OnProgress, Printer, Progress
 from dreamtune.pipelines.provenance import provenance
+from dreamtune.pipelines.regions import RegionUse, make_regions
 from dreamtune.training.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -83,6 +84,8 @@ class GenerateConfig(DrawingConfig):
     """Prompts, each drawn `n` times."""
     adapters: tuple[str, ...] = ()
     """Adapter files as FILE or FILE:STRENGTH; the changes of several add up."""
+    regions: tuple[str, ...] = ()
+    """FILE[:STRENGTH]@x0,y0,x1,y1=PROMPT: what is to be in a box of the picture, by an adapter of its own."""
     n: int = Field(default=4, ge=1)
     """Pictures per prompt."""
     negative_prompt: str = ""
@@ -135,15 +138,22 @@ def generate(config: GenerateConfig, out: str | Path, on_progress: OnProgress | 
     folder = Path(out).expanduser()
     check_place(folder)
     adapters = [AdapterUse.load(text) for text in config.adapters]
-    remarks = [*_check_triggers(config, adapters), *(it for adapter in adapters for it in adapter.remarks)]
-    base = config.load_base(adapters)
-    plan = _Plan(config, adapters, base, *config.sampling(base))
+    regions = [RegionUse.load(text) for text in config.regions]
+    every = [*adapters, *(region.use for region in regions)]
+    remarks = [*_check_triggers(config, adapters), *(it for adapter in every for it in adapter.remarks)]
+    base = config.load_base(every)
+    made = make_regions(regions, base, config.any_base)
+    plan = _Plan(config, adapters, regions, base, *config.sampling(base))
     for remark in remarks:
         on_progress(Progress("remark", message=remark))
     started = time.monotonic()
     with ExitStack() as stack:
         for adapter in adapters:
             stack.enter_context(adapter.on(base, config.any_base))
+        if made:
+            from dreamtune.fusion.regions import routed
+
+            stack.enter_context(routed(base.unet, made, guided=plan.guidance > 1))
         files, more = _draw(plan, folder, on_progress)
     finished = time.monotonic()
     return GenerateResult(
@@ -164,6 +174,7 @@ class _Plan:
 
     config: GenerateConfig
     adapters: list[AdapterUse]
+    regions: list[RegionUse]
     base: Base
     steps: int
     guidance: float
@@ -182,6 +193,7 @@ class _Plan:
                 "sampler": type(self.base.scheduler).__name__.removesuffix("Scheduler"),
                 "base": self.base.id,
                 "adapters": [adapter.to_dict() for adapter in self.adapters],
+                **({"regions": [region.to_dict() for region in self.regions]} if self.regions else {}),
             }
         )
 

@@ -20,6 +20,12 @@ def generate(
     adapter: Annotated[
         list[str] | None, Option(metavar="FILE[:STRENGTH]", help="Adapter file; several add up.")
     ] = None,
+    region: Annotated[
+        list[str] | None,
+        Option(
+            metavar="FILE[:STRENGTH]@x0,y0,x1,y1=PROMPT", help="What is to be in a box of the picture, by its adapter."
+        ),
+    ] = None,
     base: Annotated[str, Option(help="Base model; auto is the one that the adapters were trained on.")] = "auto",
     n: Annotated[int, Option("--n", help="Pictures per prompt.")] = 4,
     steps: Annotated[int | None, Option(help="Denoising steps (what suits the base).")] = None,
@@ -39,6 +45,7 @@ def generate(
     config: dict[str, Any] = {
         "prompts": prompt,
         "adapters": adapter or [],
+        "regions": region or [],
         "base": base,
         "n": n,
         "steps": steps,
