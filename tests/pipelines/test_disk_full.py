@@ -156,6 +156,21 @@ def test_full_while_metrics_are_written(disk: Disk, settings: Settings, tmp_path
     check_end(run, whole)
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_full_while_curves_are_written(disk: Disk, settings: Settings) -> None:
+    """TensorBoard writes in a thread, whose traceback cannot be kept back; the run ends in one message all the same.
+
+    Metrics begin a new block of the disk before that step, and events after it.
+    """
+    run = disk.path / "run"
+    config = settings(steps=32, checkpoint_every=16, batch_size=1, prior=False, trackers=("tensorboard",))
+    error = fails(lambda: train(config, run, on_progress=at(24, disk.fill)), TrainingError, "run/tensorboard:")
+    assert error.exit_code == 1
+    check_kept(run, 16)
+    disk.make_room()
+    assert resume(run).steps_now == 16
+
+
 def test_full_while_the_adapter_is_written(disk: Disk, trained: TrainResult, settings: Settings) -> None:
     """There is room for the last sample and the last checkpoint, which has an adapter too, and for half of another."""
     run = disk.path / "run"
