@@ -48,7 +48,7 @@ def blocks(page: str, language: str) -> list[str]:
 
 @pytest.mark.parametrize("page", PAGES)
 def test_command_lines_name_what_is_there(page: str) -> None:
-    for line in re.findall(r"(?m)^dreamtune .*", "".join(blocks(page, ""))):
+    for line in re.findall(r"(?m)^dreamtune .*", "".join(blocks(page, "")).replace("\\\n", " ")):
         command, words = typer.main.get_command(cli.app), shlex.split(line)[1:]
         while isinstance(command, TyperGroup):
             command = command.commands[words.pop(0)]
