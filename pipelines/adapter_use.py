@@ -63,6 +63,15 @@ class AdapterUse:
             found[pattern] = factor
         return found
 
+    def check(self, base: Base, any_base: bool = False) -> None:
+        """Make certain that it fits `base`. Raises IncompatibleModelError that names the file."""
+        try:
+            attached = self.file.attach_parts(base.parts, any_base=any_base)
+        except IncompatibleModelError as error:
+            raise IncompatibleModelError(f"{self.path}: {error}") from None
+        for part in attached.values():
+            part.detach()
+
     @contextmanager
     def on(self, base: Base, any_base: bool = False) -> Iterator[AttachedParts]:
         """The adapter on the parts of `base`, with its word, for the length of the block, at its strength.

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dreamtune.errors import ConfigError, IncompatibleModelError
+from dreamtune.errors import ConfigError
 from dreamtune.pipelines.adapter_use import AdapterUse, base_name
 from dreamtune.pipelines.analysis_config import AnalyzeConfig
 from dreamtune.pipelines.analysis_report import Report
@@ -147,12 +147,7 @@ def _load_base(config: AnalyzeConfig, uses: list[AdapterUse]) -> Base:
 
     base = load_base(name, config.device)
     for use in uses:
-        try:
-            attached = use.file.attach_parts(base.parts, any_base=config.any_base)
-        except IncompatibleModelError as error:
-            raise IncompatibleModelError(f"{use.path}: {error}") from None
-        for adapter in attached.values():
-            adapter.detach()
+        use.check(base, config.any_base)
     return base
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
-from dreamtune.errors import AdapterFileError, ConfigError, IncompatibleModelError
+from dreamtune.errors import AdapterFileError, ConfigError
 from dreamtune.pipelines.adapter_use import AdapterUse, base_name
 from dreamtune.pipelines.files import check_place, complete
 from dreamtune.pipelines.progress import OnProgress, Printer, Progress
@@ -157,12 +157,7 @@ def _base(config: FuseConfig, uses: Sequence[AdapterUse]) -> Base | None:
         )
     base = load_base(name, "cpu")
     for use in uses:
-        try:
-            attached = use.file.attach_parts(base.parts, any_base=config.any_base)
-        except IncompatibleModelError as error:
-            raise IncompatibleModelError(f"{use.path}: {error}") from None
-        for adapter in attached.values():
-            adapter.detach()
+        use.check(base, config.any_base)
     return base
 
 
