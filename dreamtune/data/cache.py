@@ -19,7 +19,7 @@ from weakref import WeakKeyDictionary
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from dreamtune.data import room
@@ -73,7 +73,7 @@ class Cache:
         """The entry's tensors on the CPU, or None if there is none or it is damaged."""
         path = self.path(key)
         try:
-            tensors = load_file(path)
+            tensors = load(path.read_bytes())  # at once: another process may remove it between two readings
         except (OSError, SafetensorError):
             return None
         with contextlib.suppress(OSError):

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load
 from torch import Tensor
 
 from dreamtune.data import room
@@ -97,6 +97,6 @@ def _describe(base: Base, prompt: str, resolution: int, steps: int, guidance: fl
 
 def _read(folder: Path, index: int) -> Tensor | None:
     try:
-        return load_file(folder / f"{index:05d}.safetensors")["latent"]
+        return load((folder / f"{index:05d}.safetensors").read_bytes())["latent"]
     except (OSError, SafetensorError, KeyError):
         return None

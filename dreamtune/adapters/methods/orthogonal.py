@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from dreamtune.errors import ConfigError
 
-from ..base import Adapter, MethodConfig, ParameterOptions
+from ..base import Adapter, MethodConfig
 
 
 @dataclass(frozen=True)
@@ -65,10 +65,6 @@ class Orthogonal(Adapter):
     def low_rank(self, weight: Tensor) -> tuple[Tensor, Tensor]:
         """(sB, A)."""
         return self.up if self.config.scale == 1 else self.config.scale * self.up, self.down
-
-    def parameter_options(self) -> dict[str, ParameterOptions]:
-        """`up` is B."""
-        return {"up": ParameterOptions(is_up=True)}
 
 
 def basis_rows(size: int, start: int, stop: int) -> Tensor:
