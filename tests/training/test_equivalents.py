@@ -8,7 +8,9 @@ from dreamtune.training.equivalents import EQUIVALENTS, OTHER_NAMES
 
 
 def test_our_side_of_the_table_exists() -> None:
-    assert {row.ours for row in EQUIVALENTS} <= TrainConfig.model_fields.keys()
+    ours = [row.ours for row in EQUIVALENTS]
+    assert set(ours) <= TrainConfig.model_fields.keys()
+    assert len(ours) == len(set(ours)), "a setting stands there twice"
     assert OTHER_NAMES.keys() & TrainConfig.model_fields.keys() == set()
 
 
