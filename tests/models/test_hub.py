@@ -1,0 +1,73 @@
+"""Models of the hub: found in its cache, and quickly told when the hub refuses or cannot be reached."""
+
+import shutil
+from pathlib import Path
+from unittest.mock import MagicMock
+
+import pytest
+import torch
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    RemoteEntryNotFoundError,
+    RepositoryNotFoundError,
+)
+
+from dreamtune.errors import BaseModelError
+from dreamtune.models import family_of, hub, load_base
+
+
+def test_hub_that_is_switched_off() -> None:
+    with pytest.raises(BaseModelError, match="no folder 'some/model' here, and the hub cannot be reached"):
+        load_base("some/model")
+
+
+def test_unreachable_hub_is_asked_once_and_quickly(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unreachable(url: str, timeout: float) -> None:
+        assert timeout <= 10
+        raise ConnectionError("no route")
+
+    monkeypatch.setattr(hub, "get_hf_file_metadata", unreachable)
+    monkeypatch.setattr(hub, "hf_hub_download", lambda *_: pytest.fail("downloads retry for minutes"))
+    with pytest.raises(BaseModelError, match=r"cannot be reached .*\(ConnectionError\)"):
+        load_base("some/model")
+
+
+def test_cached_file_will_do_where_the_hub_is_out_of_reach(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(hub, "try_to_load_from_cache", lambda repo, name: str(tmp_path / name))
+    assert hub.hub_file("some/model", "model_index.json") == (tmp_path / "model_index.json", False)
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        (GatedRepoError, "asks for consent: accept its terms"),
+        (RepositoryNotFoundError, "neither a folder here nor on the hub"),
+        (RemoteEntryNotFoundError, "holds no model_index.json"),
+    ],
+)
+def test_refusals_of_the_hub(monkeypatch: pytest.MonkeyPatch, kind: type[HfHubHTTPError], message: str) -> None:
+    def refuse(url: str, timeout: float) -> None:
+        raise kind("no", response=MagicMock(headers={}))
+
+    monkeypatch.setattr(hub, "get_hf_file_metadata", refuse)
+    with pytest.raises(BaseModelError, match=message):
+        load_base("some/model")
+
+
+@pytest.mark.parametrize("kind", ["tiny", "tiny_sdxl"])
+def test_model_of_the_hub_is_loaded_from_its_cache(
+    kind: str, request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the hub is out of reach, as it is in tests, what was downloaded before will do."""
+    folder: Path = request.getfixturevalue(kind)
+    cached, commit = tmp_path / "models--some--model", "0" * 40
+    shutil.copytree(folder, cached / "snapshots" / commit)
+    (cached / "refs").mkdir()
+    (cached / "refs" / "main").write_text(commit)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    base, expected = load_base("some/model", device="cpu"), load_base(folder, device="cpu")
+    assert (base.id, base.family) == ("some/model", expected.family)
+    assert family_of("some/model") == expected.family
+    for name, part in base.parts.items():
+        assert all(torch.equal(t, expected.parts[name].state_dict()[key]) for key, t in part.state_dict().items())
