@@ -8,6 +8,7 @@ import json
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import (
@@ -44,15 +45,12 @@ def tiny_folder(folder: Path, prediction_type: str = "epsilon", width: int = 32)
     with torch.random.fork_rng():
         torch.manual_seed(0)
         tokenizer = tiny_tokenizer(folder.parent / f"{folder.name}-tokenizer")
-        unet = UNet2DConditionModel(
-            sample_size=8,
-            block_out_channels=(32, 64),
+        unet = _tiny_unet(
             layers_per_block=1,
             down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
             up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
             cross_attention_dim=width,
             attention_head_dim=4,
-            norm_num_groups=8,
         )
         vae = _tiny_vae()
         text = CLIPTextModel(_tiny_text(tokenizer, width))
@@ -76,9 +74,7 @@ def tiny_sdxl_folder(folder: Path) -> Path:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         tokenizer = tiny_tokenizer(folder.parent / f"{folder.name}-tokenizer")
-        unet = UNet2DConditionModel(
-            sample_size=8,
-            block_out_channels=(32, 64),
+        unet = _tiny_unet(
             layers_per_block=2,
             down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
             up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
@@ -89,7 +85,6 @@ def tiny_sdxl_folder(folder: Path) -> Path:
             addition_embed_type="text_time",
             addition_time_embed_dim=8,
             projection_class_embeddings_input_dim=6 * 8 + 48,
-            norm_num_groups=8,
         )
         vae = _tiny_vae()
         text = CLIPTextModel(_tiny_text(tokenizer, 32, layers=2))
@@ -106,6 +101,11 @@ def tiny_sdxl_folder(folder: Path) -> Path:
         add_watermarker=False,
     ).save_pretrained(folder)
     return folder
+
+
+def _tiny_unet(**design: Any) -> UNet2DConditionModel:
+    """Two blocks, for latents of 8 cells a side."""
+    return UNet2DConditionModel(sample_size=8, block_out_channels=(32, 64), norm_num_groups=8, **design)
 
 
 def _tiny_vae() -> AutoencoderKL:
