@@ -106,10 +106,13 @@ class _State:
         """(n + 1, tokens, 1): the regions' shares of a layer's pixels, and last the context's."""
         key = (tokens, like.device, like.dtype)
         if key not in self._sized:
-            factor = max(1, round((self.height * self.width / tokens) ** 0.5))
-            size = (-(-self.height // factor), -(-self.width // factor))
+            height, width = self.height, self.width
+            while height * width > tokens:  # as the UNet halves them, sizes that are odd too
+                height, width = -(-height // 2), -(-width // 2)
             every = torch.cat([self.masks, self.rest[None]])
-            sized = F.interpolate(every[:, None], size, mode="area").flatten(1)  # an average keeps the sum at 1
+            sized = F.interpolate(every[:, None], (height, width), mode="area").flatten(
+                1
+            )  # averages: their sum stays 1
             self._sized[key] = sized[:, :, None].to(like.device, like.dtype)
         return self._sized[key]
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from diffusers import UNet2DConditionModel
 from PIL import Image, ImageChops
 from torch import Tensor, nn
 
@@ -43,8 +44,8 @@ def prompt(seed: int) -> Tensor:
 
 
 @torch.no_grad()
-def noise(unet: Any, *prompts: Tensor) -> Tensor:
-    x = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0)).expand(len(prompts), -1, -1, -1)
+def noise(unet: Any, *prompts: Tensor, side: int = 8) -> Tensor:
+    x = torch.randn(1, 4, side, side, generator=torch.Generator().manual_seed(0)).expand(len(prompts), -1, -1, -1)
     return unet(x, 10, torch.stack(prompts)).sample
 
 
@@ -58,6 +59,25 @@ def test_a_region_of_the_whole_picture_is_plain_generation(unet: nn.Module, guid
         found = noise(unet, *unwanted, prompt(9))  # the context prompt has no place
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
     assert (expected[-1] - noise(unet, prompt(1))[0]).abs().max() > 0.1
+
+
+@pytest.mark.parametrize("side", [5, 8, 9, 10])
+def test_pictures_of_any_size_have_regions(side: int) -> None:
+    """Latents of an odd side are halved by rounding up, again and again: 5, 3, 2."""
+    torch.manual_seed(0)
+    unet = UNet2DConditionModel(
+        block_out_channels=(8, 8, 8, 8),
+        layers_per_block=1,
+        down_block_types=(*["CrossAttnDownBlock2D"] * 3, "DownBlock2D"),
+        up_block_types=("UpBlock2D", *["CrossAttnUpBlock2D"] * 3),
+        cross_attention_dim=32,
+        attention_head_dim=4,
+        norm_num_groups=4,
+    ).eval()
+    plain = noise(unet, prompt(1), side=side)
+    halves = [box_mask(box, (64, 64)) for box in ((0, 0, 0.5, 1), (0.5, 0, 1, 1))]
+    with routed(unet, [Region(mask, prompt(1), {}) for mask in halves], guided=False):
+        torch.testing.assert_close(noise(unet, prompt(9), side=side), plain, rtol=1e-4, atol=1e-5)
 
 
 def test_an_empty_region_is_none(unet: nn.Module) -> None:
