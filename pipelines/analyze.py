@@ -98,7 +98,7 @@ def _load_all(config: AnalyzeConfig) -> list[AdapterUse]:
         )
     uses = [AdapterUse.load(text) for text in config.adapters]
     for use in uses:
-        if use.strength != 1:
+        if not use.as_trained:
             raise ConfigError(f"{use.path}: adapters are compared at strength 1; give the file alone")
         if not use.file.layers:
             raise ConfigError(f"{use.path} changes no layer, it holds embeddings alone: there is nothing to analyze")

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dreamtune.errors import AdapterFileError, ConfigError, IncompatibleModelError
+from dreamtune.errors import AdapterFileError, ConfigError
 from dreamtune.pipelines.adapter_use import AdapterUse
 from dreamtune.pipelines.files import check_place, complete
 
@@ -55,7 +55,7 @@ def trim(adapter: str | Path, out: str | Path, energy: float = 0.95, base: str |
     check_place(place.parent)
     use = AdapterUse.load(str(adapter))
     file = use.file
-    if use.strength != 1:
+    if not use.as_trained:
         raise ConfigError("a strength cannot be trimmed: give the file alone, and the strength where it is used")
     if not file.layers:
         raise ConfigError(f"{use.path} changes no layer, it holds embeddings alone: there is nothing to trim")
@@ -90,9 +90,5 @@ def _weights(name: str, use: AdapterUse) -> dict[str, Tensor]:
     from dreamtune.models import load_base
 
     base = load_base(name, "cpu")
-    try:
-        for attached in use.file.attach_parts(base.parts).values():  # which compares the weights
-            attached.detach()
-    except IncompatibleModelError as error:
-        raise IncompatibleModelError(f"{use.path}: {error}") from None
+    use.check(base)
     return use.file.weights(base.parts)

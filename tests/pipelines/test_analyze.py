@@ -169,6 +169,7 @@ def test_bad_input_is_refused_before_anything_is_written(make: Make, tiny: Path,
     refused("1 subjects for 2 adapters", one, other, subjects=["rex"])
     refused("top_k", one, other, top_k=0)
     refused("at strength 1", Path(f"{one}:0.5"))
+    refused("at strength 1", Path(f"{one}:1,up.1=0.5"))
     export(one, tmp_path / "k.safetensors", "kohya")
     broken = load_file(tmp_path / "k.safetensors")
     broken[next(key for key in broken if "lora_up" in key)][0, 0] = float("nan")

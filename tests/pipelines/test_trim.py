@@ -13,6 +13,7 @@ from dreamtune.errors import ConfigError
 from dreamtune.models import load_base
 from dreamtune.pipelines.cli import main
 from dreamtune.pipelines.trim import trim
+from tests.tiny_models import tiny_folder
 
 
 @pytest.fixture
@@ -56,6 +57,13 @@ def test_shares_that_are_none(file: Path, tmp_path: Path, energy: float) -> None
         trim(file, tmp_path / "b.safetensors", energy=energy)
 
 
+@pytest.mark.parametrize("strength", ["0.5", "1,up.1=0.5"])
+def test_a_strength_is_not_silently_left_out(file: Path, tmp_path: Path, strength: str) -> None:
+    with pytest.raises(ConfigError, match="a strength cannot be trimmed"):
+        trim(f"{file}:{strength}", tmp_path / "b.safetensors")
+    assert not (tmp_path / "b.safetensors").exists()
+
+
 def test_methods_whose_change_depends_on_the_weights_need_the_base(
     tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -69,6 +77,9 @@ def test_methods_whose_change_depends_on_the_weights_need_the_base(
     assert main(arguments) == 2
     assert "give --base" in capsys.readouterr().err
     assert not (tmp_path / "t.safetensors").exists()
+    foreign = tiny_folder(tmp_path / "wider", width=48)
+    assert main([*arguments, "--base", str(foreign)]) == 2
+    assert str(tmp_path / "d.safetensors") in capsys.readouterr().err, "says which file does not fit"
     assert main([*arguments, "--base", str(tiny), "--energy", "0.9", "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert 0.9 <= told["least_energy"] <= told["energy"] <= 1
