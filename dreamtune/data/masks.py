@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageChops
 
 from dreamtune.data.buckets import Crop
 from dreamtune.data.images import UnusablePicture, open_picture
@@ -17,7 +17,8 @@ SUFFIX = ".mask.png"
 def read_mask(path: Path, size: tuple[int, int]) -> Image.Image:
     """The mask (L) in the file for an upright picture of `size`. Raises UnusablePicture.
 
-    A mask of another size is taken if it has the picture's shape: masks are often drawn on a smaller copy.
+    A mask of another size is taken if it has the picture's shape: masks are often drawn on a smaller copy. What is
+    transparent in it is black.
     """
     picture = open_picture(path)
     width, height = picture.size
@@ -25,6 +26,8 @@ def read_mask(path: Path, size: tuple[int, int]) -> Image.Image:
         have, want = f"{width}x{height}", f"{size[0]}x{size[1]}"
         raise UnusablePicture(f"has the wrong size ({have}, the picture {want})", "draw it on the picture itself")
     mask = picture.image.convert("L")
+    if picture.alpha is not None:  # it was laid on white
+        mask = ImageChops.subtract(mask, ImageChops.invert(picture.alpha))
     if mask.getextrema()[1] == 0:
         raise UnusablePicture("is all black", "paint the subject white; without a mask the whole picture counts")
     return mask

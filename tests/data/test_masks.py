@@ -36,6 +36,17 @@ def test_a_mask_beside_the_picture(tmp_path: Path) -> None:
     assert photo.mask == pytest.approx(expected, abs=0.01)
 
 
+def test_what_is_transparent_in_a_mask_is_black(tmp_path: Path) -> None:
+    noise(0, (64, 64)).save(tmp_path / "a.jpg")
+    mask = Image.new("RGBA", (64, 64), (0, 0, 0, 0))
+    mask.paste((255, 255, 255, 255), (0, 0, 24, 64))
+    mask.paste((255, 255, 255, 128), (24, 0, 32, 64))
+    mask.save(tmp_path / "a.mask.png")
+    (photo,) = load(tmp_path).photos
+    assert photo.mask is not None
+    assert photo.mask == pytest.approx(np.tile([1, 1, 1, 0.5, 0, 0, 0, 0], (8, 1)), abs=0.01)
+
+
 def test_a_mask_is_cropped_like_its_picture(tmp_path: Path) -> None:
     noise(0, (128, 64)).save(tmp_path / "a.png")
     painted(tmp_path / "a.mask.png", (64, 32), (0, 0, 32, 32))  # the left half, drawn on a smaller copy
