@@ -62,8 +62,13 @@ class Captions:
         """
         left_out = set(left_out)
         stems = {Path(name).stem for name in left_out}
+        taken = {Path(name).stem: name for name in self._used if Path(name).suffix.lower() in SUFFIXES}
         for file in self._files.values():
-            if file.name not in self._used and file.stem not in stems:
+            if file.name in self._used or file.stem in stems:
+                continue
+            if file.stem in taken:
+                self._remark(file.name, f"is not used, since there is {printable(taken[file.stem])}", "keep one")
+            else:
                 self._remark(file.name, "belongs to no picture", "name it after its picture")
         for name in self._lines.keys() - self._used - left_out:
             self._remark(f"{METADATA} ({name})", "belongs to no picture", "correct its file_name")

@@ -64,16 +64,11 @@ def survey(
     Every picture is decoded, and forgotten again. Exact copies are used once. `token` is looked for in captions if
     given. Without `use_masks` nothing is masked. `on_progress(done, of)` is told after each file.
     """
-    entries = sorted(folder.iterdir(), key=lambda path: path.name)
+    entries = sorted((path for path in folder.iterdir() if path.name[0] != "."), key=lambda path: path.name)
     captions = Captions(entries, token)
     drawn = {path.name[: -len(masks.SUFFIX)]: path for path in entries if path.name.lower().endswith(masks.SUFFIX)}
     files = [
-        path
-        for path in entries
-        if not path.name.startswith(".")
-        and path.name not in _CLUTTER
-        and path not in drawn.values()
-        and not captions.owns(path)
+        path for path in entries if path.name not in _CLUTTER and path not in drawn.values() and not captions.owns(path)
     ]
     wanted = drawn if use_masks else {}
     photos: list[Photo] = []

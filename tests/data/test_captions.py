@@ -52,6 +52,14 @@ def test_caption_of_a_broken_picture_needs_no_second_remark(tmp_path: Path) -> N
     assert list(problems(load(tmp_path))) == ["x.png"]
 
 
+def test_the_second_file_of_a_picture_is_told_to_lose(tmp_path: Path) -> None:
+    (tmp_path / "0.txt").write_text("a sks dog, first")
+    (tmp_path / "0.caption").write_text("a sks dog, second")
+    subject = load(tmp_path)
+    assert subject.captions[0] == "a sks dog, first"
+    assert problems(subject) == {"0.caption": "is not used, since there is 0.txt"}
+
+
 def test_suffix_in_capitals(tmp_path: Path) -> None:
     (tmp_path / "0.TXT").write_text("a sks dog, shouted")
     assert load(tmp_path).captions[0] == "a sks dog, shouted"

@@ -131,6 +131,16 @@ def test_jpegs_are_decoded_small_but_whole(tmp_path: Path) -> None:
         open_picture(tmp_path / "cut.jpg", 64)
 
 
+def test_names_that_begin_with_a_dot_are_ignored(tmp_path: Path) -> None:
+    """macOS leaves one beside every file on disks of another system."""
+    noise(0, (48, 48)).save(tmp_path / "a.png")
+    for name in ("._a.png", "._a.txt", "._a.mask.png", ".DS_Store"):
+        (tmp_path / name).write_bytes(b"\0\5\x16\7")
+    photos, remarks = survey(tmp_path, Framing(48))
+    assert [photo.file for photo in photos] == ["a.png"]
+    assert remarks == []
+
+
 def test_progress_ends_at_the_number_of_files(tmp_path: Path) -> None:
     for number in range(5):
         noise(number).save(tmp_path / f"{number}.png")
