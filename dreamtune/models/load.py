@@ -76,9 +76,7 @@ def _find(name: str | Path) -> _Found:
         inside = look_inside(path)
         return _Found(path.name, inside.family, partial(load_single_file, path, inside))
     if path.suffix in (".safetensors", ".ckpt") or not _HUB_ID.match(text):
-        raise BaseModelError(
-            f"no base model {text!r}: give 'pocket', a diffusers folder, a .safetensors file or a hub id"
-        )
+        raise BaseModelError(f"no base model {text!r}: {_WHAT_IS_ONE}")
     return _on_hub(text)
 
 
