@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from typer import Argument, Option
 
 from dreamtune.pipelines import console
-from dreamtune.pipelines.commands.options import Device, Json
+from dreamtune.pipelines.commands.options import AnyBase, Base, Device, Json
 
 if TYPE_CHECKING:
     from dreamtune.pipelines.analysis_report import Report
@@ -27,8 +27,8 @@ def analyze(
         list[str] | None, Option(metavar="RUN_DIR", help="Run with --track-tsd, to compare with each file.")
     ] = None,
     top_k: Annotated[int, Option(help="Directions in a layer's list.")] = 8,
-    base: Annotated[str, Option(help="Base model; auto is the one that the adapters were trained on.")] = "auto",
-    any_base: Annotated[bool, Option("--any-base", help="Allow another base than the adapters'.")] = False,
+    base: Base = "auto",
+    any_base: AnyBase = False,
     interference: Annotated[
         bool, Option("--interference/--no-interference", help="Draw with each adapter, to forecast how they disturb.")
     ] = True,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from typer import Argument, Option
 
 from dreamtune.pipelines import console
-from dreamtune.pipelines.commands.options import Device, Json
+from dreamtune.pipelines.commands.options import AnyBase, Base, Device, Guidance, Json, Precision, Seed, Size, Steps
 
 if TYPE_CHECKING:
     from dreamtune.pipelines.evaluate import EvaluateResult
@@ -21,7 +21,7 @@ def evaluate(
     prompts: Annotated[Path | None, Option(help="One prompt per line, with {token} and {class} (ten places).")] = None,
     token: Annotated[str | None, Option(help="The word for the subject (what the file tells).")] = None,
     class_word: Annotated[str | None, Option("--class", help="What the subject is (what the file tells).")] = None,
-    base: Annotated[str, Option(help="Base model; auto is the one that the adapter was trained on.")] = "auto",
+    base: Base = "auto",
     dino: Annotated[
         str | None, Option(help="DINO that knows individuals, a folder or hub id (pocket has its own).")
     ] = None,
@@ -29,13 +29,13 @@ def evaluate(
         str | None, Option(help="CLIP that reads prompts, a folder or hub id (pocket has its own).")
     ] = None,
     n: Annotated[int, Option("--n", help="Pictures per prompt; each is drawn three times.")] = 2,
-    steps: Annotated[int | None, Option(help="Denoising steps (what suits the base).")] = None,
-    guidance: Annotated[float | None, Option(help="How closely to follow the prompt (what suits the base).")] = None,
-    size: Annotated[int | None, Option(help="Side of the pictures in pixels (the base's own).")] = None,
-    seed: Annotated[int, Option(help="Seed of the first picture; the next has the next.")] = 0,
-    any_base: Annotated[bool, Option("--any-base", help="Allow another base than the adapter's.")] = False,
+    steps: Steps = None,
+    guidance: Guidance = None,
+    size: Size = None,
+    seed: Seed = 0,
+    any_base: AnyBase = False,
     device: Device = "auto",
-    precision: Annotated[str | None, Option(help="fp32, bf16 or fp16 (bf16 for SDXL, else fp32).")] = None,
+    precision: Precision = None,
     as_json: Json = False,
 ) -> None:
     """Measure how well an adapter shows its subject, follows prompts and leaves its class alone."""

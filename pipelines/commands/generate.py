@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from typer import Option
 
 from dreamtune.pipelines import console
-from dreamtune.pipelines.commands.options import Device, Json
+from dreamtune.pipelines.commands.options import AnyBase, Base, Device, Guidance, Json, Precision, Seed, Size, Steps
 
 if TYPE_CHECKING:
     from dreamtune.pipelines.generate import GenerateResult
@@ -26,16 +26,16 @@ def generate(
             metavar="FILE[:STRENGTH]@x0,y0,x1,y1=PROMPT", help="What is to be in a box of the picture, by its adapter."
         ),
     ] = None,
-    base: Annotated[str, Option(help="Base model; auto is the one that the adapters were trained on.")] = "auto",
+    base: Base = "auto",
     n: Annotated[int, Option("--n", help="Pictures per prompt.")] = 4,
-    steps: Annotated[int | None, Option(help="Denoising steps (what suits the base).")] = None,
-    guidance: Annotated[float | None, Option(help="How closely to follow the prompt (what suits the base).")] = None,
+    steps: Steps = None,
+    guidance: Guidance = None,
     negative: Annotated[str, Option(help="What to lead away from.")] = "",
-    size: Annotated[int | None, Option(help="Side of the pictures in pixels (the base's own).")] = None,
-    seed: Annotated[int, Option(help="Seed of the first picture; the next has the next.")] = 0,
-    any_base: Annotated[bool, Option("--any-base", help="Allow another base than the adapters'.")] = False,
+    size: Size = None,
+    seed: Seed = 0,
+    any_base: AnyBase = False,
     device: Device = "auto",
-    precision: Annotated[str | None, Option(help="fp32, bf16 or fp16 (bf16 for SDXL, else fp32).")] = None,
+    precision: Precision = None,
     as_json: Json = False,
 ) -> None:
     """Draw pictures with a base and any number of adapters."""
