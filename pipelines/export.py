@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dreamtune.errors import AdapterFileError, ConfigError, IncompatibleModelError
+from dreamtune.errors import AdapterFileError, ConfigError
 from dreamtune.pipelines.adapter_use import AdapterUse, base_name
 from dreamtune.pipelines.export_error import LayerError, changes_of, compare
 from dreamtune.pipelines.files import check_place, complete
@@ -196,12 +196,7 @@ def _load(name: str, use: AdapterUse, any_base: bool) -> Base:
     from dreamtune.models import load_base
 
     base = load_base(name, "cpu")
-    try:
-        attached = use.file.attach_parts(base.parts, any_base=any_base)
-    except IncompatibleModelError as error:
-        raise IncompatibleModelError(f"{use.path}: {error}") from None
-    for adapter in attached.values():
-        adapter.detach()
+    use.check(base, any_base)
     return base
 
 

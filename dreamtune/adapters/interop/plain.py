@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
@@ -13,7 +12,7 @@ from dreamtune.errors import ConfigError
 
 from ..base import Adapter
 from ..file import AdapterFile
-from ..methods.lora import LoRAConfig
+from .assembled import Assembled
 from .factors import Factors, best, truncated
 
 
@@ -48,20 +47,8 @@ def plain_lora(
         path: _factors(adapter, file.method, path, most[path], None if weights is None else weights[path])
         for path, adapter in adapters.items()
     }
-    ranks = {path: layer.up.shape[1] for path, layer in factors.items()}
-    usual = Counter(ranks.values()).most_common(1)[0][0]
-    plain = replace(
-        file,
-        method="lora",
-        config=LoRAConfig(rank=usual, alpha=float(usual)),
-        embeddings={},
-        layers={path: replace(record, options=_options(ranks[path], usual)) for path, record in file.layers.items()},
-        tensors={
-            f"{path}.{name}": tensor.float().contiguous()
-            for path, layer in factors.items()
-            for name, tensor in (("up", layer.up), ("down", layer.down))
-        },
-    )
+    lora = Assembled.of({path: (layer.up, layer.down) for path, layer in factors.items()}, file.layers)
+    plain = replace(file, method="lora", config=lora.config, layers=lora.layers, tensors=lora.tensors, embeddings={})
     return PlainLoRA(plain, {path: layer.energy for path, layer in factors.items()})
 
 
@@ -76,7 +63,3 @@ def _factors(adapter: Adapter, method: str, path: str, rank: int | None, weight:
         raise ConfigError(f"the change of {method} depends on the base's weights: give the base")
     with torch.no_grad():
         return best(adapter.delta_weight(stand_in if weight is None else weight), rank)
-
-
-def _options(rank: int, usual: int) -> dict[str, float]:
-    return {} if rank == usual else {"rank": rank, "alpha": float(rank)}
