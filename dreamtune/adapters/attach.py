@@ -5,26 +5,23 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from types import TracebackType
-from typing import Self
 
 import torch
 from torch import nn
 
 from dreamtune.errors import ConfigError, IncompatibleModelError
 
+from .attachment import Attachment
 from .base import Adapter, MethodConfig, ParameterOptions
 from .layer import AdaptedLinear, Slot, pristine_weight
 from .methods import METHODS
 from .targets import match_layers, select_targets
 
 
-class AttachedAdapter(nn.Module):
+class AttachedAdapter(Attachment):
     """An adapter on a model: its own parameters (the only trainable ones), its strength, merging, and the way off.
 
-    Use as a context manager to detach at the end of a block. Its `state_dict()` holds the adapter alone. To copy an
-    adapted model, copy both together: `copy.deepcopy((model, attached))`.
+    To copy an adapted model, copy both together: `copy.deepcopy((model, attached))`.
     """
 
     def __init__(
@@ -95,16 +92,6 @@ class AttachedAdapter(nn.Module):
         self._strengths = checked
         self._update_slots()
 
-    @contextmanager
-    def disabled(self) -> Iterator[None]:
-        """Within the block the model is exactly the base; the strength is then what it was."""
-        before = self.strength
-        self.strength = 0
-        try:
-            yield
-        finally:
-            self.strength = before
-
     def _update_slots(self) -> None:
         for path, (layer, slot) in self._slots.items():
             slot.strength = self._strength * self._factors.get(path, 1.0)
@@ -151,18 +138,6 @@ class AttachedAdapter(nn.Module):
             for name, parameter in adapter.named_parameters():
                 groups.setdefault(options.get(name, ParameterOptions()), []).append(parameter)
         return groups
-
-    def forward(self, *inputs: object) -> None:
-        """Not callable: the adapter acts inside the model. Raises TypeError."""
-        raise TypeError("call the model: an attached adapter acts inside it")
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.detach()
 
     def _set_merged(self, merged: bool) -> None:
         for layer, slot in self._slots.values():

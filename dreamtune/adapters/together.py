@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import replace
-from types import TracebackType
-from typing import Self
 
 from torch import nn
 
 from .attach import AttachedAdapter
+from .attachment import Attachment
 from .base import Adapter, ParameterOptions
 from .parts import UNET, join_part
 from .word import NewWord
@@ -19,11 +17,8 @@ WORD = "word"
 """What the learning rate of a new word's embeddings is called, beside those of the parts."""
 
 
-class AttachedParts(nn.Module):
-    """The adapters on a UNet and its text encoders, and a new word, with what :class:`AttachedAdapter` has for one.
-
-    Its `state_dict()` holds the adapters and the word alone.
-    """
+class AttachedParts(Attachment):
+    """The adapters on a UNet and its text encoders, and a new word."""
 
     def __init__(
         self,
@@ -66,16 +61,6 @@ class AttachedParts(nn.Module):
         if self.word is not None:
             self.word.active = self._strength != 0
 
-    @contextmanager
-    def disabled(self) -> Iterator[None]:
-        """Within the block the models are exactly the base; the strength is then what it was."""
-        before = self.strength
-        self.strength = 0
-        try:
-            yield
-        finally:
-            self.strength = before
-
     def merge(self) -> None:
         """Add strength·ΔW to the weights of all parts, see AttachedAdapter.merge."""
         for part in self.parts.values():
@@ -104,15 +89,3 @@ class AttachedParts(nn.Module):
                 ratio = options.lr_ratio * self._lr_ratios.get(name, 1.0)
                 groups.setdefault(replace(options, lr_ratio=ratio), []).extend(parameters)
         return groups
-
-    def forward(self, *inputs: object) -> None:
-        """Not callable: the adapters act inside the models. Raises TypeError."""
-        raise TypeError("call the models: attached adapters act inside them")
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.detach()
