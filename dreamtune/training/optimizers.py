@@ -36,9 +36,10 @@ def check(config: TrainConfig, groups: Groups) -> None:
     ratios = {_ratio(config, options) for options in groups}
     if config.optimizer == "prodigy" and len(ratios) > 1:
         raise ConfigError(
-            f"optimizer = 'prodigy' finds one step size for all, but {config.method} has parameters with "
-            f"{' and '.join(f'{ratio:g}' for ratio in sorted(ratios))} times the learning rate: set lora_plus_ratio "
-            "and the method's own ratio (dash_lr_ratio in method_options) to 1, or take adamw"
+            "optimizer = 'prodigy' finds one step size for all, but there are parameters with "
+            f"{' and '.join(f'{ratio:g}' for ratio in sorted(ratios))} times the learning rate: set text_encoder_lr "
+            "and pivotal_lr to lr, lora_plus_ratio and the method's own ratio (dash_lr_ratio in method_options) to 1, "
+            "or take adamw"
         )
 
 

@@ -183,10 +183,10 @@ class TrainSettings(Recipe):
     def _known_placeholders(cls, value: str | tuple[str, ...], info: Any) -> str | tuple[str, ...]:
         for template in (value,) if isinstance(value, str) else value:
             try:
-                names = {name for _, name, _, _ in string.Formatter().parse(template) if name is not None}
+                fields = {field[1:] for field in string.Formatter().parse(template) if field[1] is not None}
             except ValueError as error:
                 raise ValueError(f"{info.field_name} = {template!r}: {error}") from None
-            if names - {"token", "class"}:
+            if fields - {("token", "", None), ("class", "", None)}:  # without format or conversion
                 raise ValueError(f"{info.field_name} = {template!r}: only {{token}} and {{class}} can be filled in")
             if not template.strip():
                 raise ValueError(f"{info.field_name} is empty: write a prompt")

@@ -9,7 +9,7 @@ import pytest
 
 from dreamtune.adapters import METHODS
 from dreamtune.errors import ConfigError
-from dreamtune.training.config import TrainConfig
+from dreamtune.training.config import _PRIVATE, TrainConfig
 from dreamtune.training.presets import METHOD_PRESETS, PRESETS, preset
 
 NEEDED: dict[str, Any] = {"images": "photos", "class_word": "dog"}
@@ -31,6 +31,8 @@ NEEDED: dict[str, Any] = {"images": "photos", "class_word": "dog"}
         (NEEDED | {"instance_prompt": "a {name} dog"}, "only {token} and {class}"),
         (NEEDED | {"instance_prompt": "a dog"}, "must hold {token}"),
         (NEEDED | {"class_prompt": "a {class"}, "class_prompt"),
+        (NEEDED | {"class_prompt": "a {class:d}"}, "class_prompt = .*only {token} and {class}"),
+        (NEEDED | {"instance_prompt": "a {token:{class}} dog"}, "only {token} and {class}"),
         (NEEDED | {"steps": 10, "warmup_steps": 10}, "less than steps"),
         (NEEDED | {"lr_schedule": "sine"}, "lr_schedule = 'sine'.*constant.*linear.*cosine"),
         (NEEDED | {"steps": -1, "batch_size": 0}, "steps = -1.*batch_size = 0"),
@@ -58,6 +60,11 @@ def test_presets_fill_only_what_was_not_set(family: str, method: str) -> None:
     options = expected.pop("method_options", {})
     assert {key: getattr(config, key) for key in expected} == expected
     assert config.method_options.items() >= options.items()
+
+
+def test_what_is_private_is_a_setting() -> None:
+    """A misspelt or former name there would let a path of this machine into adapter files."""
+    assert set(_PRIVATE) <= TrainConfig.model_fields.keys()
 
 
 def test_every_preset_is_of_a_method_and_a_family() -> None:

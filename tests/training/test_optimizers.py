@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dreamtune.adapters import METHODS, AttachedAdapter, attach
+from dreamtune.adapters import METHODS, AttachedAdapter, AttachedParts, attach
 from dreamtune.adapters.base import ParameterOptions
 from dreamtune.errors import ConfigError
 from dreamtune.training import optimizers
@@ -154,6 +154,9 @@ def test_prodigy_refuses_rates_that_it_cannot_tell_apart() -> None:
             optimizers.check(settings("prodigy", method=method, **changes), adapter.parameter_groups())
     _, adapter = attached("lora-dash", dash_lr_ratio=1.0)
     optimizers.check(settings("prodigy"), adapter.parameter_groups())
+    text = AttachedParts({"unet": attached()[1], "text_encoder": attached()[1]}, lr_ratios={"text_encoder": 0.5})
+    with pytest.raises(ConfigError, match=r"0\.5 and 1 times the learning rate: set text_encoder_lr .* to lr"):
+        optimizers.check(settings("prodigy"), text.parameter_groups())
 
 
 def test_prodigy_takes_its_own_rate_unless_told() -> None:
