@@ -51,8 +51,9 @@ def fit(
     one does with n times the accumulation. Callbacks are called, and files written, in the first process alone.
 
     Raises Interrupted after a checkpoint when `stop` is set, TrainingError on a NaN or infinite loss or gradient
-    (before the weights change), when memory runs out or when a checkpoint cannot be written, and RunFolderError when
-    the newest checkpoint belongs to other data or another base.
+    (before the weights change; with fp16 the gradient scaler meets those of gradients by leaving the step out), when
+    memory runs out or when a checkpoint cannot be written, and RunFolderError when the newest checkpoint belongs to
+    other data or another base.
     """
     stop, enough = stop or threading.Event(), enough or threading.Event()
     with accelerated(config) as accelerator, rng.seeded(config.seed):

@@ -41,6 +41,7 @@ class StepRecord:
     prior_loss: float | None
     lr: float
     grad_norm: float
+    """Before clipping; with fp16 infinite at a step that the gradient scaler skipped."""
     seconds: float
     remarks: tuple[str, ...] = ()
     """What the method did before it, beside training, in words."""
@@ -181,10 +182,7 @@ class Trainer:
         state = {
             "adapter": {name: tensor.clone() for name, tensor in self.attached.state_dict().items()},
             "optimizer": self.optimizer.state_dict(),
-            "progress": {
-                "position": step * self.config.accumulation,
-                "scaler": self.accelerator.scaler.state_dict() if self.accelerator.scaler else None,
-            },
+            "progress": {"scaler": self.accelerator.scaler.state_dict() if self.accelerator.scaler else None},
             "random": rng.get_state(),
         }
         if self.ema:

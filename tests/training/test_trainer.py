@@ -15,7 +15,7 @@ from torch import Tensor
 from dreamtune.adapters import AttachedAdapter, attach
 from dreamtune.adapters.methods.lora import LoRAConfig
 from dreamtune.data.example import Example
-from dreamtune.errors import Interrupted
+from dreamtune.errors import Interrupted, TrainingError
 from dreamtune.models.conditioning import Conditioning, unet_inputs
 from dreamtune.training.batch import Batch, join
 from dreamtune.training.checkpoints import latest
@@ -161,8 +161,8 @@ def test_joined_batches_keep_order_masks_and_time_ids() -> None:
     assert both.time_ids is None
 
 
-def test_masked_cells_teach_nothing(tmp_path: Path) -> None:
-    """What the picture shows where its mask is 0 does not matter to the loss beyond what the UNet sees of it."""
+def test_masks_reach_the_loss(tmp_path: Path) -> None:
+    """A mask reaches the loss; one that shows all changes nothing."""
     mask = torch.zeros(SIZE, SIZE)
     mask[2:5, 2:5] = 1
     masked = replace(PLAIN, subjects=tuple(replace(example, mask=mask) for example in SQUARES))
@@ -312,6 +312,38 @@ def test_dropout_is_resumed_exactly(tmp_path: Path) -> None:
     with pytest.raises(Interrupted):
         Run(tmp_path / "b", PLAIN, config, dropout=0.5, look=lambda run: stop.set(), stop=stop)
     assert same(Run(tmp_path / "b", PLAIN, config, dropout=0.5, resume=True), whole)
+
+
+@pytest.mark.parametrize("what", ["loss", "gradient"])
+def test_nan_stops_before_the_weights_change(tmp_path: Path, what: str) -> None:
+    """A gradient alone may be damaged, after a good loss."""
+    unet, seen, runs = make_unet(), list[dict[str, Tensor]](), list[Run]()
+
+    def damage(run: Run) -> None:
+        runs.append(run)
+        seen.append({name: tensor.clone() for name, tensor in run.weights.items()})
+        if len(seen) != 2:
+            return
+        if what == "loss":
+            torch.nn.init.constant_(unet.conv_out.weight, float("nan"))
+        else:
+            next(run.attached.parameters()).register_hook(lambda gradient: gradient * float("inf"))
+
+    with pytest.raises(TrainingError, match=rf"the {what} became (nan|inf) at step 3; .*; the checkpoint of step 2 is"):
+        Run(tmp_path, PLAIN, make_config(steps=4, checkpoint_every=2), unet, look=damage)
+    assert all(torch.equal(tensor, seen[-1][name]) for name, tensor in runs[0].weights.items())
+
+
+def test_memory_that_is_not_enough_is_told_with_the_remedy(tmp_path: Path) -> None:
+    unet = make_unet()
+
+    def demand(module: Any, inputs: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
+
+    unet.mid_block.register_forward_pre_hook(demand)  # pyright: ignore[reportOptionalMemberAccess]
+    with pytest.raises(TrainingError, match="memory is not enough: lower batch_size"):
+        Run(tmp_path, PLAIN, make_config(gradient_checkpointing=True), unet)
+    assert not unet.is_gradient_checkpointing
 
 
 @pytest.mark.parametrize(
