@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import statistics
 import time
 from collections import deque
@@ -95,7 +96,7 @@ class RunLog:
             "subject_loss": record.subject_loss,
             "prior_loss": record.prior_loss,
             "lr": record.lr,
-            "grad_norm": record.grad_norm,
+            "grad_norm": record.grad_norm if math.isfinite(record.grad_norm) else None,  # JSON has no infinity
             "seconds": round(record.seconds, 6),
         }
         if record.remarks:

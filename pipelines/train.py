@@ -99,8 +99,8 @@ def train(
 
     Nothing is written there before settings, pictures, base and targets have been checked. With `resume` an
     interrupted run goes on from its newest checkpoint; its settings must be the same (see load_run_config).
-    Progress goes to `on_progress`, else to stderr. `stop` may be set from another thread; SIGINT and SIGTERM do
-    the same when this is the main thread.
+    Progress goes to `on_progress`, else to stderr. `stop` may be set from another thread; SIGINT, SIGTERM and SIGHUP
+    do the same when this is the main thread.
 
     Under `accelerate launch` each process calls this and takes its share of every step (see training.loop.fit); the
     first one speaks and writes, all return the same result.
@@ -144,6 +144,7 @@ def _run(
 
     config, base, attached = plan.config, plan.base, plan.attached
     if is_first():
+        folder.check(resume)  # again: another training may have begun and ended here since the preflight
         folder.write_config(config)
     with first_alone(config):
         data = _encode(plan, tell, stop)
@@ -189,7 +190,7 @@ def _run(
     if not is_first():
         wait_for_all(config)
         return TrainResult.from_report(folder, config)
-    agreement = tsd.finish()  # before scores may bring back the weights of an earlier step
+    agreement = tsd.finish()
     scores.finish()
     samples = sorted(folder.samples.glob("*.png")) if folder.samples.is_dir() else []
     result = TrainResult(

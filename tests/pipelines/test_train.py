@@ -7,7 +7,7 @@ import signal
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -27,8 +27,11 @@ from dreamtune.errors import (
 )
 from dreamtune.models import Base, load_base
 from dreamtune.pipelines.progress import Progress
+from dreamtune.pipelines.run_folder import RunFolder
+from dreamtune.pipelines.run_log import RunLog
 from dreamtune.pipelines.train import TrainResult, load_run_config, train
 from dreamtune.training.config import TrainConfig
+from dreamtune.training.trainer import StepRecord
 from tests.pipelines.conftest import STEPS
 from tests.tiny_models import tiny_folder
 
@@ -206,6 +209,17 @@ def test_nan_stops_before_it_is_learned(settings: Settings, tmp_path: Path) -> N
     assert all(spectrum.norm < float("inf") for spectrum in spectra.values())
 
 
+def test_metrics_are_json_where_fp16_overflows(settings: Settings, tmp_path: Path) -> None:
+    """Its gradient scaler skips such a step; Infinity is a word that Python alone reads."""
+    folder, config, nobody = RunFolder(tmp_path), settings(), cast(Any, None)
+    with RunLog(folder, config, nobody, nobody, quiet) as log:
+        log.start(0)
+        log.step(StepRecord(1, 0.5, 0.5, None, 1e-3, float("inf"), 0.1))
+    (line,) = folder.metrics.read_text().splitlines()
+    values = json.loads(line, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+    assert (values["loss"], values["grad_norm"]) == (0.5, None)
+
+
 def test_broken_picture_is_left_out_by_name_or_refused(settings: Settings, photos: Path, tmp_path: Path) -> None:
     pictures, told = tmp_path / "photos", list[Progress]()
     shutil.copytree(photos, pictures)
@@ -255,6 +269,21 @@ def test_places_where_no_run_can_be(trained: TrainResult, settings: Settings, tm
     (tmp_path / "busy").mkdir()
     with FileLock(tmp_path / "busy" / ".lock"):
         refuse(tmp_path / "busy", "another process is training in")
+
+
+def test_a_run_that_was_quicker_is_not_overwritten(trained: TrainResult, settings: Settings, tmp_path: Path) -> None:
+    """Two commands of one name: one has begun and ended here while the other one looked at its pictures."""
+    run, config = tmp_path / "run", settings(flip=True, prior=False)
+
+    def be_quicker(*_: Any) -> None:
+        shutil.copytree(trained.run, run)
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(RunFolderError, match="exists already"):
+        patch.setattr("dreamtune.training.processes.wait_for_all", be_quicker)  # right after the preflight
+        train(config, run, on_progress=quiet)
+    left = {path.relative_to(run): path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    assert left.pop(Path(".lock")) == b""
+    assert left == {path: (trained.run / path).read_bytes() for path in left}
 
 
 def test_same_seed_gives_the_same_bytes_and_another_does_not(
