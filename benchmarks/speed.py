@@ -12,7 +12,7 @@ import copy
 import json
 import statistics
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -187,6 +187,18 @@ def measure(repeats: int, device: torch.device) -> tuple[list[Row], float]:
     return rows, difference
 
 
+def write_report(path: Path, device: torch.device, facts: Mapping[str, Any], rows: Iterable[Any]) -> None:
+    """Write the figures of `rows`, which are dataclasses, as JSON, with what they were measured on."""
+    report = {
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        **facts,
+        "rows": [asdict(row) for row in rows],
+    }
+    path.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+
+
 def main() -> None:
     """Measure, print a table, write JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -206,18 +218,14 @@ def main() -> None:
         )
     print(f"largest difference between the two outputs: {difference:.1e}")
     if options.out:
-        report = {
-            "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
-            "threads": torch.get_num_threads(),
-            "torch": torch.__version__,
+        facts = {
             "rank": RANK,
             "targets": TARGETS,
             "unet": SD15 if device.type == "cuda" else SMALL,
             "repeats": options.repeats,
             "largest_difference": difference,
-            "rows": [asdict(row) for row in rows],
         }
-        options.out.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+        write_report(options.out, device, facts, rows)
 
 
 if __name__ == "__main__":

@@ -10,14 +10,13 @@ Memory is the peak resident set of a process of its own for each, after the mode
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -27,7 +26,7 @@ from accelerate import init_empty_weights
 from diffusers import DDPMScheduler, UNet2DConditionModel
 from peft import LoraConfig
 
-from benchmarks.speed import SD15
+from benchmarks.speed import SD15, write_report
 from dreamtune.adapters import attach, select_targets
 from dreamtune.adapters.methods.lora import LoRAConfig
 from dreamtune.data.example import Example
@@ -195,18 +194,8 @@ def main() -> None:
     }
     print("dreamtune / PEFT: " + ", ".join(f"{name} {value:.3f}" for name, value in ratios.items()))
     if options.out:
-        report = {
-            "device": "cpu",
-            "threads": 1,
-            "torch": torch.__version__,
-            "peft": version("peft"),
-            "size": options.size,
-            "rank": RANK,
-            "repeats": options.repeats,
-            "ratios": ratios,
-            "rows": [asdict(row) for row in rows],
-        }
-        options.out.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+        facts = {"peft": version("peft"), "size": options.size, "rank": RANK, "repeats": options.repeats}
+        write_report(options.out, torch.device("cpu"), facts | {"ratios": ratios}, rows)
 
 
 if __name__ == "__main__":
