@@ -64,7 +64,7 @@ def _alone(study: Study, number: int) -> list[str]:
     if health["trim_to"] < info.rank:
         lines.append(
             f"{name} needs rank {health['trim_to']} of {info.rank} at most for 95 % of its change "
-            f"(median {health['trim_to_median']}): dreamtune trim {info.file} --energy 0.95"
+            f"(median {health['trim_to_median']}): dreamtune trim {info.file} --energy 0.95 --out smaller.safetensors"
         )
     if health["intruder_dimensions"]:
         lines.append(

@@ -32,7 +32,8 @@ def figures(study: Study) -> Iterator[tuple[str, Figure, str]]:
     if study.interference is not None and study.timestep_profile:
         yield "timesteps", alone.timesteps(study), alone.TIMESTEPS
     if study.trajectories:
-        yield "trajectory", alone.trajectory(study), alone.TRAJECTORY
+        k = study.top_k
+        yield "trajectory", alone.trajectory(study), alone.TRAJECTORY.format(half=k // 2, k=k, twice=2 * k)
     yield "health", alone.health(study), alone.HEALTH
 
 

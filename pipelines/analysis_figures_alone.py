@@ -26,8 +26,8 @@ TIMESTEPS = (
     "noise to picture. Early steps decide on the layout, late ones on detail."
 )
 TRAJECTORY = (
-    "How early a training shows which directions it will change most. Recall: how many of the true strongest four are "
-    "among its eight strongest at that step. Accuracy: how many of its eight are among the true strongest sixteen. The "
+    "How early a training shows which directions it will change most. Recall: how many of the true strongest {half} "
+    "are among its {k} strongest at that step. Accuracy: how many of these are among the true strongest {twice}. The "
     "true ones are those of the adapter named second."
 )
 HEALTH = (
@@ -43,7 +43,7 @@ def spectrum(study: Study) -> Figure:
     figure = Figure(figsize=(9, 3.4), layout="constrained")
     by_index, by_sigma, ordered = figure.subplots(1, 3)
     sigma = layer.sigma.clamp_min(1e-12)
-    for (number, seen), color in zip(layer.seen.items(), COLORS, strict=False):
+    for (number, seen), color in zip(layer.seen.items(), COLORS * len(layer.seen), strict=False):
         rates = seen.rates.clamp_min(1e-12)
         by_index.plot(rates, ".", color=color, markersize=2, alpha=0.5)
         by_index.plot(seen.tsd, rates[seen.tsd], "o", color=color, markersize=5)

@@ -86,8 +86,7 @@ def _trajectories(
 
     for run, steps in runs.items():
         for number in range(adapters):
-            there = [layer for layer in layers if number in layer.seen and len(layer.seen[number].tsd)]
-            true = {layer.name: layer.seen[number].rates.argsort(descending=True)[: 2 * top_k] for layer in there}
+            true = {layer.name: layer.seen[number].leading for layer in layers if number in layer.seen}
             yield Trajectory(Path(run).expanduser().resolve().name, number, predictions(steps, true, top_k))
 
 

@@ -72,22 +72,18 @@ class Chance:
 
 @torch.no_grad()
 def chance(a: Null, b: Null) -> Chance:
-    """By all pairs of a draw of `a` and one of `b`; if both are of one adapter, of different draws."""
+    """By all pairs of a draw of `a` and one of `b`."""
     count = a.rates.shape[1]
     sets = [torch.zeros(len(null.sets), count).scatter_(1, null.sets, 1.0) for null in (a, b)]
-    numbers = sets[0] @ sets[1].T  # (draws, draws)
-    if a is b:
-        numbers = numbers[~torch.eye(len(numbers), dtype=torch.bool)]
-    ordered = numbers.flatten().sort().values
+    ordered = (sets[0] @ sets[1].T).flatten().sort().values  # of draws² pairs
     places = [int(share * (len(ordered) - 1)) for share in (0.025, 0.975)]
-    pairs = [(i, (i + 1) % DRAWS) for i in range(_SAMPLE)]
     return Chance(
         mean=float(ordered.mean()),
         low=int(ordered[places[0]]),
         high=int(ordered[places[1]]),
         variance=float(ordered.var(correction=0)),
-        rbo=_mean([rank_biased_overlap(a.sets[i], b.sets[j]) for i, j in pairs]),
-        spearman=_mean([spearman(a.rates[i], b.rates[j]) for i, j in pairs]),
+        rbo=_mean([rank_biased_overlap(a.sets[i], b.sets[i]) for i in range(_SAMPLE)]),
+        spearman=_mean([spearman(a.rates[i], b.rates[i]) for i in range(_SAMPLE)]),
     )
 
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 DOMINANT = 4.0
-"""Ratio of output changes from which one adapter drowns the other."""
+"""Ratio of the energies of both output changes from which one adapter drowns the other."""
 ROUTE = 1.0
 """Crosstalk from which a layer is changed more by the other adapter than by the own."""
 

@@ -33,6 +33,8 @@ class Seen:
 
     tsd: Tensor
     """Indices (≤ top_k,) by falling δ."""
+    leading: Tensor
+    """The same twice as far (≤ 2·top_k,): what predictions aim at."""
     rates: Tensor
     """δ of all core directions (k,)."""
     position: Position | None
@@ -116,11 +118,13 @@ def study(
 
 
 def _seen(weight: Tensor, svd: Svd, change: Change, top_k: int, terms: Mapping[str, tuple[Tensor, Tensor]]) -> Seen:
-    indices = tsd(svd, change, top_k)
+    leading = tsd(svd, change, 2 * top_k)
+    indices = leading[:top_k]
     factors = {"all": change.factors, **terms}
     energy = (svd.v.double().T @ (change.v * change.s)).square().sum(1) / max(change.norm, 1e-300) ** 2
     return Seen(
         tsd=indices,
+        leading=leading,
         rates=change_rates(svd, change),
         position=position(svd, indices),
         amplification={name: amplification(svd, indices, *own) for name, own in factors.items()},

@@ -51,6 +51,17 @@ def test_each_adapter_is_studied_alone() -> None:
     assert alone.seen[1].health == both.seen[1].health
 
 
+def test_what_predictions_aim_at_holds_no_rounding() -> None:
+    """A weight of rank 60 of 64: δ of its last directions is rounding over next to nothing."""
+    svd = decomposed(random_weight())
+    weight = (svd.u[:, :60] * svd.s[:60]) @ svd.v[:, :60].T
+    svd = decomposed(weight)
+    change = along(svd, list(range(10)), [0.9 - 0.05 * i for i in range(10)])
+    seen = study("x", weight, svd, {0: change}).seen[0]
+    assert seen.leading.tolist() == list(range(10))
+    assert seen.tsd.tolist() == list(range(8))
+
+
 def test_zero_changes_are_not_defined_rather_than_unlike() -> None:
     weight = random_weight()
     svd = decomposed(weight)

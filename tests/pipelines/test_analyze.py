@@ -132,7 +132,9 @@ def test_one_adapter_alone_gives_its_health(make: Make, tmp_path: Path, capsys: 
     assert report["pairs"] == []
     assert report["adapters"][0]["health"]["layers"] == 32
     assert {path.stem for path in out.glob("*.png")} == {"spectrum", "health"}
-    assert "report.html" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "report.html" in told
+    assert report["advice"] and all(line in told for line in report["advice"])
 
 
 def test_an_adapter_that_changes_nothing_is_not_defined_rather_than_unlike(make: Make, tmp_path: Path) -> None:
