@@ -90,15 +90,16 @@ def fuse(config: FuseConfig, out: str | Path, on_progress: OnProgress | None = N
     began, tell = time.monotonic(), on_progress
     place = Path(out).expanduser()
     _check_place(place)
-    uses = [AdapterUse.load(text) for text in config.adapters]
+    given = [AdapterUse.load(text) for text in config.adapters]
+    uses = [use for use in given if use.strength != 0]
     _check_triggers(uses)
     word = _word(config, uses)
 
-    from dreamtune.fusion import FusionOptions, Ingredient, as_file, common_layers, fuse_layers
+    from dreamtune.fusion import FusionOptions, Ingredient, as_file, common_layers, fuse_layers, weighted
 
     options = FusionOptions(config.method, config.density, config.balance, config.seed)
-    ingredients = [Ingredient(use.path.name, use.file, use.strength, use.patterns) for use in uses]
-    taken = [it for it in ingredients if it.weight != 0]
+    ingredients = [Ingredient(use.path.name, use.file, use.strength, use.patterns) for use in given]
+    taken = weighted(ingredients)
     records = common_layers(taken)
     model = _base(config, uses)
     weights = None if model is None else _weights(taken, model)
@@ -118,7 +119,7 @@ def fuse(config: FuseConfig, out: str | Path, on_progress: OnProgress | None = N
         method=config.method,
         ranks=dict(fused.ranks) if config.format == "adapter" else {},
         energy=dict(fused.energy),
-        remarks=tuple(it for use in uses for it in use.remarks),
+        remarks=tuple(it for use in given for it in use.remarks),
         seconds=time.monotonic() - began,
     )
 
@@ -170,15 +171,14 @@ def _weights(taken: Sequence[Ingredient], base: Base) -> dict[str, Tensor]:
 
 def _description(config: FuseConfig, uses: Sequence[AdapterUse], word: AdapterFile | None) -> dict[str, Any]:
     """What the file says of itself. One trigger stays its own; all stand with the other settings of the fusion."""
-    active = [use for use in uses if use.strength != 0]
-    triggers = [use for use in active if use.file.trigger]
+    triggers = [use for use in uses if use.file.trigger]
     own = triggers[0].file if len(triggers) == 1 else word
     parts = [
         use.to_dict() | {"method": use.file.method, "trigger": use.file.trigger, "class": use.file.class_word}
-        for use in active
+        for use in uses
     ]
     settings = config.model_dump(mode="json", include={"method", "density", "balance", "rank", "seed"})
-    bases = sorted({use.file.base for use in active if use.file.base})
+    bases = sorted({use.file.base for use in uses if use.file.base})
     return {
         "base": bases[0] if bases else "",
         "trigger": own.trigger if own else "",
@@ -189,7 +189,7 @@ def _description(config: FuseConfig, uses: Sequence[AdapterUse], word: AdapterFi
 
 def _word(config: FuseConfig, uses: Sequence[AdapterUse]) -> AdapterFile | None:
     """The one adapter whose embeddings of a new word go along. Raises ConfigError where they cannot."""
-    found = [use for use in uses if use.strength != 0 and use.file.embeddings]
+    found = [use for use in uses if use.file.embeddings]
     if found and config.format == "checkpoint":
         raise ConfigError(
             f"the embeddings of {found[0].file.trigger!r} cannot be in a checkpoint: fuse to an adapter, or export "

@@ -2,7 +2,7 @@
 
 from .columns import Block, Columns
 from .delta import Delta
-from .files import Fused, FusionOptions, Ingredient, as_file, common_layers, fuse_layers
+from .files import Fused, FusionOptions, Ingredient, as_file, common_layers, fuse_layers, weighted
 from .methods import FUSIONS, THINNED
 
 __all__ = [
@@ -17,4 +17,5 @@ __all__ = [
     "as_file",
     "common_layers",
     "fuse_layers",
+    "weighted",
 ]

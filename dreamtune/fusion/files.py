@@ -87,9 +87,7 @@ def fuse_layers(
     is missing, and for patterns of blocks that fit no layer; IncompatibleModelError for layers of unlike sizes or
     trained on different weights.
     """
-    taken = [it for it in ingredients if it.weight != 0]
-    if not taken:
-        raise ConfigError("all adapters have the weight 0: give at least one another")
+    taken = weighted(ingredients)
     if not any(it.file.layers for it in taken):
         raise ConfigError("none of the adapters changes a layer: there is nothing to fuse")
     records = common_layers(taken)
@@ -109,6 +107,14 @@ def fuse_layers(
             parts = balanced(parts) if options.balance else parts
             yield path, FUSIONS[options.method](parts, options.share)
         tell(done, len(records))
+
+
+def weighted(ingredients: Sequence[Ingredient]) -> list[Ingredient]:
+    """Those that take part: of a weight other than 0. Raises ConfigError if there are none."""
+    taken = [it for it in ingredients if it.weight != 0]
+    if not taken:
+        raise ConfigError("all adapters have the weight 0: give at least one another")
+    return taken
 
 
 @torch.no_grad()

@@ -117,6 +117,15 @@ def test_checkpoints_hold_all_of_it(fusion: str, tmp_path: Path, make: Make) -> 
     close(noise(out), noise(checkpoint, (adapter, 1)))
 
 
+def test_an_adapter_of_weight_zero_may_be_any(tmp_path: Path, make: Make) -> None:
+    """It is of another base, of the same word, and of a method whose change depends on the base's weights."""
+    other = make("bb", "dora", trigger="a", base=tiny_folder(tmp_path / "wide", width=48))
+    out, alone = tmp_path / "out.safetensors", tmp_path / "alone.safetensors"
+    assert main(["fuse", str(make("a")), f"{other}:0", "--out", str(out)]) == 0
+    assert main(["fuse", str(tmp_path / "a.safetensors"), "--out", str(alone)]) == 0
+    assert out.read_bytes() == alone.read_bytes()
+
+
 BAD: list[tuple[Callable[[Make, Path], list[Any]], str]] = [
     (lambda make, folder: [make("a"), make("bb", trigger="A")], "are called by the same word 'a'"),
     (lambda make, folder: [f"{make('a')}:nan"], "'nan' of .* is not a number"),
@@ -124,6 +133,7 @@ BAD: list[tuple[Callable[[Make, Path], list[Any]], str]] = [
     (lambda make, folder: [f"{make('a')}:1,up.x=1"], "'up.x=1' of .* is no block with a strength"),
     (lambda make, folder: [f"{make('a')}:1,up.7=1"], "changes nothing in the block up.7"),
     (lambda make, folder: [f"{make('a')}:0"], "all adapters have the weight 0"),
+    (lambda make, folder: [f"{make('a')}:0", "--format", "checkpoint"], "all adapters have the weight 0"),
     (lambda make, folder: [make("a"), "--method", "add"], "must be one of sum"),
     (lambda make, folder: [make("a"), "--density", "0.5"], "sum has no density"),
     (lambda make, folder: [make("a"), "--rank", "0"], "rank"),
