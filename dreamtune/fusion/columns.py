@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -25,7 +25,7 @@ _WAIT = 10.0
 
 @dataclass(frozen=True)
 class Block:
-    """A concept's directions."""
+    """A concept's directions. Raises ConfigError for values that no block can have."""
 
     base: str
     concept: str
@@ -33,6 +33,17 @@ class Block:
     offset: int
     """In blocks of `rank`."""
     rank: int
+
+    def __post_init__(self) -> None:
+        """Check them."""
+        if not self.base or not self.concept:
+            raise ConfigError("a block is for a concept on a base: give the names of both")
+        if self.kind not in KINDS:
+            raise ConfigError(f"kind = {self.kind!r} must be one of {', '.join(KINDS)}")
+        if self.rank < 1:
+            raise ConfigError(f"rank = {self.rank} must be at least 1")
+        if self.offset < 0:
+            raise ConfigError(f"offset = {self.offset} must be at least 0")
 
     @property
     def columns(self) -> range:
@@ -58,7 +69,7 @@ class Columns:
             found = [Block(**row) for row in rows]
         except FileNotFoundError:
             return []
-        except (OSError, ValueError, TypeError) as error:
+        except (OSError, ValueError, TypeError, ConfigError) as error:
             raise ConfigError(f"cannot read {self.path} ({error}): mend it, or remove it to begin anew") from None
         found = [block for block in found if base in (None, block.base)]
         return sorted(found, key=lambda block: (block.base, block.kind, block.columns.start))
@@ -68,26 +79,15 @@ class Columns:
 
         Raises ConfigError for a block that overlaps another's, for a concept that has one already, and for bad values.
         """
-        if not base or not concept:
-            raise ConfigError("a block is for a concept on a base: give the names of both")
-        if kind not in KINDS:
-            raise ConfigError(f"kind = {kind!r} must be one of {', '.join(KINDS)}")
-        if rank < 1:
-            raise ConfigError(f"rank = {rank} must be at least 1")
-        if offset is not None and offset < 0:
-            raise ConfigError(f"offset = {offset} must be at least 0")
+        new = Block(base, concept, kind, offset or 0, rank)
         with self._locked() as blocks:
             taken = [block for block in blocks if (block.base, block.kind) == (base, kind)]
             for block in taken:
                 if block.concept == concept:
                     raise ConfigError(f"{concept} has {kind} block {block.offset} of {base} already: free it first")
             if offset is None:
-                offset = next(
-                    it
-                    for it in range(10**6)
-                    if not any(_overlap(Block(base, concept, kind, it, rank), b) for b in taken)
-                )
-            new = Block(base, concept, kind, offset, rank)
+                while any(_overlap(new, block) for block in taken):
+                    new = replace(new, offset=new.offset + 1)
             for block in taken:
                 if _overlap(new, block):
                     raise ConfigError(

@@ -57,9 +57,14 @@ def test_bad_input(book: Columns) -> None:
     with pytest.raises(ConfigError, match="z has no block of b"):
         book.free("b", "z")
     book.path.parent.mkdir(exist_ok=True)
-    book.path.write_text("{")
-    with pytest.raises(ConfigError, match="mend it, or remove it"):
-        book.blocks()
+    row = {"base": "b", "concept": "a", "kind": "spectral", "offset": 0, "rank": 8}
+    for content in ("{", "[1]", *(json.dumps([row | bad]) for bad in ({"offset": "0"}, {"rank": 0}, {"kind": "rows"}))):
+        book.path.write_text(content)
+        with pytest.raises(ConfigError, match="mend it, or remove it"):
+            book.blocks()
+        with pytest.raises(ConfigError, match="mend it, or remove it"):
+            book.reserve("b", "c", "spectral", 8)
+        assert book.path.read_text() == content
 
 
 def test_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
