@@ -37,8 +37,6 @@ class ExtendedEmbedding(nn.Embedding):
         """Embeddings (..., dim) of the numbers `input` (...)."""
         place = input - self.num_embeddings
         known = super().forward(input.clamp(max=self.num_embeddings - 1))
-        if not self._added:
-            return known
         # rounded to the model's precision, as they are where another tool has them in its matrix
         new = F.embedding(place.clamp(min=0), torch.cat(list(self._added)).to(known.dtype))
         return torch.where((place >= 0).unsqueeze(-1), new, known)
