@@ -103,7 +103,7 @@ def evaluate(config: EvaluateConfig, out: str | Path, on_progress: OnProgress | 
 
     Raises ConfigError (also when `out` holds something, or nothing here can judge pictures of the base),
     AdapterFileError, DatasetError, BaseModelError and IncompatibleModelError for bad input, GenerationError when a
-    picture comes out as NaN.
+    picture comes out as NaN or memory runs out.
     """
     if on_progress is None:
         with Printer() as printer:

@@ -79,8 +79,9 @@ def _page(figures: dict[str, Any]) -> str:
     ]
     s = figures["sampling"]
     title = f"{adapter['file']}: {figures['token']} {figures['class']}"
+    blocks = "".join(f", {block} × {factor:g}" for block, factor in adapter.get("blocks", {}).items())
     about = (
-        f"Strength {adapter['strength']:g} on the base {figures['base']}, judged by {figures['judge']}; "
+        f"Strength {adapter['strength']:g}{blocks} on the base {figures['base']}, judged by {figures['judge']}; "
         f"{s['per_prompt']} pictures of each prompt, {s['size']} pixels, {s['steps']} steps, "
         f"guidance {s['guidance']:g}, seed {s['seed']}; compared with {figures['references']} real pictures."
     )

@@ -80,12 +80,15 @@ class Scores:
         self.done = step
         if not self.config.score_every:
             return
-        lines = [line for line in self.folder.read_lines(self.folder.curve) if line["step"] <= step]
-        if [line["step"] for line in lines] != [n for n in range(1, step + 1) if self._is_due(n)]:
+        try:
+            scores = [Score.from_dict(line) for line in self.folder.read_lines(self.folder.curve)]
+        except (KeyError, TypeError):  # a line that is none of ours
+            scores = []
+        self._scores = [score for score in scores if score.step <= step]
+        if [score.step for score in self._scores] != [n for n in range(1, step + 1) if self._is_due(n)]:
             raise RunFolderError(
                 f"{self.folder.curve} is not what it was at step {step}: put it back, or start a new run"
             )
-        self._scores = [Score.from_dict(line) for line in lines]
         self.choice = Choice(self._scores)
         self._write_curve()
         stored = self.folder.checkpoints / f"step-{step:06d}" / self.folder.best.name

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import torch
 from PIL import Image
 from torch import Tensor
 
@@ -87,7 +88,8 @@ class Exam:
         """Draw the base's pictures, with `attached` switched off, and have them judged.
 
         references: real pictures of the subject. real: others, which set the upper anchor; without them each
-        reference is compared with the others. Raises GenerationError when a picture comes out as NaN.
+        reference is compared with the others. Raises GenerationError when a picture comes out as NaN or memory runs
+        out.
         """
         self.base, self.attached, self.judge, self.sampling = base, attached, judge, sampling
         self.prompts = [*prompts] * sampling.per_prompt
@@ -106,7 +108,7 @@ class Exam:
     def measure(self, strength: float = 1.0) -> Measurement:
         """Draw subject and class with the adapters at `strength` and judge; they are left as they were.
 
-        Raises GenerationError when a picture comes out as NaN.
+        Raises GenerationError when a picture comes out as NaN or memory runs out.
         """
         with self._strength(strength):
             after = self._draw([pair.named for pair in self.prompts])
@@ -147,7 +149,10 @@ class Exam:
         for i in range(0, len(prompts), batch):
             part = prompts[i : i + batch]
             seeds = range(s.seed + i, s.seed + i + len(part))
-            latents = self.base.draw(part, seeds, size=s.size, steps=s.steps, guidance=s.guidance)
+            try:
+                latents = self.base.draw(part, seeds, size=s.size, steps=s.steps, guidance=s.guidance)
+            except torch.OutOfMemoryError:
+                raise GenerationError(f"the device's memory is not enough for {s.size} pixels: lower size") from None
             if not latents.isfinite().all():
                 raise GenerationError(f"a picture of {part[0]!r} came out as NaN: lower the strength, check the base")
             pictures += self.base.to_pictures(latents)

@@ -82,6 +82,18 @@ def test_figures_of_prompts_are_parts_of_the_whole(base: Base) -> None:
         assert sum(parts) / 3 == pytest.approx(whole, abs=1e-6)
 
 
+def test_too_little_memory_is_an_error_that_says_so(base: Base, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> Tensor:
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(Base, "draw", fail)
+    with (
+        attach(base.unet, METHODS["lora"].config_class(rank=2)) as attached,
+        pytest.raises(GenerationError, match="memory is not enough for 32 pixels: lower size"),
+    ):
+        Exam(base, attached, Brightness(), references(), default_prompts("sks", "dog", 1), SAMPLING)
+
+
 def test_nan_is_an_error(base: Base) -> None:
     with attach(base.unet, METHODS["lora"].config_class(rank=2)) as attached:
         exam = Exam(base, attached, Brightness(), references(), default_prompts("sks", "dog", 1), SAMPLING)

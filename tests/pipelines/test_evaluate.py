@@ -78,6 +78,11 @@ def test_report(examine: Any, trained: TrainResult, tmp_path: Path) -> None:
         assert sheet.height > 4 * 160
 
 
+def test_the_page_tells_strengths_of_blocks(examine: Any, trained: TrainResult, tmp_path: Path) -> None:
+    assert examine(adapter=f"{trained.adapter}:0.5,mid=0").to_dict()["adapter"]["blocks"] == {"mid": 0.0}
+    assert "Strength 0.5, mid × 0 on the base" in (tmp_path / "report" / "report.html").read_text(encoding="utf-8")
+
+
 def test_strength_zero_is_the_base(examine: Any, trained: TrainResult) -> None:
     measured = examine(adapter=f"{trained.adapter}:0").measured
     assert measured.drift == pytest.approx(0.0, abs=1e-6)

@@ -164,6 +164,9 @@ def test_a_curve_that_is_gone_cannot_be_followed(script: Any, scored: Settings, 
     script(0.5, 0.8, 0.4)
     run = tmp_path / "run"
     train(scored(), run, on_progress=quiet)
+    (run / "curve.jsonl").write_text('{"step": 2}\n{"step": 4}\n{"step": 6}\n')
+    with pytest.raises(RunFolderError, match=r"curve\.jsonl is not what it was at step 6: put it back"):
+        train(scored(), run, resume=True, on_progress=quiet)
     (run / "curve.jsonl").unlink()
     with pytest.raises(RunFolderError, match=r"curve\.jsonl is not what it was at step 6: put it back"):
         train(scored(), run, resume=True, on_progress=quiet)
