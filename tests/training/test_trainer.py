@@ -145,6 +145,8 @@ def test_two_passes_give_the_gradient_of_one(tmp_path: Path, monkeypatch: pytest
     apart = Run(tmp_path, WITH_PRIOR, make_config(steps=1))
     assert apart.losses == pytest.approx(together.losses, rel=1e-5)
     assert apart.records[0].grad_norm == pytest.approx(together.records[0].grad_norm, rel=1e-4)
+    for part in ("subject_loss", "prior_loss"):
+        assert getattr(apart.records[0], part) == pytest.approx(getattr(together.records[0], part), rel=1e-5)
 
 
 def test_joined_batches_keep_order_masks_and_time_ids() -> None:
@@ -210,6 +212,22 @@ def test_prior_without_pictures_is_the_bases_own_prediction(tmp_path: Path) -> N
     assert all(loss is not None and loss > 1e-7 for loss in others)
     assert len(passes) == 8 and free == [(2, 4, 8, 8)] * 4
     assert run.attached.strength == 1
+
+
+def test_that_prior_is_of_the_whole_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A mask says where the subject is; the class keeps its meaning everywhere."""
+    masks, errors = list[Tensor | None](), Objective.errors
+
+    def watch(self: Objective, prediction: Tensor, goal: Tensor, timesteps: Tensor, mask: Tensor | None) -> Tensor:
+        masks.append(mask)
+        return errors(self, prediction, goal, timesteps, mask)
+
+    monkeypatch.setattr(Objective, "errors", watch)
+    masked = tuple(replace(example, mask=torch.full((SIZE, SIZE), 0.25)) for example in SQUARES)
+    data = TrainingData(masked, (), make_prompts(2), ("a sks dog", "a dog"), class_prompt=1)
+    Run(tmp_path, data, make_config(steps=1))
+    (mask,) = masks
+    assert mask is not None and mask[:, 0, 0].tolist() == [0.25, 0.25, 1.0, 1.0]
 
 
 def test_that_prior_holds_the_class_where_training_without_one_loses_it(tmp_path: Path) -> None:
