@@ -1,7 +1,7 @@
 """`python examples/methods.py [--out methods] [--subject cat] [--only lora,loha]`: one subject by many methods.
 
-Trains an adapter on examples/subjects/<subject> with each of METHODS, by its preset for the embedded base, draws the same
-prompts from the same noise with all of them, and writes <out>/methods.png and <out>/methods.json. A method whose
+Trains an adapter on examples/subjects/<subject> with each of METHODS, by its preset for the embedded base, draws the
+same prompts from the same noise with all of them, and writes <out>/methods.png and <out>/methods.json. A method whose
 adapter is there already is not trained again.
 """
 
