@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -115,6 +116,30 @@ def test_checkpoints_hold_all_of_it(fusion: str, tmp_path: Path, make: Make) -> 
     assert load_file(out).keys() == load_file(checkpoint).keys()
     out.with_suffix("").symlink_to(checkpoint.with_suffix(""))
     close(noise(out), noise(checkpoint, (adapter, 1)))
+
+
+def with_word(path: Path, trigger: str) -> Path:
+    """Another file of the same adapter, with embeddings of its trigger."""
+    file, vectors = AdapterFile.load(path), torch.full((2, 32), 0.5)
+    out = path.with_stem(f"{path.stem}-{trigger}")
+    tensors = {**file.tensors, "embedding.text_encoder": vectors}
+    replace(file, trigger=trigger, embeddings={"text_encoder": (2, 32)}, tensors=tensors).save(out)
+    return out
+
+
+def test_embeddings_of_one_adapter_go_along(tmp_path: Path, make: Make, capsys: pytest.CaptureFixture[str]) -> None:
+    plain, out = make("bb", trigger=""), tmp_path / "out.safetensors"
+    first, second = with_word(make("a"), "sks"), with_word(make("ccc"), "xyz")
+    assert main(["fuse", str(plain), str(first), f"{second}:0", "--out", str(out)]) == 0
+    fused = AdapterFile.load(out)
+    assert (fused.trigger, fused.embeddings) == ("sks", {"text_encoder": (2, 32)})
+    assert torch.equal(fused.tensors["embedding.text_encoder"], torch.full((2, 32), 0.5))
+    for given, message in (
+        ([str(first), str(second)], "each have embeddings of a new word"),
+        ([str(plain), str(first), "--format", "checkpoint"], "embeddings of 'sks' cannot be in a checkpoint"),
+    ):
+        assert main(["fuse", *given, "--out", str(tmp_path / "none.safetensors")]) == 2
+        assert message in capsys.readouterr().err
 
 
 def test_an_adapter_of_weight_zero_may_be_any(tmp_path: Path, make: Make) -> None:

@@ -10,12 +10,13 @@ from diffusers import UNet2DConditionModel
 from PIL import Image, ImageChops
 from torch import Tensor, nn
 
-from dreamtune.adapters import AdapterFile, attach
+from dreamtune.adapters import AdapterFile, NewWord, attach
 from dreamtune.adapters.methods.lora import LoRAConfig
 from dreamtune.errors import ConfigError
 from dreamtune.fusion.regions import Region, box_mask, routed, shares
 from dreamtune.models import load_base
 from dreamtune.pipelines.cli import main
+from dreamtune.pipelines.regions import RegionUse, make_regions
 from tests.adapters.nets import disturb
 
 FULL, NONE = torch.ones(64, 64), torch.zeros(64, 64)
@@ -151,6 +152,41 @@ def test_command(tiny: Path, unet: nn.Module, tmp_path: Path) -> None:
     assert apart[0] <= 1 < apart[1]
     told = json.loads(half.info["dreamtune"])["regions"]
     assert [(it["file"], it["box"], it["prompt"]) for it in told] == [("a.safetensors", [0, 0, 0.5, 1], "a dog")]
+
+
+def test_each_prompt_is_read_by_its_adapters_own_text_encoder_and_word(tiny: Path, tmp_path: Path) -> None:
+    base = load_base(tiny, "cpu")
+    prompts = ["a sks dog", "a dog"]
+    plain = [it.embedding for it in base.condition(prompts)]
+    word = NewWord("sks", {"text_encoder": torch.full((2, 32), 0.5)})
+    parts = {
+        "unet": attach(base.unet, LoRAConfig(rank=2)),
+        "text_encoder": attach(base.text_encoder, LoRAConfig(rank=2), "text"),
+    }
+    for index, (_, layer, it) in enumerate(at for part in parts.values() for at in part.layers()):
+        disturb(it, layer.pristine, index)
+    about = {"base": "", "trigger": "sks", "class_word": "", "training": {}}
+    file = AdapterFile.from_attached(
+        parts["unet"], text_encoders={"text_encoder": parts["text_encoder"]}, word=word, **about
+    )
+    for part in parts.values():
+        part.detach()
+    file.save(tmp_path / "a.safetensors")
+    with base.put_on(file):
+        expected = base.condition(prompts[:1])[0].embedding
+    uses = [
+        RegionUse.load(f"{tmp_path / 'a.safetensors'}:{s}@0,0,1,1={p}") for s, p in ((1, prompts[0]), (0, prompts[1]))
+    ]
+    own, without = make_regions(uses, base, any_base=False)
+    torch.testing.assert_close(own.embedding, expected, rtol=1e-5, atol=1e-5)
+    assert (own.embedding - plain[0]).abs().max() > 0.1
+    assert torch.equal(without.embedding, plain[1])
+    assert own.deltas.keys() == parts["unet"].adapters.keys(), "changes of text encoders are in the embedding alone"
+    assert not any((up @ down).any() for up, down in without.deltas.values())
+    (less,) = make_regions([RegionUse.load(f"{tmp_path / 'a.safetensors'}:0.5,mid=0@0,0,1,1=x")], base, any_base=False)
+    for path, (up, down) in less.deltas.items():
+        whole = own.deltas[path][0] @ own.deltas[path][1]
+        torch.testing.assert_close(up @ down, whole * (0.0 if path.startswith("mid_block") else 0.5))
 
 
 @pytest.mark.parametrize(
