@@ -182,7 +182,10 @@ class Trainer:
         state = {
             "adapter": {name: tensor.clone() for name, tensor in self.attached.state_dict().items()},
             "optimizer": self.optimizer.state_dict(),
-            "progress": {"scaler": self.accelerator.scaler.state_dict() if self.accelerator.scaler else None},
+            "progress": {
+                "processes": self.accelerator.num_processes,
+                "scaler": self.accelerator.scaler.state_dict() if self.accelerator.scaler else None,
+            },
             "random": rng.get_state(),
         }
         if self.ema:
@@ -208,6 +211,11 @@ class Trainer:
                     f"{checkpoint.path} was trained with other {key}: put the former {key} back, or start a new run"
                 )
         state = checkpoint.load()
+        before, now = state["progress"]["processes"], self.accelerator.num_processes
+        if before != now:  # micro-batches are dealt out by their number: some would be seen twice, others never
+            raise RunFolderError(
+                f"{checkpoint.path} was trained in {before} processes, not {now}: launch as many as before"
+            )
         self.attached.load_state_dict(state["adapter"])
         self.optimizer.load_state_dict(state["optimizer"])
         if self.accelerator.scaler and state["progress"]["scaler"]:

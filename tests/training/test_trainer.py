@@ -15,10 +15,10 @@ from torch import Tensor
 from dreamtune.adapters import AttachedAdapter, attach
 from dreamtune.adapters.methods.lora import LoRAConfig
 from dreamtune.data.example import Example
-from dreamtune.errors import Interrupted, TrainingError
+from dreamtune.errors import Interrupted, RunFolderError, TrainingError
 from dreamtune.models.conditioning import Conditioning, unet_inputs
 from dreamtune.training.batch import Batch, join
-from dreamtune.training.checkpoints import latest
+from dreamtune.training.checkpoints import Checkpoint, latest
 from dreamtune.training.config import TrainConfig
 from dreamtune.training.data import TrainingData
 from dreamtune.training.loop import fit
@@ -330,6 +330,21 @@ def test_dropout_is_resumed_exactly(tmp_path: Path) -> None:
     with pytest.raises(Interrupted):
         Run(tmp_path / "b", PLAIN, config, dropout=0.5, look=lambda run: stop.set(), stop=stop)
     assert same(Run(tmp_path / "b", PLAIN, config, dropout=0.5, resume=True), whole)
+
+
+def test_other_number_of_processes_does_not_resume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config, stop, load = make_config(steps=4), threading.Event(), Checkpoint.load
+    with pytest.raises(Interrupted):
+        Run(tmp_path, PLAIN, config, look=lambda run: stop.set(), stop=stop)
+
+    def as_if_by_two(self: Checkpoint) -> dict[str, Any]:
+        state = load(self)
+        state["progress"]["processes"] += 1
+        return state
+
+    monkeypatch.setattr(Checkpoint, "load", as_if_by_two)
+    with pytest.raises(RunFolderError, match="was trained in 2 processes, not 1: launch as many as before"):
+        Run(tmp_path, PLAIN, config, resume=True)
 
 
 @pytest.mark.parametrize("what", ["loss", "gradient"])
