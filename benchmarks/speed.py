@@ -1,8 +1,9 @@
-"""python benchmarks/speed.py [--out FILE.json] [--repeats N].
+"""python benchmarks/speed.py [--unet small|sd15|sdxl] [--precision fp32|bf16] [--out FILE.json] [--repeats N].
 
 Time and memory of one LoRA training step (forward and backward pass), dreamtune beside PEFT: the same rank, layers,
-factors and inputs on copies of one random UNet of the Stable Diffusion design; SD 1.5's own size on CUDA, a small one
-elsewhere. The steps of all contestants alternate, so that a machine that slows down slows all of them.
+factors and inputs on one random UNet of the Stable Diffusion design; SD 1.5's own size on CUDA, a small one elsewhere.
+bf16 is that of the frozen weights and the arithmetic, the factors stay fp32, as in a training. The steps of all
+contestants alternate, so that a machine that slows down slows all of them.
 """
 
 from __future__ import annotations
@@ -38,6 +39,20 @@ SMALL = {
 }
 SD15 = {"sample_size": 64, "cross_attention_dim": 768}
 """The class's defaults are the rest of SD 1.5's configuration."""
+SDXL = {
+    "sample_size": 128,
+    "block_out_channels": (320, 640, 1280),
+    "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+    "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+    "transformer_layers_per_block": (1, 2, 10),
+    "attention_head_dim": (5, 10, 20),
+    "cross_attention_dim": 2048,
+    "use_linear_projection": True,
+    "addition_embed_type": "text_time",
+    "addition_time_embed_dim": 256,
+    "projection_class_embeddings_input_dim": 2816,
+}
+UNETS: dict[str, dict[str, Any]] = {"small": SMALL, "sd15": SD15, "sdxl": SDXL}
 
 
 @dataclass
@@ -72,22 +87,33 @@ class Inputs:
     timesteps: Tensor
     prompts: Tensor
     target: Tensor
+    added: dict[str, Tensor] | None = None
+    """What SDXL is told besides: pooled prompts (2, 1280) and sizes (2, 6)."""
 
     @classmethod
     def random(cls, unet: UNet2DConditionModel, device: torch.device) -> Inputs:
         """Noise in place of pictures. Latents ask for a gradient, so that the frozen base has a backward pass too."""
         size, width = unet.config["sample_size"], unet.config["cross_attention_dim"]
+        added = None
+        if unet.config["addition_embed_type"] is not None:
+            sizes = torch.tensor([[8.0 * size] * 2 + [0.0] * 2 + [8.0 * size] * 2] * 2, device=device)
+            added = {"text_embeds": torch.randn(2, 1280, device=device), "time_ids": sizes}
         return cls(
             torch.randn(2, 4, size, size, device=device, requires_grad=True),
             torch.tensor([300, 700], device=device),
             torch.randn(2, 77, width, device=device),
             torch.randn(2, 4, size, size, device=device),
+            added,
         )
 
 
 def predict(model: nn.Module, inputs: Inputs) -> Tensor:
-    """The UNet's prediction, (2, 4, h, w)."""
-    return model(inputs.latents, inputs.timesteps, inputs.prompts, return_dict=False)[0]
+    """The UNet's prediction, (2, 4, h, w), in the precision of its frozen weights."""
+    precision = next(p.dtype for p in model.parameters() if not p.requires_grad)
+    with torch.autocast(inputs.latents.device.type, precision, enabled=precision != torch.float32):
+        return model(
+            inputs.latents, inputs.timesteps, inputs.prompts, added_cond_kwargs=inputs.added, return_dict=False
+        )[0].float()
 
 
 def step(contestant: Contestant, inputs: Inputs) -> float:
@@ -135,12 +161,15 @@ def kept_for_backward(forward: Callable[[], Tensor], uncounted: Iterable[Tensor]
 
 
 def contestants(unet: UNet2DConditionModel) -> list[Contestant]:
-    """The frozen base, ours and PEFT's; the adapters hold the same factors."""
+    """The frozen base, ours and PEFT's, on the same weights; the adapters hold the same factors in fp32."""
     paths = select_targets(unet, TARGETS)
-    ours = copy.deepcopy(unet)
+    ours = twin(unet)
     attached = attach(ours, LoRAConfig(rank=RANK, alpha=RANK), TARGETS)
     config = LoraConfig(r=RANK, lora_alpha=RANK, target_modules=paths)
-    theirs = inject_adapter_in_model(config, copy.deepcopy(unet))
+    theirs = inject_adapter_in_model(config, twin(unet))
+    for name, parameter in theirs.named_parameters():
+        if "lora_" in name:
+            parameter.data = parameter.data.float()
     for path, adapter in attached.adapters.items():
         nn.init.normal_(adapter.get_parameter("up"), std=0.01)
         for name, their_name in (("down", "lora_A"), ("up", "lora_B")):
@@ -153,12 +182,18 @@ def contestants(unet: UNet2DConditionModel) -> list[Contestant]:
     ]
 
 
-def measure(repeats: int, device: torch.device) -> tuple[list[Row], float]:
+def twin(unet: UNet2DConditionModel) -> UNet2DConditionModel:
+    """Another model on the very same weights: SDXL's are gigabytes."""
+    shared = {id(tensor): tensor for tensor in (*unet.parameters(), *unet.buffers())}
+    return copy.deepcopy(unet, shared)
+
+
+def measure(repeats: int, device: torch.device, unet_size: str, precision: str) -> tuple[list[Row], float]:
     """A row per contestant, and the largest difference between the adapters' outputs."""
     torch.manual_seed(0)
-    options: dict[str, Any] = SD15 if device.type == "cuda" else SMALL
     with device:
-        unet = UNet2DConditionModel(**options).requires_grad_(False)
+        unet = UNet2DConditionModel(**UNETS[unet_size]).requires_grad_(False)
+    unet.to({"fp32": torch.float32, "bf16": torch.bfloat16}[precision])
     inputs = Inputs.random(unet, device)
     base, *adapted = field = contestants(unet)
     with torch.no_grad():
@@ -204,11 +239,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, metavar="FILE.json", help="write the figures here too")
     parser.add_argument("--repeats", type=int, default=20, metavar="N", help="steps of each (default 20)")
+    parser.add_argument("--unet", choices=UNETS, help="its size (default sd15 on CUDA, else small)")
+    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="default fp32")
     options = parser.parse_args()
     if options.repeats < 1:
         parser.error("--repeats must be at least 1")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    rows, difference = measure(options.repeats, device)
+    unet_size = options.unet or ("sd15" if device.type == "cuda" else "small")
+    rows, difference = measure(options.repeats, device, unet_size, options.precision)
     print(f"{'':<14}{'ms/step':>10}{'÷ base':>9}{'saved MiB':>11}{'+ MiB':>8}{'parameters':>12}")
     for row in rows:
         extra = (row.saved_bytes - rows[0].saved_bytes) / 2**20
@@ -221,7 +259,8 @@ def main() -> None:
         facts = {
             "rank": RANK,
             "targets": TARGETS,
-            "unet": SD15 if device.type == "cuda" else SMALL,
+            "unet": UNETS[unet_size],
+            "precision": options.precision,
             "repeats": options.repeats,
             "largest_difference": difference,
         }

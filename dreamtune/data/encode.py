@@ -76,15 +76,17 @@ def read_pixels(photo: Photo) -> Tensor:
 
 
 def prompt_conditionings(base: Base, prompts: Sequence[str], cache: Cache | None = None) -> list[Conditioning]:
-    """What the UNet is told of each prompt, fp32 on the CPU; equal prompts are encoded once."""
+    """What the UNet is told of each prompt, fp32 on the CPU; equal prompts are encoded once.
+
+    It is that of the base alone: no adapter on a text encoder and no new word may act on it meanwhile.
+    """
     from dreamtune.models.conditioning import Conditioning
 
     cache = cache or Cache("prompts")
     encoders = {name: weights_digest(part) for name, part in base.parts.items() if name != "unet"}
     found: dict[str, Conditioning] = {}
     for prompt in dict.fromkeys(prompts):
-        tokens = base.tokenizer(prompt, padding="max_length", truncation=True).input_ids
-        key = key_of({"design": type(base).__name__, "tokens": tokens, "encoders": encoders})
+        key = key_of({"design": type(base).__name__, "tokens": base.tokens(prompt), "encoders": encoders})
         entry = cache.get(key)
         if entry is None:
             made = base.condition([prompt])[0]

@@ -43,7 +43,7 @@ def prior_latents(
 
     What the denoiser ends with is kept as it is: to decode and encode it again would only blur it. Beside each
     latent lies a PNG to look at. Missing ones are generated; `on_progress(done, count)` follows that.
-    Raises ConfigError if the cache cannot be written.
+    Raises ConfigError if the cache cannot be written, GenerationError when the base draws NaN.
     """
     description = _describe(base, prompt, resolution, steps, guidance)
     folder = cache_dir() / "prior" / key_of(description)[:32]
@@ -86,6 +86,8 @@ def prior_examples(latents: Tensor, prompt: int, resolution: int) -> tuple[Examp
 def _describe(base: Base, prompt: str, resolution: int, steps: int, guidance: float) -> dict[str, object]:
     return {
         "prompt": prompt,
+        "tokens": base.tokens(prompt),
+        "empty": None if base.zeros_for_empty else base.tokens(""),
         "resolution": resolution,
         "steps": steps,
         "guidance": guidance,

@@ -46,6 +46,8 @@ class Base:
     scheduler: Any
     """The sampler that the base ships; :meth:`pipeline` works on a copy."""
     device: torch.device
+    zeros_for_empty: bool = False
+    """Whether an empty negative prompt is all zeros, not the embedding of no words, as in the published SDXL."""
     words: list[NewWord] = field(default_factory=list)
     """Those that prompts may hold besides the tokenizer's; see :meth:`teach`."""
 
@@ -191,6 +193,10 @@ class Base:
             raise
         return attached
 
+    def tokens(self, prompt: str) -> dict[str, list[int]]:
+        """Text encoder -> the numbers that it is given for a prompt; with its weights they decide what that means."""
+        return {part: self._tokens(part, [prompt])[0][0].tolist() for part in self._tokenizers()}
+
     def word_vectors(self, text: str) -> dict[str, Tensor]:
         """Text encoder -> mean (dim,) of the embeddings of the tokens of `text`, fp32 on the CPU."""
         return {part: self._mean_vector(part, tokenizer, text) for part, tokenizer in self._tokenizers().items()}
@@ -218,7 +224,10 @@ class Base:
 
     def _empty(self, like: Conditioning) -> Conditioning:
         """What the base was trained to take for no prompt, which guidance leads away from."""
-        return self.condition([""])[0]
+        if not self.zeros_for_empty:
+            return self.condition([""])[0]
+        pooled = None if like.pooled is None else torch.zeros_like(like.pooled)
+        return Conditioning(torch.zeros_like(like.embedding), pooled)
 
     @property
     def _shift(self) -> float:

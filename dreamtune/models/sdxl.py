@@ -22,8 +22,6 @@ class SdxlBase(Base):
 
     text_encoder_2: CLIPTextModelWithProjection
     tokenizer_2: CLIPTokenizer
-    zeros_for_empty: bool
-    """Whether an empty negative prompt is all zeros, not the embedding of no words, as in the published base."""
 
     @property
     def parts(self) -> dict[str, nn.Module]:
@@ -53,9 +51,3 @@ class SdxlBase(Base):
             states.append(output.hidden_states[-2].float())
             pooled = output[0].float()
         return [Conditioning(*pair) for pair in zip(torch.cat(states, dim=-1), pooled, strict=True)]
-
-    def _empty(self, like: Conditioning) -> Conditioning:
-        if not self.zeros_for_empty:
-            return super()._empty(like)
-        assert like.pooled is not None
-        return Conditioning(torch.zeros_like(like.embedding), torch.zeros_like(like.pooled))

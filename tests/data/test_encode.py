@@ -11,10 +11,11 @@ from PIL import Image
 from dreamtune.data.buckets import Framing
 from dreamtune.data.cache import Cache
 from dreamtune.data.encode import prompt_conditionings, read_pixels, subject_examples
-from dreamtune.data.prior import prior_examples
+from dreamtune.data.prior import prior_examples, prior_latents
 from dreamtune.data.subject import Subject, load_subject
 from dreamtune.errors import BaseModelError, DatasetError
 from dreamtune.models import Base, load_base
+from dreamtune.models.sdxl import SdxlBase
 from tests.data.mess import encoded, noise
 
 FRAMING = Framing(32, cell=4, step=8)
@@ -122,6 +123,30 @@ def test_prompts_are_encoded_once(base: Base, tmp_path: Path) -> None:
     with patch.object(Base, "condition", side_effect=AssertionError):
         again = prompt_conditionings(base, ["a cat", "a dog"], cache)
     assert torch.equal(again[0].embedding, first[1].embedding)
+
+
+def test_prompts_of_other_tokens_are_others(tiny_sdxl: Path, tmp_path: Path) -> None:
+    """The second text encoder reads what its own tokenizer makes of a prompt."""
+    base, cache = load_base(tiny_sdxl, device="cpu"), Cache("prompts", tmp_path)
+    assert isinstance(base, SdxlBase)
+    (first,) = prompt_conditionings(base, ["a dog"], cache)
+    filled_otherwise = load_base(tiny_sdxl, device="cpu").tokenizer
+    filled_otherwise.pad_token = "?"
+    other = dataclasses.replace(base, tokenizer_2=filled_otherwise)
+    (second,) = prompt_conditionings(other, ["a dog"], cache)
+    assert torch.equal(second.embedding, other.condition(["a dog"])[0].embedding)
+    assert not torch.equal(second.embedding, first.embedding)
+
+
+def test_class_pictures_depend_on_what_guidance_leads_away_from(
+    tiny_sdxl: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DREAMTUNE_CACHE", str(tmp_path))
+    base = load_base(tiny_sdxl, device="cpu")
+    other = dataclasses.replace(base, zeros_for_empty=not base.zeros_for_empty)
+    one, two = (prior_latents(it, "a dog", 1, 32, steps=2) for it in (base, other))
+    assert not torch.equal(one, two)
+    assert torch.equal(prior_latents(base, "a dog", 1, 32, steps=2), one)
 
 
 def test_class_pictures_are_whole_squares() -> None:

@@ -14,7 +14,7 @@ import json
 import shutil
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -37,6 +37,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--stages", default=",".join(STAGES), help="comma-separated, in any order")
     parser.add_argument("--minutes", default="", help="budgets, e.g. vae=10,unet=60 (each stage has a default)")
     parser.add_argument("--classes", default="", help="classes the UNet learns, comma-separated, or 'all'")
+    parser.add_argument(
+        "--set", default="", help="other sizes, e.g. batch_size=1024,unet_pictures=250000 (PretrainConfig's numbers)"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads (0: torch's default)")
@@ -60,7 +63,23 @@ def _config(args: argparse.Namespace) -> PretrainConfig:
     classes = config.classes
     if args.classes:
         classes = CLASSES if args.classes == "all" else tuple(args.classes.split(","))
-    return dataclasses.replace(config, minutes=minutes, classes=classes)
+    return dataclasses.replace(config, minutes=minutes, classes=classes, **_numbers(config, args.set))
+
+
+def _numbers(config: PretrainConfig, text: str) -> dict[str, Any]:
+    """What `--set` asks for; each number as the kind that its default is."""
+    chosen: dict[str, Any] = {}
+    for item in filter(None, text.split(",")):
+        name, _, value = item.partition("=")
+        default = getattr(config, name, None)
+        if not isinstance(default, int | float):
+            known = ", ".join(k for k, v in dataclasses.asdict(config).items() if isinstance(v, int | float))
+            raise SystemExit(f"--set: {name!r} is no number of the configuration; those are {known}")
+        try:
+            chosen[name] = type(default)(value)
+        except ValueError:
+            raise SystemExit(f"--set: {name} is {value!r}, not a number like {default}") from None
+    return chosen
 
 
 class Maker:

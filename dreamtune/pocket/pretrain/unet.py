@@ -142,9 +142,10 @@ def train_unet(
     """Train for the stage's minutes against a frozen text encoder; every ten minutes a sample grid and a snapshot."""
     torch.manual_seed(config.seed)
     folder = work / "unet"
-    latents, weights = encode_set(vae, data), loss_weights(config, data)
-    ids = tokenize(tokenizer, [c for row in data.captions for c in row]).view(len(data), -1, config.max_tokens).short()
-    empty = tokenize(tokenizer, [""]).to(device)
+    # All of it lies where the training runs: a step must wait for neither the host's memory nor its answers.
+    latents, weights = encode_set(vae, data).to(device), loss_weights(config, data).to(device)
+    ids = tokenize(tokenizer, [c for row in data.captions for c in row]).view(len(data), -1, config.max_tokens)
+    ids, empty = ids.short().to(device), tokenize(tokenizer, [""]).to(device)
     unet = new_unet(config)
     if (folder / "start").exists():
         unet.load_state_dict(UNet2DConditionModel.from_pretrained(folder / "start").float().state_dict())
@@ -154,30 +155,32 @@ def train_unet(
     stage = Stage(folder, config.minutes["unet"], {"unet": unet, "ema": ema, "muon": opts[0], "adamw": opts[1]})
     torch.manual_seed(config.seed + stage.step)
     alphas = new_scheduler().alphas_cumprod.to(device)
-    signal, noise_level = alphas.sqrt(), (1 - alphas).sqrt()
-    running, shown = 0.0, stage.seconds
+    signal, noise_level = alphas.sqrt().view(-1, 1, 1, 1), (1 - alphas).sqrt().view(-1, 1, 1, 1)
+    running, shown = torch.zeros((), device=device), stage.seconds
     batch = config.batch_size
+    strata = torch.arange(batch, device=device)
     encoder.requires_grad_(False)
     unet.train()
     for spent in stage:
         set_lr(opts, config.unet_lr * constant_then_cosine(spent, stage.step, 100, turn=0.5))
-        pick = torch.randint(0, len(data), (batch,))
-        z = latents[pick].float().to(device)
-        tokens = ids[pick, torch.randint(0, config.captions, (batch,))].long().to(device)
-        tokens[torch.rand(batch) < config.caption_dropout] = empty[0]
-        t = ((torch.arange(batch) + torch.rand(1)) / batch * 1000).long().clamp_(0, 999).to(device)
+        pick = torch.randint(0, len(data), (batch,), device=device)
+        z = latents[pick].float()
+        tokens = ids[pick, torch.randint(0, config.captions, (batch,), device=device)].long()
+        dropped = torch.rand(batch, 1, device=device) < config.caption_dropout
+        tokens = torch.where(dropped, empty, tokens)
+        t = ((strata + torch.rand(1, device=device)) / batch * 1000).long().clamp_(0, 999)
         noise = torch.randn_like(z)
-        a, s = signal[t].view(-1, 1, 1, 1), noise_level[t].view(-1, 1, 1, 1)
+        a, s = signal[t], noise_level[t]
         with torch.autocast(device, torch.bfloat16):
             states = encoder(tokens).last_hidden_state
             v = unet(a * z + s * noise, t, states).sample.float()
-        loss = ((v - (a * noise - s * z)).square() * weights[pick].float().to(device)).mean()
+        loss = ((v - (a * noise - s * z)).square() * weights[pick].float()).mean()
         update(opts, unet, loss)
         ema.update()
         stage.samples += batch
-        running = loss.item() if running == 0 else 0.98 * running + 0.02 * loss.item()
+        running = loss.detach() if stage.step <= 1 else running.lerp(loss.detach(), 0.02)
         if stage.step % 100 == 0:
-            stage.log(loss=running, minutes_left=(stage.budget - stage.seconds) / 60)
+            stage.log(loss=running.item(), minutes_left=(stage.budget - stage.seconds) / 60)
         if stage.seconds - shown > 600:
             shown = stage.seconds
             _snapshot(unet, ema, encoder, tokenizer, vae, folder, f"{stage.samples // 1000:05d}k")

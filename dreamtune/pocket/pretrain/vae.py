@@ -58,8 +58,8 @@ def encode_set(vae: AutoencoderKL, data: RenderSet) -> Tensor:
         return torch.load(target, weights_only=True)
     device = next(vae.parameters()).device
     parts = [
-        vae.encode(to_tensor(data.images[i : i + 64]).to(device)).latent_dist.mode().half().cpu()
-        for i in range(0, len(data), 64)
+        vae.encode(to_tensor(data.images[i : i + 256]).to(device)).latent_dist.mode().half().cpu()
+        for i in range(0, len(data), 256)
     ]
     latents = torch.cat(parts)
     torch.save(latents, target)
