@@ -5,7 +5,7 @@
 
 import math
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -37,22 +37,27 @@ def rate(method: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_layers_act_as_on_the_cpu(method: str, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)  # convolutions round their inputs otherwise
+def test_layers_act_as_on_the_cpu(method: str, tiny: Path) -> None:
+    """In double precision: in single precision a GPU's convolutions round to 10 bits, and a random net amplifies it."""
     outputs: dict[str, list[Tensor]] = {}
     for device in ("cpu", "cuda"):
         base = load_base(tiny, device="cpu")
+        base.unet.double()
         attached = attach(base.unet, METHODS[method].config_class(rank=2))
         for _, layer, adapter in attached.layers():
             disturb(adapter, layer.pristine)
+            adapter.double()
         base.unet.to(device)
-        x = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0)).to(device)
-        prompts = torch.randn(2, 5, base.unet.config["cross_attention_dim"], generator=torch.Generator().manual_seed(1))
-        y = base.unet(x, 10, prompts.to(device)).sample
+        attached.to(device)
+        generator = torch.Generator().manual_seed(0)
+        x = torch.randn(2, 4, 8, 8, generator=generator, dtype=torch.float64).to(device)
+        width = base.unet.config["cross_attention_dim"]
+        prompts = torch.randn(2, 5, width, generator=generator, dtype=torch.float64).to(device)
+        y = base.unet(x, 10, prompts).sample
         gradients = torch.autograd.grad(y.square().mean(), list(attached.parameters()))
         outputs[device] = [t.detach().cpu() for t in (y, *gradients)]
     for ours, reference in zip(outputs["cuda"], outputs["cpu"], strict=True):
-        assert (ours - reference).norm() <= 1e-3 * reference.norm() + 1e-7
+        assert (ours - reference).norm() <= 1e-6 * reference.norm() + 1e-9
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
@@ -74,7 +79,18 @@ def test_everything_else_that_trains(settings: Settings, tmp_path: Path) -> None
     assert math.isfinite(train(config, tmp_path / "words", on_progress=quiet).final_loss)
 
 
+@pytest.fixture
+def deterministic(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A GPU adds in whatever order it likes unless told otherwise."""
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.mark.filterwarnings("ignore:.*does not have a deterministic implementation")
 @pytest.mark.parametrize("method", ["lora", "lora-dash"])
+@pytest.mark.usefixtures("deterministic")
 def test_stopped_and_resumed_is_uninterrupted(method: str, settings: Settings, tmp_path: Path) -> None:
     config = settings(device="cuda", **rate(method))
     whole = train(config, tmp_path / "whole", on_progress=quiet)
@@ -88,7 +104,7 @@ def test_stopped_and_resumed_is_uninterrupted(method: str, settings: Settings, t
         train(config, tmp_path / "halves", on_progress=listen, stop=stop)
     resumed = train(config, tmp_path / "halves", resume=True, on_progress=quiet)
     files = [AdapterFile.load(it.adapter).tensors for it in (whole, resumed)]
-    for name, tensor in files[0].items():  # convolutions' backward passes may differ in the last bits on a GPU
+    for name, tensor in files[0].items():
         torch.testing.assert_close(files[1][name], tensor, rtol=1e-3, atol=1e-5)
 
 
