@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from dreamtune.analysis import Change, Layer
     from dreamtune.models import Base
 
+    Runs = Mapping[str, Mapping[int, Mapping[str, Tensor]]]
+    """Run folder -> step -> layer -> its leading directions."""
+
 
 def analyze(config: AnalyzeConfig, out: str | Path | None = None, on_progress: OnProgress | None = None) -> Report:
     """Study the adapters, and write report.html, report.json and the figures into the new folder `out` if it is given.
@@ -39,14 +42,7 @@ def analyze(config: AnalyzeConfig, out: str | Path | None = None, on_progress: O
             return analyze(config, out, printer)
     began = time.monotonic()
     folder = None if out is None else Path(out).expanduser()
-    if folder is not None:
-        if folder.is_dir() and any(folder.iterdir()):
-            raise ConfigError(f"{folder} holds something already: choose a new folder for the report")
-        check_place(folder)
-    uses = _load_all(config)
-    runs = {run: read_directions(Path(run).expanduser()) for run in config.trajectories}
-    chosen = _choose(config, uses)
-
+    uses, runs, chosen = check(config, folder)
     base = _load_base(config, uses)
     layers, gains = _study(config, uses, base, chosen, on_progress)
     remarks = [remark for use in uses for remark in use.remarks]
@@ -78,9 +74,21 @@ def analyze(config: AnalyzeConfig, out: str | Path | None = None, on_progress: O
     return report
 
 
-def _trajectories(
-    runs: Mapping[str, Mapping[int, Mapping[str, Tensor]]], layers: Sequence[Layer], adapters: int, top_k: int
-) -> Iterator[Trajectory]:
+def check(config: AnalyzeConfig, folder: Path | None) -> tuple[list[AdapterUse], Runs, list[str]]:
+    """Look at all that can be looked at without a base: adapters, runs to compare with, and the layers to be studied.
+
+    Raises what :func:`analyze` does.
+    """
+    if folder is not None:
+        if folder.is_dir() and any(folder.iterdir()):
+            raise ConfigError(f"{folder} holds something already: choose a new folder for the report")
+        check_place(folder)
+    uses = _load_all(config)
+    runs = {run: read_directions(Path(run).expanduser()) for run in config.trajectories}
+    return uses, runs, _choose(config, uses)
+
+
+def _trajectories(runs: Runs, layers: Sequence[Layer], adapters: int, top_k: int) -> Iterator[Trajectory]:
     """Every run against every adapter."""
     from dreamtune.analysis import predictions
 

@@ -110,18 +110,13 @@ def evaluate(config: EvaluateConfig, out: str | Path, on_progress: OnProgress | 
             return evaluate(config, out, printer)
     began = time.monotonic()
     folder = Path(out).expanduser()
-    if folder.is_dir() and any(folder.iterdir()):
-        raise ConfigError(f"{folder} holds something already: choose a new folder for the report")
-    check_place(folder)
-    use = AdapterUse.load(config.adapter)
+    use, pairs = check(config, folder)
     token, class_word = _names(config, use)
-    pairs = _prompts(config, token, class_word)
 
     from dreamtune.data.buckets import Framing
-    from dreamtune.data.subject import check_folder, load_subject
+    from dreamtune.data.subject import load_subject
     from dreamtune.evaluation import Exam, Sampling, load_judge, reference_pictures
 
-    check_folder(config.images)
     base = config.load_base([use])
     judge = load_judge(base.id, base.device, config.dino, config.clip)
     steps, guidance, size = config.sampling(base)
@@ -153,6 +148,20 @@ def evaluate(config: EvaluateConfig, out: str | Path, on_progress: OnProgress | 
         temporary.mkdir()
         write_report(temporary, result.to_dict(), measured, references)
     return result
+
+
+def check(config: EvaluateConfig, folder: Path) -> tuple[AdapterUse, list[PromptPair]]:
+    """Look at all that can be looked at without a base, and return adapter and prompts. Raises what evaluate does."""
+    if folder.is_dir() and any(folder.iterdir()):
+        raise ConfigError(f"{folder} holds something already: choose a new folder for the report")
+    check_place(folder)
+    use = AdapterUse.load(config.adapter)
+    pairs = _prompts(config, *_names(config, use))
+
+    from dreamtune.data.subject import check_folder
+
+    check_folder(config.images)
+    return use, pairs
 
 
 def _names(config: EvaluateConfig, use: AdapterUse) -> tuple[str, str]:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from dreamtune.adapters import AdapterFile
-    from dreamtune.fusion import Fused, Ingredient
+    from dreamtune.fusion import Fused, FusionOptions, Ingredient
     from dreamtune.models import Base
 
 
@@ -89,15 +89,12 @@ def fuse(config: FuseConfig, out: str | Path, on_progress: OnProgress | None = N
             return fuse(config, out, printer)
     began, tell = time.monotonic(), on_progress
     place = Path(out).expanduser()
-    _check_place(place)
-    given = [AdapterUse.load(text) for text in config.adapters]
+    given, options = check(config, place)
     uses = [use for use in given if use.strength != 0]
-    _check_triggers(uses)
     word = _word(config, uses)
 
-    from dreamtune.fusion import FusionOptions, Ingredient, as_file, common_layers, fuse_layers, weighted
+    from dreamtune.fusion import Ingredient, as_file, common_layers, fuse_layers, weighted
 
-    options = FusionOptions(config.method, config.density, config.balance, config.seed)
     ingredients = [Ingredient(use.path.name, use.file, use.strength, use.patterns) for use in given]
     taken = weighted(ingredients)
     records = common_layers(taken)
@@ -122,6 +119,19 @@ def fuse(config: FuseConfig, out: str | Path, on_progress: OnProgress | None = N
         remarks=tuple(it for use in given for it in use.remarks),
         seconds=time.monotonic() - began,
     )
+
+
+def check(config: FuseConfig, place: Path) -> tuple[list[AdapterUse], FusionOptions]:
+    """Look at all that can be looked at without a base, and return the adapters. Raises what :func:`fuse` does."""
+    _check_place(place)
+    given = [AdapterUse.load(text) for text in config.adapters]
+    uses = [use for use in given if use.strength != 0]
+    _check_triggers(uses)
+    _word(config, uses)
+
+    from dreamtune.fusion import FusionOptions
+
+    return given, FusionOptions(config.method, config.density, config.balance, config.seed)
 
 
 def _check_place(place: Path) -> None:

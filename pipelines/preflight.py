@@ -94,18 +94,11 @@ def preflight(config: TrainConfig, folder: RunFolder, resume: bool, tell: OnProg
     Writes nothing, but for singular vectors in the cache. Raises ConfigError, DatasetError, BaseModelError and
     RunFolderError.
     """
-    folder.check(resume)
+    images = check(config, folder, resume)
 
-    from dreamtune.data import room
     from dreamtune.data.buckets import Framing
-    from dreamtune.data.subject import check_folder, load_subject
-
-    images = check_folder(config.images)
-    config.method_config()
-    trackers.check(config.trackers)
-    room.limit()
-
     from dreamtune.data.cache import weights_digest
+    from dreamtune.data.subject import load_subject
     from dreamtune.data.words import caption_remarks, token_remarks
     from dreamtune.models import family_of, load_base
     from dreamtune.pipelines.scores import find_judge
@@ -140,6 +133,20 @@ def preflight(config: TrainConfig, folder: RunFolder, resume: bool, tell: OnProg
     optimizers.check(config, attached.parameter_groups())
     judge = find_judge(config, base, subject)
     return Prepared(config, base, weights_digest(base.unet), subject, objective, attached, judge)
+
+
+def check(config: TrainConfig, folder: RunFolder, resume: bool = False) -> Path:
+    """The part of the preflight that takes no time; returns the folder of pictures. Raises what preflight does."""
+    folder.check(resume)
+
+    from dreamtune.data import room
+    from dreamtune.data.subject import check_folder
+
+    images = check_folder(config.images)
+    config.method_config()
+    trackers.check(config.trackers)
+    room.limit()
+    return images
 
 
 def _on_singular_vectors(config: TrainConfig, tell: OnProgress) -> Callable[[int, int], None] | None:
