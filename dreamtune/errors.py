@@ -34,6 +34,10 @@ class RunFolderError(DreamtuneError):
     """A run folder exists already, cannot be written, or does not fit what is to be resumed."""
 
 
+class JobError(DreamtuneError):
+    """A job is unknown or cannot do now what is asked of it, or the queue of jobs cannot be used."""
+
+
 class TrainingError(DreamtuneError):
     """Training had to stop; the last checkpoint is kept."""
 
