@@ -22,6 +22,7 @@ from dreamtune.pipelines.commands import (
     fuse,
     generate,
     inspect,
+    jobs,
     pocket,
     train,
     trim,
@@ -42,8 +43,10 @@ app.command()(trim.trim)
 app.command()(fuse.fuse)
 app.command()(check.check)
 app.command()(doctor.doctor)
+app.command()(jobs.worker)
 app.add_typer(cache.app, name="cache")
 app.add_typer(columns.app, name="columns")
+app.add_typer(jobs.app, name="jobs")
 app.add_typer(pocket.app, name="pocket")
 
 

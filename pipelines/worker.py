@@ -1,0 +1,203 @@
+"""The worker: starts the jobs of a queue one after the other, each in a process of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+from dreamtune.errors import ConfigError, JobError
+from dreamtune.pipelines.job_lock import is_held, take
+from dreamtune.pipelines.job_state import LOST, lock_path, log_path, observe
+from dreamtune.pipelines.job_store import JobStore, Row
+from dreamtune.pipelines.jobs import jobs_home
+from dreamtune.pipelines.progress import OnProgress, Printer, Progress
+
+LOCK = "worker.lock"
+LOG = "worker.log"
+POLL = 0.3
+"""Seconds between two looks at the table, and at the jobs that run."""
+
+
+def run_worker(
+    home: Path | None = None,
+    workers: int = 1,
+    stop_event: threading.Event | None = None,
+    on_progress: OnProgress | None = None,
+) -> None:
+    """Run jobs of the queue in `home` until `stop_event` is set, at most `workers` at a time.
+
+    Jobs whose processes outlived an earlier worker count as well. At the end the jobs that run are asked to stop, and
+    it waits until they have; they can be resumed. Raises JobError where another worker is at work or the queue
+    cannot be used, ConfigError for a number of workers below 1.
+    """
+    if workers < 1:
+        raise ConfigError(f"workers = {workers}: must be 1 or more")
+    home = (home or jobs_home()).absolute()
+    store = JobStore(home)
+    with store.writing():
+        pass  # so that what is wrong with the queue is told before there is a worker
+    lock = _take_patiently(home / LOCK)
+    if lock is None:
+        raise JobError(f"another worker is at work in {home}: one is enough, it takes several jobs with --workers")
+    try:
+        os.ftruncate(lock, 0)
+        os.write(lock, str(os.getpid()).encode())
+        if on_progress is None:
+            with Printer() as printer:
+                _Worker(store, workers, printer).run(stop_event or threading.Event())
+        else:
+            _Worker(store, workers, on_progress).run(stop_event or threading.Event())
+    finally:
+        os.close(lock)
+
+
+def _take_patiently(path: Path) -> int | None:
+    for _ in range(10):  # somebody may be looking at it
+        if (lock := take(path)) is not None:
+            return lock
+        time.sleep(0.05)
+    return None
+
+
+def launch(home: Path, number: int, lock: int) -> subprocess.Popen[bytes]:
+    """Start the process of a job, which from then on holds `lock` and survives this one. Raises OSError."""
+    log = log_path(home, number)
+    log.parent.mkdir(parents=True, exist_ok=True)
+    arguments = (str(home), str(number), str(lock))
+    with open(log, "ab") as file:
+        return subprocess.Popen(
+            # -P: a file of the user's that is called like a library must not be taken for it
+            [sys.executable, "-P", "-m", "dreamtune.pipelines.job_process", *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=file,
+            pass_fds=(lock,),
+            start_new_session=True,  # Ctrl-C is for the worker, which then asks its jobs to stop
+        )
+
+
+class _Worker:
+    """What one worker knows beside the table: the processes that it has started itself."""
+
+    def __init__(self, store: JobStore, workers: int, tell: OnProgress) -> None:
+        self.store, self.workers, self.tell = store, workers, tell
+        self._children: dict[int, subprocess.Popen[bytes]] = {}
+
+    def run(self, stop: threading.Event) -> None:
+        while True:
+            running = self._running()
+            if stop.is_set():
+                if not running:
+                    return
+                for row in running:
+                    self.store.update(row.id, "state = 'started' and stop = 0", stop=1)
+                time.sleep(POLL)
+            elif len(running) >= self.workers or not self._start_next():
+                stop.wait(POLL)
+
+    def _running(self) -> list[Row]:
+        """Rows of the jobs whose process lives; of those that have ended it is told, and written where they did not."""
+        rows = self.store.rows("state = 'started'")
+        alive = []
+        for row in rows:
+            job = observe(self.store, row)
+            if job.state in ("running", "stopping"):
+                alive.append(row)
+            elif job.state == "done":
+                self._settle(row, state="done", finished=time.time())
+            elif job.state == "interrupted":
+                self._settle(row, state="interrupted", finished=time.time(), eta=None, message=self._reason(row.id))
+        for number in self._children.keys() - {row.id for row in alive}:
+            self._children.pop(number).wait()
+            row = self.store.get(number)
+            self._say(number, f"{row.state}{f': {row.message}' if row.message else ''}" if row else "gone")
+        return alive
+
+    def _settle(self, row: Row, **values: object) -> None:
+        self.store.update(row.id, f"state = 'started' and attempt = {row.attempt}", **values)
+
+    def _reason(self, number: int) -> str:
+        """Why a process has ended that did not tell."""
+        code = self._children[number].wait() if number in self._children else None
+        if code == -signal.SIGKILL:
+            return "its process was killed, by somebody or because memory ran out"
+        return LOST if code is None or code < 0 else f"its process ended with the code {code}: see its log"
+
+    def _start_next(self) -> bool:
+        """Start the first job of the queue, if there is one."""
+        row = next(iter(self.store.rows("state = 'queued'")), None)
+        lock = take(lock_path(self.store.home, row.id)) if row else None
+        if row is None or lock is None:  # somebody is looking at the lock: another time
+            return False
+        try:
+            begun = {"state": "started", "attempt": row.attempt + 1, "started": time.time(), "stop": 0}
+            if self.store.update(row.id, "state = 'queued'", **begun):
+                self._children[row.id] = launch(self.store.home, row.id, lock)
+                self._say(row.id, f"{row.kind} {row.title}")
+        except OSError as error:
+            message = f"its process could not begin: {error.strerror or error}"
+            self.store.update(row.id, state="failed", finished=time.time(), message=message)
+        finally:
+            os.close(lock)
+        return True
+
+    def _say(self, number: int, message: str) -> None:
+        self.tell(Progress(f"job {number}", message=message))
+
+
+class WorkerProcess:
+    """A worker in a process of its own, for a user interface that wants one to be there."""
+
+    def __init__(self, home: Path | None = None, workers: int = 1) -> None:
+        self.home, self.workers = (home or jobs_home()).absolute(), workers
+        self._process: subprocess.Popen[bytes] | None = None
+        self._mutex = threading.Lock()
+
+    def alive(self) -> bool:
+        """Whether a worker is at work in `home`, whoever started it. Quick: it may be asked at any moment."""
+        return is_held(self.home / LOCK)
+
+    def ensure(self) -> None:
+        """Start a worker unless one is alive; it outlives this process. Raises JobError where it does not begin."""
+        with self._mutex:
+            if not self.alive():
+                self._start()
+
+    def _start(self, patience: float = 60.0) -> None:
+        try:
+            self.home.mkdir(parents=True, exist_ok=True, mode=0o700)
+            with open(self.home / LOG, "wb") as log:
+                self._process = subprocess.Popen(
+                    [sys.executable, "-P", "-m", "dreamtune.pipelines.cli", "worker", "--workers", str(self.workers)],
+                    env=os.environ | {"DREAMTUNE_HOME": str(self.home)},
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    start_new_session=True,
+                )
+        except OSError as error:
+            raise JobError(f"cannot start a worker in {self.home}: {error.strerror or error}") from None
+        end = time.monotonic() + patience
+        while not self.alive():
+            if self._process.poll() is not None or time.monotonic() > end:
+                lines = (self.home / LOG).read_text(encoding="utf-8", errors="replace").strip().splitlines()
+                raise JobError(f"the worker did not begin: {lines[-1] if lines else 'it said nothing'}")
+            time.sleep(0.05)
+
+    def stop(self, timeout: float = 60.0) -> bool:
+        """Ask the worker to end; jobs that run stop with a checkpoint. Says whether all of that came to its end."""
+        end = time.monotonic() + timeout
+        with contextlib.suppress(OSError, ValueError):  # it has just ended
+            if self.alive():
+                os.kill(int((self.home / LOCK).read_text()), signal.SIGTERM)
+        while self.alive() and time.monotonic() < end:
+            time.sleep(0.05)
+        if self._process:
+            self._process.poll()
+        return not self.alive()
