@@ -109,3 +109,16 @@ def test_pictures_of_any_size_are_read_alike(evaluators: Evaluators) -> None:
     large = np.kron(small, np.ones((4, 4, 1), dtype=np.uint8))
     assert np.array_equal(to_array([large])[0], small)
     assert evaluators.read(np.stack([large]))[0] == evaluators.read(np.stack([small]))[0]
+
+
+def test_identities_are_those_of_the_subjects_that_are_read(evaluators: Evaluators) -> None:
+    rng = Random("two")
+    first, second = (random_subject(rng, cls) for cls in ("cat", "robot"))
+    scenes = [random_scene(rng, pair) for pair in ([first, second], [second, first], [first])]
+    pictures = np.stack([render(scene).image for scene in scenes])
+    rows, readings = evaluators.identities(pictures), evaluators.read(pictures)
+    assert [len(row) for row in rows] == [len(reading.subjects) for reading in readings] == [2, 2, 1]
+    alike = torch.cat([rows[0], rows[1].flip(0)]) @ torch.cat([rows[0], rows[1].flip(0)]).T
+    assert alike[0, 2] > 0.5 and alike[1, 3] > 0.5, "left and right have changed places"
+    assert alike[0, 1] < 0.5 and alike[0, 3] < 0.5
+    assert torch.allclose(rows[2], evaluators.identity(pictures[2:]), atol=1e-5)

@@ -81,6 +81,18 @@ class Evaluators:
         return torch.cat(rows)
 
     @torch.no_grad()
+    def identities(self, pictures: Pictures) -> list[Tensor]:
+        """Of each picture (1 or 2, 96) unit rows: who its subjects are, those of :meth:`read` from left to right."""
+        rows: list[Tensor] = []
+        for x in _batches(pictures):
+            scores, boxes, _ = self._find(x)
+            who = self._look(x, boxes)[1].unflatten(0, (len(x), 2))
+            for i, middles in enumerate((boxes[..., 0] + boxes[..., 2]).tolist()):
+                there = [0, 1] if scores[i, 1] >= SECOND_SCORE else [0]
+                rows.append(who[i, sorted(there, key=lambda j, at=middles: at[j])])
+        return rows
+
+    @torch.no_grad()
     def likeness(self, pictures: Pictures, texts: Sequence[str]) -> Tensor:
         """(n,) cosine of each picture with its text, in the space of the image-text encoder."""
         seen = self.image_text.pictures(answers(self.finder, self.reader, to_array(pictures), "cpu"))
