@@ -31,7 +31,7 @@ def observe(store: JobStore, row: Row) -> Job:
     """The job as it stands, from a row of the table read just now. Writes nothing."""
     state, row = _state(store, row)
     done = row.done
-    if row.kind == "train" and row.phase == "train":  # of which the run folder knows more
+    if row.kind == "train" and row.phase == "train" and row.state != "done":  # of which the run folder knows more
         done = last_step(RunFolder(row.out)) or done
     message = row.message
     if state == "interrupted" and row.state == "started":

@@ -18,6 +18,7 @@ from dreamtune.errors import JobError
 from dreamtune.pipelines.job import UNFINISHED, Job, JobKind, JobState
 from dreamtune.pipelines.job_state import log_path, observe
 from dreamtune.pipelines.job_store import JobStore, Row
+from dreamtune.pipelines.run_folder import RunFolder
 from dreamtune.storage import data_dir
 from dreamtune.training.recipe import Recipe
 
@@ -56,7 +57,7 @@ class Jobs:
         if "\0" in str(out):
             raise JobError(f"{str(out)!r} is no path: leave out the zero character")
         flow = kind_of(kind)
-        settings, place = read_config(flow, config), Path(out).expanduser().absolute()
+        settings, place = read_config(flow, config), Path(os.path.abspath(Path(out).expanduser()))
         flow.check(settings, place)
         with self._store.writing() as changes:
             for row in changes.rows("out = ? and state in ('queued', 'started')", str(place)):
@@ -109,11 +110,8 @@ class Jobs:
         if not job.resumable:
             hint = {"done": "it has its result", "cancelled": "give it anew"}.get(job.state, "it is not over yet")
             raise JobError(f"job {id} is {job.state}, so that there is nothing to resume: {hint}")
-        if job.kind == "train":
-            from dreamtune.pipelines.run_folder import RunFolder
-
-            if RunFolder(job.out).is_held():
-                raise JobError(f"another process is training in {job.out}: wait for it or stop it")
+        if job.kind == "train" and RunFolder(job.out).is_held():
+            raise JobError(f"another process is training in {job.out}: wait for it or stop it")
         with self._store.writing() as changes:
             again = {"state": "queued", "place": changes.last_place() + 1, "stop": 0}
             nothing = dict.fromkeys(("started", "finished", "eta", "message"))

@@ -22,6 +22,8 @@ LOCK = "worker.lock"
 LOG = "worker.log"
 POLL = 0.3
 """Seconds between two looks at the table, and at the jobs that run."""
+IDLE = 300
+"""Seconds without a job after which the worker of a user interface ends: nobody else would end it."""
 
 
 def run_worker(
@@ -29,9 +31,11 @@ def run_worker(
     workers: int = 1,
     stop_event: threading.Event | None = None,
     on_progress: OnProgress | None = None,
+    idle: float | None = None,
 ) -> None:
     """Run jobs of the queue in `home` until `stop_event` is set, at most `workers` at a time.
 
+    With `idle` it also ends when there has been nothing to do for so many seconds.
     Jobs whose processes outlived an earlier worker count as well. At the end the jobs that run are asked to stop, and
     it waits until they have; they can be resumed. Raises JobError where another worker is at work or the queue
     cannot be used, ConfigError for a number of workers below 1.
@@ -48,11 +52,8 @@ def run_worker(
     try:
         os.ftruncate(lock, 0)
         os.write(lock, str(os.getpid()).encode())
-        if on_progress is None:
-            with Printer() as printer:
-                _Worker(store, workers, printer).run(stop_event or threading.Event())
-        else:
-            _Worker(store, workers, on_progress).run(stop_event or threading.Event())
+        with Printer() as printer:
+            _Worker(store, workers, on_progress or printer).run(stop_event or threading.Event(), idle)
     finally:
         os.close(lock)
 
@@ -89,7 +90,8 @@ class _Worker:
         self.store, self.workers, self.tell = store, workers, tell
         self._children: dict[int, subprocess.Popen[bytes]] = {}
 
-    def run(self, stop: threading.Event) -> None:
+    def run(self, stop: threading.Event, idle: float | None) -> None:
+        busy = time.monotonic()
         while True:
             running = self._running()
             if stop.is_set():
@@ -98,8 +100,14 @@ class _Worker:
                 for row in running:
                     self.store.update(row.id, "state = 'started' and stop = 0", stop=1)
                 time.sleep(POLL)
-            elif len(running) >= self.workers or not self._start_next():
-                stop.wait(POLL)
+                continue
+            if len(running) < self.workers and self._start_next():
+                continue
+            if running:
+                busy = time.monotonic()
+            elif idle is not None and time.monotonic() - busy > idle:
+                return
+            stop.wait(POLL)
 
     def _running(self) -> list[Row]:
         """Rows of the jobs whose process lives; of those that have ended it is told, and written where they did not."""
@@ -164,17 +172,22 @@ class WorkerProcess:
         return is_held(self.home / LOCK)
 
     def ensure(self) -> None:
-        """Start a worker unless one is alive; it outlives this process. Raises JobError where it does not begin."""
+        """Start a worker unless one is alive. Raises JobError where it does not begin.
+
+        It outlives this process, and ends when there was nothing to do for :data:`IDLE` seconds: call this again
+        whenever there is work, for example every few seconds.
+        """
         with self._mutex:
             if not self.alive():
                 self._start()
 
     def _start(self, patience: float = 60.0) -> None:
+        options = ("--workers", str(self.workers), "--idle", str(IDLE))
         try:
             self.home.mkdir(parents=True, exist_ok=True, mode=0o700)
             with open(self.home / LOG, "wb") as log:
                 self._process = subprocess.Popen(
-                    [sys.executable, "-P", "-m", "dreamtune.pipelines.cli", "worker", "--workers", str(self.workers)],
+                    [sys.executable, "-P", "-m", "dreamtune.pipelines.cli", "worker", *options],
                     env=os.environ | {"DREAMTUNE_HOME": str(self.home)},
                     stdin=subprocess.DEVNULL,
                     stdout=log,

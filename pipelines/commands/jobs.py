@@ -86,6 +86,9 @@ def log(
 
 def worker(
     workers: Annotated[int, Option(help="How many jobs may run at a time; 1 where they share one accelerator.")] = 1,
+    idle: Annotated[
+        float | None, Option(min=0, help="End when there was nothing to do for so many seconds (never).")
+    ] = None,
 ) -> None:
     """Run the jobs of the queue, until Ctrl-C. `dreamtune ui` has a worker of its own."""
     import threading
@@ -95,7 +98,7 @@ def worker(
 
     stop = threading.Event()
     with stop_on_signal(stop):
-        run_worker(workers=workers, stop_event=stop)
+        run_worker(workers=workers, stop_event=stop, idle=idle)
 
 
 def _show(job: Job, as_json: bool) -> None:
