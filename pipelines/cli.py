@@ -26,6 +26,7 @@ from dreamtune.pipelines.commands import (
     pocket,
     train,
     trim,
+    ui,
 )
 
 app = typer.Typer(
@@ -44,6 +45,7 @@ app.command()(fuse.fuse)
 app.command()(check.check)
 app.command()(doctor.doctor)
 app.command()(jobs.worker)
+app.command()(ui.ui)
 app.add_typer(cache.app, name="cache")
 app.add_typer(columns.app, name="columns")
 app.add_typer(jobs.app, name="jobs")

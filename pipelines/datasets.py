@@ -1,0 +1,130 @@
+"""Sets of pictures that are brought into the app's folder, with captions and small views of them."""
+
+from __future__ import annotations
+
+import io
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import lru_cache
+from pathlib import Path
+
+from dreamtune.errors import ConfigError, DatasetError
+from dreamtune.pipelines.workspace import Workspace, tidy_name
+from dreamtune.storage import atomic
+
+MOST_PICTURES = 200
+MOST_BYTES = 64 << 20
+"""Of one picture."""
+CAPTION = 2000
+"""Characters of a caption."""
+_TEXTS = (".txt", ".caption")
+
+
+def bring(workspace: Workspace, files: Sequence[tuple[str, Path]], name: str | None = None) -> str:
+    """Copy pictures, and captions beside them, into a new data set; its name.
+
+    files: (name, where it lies now); name: what to call the set. Raises DatasetError that names a file which is none
+    of both, too large or one too many, and then nothing is written; ConfigError for a name that is none.
+    """
+    if not files:
+        raise DatasetError("no pictures were given: drop some")
+    if len(files) > MOST_PICTURES:
+        raise DatasetError(f"{len(files)} files are too many for one subject: give at most {MOST_PICTURES}")
+    for file, path in files:
+        _check(file, path)
+    folder = workspace.free_place(workspace.datasets, name or tidy_name(Path(files[0][0]).stem, "pictures"))
+    with _complete(folder) as target:
+        for number, (file, path) in enumerate(files):
+            suffix = Path(file).suffix.lower()
+            own = f"{tidy_name(Path(file).stem, f'picture-{number}')}{suffix}"
+            if (target / own).exists():
+                own = f"{number}-{own}"
+            shutil.copyfile(path, target / own)
+    return folder.name
+
+
+def _check(file: str, path: Path) -> None:
+    from dreamtune.data.images import SUFFIXES
+
+    shown, suffix = Path(file).name[:80], Path(file).suffix.lower()
+    if suffix not in SUFFIXES and suffix not in _TEXTS:
+        raise DatasetError(f"{shown} is no picture: give JPEG, PNG, WebP, GIF or HEIC, and captions as .txt")
+    size = path.stat().st_size
+    if size > (MOST_BYTES if suffix in SUFFIXES else 64 << 10):
+        raise DatasetError(f"{shown} is too large ({size >> 20} MiB): give pictures of at most {MOST_BYTES >> 20} MiB")
+
+
+@contextmanager
+def _complete(folder: Path) -> Iterator[Path]:
+    from dreamtune.pipelines.files import complete
+
+    with complete(folder, DatasetError) as target:
+        target.mkdir()
+        yield target
+
+
+def picture_files(folder: Path) -> list[Path]:
+    """The files of a data set that may be pictures, in order of name; masks and captions are none."""
+    from dreamtune.data.images import SUFFIXES
+
+    files = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and path.name[0] != ".")
+    return [path for path in files if not path.name.lower().endswith(".mask.png")][:MOST_PICTURES]
+
+
+def read_captions(folder: Path) -> dict[str, str]:
+    """Picture -> what stands in the .txt beside it; empty without one."""
+    found = {}
+    for path in picture_files(folder):
+        text = path.with_suffix(".txt")
+        found[path.name] = text.read_text(encoding="utf-8", errors="replace").strip() if text.is_file() else ""
+    return found
+
+
+def write_captions(workspace: Workspace, name: str, captions: Mapping[str, str]) -> int:
+    """Write the captions of a data set of the app; how many pictures have one. An empty one removes it.
+
+    Raises ConfigError for a set of the owner's own folders, which are never written to, for a picture that is not
+    there, and for a caption that is too long.
+    """
+    folder = workspace.dataset(name)
+    if folder.parent != workspace.datasets:
+        raise ConfigError(f"{name} is a folder of your own, in which nothing is changed: drop its pictures here first")
+    known = {path.name: path for path in picture_files(folder)}
+    for file, text in captions.items():
+        if file not in known:
+            raise ConfigError(f"no picture {file[:80]!r} in {name}: captions belong to the pictures that are there")
+        if len(text) > CAPTION:
+            raise ConfigError(f"the caption of {file} is too long: write at most {CAPTION} characters")
+    for file, text in captions.items():
+        place, caption = known[file].with_suffix(".txt"), " ".join(text.split())
+        if caption:
+            with atomic(place) as temporary:
+                temporary.write_text(caption + "\n", encoding="utf-8")
+        else:
+            place.unlink(missing_ok=True)
+    return sum(bool(text) for text in read_captions(folder).values())
+
+
+def small_view(path: Path, side: int = 256) -> bytes | None:
+    """The picture as WebP of at most `side` pixels; None if it cannot be decoded."""
+    try:
+        stat = path.stat()
+    except OSError:
+        return None
+    return _small_view(path, side, stat.st_mtime_ns, stat.st_size)
+
+
+@lru_cache(maxsize=512)
+def _small_view(path: Path, side: int, changed: int, size: int) -> bytes | None:
+    from dreamtune.data.images import UnusablePicture, open_picture, quiet
+
+    try:
+        with quiet():
+            picture = open_picture(path, side).image
+    except (UnusablePicture, OSError):
+        return None
+    picture.thumbnail((side, side))
+    buffer = io.BytesIO()
+    picture.save(buffer, "WEBP", quality=85)
+    return buffer.getvalue()

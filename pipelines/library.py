@@ -1,0 +1,192 @@
+"""The adapters in the app's folder: what each is, how it looks, and bringing in those of other tools."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+from dreamtune.errors import AdapterFileError, ConfigError, DreamtuneError
+from dreamtune.pipelines.files import complete
+from dreamtune.pipelines.workspace import Workspace, plain_name, tidy_name
+
+MOST_BYTES = 4 << 30
+"""Of a file that is brought in."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One adapter of the library."""
+
+    name: str
+    """As :meth:`Workspace.adapter` knows it."""
+    path: Path
+    size: int
+    """Bytes."""
+    changed: float
+    """Seconds since 1970."""
+    method: str = ""
+    rank: int = 0
+    base: str = ""
+    trigger: str = ""
+    class_word: str = ""
+    tool: str = ""
+    """What wrote the file."""
+    layers: int = 0
+    error: str | None = None
+    """Why it cannot be used; then nothing else is known of it."""
+
+    @property
+    def label(self) -> str:
+        """The name without its folder."""
+        return self.name.rpartition("/")[2]
+
+    @property
+    def subject(self) -> str:
+        """How a prompt calls the subject, "sks dog"; empty if that is not known."""
+        return " ".join(word for word in (self.trigger, self.class_word) if word)
+
+
+@dataclass(frozen=True)
+class Health:
+    """How the change of an adapter is made up, as far as the file alone tells."""
+
+    measured: int
+    """Layers whose change could be measured without the base."""
+    empty: tuple[str, ...]
+    """Layers that it leaves exactly as they are."""
+    rank_used: int
+    """Median rank that keeps 90 % of a layer's change."""
+    strongest: tuple[tuple[str, float], ...]
+    """Layers with the largest share of the change, and that share."""
+
+    @property
+    def verdict(self) -> str:
+        """In a few words."""
+        if not self.measured:
+            return "not measured: its change depends on the base"
+        if len(self.empty) == self.measured:
+            return "changes nothing: train it again"
+        return f"{len(self.empty)} of {self.measured} layers are empty" if self.empty else "healthy"
+
+
+def entries(workspace: Workspace) -> list[Entry]:
+    """All adapters, the newest first. A file that cannot be read says so in its entry."""
+    found = []
+    for name, path in workspace.all_adapters().items():
+        try:
+            stat = path.stat()
+        except FileNotFoundError:  # removed at this moment
+            continue
+        found.append(_entry(name, path, stat.st_size, stat.st_mtime_ns))
+    return found
+
+
+def entry(workspace: Workspace, name: str) -> Entry:
+    """One of them. Raises ConfigError for a name that none has."""
+    path = workspace.adapter(name)
+    stat = path.stat()
+    return _entry(name, path, stat.st_size, stat.st_mtime_ns)
+
+
+@lru_cache(maxsize=512)
+def _entry(name: str, path: Path, size: int, changed: int) -> Entry:
+    from dreamtune.adapters.interop import read_adapter
+
+    try:
+        imported = read_adapter(path)
+    except DreamtuneError as error:
+        return Entry(name, path, size, changed / 1e9, error=str(error).replace(str(path), path.name))
+    file = imported.file
+    return Entry(
+        name=name,
+        path=path,
+        size=size,
+        changed=changed / 1e9,
+        method=file.method,
+        rank=file.config.rank,
+        base=file.base,
+        trigger=file.trigger,
+        class_word=file.class_word,
+        tool=imported.tool or f"dreamtune {file.version}",
+        layers=len(file.layers),
+    )
+
+
+@lru_cache(maxsize=64)
+def _health(path: Path, changed: int) -> Health:
+    from dreamtune.pipelines.inspect import inspect
+
+    layers = inspect(path).layers
+    ranks = sorted(layer.rank_used for layer in layers)
+    return Health(
+        measured=len(layers),
+        empty=tuple(layer.path for layer in layers if layer.norm == 0),
+        rank_used=ranks[len(ranks) // 2] if ranks else 0,
+        strongest=tuple((layer.path, layer.energy) for layer in layers[:5]),
+    )
+
+
+def health(workspace: Workspace, name: str) -> Health:
+    """Measure the changes of an adapter. Raises ConfigError and AdapterFileError."""
+    path = workspace.adapter(name)
+    return _health(path, path.stat().st_mtime_ns)
+
+
+def import_adapter(workspace: Workspace, file: Path, name: str) -> str:
+    """Copy an adapter file of any known tool, once it has been read, into the library; its name there.
+
+    name: what the file is called. Raises AdapterFileError for what is no adapter; nothing is written then.
+    """
+    shown = Path(name).name[:80]
+    if Path(name).suffix.lower() != ".safetensors":
+        raise AdapterFileError(
+            f"{shown} is no .safetensors file: adapters are read from that format alone, other files can hold programs"
+        )
+    if file.stat().st_size > MOST_BYTES:
+        raise AdapterFileError(f"{shown} is larger than {MOST_BYTES >> 30} GiB: that is no adapter")
+    from dreamtune.adapters.interop import read_adapter
+
+    try:
+        read_adapter(file)
+    except DreamtuneError as error:
+        raise type(error)(str(error).replace(str(file), shown)) from None
+    place = workspace.free_place(workspace.adapters, tidy_name(Path(name).stem, "adapter"), ".safetensors")
+    with complete(place, AdapterFileError) as target:
+        shutil.copyfile(file, target)
+    return place.relative_to(workspace.home).with_suffix("").as_posix()
+
+
+def remove(workspace: Workspace, name: str) -> Path:
+    """Move an adapter, with its run if it has one, to the folder removed; where it is now.
+
+    Raises ConfigError for a name that no adapter has, and for a run under way.
+    """
+    from dreamtune.pipelines.run_folder import RunFolder
+
+    path = workspace.adapter(name)
+    whole = path.parent if path.parent.parent == workspace.runs else path
+    if whole.is_dir() and RunFolder(whole).is_held():
+        raise ConfigError(f"{name} is being trained: stop it first")
+    bin_folder = workspace.home / "removed"
+    bin_folder.mkdir(exist_ok=True)
+    place = workspace.free_place(bin_folder, plain_name(whole.stem), whole.suffix)
+    whole.rename(place)
+    return place
+
+
+def thumbnail(workspace: Workspace, found: Entry) -> Path | None:
+    """A picture of what the adapter does: the newest sample of its run, or the newest that was drawn with it."""
+    if found.path.parent.parent == workspace.runs:
+        samples = sorted((found.path.parent / "samples").glob("step-*.png"))
+        if samples:
+            return samples[-1]
+    return drawn_with(workspace).get(found.path.name if found.path.parent == workspace.adapters else found.label)
+
+
+def drawn_with(workspace: Workspace) -> Mapping[str, Path]:
+    """Name of an adapter -> the newest picture that was drawn with it alone."""
+    shown = workspace.pictures / "shown"
+    return {path.stem: path for path in shown.glob("*.png")} if shown.is_dir() else {}

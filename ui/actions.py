@@ -1,0 +1,193 @@
+"""From names and values that a page or a client sends to the pipelines. The only place where the app starts work."""
+
+from __future__ import annotations
+
+import shutil
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from dreamtune.errors import ConfigError, Interrupted
+from dreamtune.pipelines.job import Job
+from dreamtune.pipelines.progress import OnProgress, Progress
+from dreamtune.pipelines.workspace import plain_name
+
+from .context import App
+
+if TYPE_CHECKING:
+    from dreamtune.pipelines.check import CheckResult
+    from dreamtune.pipelines.generate import GenerateResult
+    from dreamtune.pipelines.plan import PlanResult
+
+MOST_QUEUED = 50
+"""Jobs that may wait; who sends more is told so."""
+MOST_PICTURES = 64
+"""Of one call."""
+Pick = tuple[str, float]
+"""Name of an adapter, and its strength."""
+_SET_ELSEWHERE = {"images", "base", "dino", "clip", "trackers", "device"}
+"""Settings that name files, other machines, or what the page asks for by itself."""
+
+
+def submit(app: App, kind: Literal["train", "fuse", "analyze", "evaluate"], config: Any, out: Path, title: str) -> Job:
+    """Queue a job, and see to it that a worker is there. Raises ConfigError when too many wait."""
+    if sum(job.state == "queued" for job in app.jobs.list()) >= MOST_QUEUED:
+        raise ConfigError(f"{MOST_QUEUED} jobs wait already: let some of them end, or cancel them")
+    job = app.jobs.submit(kind, config, out, title)
+    app.worker.ensure()
+    return job
+
+
+def resume(app: App, id: str) -> Job:
+    """Put an interrupted job into the queue again."""
+    job = app.jobs.resume(id)
+    app.worker.ensure()
+    return job
+
+
+def train_config(app: App, dataset: str, values: Mapping[str, Any], more: str = "") -> Any:
+    """The settings of a training: `values` without what is empty, then `more`, lines of KEY: VALUE.
+
+    Raises ConfigError, also for settings that would name files.
+    """
+    from dreamtune.pipelines.settings import train_config as complete
+
+    given = {key: value for key, value in values.items() if value not in (None, "")}
+    if "class_word" not in given:
+        raise ConfigError("the class is empty: say what the subject is, for example dog")
+    given |= {"images": app.workspace.dataset(dataset), "base": app.workspace.base(given.get("base", "pocket"))}
+    settings = []
+    for line in (line.strip() for line in more.splitlines()):
+        if not line or line.startswith("#"):
+            continue
+        key, sign, value = line.partition("=" if "=" in line and ":" not in line.partition("=")[0] else ":")
+        if key.strip().partition(".")[0] in _SET_ELSEWHERE:
+            raise ConfigError(f"{key.strip()} cannot be set here: use the fields above")
+        if not sign:
+            raise ConfigError(f"{line[:80]!r} is no setting: write KEY: VALUE, for example lr: 0.0005")
+        settings.append(f"{key.strip()}={value.strip()}")
+    return complete(given, settings)
+
+
+def run_place(app: App, dataset: str, method: str, name: str) -> Path:
+    """Folder of a new run: of this name, or of the first free one after pictures and method."""
+    runs = app.workspace.runs
+    if name.strip():
+        return app.workspace.place(runs, name)
+    taken = {job.out for job in app.jobs.list()}
+    stem = f"{app.workspace.dataset(dataset).name.removeprefix('sample-')}-{method}"
+    place, number = app.workspace.free_place(runs, stem), 1
+    while place in taken:
+        number += 1
+        place = app.workspace.free_place(runs, f"{stem}-{number}")
+    return place
+
+
+def train(app: App, dataset: str, values: Mapping[str, Any], more: str = "", name: str = "") -> Job:
+    """Queue a training."""
+    config = train_config(app, dataset, values, more)
+    place = run_place(app, dataset, config.method, name)
+    return submit(app, "train", config, place, f"{place.name}: {config.class_word}, {config.method}")
+
+
+def plan(app: App, dataset: str, values: Mapping[str, Any], more: str, tell: OnProgress) -> PlanResult:
+    """What a training would take. Takes two steps, writes nothing."""
+    from dreamtune.pipelines.plan import plan as measure
+
+    config = train_config(app, dataset, values, more)
+    return measure(config, run_place(app, dataset, config.method, ""), tell)
+
+
+def check(app: App, dataset: str, base: str, class_word: str, token: str) -> CheckResult:
+    """Look through a set of pictures."""
+    from dreamtune.pipelines.check import check as look
+
+    return look(
+        app.workspace.dataset(dataset),
+        app.workspace.base(base),
+        token=token or None,
+        class_word=class_word or "subject",
+    )
+
+
+def fuse(app: App, picks: Sequence[Pick], method: str, name: str, density: float | None, balance: bool) -> Job:
+    """Queue a fusion."""
+    if len(picks) < 2:
+        raise ConfigError("choose at least two adapters to fuse")
+    label = name.strip() or "-".join(pick.rpartition("/")[2] for pick, _ in picks)[:60].strip(" .+-_")
+    place = app.workspace.place(app.workspace.adapters, label, ".safetensors") if name.strip() else None
+    place = place or app.workspace.free_place(app.workspace.adapters, label, ".safetensors")
+    thinned = density if method in ("ties", "dare", "magnitude", "knots") else None
+    config = {"adapters": used(app, picks), "method": method, "balance": balance, "density": thinned}
+    return submit(app, "fuse", config, place, f"{place.stem}: {method} of {len(picks)}")
+
+
+def analyze(app: App, names: Sequence[str], name: str, options: Mapping[str, Any]) -> Job:
+    """Queue an analysis."""
+    if not names:
+        raise ConfigError("choose an adapter to analyze; two or more are compared")
+    label = name.strip() or " and ".join(pick.rpartition("/")[2] for pick in names)[:60].strip(" .+-_")
+    place = app.workspace.free_place(app.workspace.reports, plain_name(label))
+    config = {"adapters": [str(app.workspace.adapter(pick)) for pick in names], **options}
+    return submit(app, "analyze", config, place, f"{place.name}: directions")
+
+
+def evaluate(app: App, name: str, dataset: str) -> Job:
+    """Queue an evaluation of an adapter against pictures of its subject."""
+    place = app.workspace.free_place(app.workspace.reports, f"{name.rpartition('/')[2]} scores")
+    config = {"adapter": str(app.workspace.adapter(name)), "images": app.workspace.dataset(dataset)}
+    return submit(app, "evaluate", config, place, f"{place.name}")
+
+
+def forecast(app: App, picks: Sequence[Pick], tell: OnProgress) -> list[str]:
+    """What is to be expected of adapters together, in sentences."""
+    from dreamtune.pipelines.analysis_advice import advice
+    from dreamtune.pipelines.analysis_config import AnalyzeConfig
+    from dreamtune.pipelines.analyze import analyze as study
+
+    if len(picks) < 2:
+        raise ConfigError("choose at least two adapters: one alone disturbs nobody")
+    files = tuple(str(app.workspace.adapter(name)) for name, _ in picks)
+    report = study(AnalyzeConfig(adapters=files), None, tell)
+    return [*advice(report), *report.remarks]
+
+
+def draw(app: App, picks: Sequence[Pick], values: Mapping[str, Any], tell: OnProgress) -> GenerateResult:
+    """Draw pictures; values: further settings of GenerateConfig, of which those that are None are left out."""
+    from dreamtune.pipelines.generate import GenerateConfig, generate
+
+    given = {key: value for key, value in values.items() if value is not None}
+    if given.get("base", "auto") != "auto":
+        given["base"] = app.workspace.base(given["base"])
+    if not all(prompt.strip() for prompt in given["prompts"]):
+        raise ConfigError("the prompt is empty: write what is to be drawn")
+    if given.get("n", 4) * len(given["prompts"]) > MOST_PICTURES:
+        raise ConfigError(f"at most {MOST_PICTURES} pictures at once: lower their number")
+    result = generate(GenerateConfig(adapters=tuple(used(app, picks)), **given), app.workspace.pictures, tell)
+    if len(picks) == 1 and picks[0][1] > 0 and not given.get("regions"):
+        _show(app, picks[0][0], result.files[0])
+    return result
+
+
+def _show(app: App, name: str, picture: Path) -> None:
+    """Let the library show this picture for an adapter."""
+    place = app.workspace.pictures / "shown" / f"{name.rpartition('/')[2]}.png"
+    place.parent.mkdir(exist_ok=True)
+    shutil.copyfile(picture, place)
+
+
+def used(app: App, picks: Sequence[Pick]) -> list[str]:
+    """FILE:STRENGTH of each."""
+    return [f"{app.workspace.adapter(name)}:{strength:g}" for name, strength in picks]
+
+
+def stoppable(tell: Callable[[Progress], None], stop: threading.Event) -> OnProgress:
+    """Leave a pipeline at its next sign of life once `stop` is set."""
+
+    def told(progress: Progress) -> None:
+        if stop.is_set():
+            raise Interrupted("stopped; the pictures that were drawn are kept")
+        tell(progress)
+
+    return told

@@ -1,0 +1,53 @@
+"""What went wrong, told on the page in the command line's words; never a traceback."""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Callable
+from html import escape
+from typing import Any, ParamSpec, TypeVar
+
+import gradio as gr
+
+from dreamtune.errors import DreamtuneError, Interrupted
+
+P = ParamSpec("P")
+T = TypeVar("T")
+log = logging.getLogger("dreamtune.ui")
+
+
+def told(action: Callable[P, T]) -> Callable[P, T]:
+    """The event `action` with errors as messages. Toasts are shown as HTML, so all text is escaped."""
+
+    @functools.wraps(action)
+    def run(*args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            return action(*args, **kwargs)
+        except gr.Error:
+            raise
+        except Interrupted as stopped:
+            raise gr.Error(escape(str(stopped)), title="Stopped", print_exception=False) from None
+        except DreamtuneError as error:
+            raise gr.Error(
+                escape(str(error)), duration=20, title="This cannot be done", print_exception=False
+            ) from None
+        except Exception as fault:
+            log.exception("a fault of dreamtune")
+            raise gr.Error(
+                f"{type(fault).__name__}: this is a fault of dreamtune, what happened is in the terminal's log",
+                title="Fault",
+                print_exception=False,
+            ) from None
+
+    return run
+
+
+def note(message: Any) -> None:
+    """Tell that something was done."""
+    gr.Info(escape(str(message)), title="Done")
+
+
+def warn(message: Any) -> None:
+    """Tell of something that should be known."""
+    gr.Warning(escape(str(message)), title="Note")

@@ -1,0 +1,87 @@
+"""The tab Fuse: several adapters become one, or act in boxes of one picture."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gradio as gr
+
+from dreamtune.pipelines.choices import FUSIONS
+from dreamtune.pipelines.progress import Progress
+
+from .. import actions, fragments
+from ..boxes import Boxes
+from ..context import DEVICE, App
+from ..messages import told
+from ..panel import JobPanel
+from ..picker import Picker
+
+
+class FuseTab:
+    """Components of the tab, and what they do."""
+
+    def __init__(self, app: App) -> None:
+        self.app = app
+        with gr.Row(equal_height=False):
+            with gr.Column(scale=5, min_width=320, elem_classes="dt-panel"):
+                gr.Markdown("### One file of several")
+                self.picker = Picker(app, "Adapters", "Two to four, each with its own word.", "weight")
+                self.method = gr.Dropdown(
+                    [(f"{name}: {words}", name) for name, words in FUSIONS.items()], value="sum", label="Method"
+                )
+                self.name = gr.Textbox("", label="Name", placeholder="after the adapters")
+                with gr.Accordion("More settings", open=False):
+                    self.density = gr.Slider(
+                        0.05,
+                        1.0,
+                        0.5,
+                        step=0.05,
+                        label="Density",
+                        info="Share of the numbers that ties, dare, magnitude and knots keep.",
+                    )
+                    self.balance = gr.Checkbox(
+                        False, label="Balance", info="First give all changes of a layer the same size."
+                    )
+                with gr.Row():
+                    self.look = gr.Button("Forecast", elem_id="fuse-forecast")
+                    self.start = gr.Button("Fuse", variant="primary", elem_id="fuse-start")
+            with gr.Column(scale=6, min_width=320, elem_classes="dt-panel"):
+                gr.Markdown("### Result")
+                self.forecast = gr.HTML("")
+                self.panel = JobPanel(
+                    app,
+                    ("fuse",),
+                    "Choose adapters. The forecast tells beforehand how much they disturb each other.",
+                )
+        with gr.Column(elem_classes="dt-panel"):
+            self.boxes = Boxes(app)
+        private: dict[str, Any] = {"api_visibility": "private"}
+        self.look.click(
+            told(self._forecast),
+            self.picker.inputs,
+            self.forecast,
+            concurrency_id=DEVICE,
+            concurrency_limit=1,
+            **private,
+        )
+        inputs = [self.method, self.name, self.density, self.balance, *self.picker.inputs]
+        self.start.click(told(self._fuse), inputs, self.panel.outputs, **private)
+
+    def _forecast(self, *picked: Any, progress: gr.Progress = gr.Progress()) -> str:  # noqa: B008
+        def tell(sign: Progress) -> None:
+            progress((sign.done, sign.total or 1), desc=sign.phase)
+
+        lines = actions.forecast(self.app, self.picker.picks(picked), tell)
+        return "<ul>" + "".join(f"<li>{fragments.text(line)}</li>" for line in lines) + "</ul>"
+
+    def _fuse(self, method: str, name: str, density: float, balance: bool, *picked: Any) -> tuple[Any, ...]:
+        return self.panel.follow(actions.fuse(self.app, self.picker.picks(picked), method, name, density, balance))
+
+    @property
+    def opened(self) -> list[Any]:
+        """Components that :meth:`open` fills."""
+        return [self.picker.names, *self.panel.outputs, *self.boxes.opened]
+
+    def open(self) -> tuple[Any, ...]:
+        """The adapters and the newest fusion as they are now."""
+        return self.picker.fresh(), *self.panel.newest(), *self.boxes.open()

@@ -1,0 +1,246 @@
+"""The tab Train: pictures, method, plan, start, and the training as it goes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gradio as gr
+
+from dreamtune.pipelines import datasets
+from dreamtune.pipelines.choices import METHODS
+from dreamtune.pipelines.files import human
+from dreamtune.pipelines.progress import clock
+from dreamtune.pipelines.run_view import read_run
+from dreamtune.pipelines.workspace import SAMPLES
+
+from .. import actions, fragments
+from ..context import DEVICE, App
+from ..messages import note, told
+from ..panel import JobPanel
+from ..uploads import PICTURE_TYPES, uploaded
+from .captions import CaptionEditor
+
+FIRST = "sample-cat"
+"""The pictures that are chosen when nobody has chosen any."""
+
+
+class TrainTab:
+    """Components of the tab, and what they do."""
+
+    def __init__(self, app: App) -> None:
+        self.app = app
+        with gr.Row(equal_height=False):
+            with gr.Column(scale=6, min_width=320, elem_classes="dt-panel"):
+                self._pictures()
+                self._method()
+                with gr.Row():
+                    self.plan = gr.Button("Estimate", elem_id="train-plan")
+                    self.start = gr.Button("Start training", variant="primary", elem_id="train-start")
+                self.planned = gr.HTML("")
+            with gr.Column(scale=5, min_width=320, elem_classes="dt-panel"):
+                gr.Markdown("### Training")
+                self.panel = JobPanel(
+                    app, ("train",), "Nothing has been trained yet. The sample cat is ready: press Start training."
+                )
+                self.draw = gr.Button("Draw with it", variant="primary", visible=False, elem_id="train-draw")
+        self._events()
+
+    def _pictures(self) -> None:
+        gr.Markdown("### Pictures of one subject")
+        self.dataset = gr.Dropdown(
+            list(self.app.workspace.all_datasets()),
+            value=FIRST,
+            label="Pictures",
+            info="A sample, or what you dropped below.",
+        )
+        self.drop = gr.File(
+            label="Drop 3 to 30 pictures here",
+            file_count="multiple",
+            file_types=PICTURE_TYPES,
+            height=96,
+            elem_id="train-drop",
+            elem_classes="dt-drop",
+        )
+        self.tiles = gr.HTML("", elem_id="train-pictures")
+        self.captions = CaptionEditor(self.app, self.dataset)
+
+    def _method(self) -> None:
+        with gr.Row():
+            self.class_word = gr.Textbox(
+                "cat", label="Class", info="What it is, in a word the base knows.", min_width=150
+            )
+            self.token = gr.Textbox("sks", label="Word", info="A rare word that will mean it.", min_width=150)
+        with gr.Row():
+            self.base = gr.Dropdown(
+                list(self.app.workspace.all_bases()),
+                value="pocket",
+                label="Base model",
+                info="pocket, or a hub id.",
+                allow_custom_value=True,
+                min_width=150,
+            )
+            self.method = gr.Dropdown(
+                list(METHODS),
+                value="lora",
+                label="Method",
+                info=METHODS["lora"],
+                min_width=150,
+            )
+        with gr.Accordion("More settings", open=False):
+            with gr.Row():
+                self.steps = gr.Number(None, label="Steps", precision=0, minimum=1, placeholder="preset", min_width=110)
+                self.rank = gr.Number(None, label="Rank", precision=0, minimum=1, placeholder="preset", min_width=110)
+                self.lr = gr.Number(None, label="Learning rate", minimum=0, placeholder="preset", min_width=110)
+                self.seed = gr.Number(0, label="Seed", precision=0, minimum=0, min_width=110)
+            with gr.Row():
+                self.prior = gr.Checkbox(
+                    True, label="Keep the class", info="Trains on class pictures too.", min_width=150
+                )
+                self.text = gr.Checkbox(
+                    False, label="Train the text encoder", info="Closer, but easier to overdo.", min_width=150
+                )
+                self.flip = gr.Checkbox(False, label="Mirror pictures", info="Not for faces or text.", min_width=150)
+            with gr.Row():
+                self.sample = gr.Number(
+                    50, label="Sample every", info="Steps; 0 for never.", precision=0, minimum=0, min_width=150
+                )
+                self.score = gr.Number(
+                    0,
+                    label="Judge every",
+                    info="Steps; draws the identity curve.",
+                    precision=0,
+                    minimum=0,
+                    min_width=150,
+                )
+                self.name = gr.Textbox(
+                    "", label="Name", info="Of the run.", placeholder="pictures and method", min_width=150
+                )
+            self.more = gr.Textbox(
+                "",
+                label="Any other setting",
+                info="One per line, as in a recipe.",
+                lines=2,
+                placeholder="lr_schedule: cosine",
+            )
+
+    @property
+    def _form(self) -> list[Any]:
+        numbers = [self.steps, self.rank, self.lr, self.seed, self.prior, self.text, self.flip, self.sample, self.score]
+        return [self.dataset, self.class_word, self.token, self.base, self.method, *numbers, self.more]
+
+    def _events(self) -> None:
+        private: dict[str, Any] = {"api_visibility": "private"}
+        quiet: dict[str, Any] = {**private, "queue": False, "show_progress": "hidden"}
+        looked = [self.tiles]
+        self.method.change(lambda name: gr.update(info=METHODS[name]), self.method, self.method, **quiet)
+        self.dataset.input(self._class_of, self.dataset, self.class_word, **quiet)
+        self.dataset.change(told(self._tiles), self.dataset, self.tiles, **quiet).then(
+            told(self._check),
+            [self.dataset, self.base, self.class_word, self.token],
+            looked,
+            concurrency_id=DEVICE,
+            concurrency_limit=1,
+            show_progress="minimal",
+            **private,
+        )
+        self.drop.upload(told(self._bring), self.drop, [self.drop, self.dataset, self.class_word], **private)
+        self.plan.click(
+            told(self._plan), self._form, self.planned, concurrency_id=DEVICE, concurrency_limit=1, **private
+        )
+        self.start.click(told(self._start), [*self._form, self.name], [*self.panel.outputs, self.planned], **private)
+        self.panel.status.change(self._offer, self.panel.job, self.draw, **quiet)
+
+    def _tiles(self, name: str) -> str:
+        """The pictures as they are, before they have been looked at."""
+        files = datasets.picture_files(self.app.workspace.dataset(name))
+        return fragments.tiles((path, path.name, ()) for path in files)
+
+    def _check(self, name: str, base: str, class_word: str, token: str) -> str:
+        found = actions.check(self.app, name, base, class_word, token)
+        remarks: dict[str, list[tuple[str, str]]] = {}
+        for remark in found.remarks:
+            kind = "bad" if remark.skipped else "note"
+            remarks.setdefault(remark.file, []).append((kind, f"{remark.problem}: {remark.remedy}"))
+        folder = self.app.workspace.dataset(name)
+        rest = [file for file in remarks if not (folder / file).is_file()]
+        shown = fragments.tiles(
+            (path, path.name, remarks.get(path.name, [("good", "can be used")]))
+            for path in datasets.picture_files(folder)
+        )
+        foreign = [
+            file
+            for file in remarks
+            if (folder / file).is_file() and folder / file not in datasets.picture_files(folder)
+        ]
+        lines = "".join(
+            f'<p class="dt-{fragments.text(kind)}">{fragments.text(file)}: {fragments.text(line)}</p>'
+            for file in (*rest, *foreign)
+            for kind, line in remarks[file]
+        )
+        shapes = ", ".join(f"{count} at {shape}" for shape, count in found.shapes.items())
+        summary = (
+            found.error
+            or f"{len(found.photos)} of {len(datasets.picture_files(folder))} pictures can be used: {shapes} pixels"
+        )
+        kind = "bad" if found.error else "good"
+        return f'<p class="dt-{kind}" data-checked="yes">{fragments.text(summary)}</p>{shown}{lines}'
+
+    def _class_of(self, name: str) -> Any:
+        return SAMPLES[name][1] if name in SAMPLES else gr.skip()
+
+    def _bring(self, files: list[str] | None) -> tuple[Any, Any, Any]:
+        brought = uploaded(self.app, files)
+        name = datasets.bring(self.app.workspace, brought)
+        note(f"{len(brought)} files are in {name}; say what the subject is")
+        return None, gr.update(choices=list(self.app.workspace.all_datasets()), value=name), ""
+
+    def _values(self, form: tuple[Any, ...]) -> tuple[str, dict[str, Any], str]:
+        dataset, class_word, token, base, method, steps, rank, lr, seed, prior, text, flip, sample, score, more = form
+        values = {
+            "class_word": class_word,
+            "token": token,
+            "base": base,
+            "method": method,
+            "steps": steps,
+            "rank": rank,
+        }
+        values |= {"lr": lr, "seed": seed, "prior": prior, "text_encoder": text, "flip": flip}
+        return dataset, values | {"sample_every": sample or 0, "score_every": score or 0}, more
+
+    def _plan(self, *form: Any) -> str:
+        dataset, values, more = self._values(form)
+        found = actions.plan(self.app, dataset, values, more, lambda progress: None)
+        config = found.config
+        facts = [
+            ("Pictures", f"{found.pictures}, each seen {found.epochs:.0f} times"),
+            ("Steps", f"{config.steps} of {found.batch} pictures, about {clock(found.seconds)} on {found.device}"),
+            ("Trained", f"{found.parameters:,} numbers in {found.layers} layers, rank {config.rank}, lr {config.lr:g}"),
+            ("Memory, disk", f"{human(found.memory)}, {human(found.disk)} of {human(found.disk_free)} free"),
+        ]
+        return fragments.table(("Estimate", ""), [(fragments.text(a), fragments.text(b)) for a, b in facts], "Estimate")
+
+    def _start(self, *values: Any) -> tuple[Any, ...]:
+        dataset, settings, more = self._values(values[:-1])
+        job = actions.train(self.app, dataset, settings, more, values[-1])
+        return *self.panel.follow(job), ""
+
+    def _offer(self, id: str) -> Any:
+        return gr.update(visible=self.trained(id) is not None)
+
+    def trained(self, id: str) -> tuple[str, str] | None:
+        """Adapter and example prompt of a followed training that is done."""
+        job = self.app.jobs.get(id) if id else None
+        if job is None or job.state != "done" or job.kind != "train":
+            return None
+        run = read_run(job.out)
+        return f"runs/{job.out.name}", f"a {run.token} {run.class_word} on the beach"
+
+    def open(self) -> tuple[Any, ...]:
+        """Values of the tab when the page opens, for :attr:`opened`."""
+        sets = list(self.app.workspace.all_datasets())
+        return gr.update(choices=sets), self._tiles(FIRST), *self.panel.newest()
+
+    @property
+    def opened(self) -> list[Any]:
+        """Components that :meth:`open` fills."""
+        return [self.dataset, self.tiles, *self.panel.outputs]
