@@ -35,7 +35,7 @@ class Heartbeat:
         self.stop = threading.Event()
         """Set when the job is asked to stop."""
         self._news: Mapping[str, Any] = {}
-        self._told: Mapping[str, Any] = {}
+        self._told = self._news
         self._phase, self._first, self._began = "", 0, 0.0
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)

@@ -96,7 +96,7 @@ class JobStore:
         except OSError as error:
             raise JobError(
                 f"cannot make the folder of jobs {self.home}: {error.strerror}; "
-                "set DREAMTUNE_HOME to a folder that can be written"
+                "set DREAMTUNE_JOBS to a folder that can be written"
             ) from None
         with self._open() as connection:
             connection.execute("begin immediate")

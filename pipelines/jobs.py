@@ -29,8 +29,8 @@ _TITLE = 200
 
 
 def jobs_home() -> Path:
-    """Where the queue lies: $DREAMTUNE_HOME, else jobs/ in the data folder. It need not exist yet."""
-    return Path(os.environ.get("DREAMTUNE_HOME") or data_dir() / "jobs").expanduser()
+    """Where the queue lies: $DREAMTUNE_JOBS, else jobs/ in the data folder. It need not exist yet."""
+    return Path(os.environ.get("DREAMTUNE_JOBS") or data_dir() / "jobs").expanduser()
 
 
 class Jobs:

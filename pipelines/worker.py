@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import subprocess
@@ -20,6 +19,8 @@ from dreamtune.pipelines.progress import OnProgress, Printer, Progress
 
 LOCK = "worker.lock"
 LOG = "worker.log"
+STOP = "worker.stop"
+"""A file that asks the worker to end. Not a signal: the id of its process might by now be that of another."""
 POLL = 0.3
 """Seconds between two looks at the table, and at the jobs that run."""
 IDLE = 300
@@ -46,12 +47,12 @@ def run_worker(
     store = JobStore(home)
     with store.writing():
         pass  # so that what is wrong with the queue is told before there is a worker
+    if not is_held(home / LOCK):
+        (home / STOP).unlink(missing_ok=True)  # for an earlier one; from when the lock is held on it is for this one
     lock = _take_patiently(home / LOCK)
     if lock is None:
         raise JobError(f"another worker is at work in {home}: one is enough, it takes several jobs with --workers")
     try:
-        os.ftruncate(lock, 0)
-        os.write(lock, str(os.getpid()).encode())
         with Printer() as printer:
             _Worker(store, workers, on_progress or printer).run(stop_event or threading.Event(), idle)
     finally:
@@ -94,7 +95,7 @@ class _Worker:
         busy = time.monotonic()
         while True:
             running = self._running()
-            if stop.is_set():
+            if stop.is_set() or (self.store.home / STOP).exists():
                 if not running:
                     return
                 for row in running:
@@ -159,12 +160,15 @@ class _Worker:
         self.tell(Progress(f"job {number}", message=message))
 
 
+_started: list[subprocess.Popen[bytes]] = []
+"""Workers that this process has started: kept, since Popen warns of those that outlive their Popen, as they are to."""
+
+
 class WorkerProcess:
     """A worker in a process of its own, for a user interface that wants one to be there."""
 
     def __init__(self, home: Path | None = None, workers: int = 1) -> None:
         self.home, self.workers = (home or jobs_home()).absolute(), workers
-        self._process: subprocess.Popen[bytes] | None = None
         self._mutex = threading.Lock()
 
     def alive(self) -> bool:
@@ -186,9 +190,9 @@ class WorkerProcess:
         try:
             self.home.mkdir(parents=True, exist_ok=True, mode=0o700)
             with open(self.home / LOG, "wb") as log:
-                self._process = subprocess.Popen(
+                process = subprocess.Popen(
                     [sys.executable, "-P", "-m", "dreamtune.pipelines.cli", "worker", *options],
-                    env=os.environ | {"DREAMTUNE_HOME": str(self.home)},
+                    env=os.environ | {"DREAMTUNE_JOBS": str(self.home)},
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=log,
@@ -196,21 +200,26 @@ class WorkerProcess:
                 )
         except OSError as error:
             raise JobError(f"cannot start a worker in {self.home}: {error.strerror or error}") from None
+        _started[:] = [process, *(one for one in _started if one.poll() is None)]
         end = time.monotonic() + patience
         while not self.alive():
-            if self._process.poll() is not None or time.monotonic() > end:
+            if process.poll() is not None or time.monotonic() > end:
                 lines = (self.home / LOG).read_text(encoding="utf-8", errors="replace").strip().splitlines()
                 raise JobError(f"the worker did not begin: {lines[-1] if lines else 'it said nothing'}")
             time.sleep(0.05)
 
     def stop(self, timeout: float = 60.0) -> bool:
-        """Ask the worker to end; jobs that run stop with a checkpoint. Says whether all of that came to its end."""
+        """Ask the worker to end; jobs that run stop with a checkpoint. Says whether all of that came to its end.
+
+        Raises JobError where the home cannot be written.
+        """
         end = time.monotonic() + timeout
-        with contextlib.suppress(OSError, ValueError):  # it has just ended
+        try:
             if self.alive():
-                os.kill(int((self.home / LOCK).read_text()), signal.SIGTERM)
+                (self.home / STOP).touch()
+        except OSError as error:
+            raise JobError(f"cannot write to {self.home}: {error.strerror}; make room, or stop it by Ctrl-C") from None
         while self.alive() and time.monotonic() < end:
             time.sleep(0.05)
-        if self._process:
-            self._process.poll()
+        _started[:] = [one for one in _started if one.poll() is None]
         return not self.alive()

@@ -35,7 +35,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The queue's folder, not there yet, and an empty current folder."""
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
-    monkeypatch.setenv("DREAMTUNE_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("DREAMTUNE_JOBS", str(tmp_path / "home"))
     return tmp_path / "home"
 
 
@@ -72,7 +72,7 @@ def test_a_job_waits_in_a_queue_that_others_see(jobs: Jobs, submit: Submit, home
     assert (job.kind, job.title, job.state, job.position, job.resumable) == ("train", "rex", "queued", 1, False)
     assert (job.started, job.finished, job.done, job.total, job.phase, job.eta, job.message) == (None,) * 7
     assert submit("max").position == 2
-    assert Jobs().list() == [job, jobs.get("2")], "of a process that comes later, by DREAMTUNE_HOME"
+    assert Jobs().list() == [job, jobs.get("2")], "of a process that comes later, by DREAMTUNE_JOBS"
 
 
 def test_what_was_not_set_is_left_to_presets(jobs: Jobs, settings: Callable[..., TrainConfig], home: Path) -> None:
@@ -350,10 +350,15 @@ def test_other_kinds_stop_with_nothing_written(trained: TrainResult, tiny: Path)
     assert not Path("report").exists()
 
 
-def test_progress_is_told_within_a_moment(jobs: Jobs, submit: Submit, held: Callable[[Job], None]) -> None:
+def test_progress_is_told_within_a_moment(
+    jobs: Jobs, submit: Submit, held: Callable[[Job], None], capsys: pytest.CaptureFixture[str]
+) -> None:
     job = submit("run")
     start(jobs, job)
     held(job)
+    with Heartbeat(JobStore(jobs.home), int(job.id)):
+        pass  # there may be nothing to tell
+    assert capsys.readouterr().err == ""
     with Heartbeat(JobStore(jobs.home), int(job.id)) as beat:
         beat(Progress("latents", 1, 4))
         beat(Progress("remark", message="a.png is small"))
@@ -402,7 +407,7 @@ def test_workers_below_one(home: Path) -> None:
 
 def test_home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert jobs_home() == tmp_path / "home"
-    monkeypatch.delenv("DREAMTUNE_HOME")
+    monkeypatch.delenv("DREAMTUNE_JOBS")
     monkeypatch.setenv("DREAMTUNE_DATA", str(tmp_path / "data"))
     assert jobs_home() == tmp_path / "data" / "jobs"
 
