@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 from typer import Argument, Option
 
 from dreamtune.pipelines import console
-from dreamtune.pipelines.commands.options import AnyBase, Base, Device, Json
+from dreamtune.pipelines.commands.jobs import enqueue
+from dreamtune.pipelines.commands.options import AnyBase, Base, Device, Json, Queue
 
 if TYPE_CHECKING:
     from dreamtune.pipelines.analysis_report import Report
@@ -38,6 +39,7 @@ def analyze(
     steps: Annotated[int, Option(help="Denoising steps of that drawing.")] = 6,
     seed: Annotated[int, Option(help="Seed of its noise.")] = 0,
     device: Device = "auto",
+    queue: Queue = False,
     as_json: Json = False,
 ) -> None:
     """Compare adapters by the directions of the base's weights that they change, and check their health."""
@@ -59,6 +61,9 @@ def analyze(
         "seed": seed,
         "device": device,
     }
+    if queue:
+        enqueue("analyze", AnalyzeConfig(**config), out, as_json)
+        return
     with console.stdout_kept():
         report = run(AnalyzeConfig(**config), out)
     if as_json:

@@ -8,7 +8,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 from typer import Argument, Option
 
 from dreamtune.pipelines import console
-from dreamtune.pipelines.commands.options import AnyBase, Base, Device, Guidance, Json, Precision, Seed, Size, Steps
+from dreamtune.pipelines.commands.jobs import enqueue
+from dreamtune.pipelines.commands.options import (
+    AnyBase,
+    Base,
+    Device,
+    Guidance,
+    Json,
+    Precision,
+    Queue,
+    Seed,
+    Size,
+    Steps,
+)
 
 if TYPE_CHECKING:
     from dreamtune.pipelines.evaluate import EvaluateResult
@@ -36,6 +48,7 @@ def evaluate(
     any_base: AnyBase = False,
     device: Device = "auto",
     precision: Precision = None,
+    queue: Queue = False,
     as_json: Json = False,
 ) -> None:
     """Measure how well an adapter shows its subject, follows prompts and leaves its class alone."""
@@ -60,6 +73,9 @@ def evaluate(
         "device": device,
         "precision": precision,
     }
+    if queue:
+        enqueue("evaluate", EvaluateConfig(**config), out, as_json)
+        return
     with console.stdout_kept():
         result = run(EvaluateConfig(**config), out)
     if as_json:

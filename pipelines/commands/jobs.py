@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -11,7 +12,8 @@ from dreamtune.pipelines import console
 from dreamtune.pipelines.commands.options import Json
 
 if TYPE_CHECKING:
-    from dreamtune.pipelines.jobs import Job
+    from dreamtune.pipelines.job import Job, JobKind
+    from dreamtune.training.recipe import Recipe
 
 app = typer.Typer(help="What waits, runs and has ended in the queue that `dreamtune worker` and the app work on.")
 Id = Annotated[str, Argument(metavar="ID", help="Number of the job, as `jobs list` shows it.")]
@@ -99,6 +101,17 @@ def worker(
     stop = threading.Event()
     with stop_on_signal(stop):
         run_worker(workers=workers, stop_event=stop, idle=idle)
+
+
+def enqueue(kind: JobKind, config: Recipe, out: Path, as_json: bool) -> None:
+    """What `--queue` does instead of running a pipeline."""
+    from dreamtune.pipelines.jobs import Jobs
+    from dreamtune.pipelines.worker import WorkerProcess
+
+    jobs = Jobs()
+    _show(jobs.submit(kind, config, out), as_json)
+    if not (as_json or WorkerProcess(jobs.home).alive()):
+        print("No worker is at work: start one with `dreamtune worker`.")
 
 
 def _show(job: Job, as_json: bool) -> None:

@@ -7,6 +7,7 @@ from typing import Annotated
 from typer import Option
 
 Json = Annotated[bool, Option("--json", help="Print one JSON object instead of text.")]
+Queue = Annotated[bool, Option("--queue", help="Check it and put it into the queue of jobs, for `dreamtune worker`.")]
 Device = Annotated[str, Option(help="auto, cpu, cuda or mps.")]
 
 # Of all that draws:

@@ -12,7 +12,8 @@ from typer import Argument, Option
 
 from dreamtune.errors import ConfigError
 from dreamtune.pipelines import console
-from dreamtune.pipelines.commands.options import Json
+from dreamtune.pipelines.commands.jobs import enqueue
+from dreamtune.pipelines.commands.options import Json, Queue
 
 if TYPE_CHECKING:
     from dreamtune.pipelines.plan import PlanResult
@@ -74,6 +75,7 @@ def train(
     dry_run: Annotated[
         bool, Option("--dry-run", help="Check everything, measure two steps, say what it would take; write nothing.")
     ] = False,
+    queue: Queue = False,
     as_json: Json = False,
 ) -> None:
     """Train an adapter on a folder of pictures of one subject."""
@@ -102,9 +104,10 @@ def train(
     complete = train_config(given, settings or [], recipe=config, resume=resume)
     folder = run_folder(complete, name=name, out=out, resume=resume)
 
+    if resume is not None and (dry_run or queue):
+        given_too = "--dry-run" if dry_run else "--queue"
+        raise ConfigError(f"{given_too} is for a new run, not for one to resume: leave one of them away")
     if dry_run:
-        if resume is not None:
-            raise ConfigError("--dry-run shows a new run, not one to resume: leave one of them away")
         from dreamtune.pipelines.plan import plan
 
         with console.stdout_kept():
@@ -113,6 +116,10 @@ def train(
             console.print_json(planned.to_dict())
         else:
             show_plan(planned)
+        return
+
+    if queue:
+        enqueue("train", complete, folder, as_json)
         return
 
     from dreamtune.pipelines.train import train as run
