@@ -1,0 +1,191 @@
+"""python -m benchmarks.pairs [--work DIR] [--out DIR] [--steps N]: two subjects in one picture.
+
+Trains six unseen subjects of the embedded base's world, three cats and three dogs, each alone: by LoRA, by Spectral
+Adapter on column blocks of their own, and by orthogonal LoRA on slots of their own. Then brings them together in
+pairs, six of one class and six of two, in each of WAYS, draws "A on the left and B on the right" in every context,
+and has the evaluators judge who is there. Writes pairs.json, with bootstrap intervals over the pairs, and a figure.
+Resumable: trainings, fusions and pictures that lie in the work folder are not made again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import torch
+from PIL import Image
+
+from benchmarks.pairs_people import FIRST_SEED, PAIRS, PEOPLE, RANK, TRAININGS, Person, trained
+from dreamtune.evaluation.fidelity import likeness
+from dreamtune.evaluation.pairs import Couple, Judged, interval, judge_couple
+from dreamtune.fusion import FUSIONS
+from dreamtune.pipelines.fuse import FuseConfig, fuse
+from dreamtune.pipelines.generate import GenerateConfig, generate
+from dreamtune.pipelines.sheet import sheet
+from dreamtune.pocket import WEIGHTS, photographs
+from dreamtune.pocket.evaluators import Evaluators
+from dreamtune.pocket.world import CONTEXTS
+
+WAYS = ("sum", "mean", "ties", "tsv", "gradient", "blocks", "orthogonal", "regions", "blend")
+SHOWN = ("beach", "snow", "city", "night")
+Files = dict[tuple[str, str], Path]
+"""Token of a subject and name of a training -> its adapter."""
+
+
+def drawn(config: GenerateConfig, folder: Path) -> list[Image.Image]:
+    """The pictures of `config`: those that lie in `folder`, or new ones."""
+    files = sorted(folder.glob("*.png")) if (folder / "done").exists() else []
+    if not files:
+        files = list(generate(config, folder).files)
+        (folder / "done").touch()
+    return [Image.open(file).convert("RGB") for file in files]
+
+
+def together(way: str, pair: tuple[Person, Person], files: Files, work: Path) -> list[Image.Image]:
+    """A picture of both in each context, brought together in one of WAYS; all ways begin with the same noise."""
+    first, second = pair
+    training = way if way in TRAININGS else "lora"
+    both = tuple(str(files[person.token, training]) for person in pair)
+    folder = work / "pictures-of-two" / f"{first.token}-{second.token}" / way
+    if way in ("regions", "blend"):
+        boxes = ("0,0,0.5,1", "0.5,0,1,1")
+        return [
+            picture
+            for context, place in CONTEXTS.items()
+            for picture in drawn(
+                GenerateConfig(
+                    prompts=(f"a {first.cls} and a {second.cls} {place}",),
+                    regions=tuple(
+                        f"{file}@{box}={person.name} {place}"
+                        for file, box, person in zip(both, boxes, pair, strict=True)
+                    ),
+                    mode="blend" if way == "blend" else "routed",
+                    n=1,
+                ),
+                folder / context,
+            )
+        ]
+    fused = work / "fused" / f"{first.token}-{second.token}-{way}.safetensors"
+    if not fused.exists():
+        fused.parent.mkdir(parents=True, exist_ok=True)
+        method = way if way in FUSIONS else "sum"
+        fuse(FuseConfig(adapters=both, method=method), fused)
+    prompts = tuple(f"{first.name} on the left and {second.name} on the right {place}" for place in CONTEXTS.values())
+    return drawn(GenerateConfig(prompts=prompts, adapters=(str(fused),), n=1), folder)
+
+
+def alone(person: Person, training: str, files: Files, work: Path) -> list[Image.Image]:
+    """A picture of one in each context, by its own adapter."""
+    prompts = tuple(f"{person.name} {place}" for place in CONTEXTS.values())
+    config = GenerateConfig(prompts=prompts, adapters=(str(files[person.token, training]),), n=1)
+    return drawn(config, work / "pictures-of-one" / f"{person.token}-{training}")
+
+
+def base_pictures(cls: str, work: Path) -> list[Image.Image]:
+    """What the base draws of a class, in each context."""
+    prompts = tuple(f"a {cls} {place}" for place in CONTEXTS.values())
+    return drawn(GenerateConfig(prompts=prompts, n=1), work / "pictures-of-one" / cls)
+
+
+def threshold() -> float:
+    """Likeness that 1 % of strangers reach."""
+    return json.loads((WEIGHTS / "evaluators" / "evaluation.json").read_text())["identity"]["threshold_strangers"]
+
+
+class Jury:
+    """Judges pairs; embeddings that several pairs need are computed once."""
+
+    def __init__(self, files: Files, work: Path) -> None:
+        self.files, self.work, self.evaluators = files, work, Evaluators.load()
+        self._rows: dict[str, torch.Tensor] = {}
+
+    def rows(self, key: str, pictures: Callable[[], Sequence[Image.Image]]) -> torch.Tensor:
+        """(n, width) who is in the pictures."""
+        if key not in self._rows:
+            self._rows[key] = self.evaluators.identity(list(pictures()))
+        return self._rows[key]
+
+    def couple(self, pair: tuple[Person, Person], training: str) -> Couple:
+        """What is known of two subjects, by their own adapters of that training."""
+        references = [self.rows(f"of {it.token}", lambda it=it: photographs(it.subject, 12, seed=1_000)) for it in pair]
+        bases = [self.rows(it.cls, lambda it=it: base_pictures(it.cls, self.work)) for it in pair]
+        own = [
+            self.rows(f"{it.token} {training}", lambda it=it: alone(it, training, self.files, self.work)) for it in pair
+        ]
+        return Couple(
+            references=(references[0], references[1]),
+            base=(likeness(bases[0], references[0]), likeness(bases[1], references[1])),
+            alone=(likeness(own[0], references[0]), likeness(own[1], references[1])),
+            control=(likeness(own[0], references[1]), likeness(own[1], references[0])),
+            threshold=threshold(),
+        )
+
+    def judge(self, way: str, pair: tuple[Person, Person]) -> Judged:
+        """One way for one pair."""
+        pictures = together(way, pair, self.files, self.work)
+        return judge_couple(
+            self.evaluators.identities(pictures), self.couple(pair, way if way in TRAININGS else "lora")
+        )
+
+
+def summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Mean and 95 % interval of every figure over pairs, by way: all, those of one class, those of two."""
+    found: dict[str, Any] = {}
+    for way in WAYS:
+        for kind in ("all", "same class", "two classes"):
+            chosen = [row[way] for row in rows if kind in ("all", row["kind"])]
+            found.setdefault(way, {})[kind] = {
+                name: {
+                    "mean": round(fmean(figures[name] for figures in chosen), 4),
+                    "interval": [round(v, 4) for v in interval([figures[name] for figures in chosen])],
+                }
+                for name in chosen[0]
+            }
+    return found
+
+
+def figure(pair: tuple[Person, Person], files: Files, work: Path) -> Image.Image:
+    """One pair in all ways, in a few contexts, beside photographs of both."""
+    shown = [list(CONTEXTS).index(name) for name in SHOWN]
+    rows = {f"{it.name}: photographs": photographs(it.subject, len(SHOWN), seed=FIRST_SEED + it.number) for it in pair}
+    rows |= {way: [together(way, pair, files, work)[i] for i in shown] for way in WAYS}
+    return sheet(rows, [CONTEXTS[name] for name in SHOWN], f"{pair[0].name} on the left, {pair[1].name} on the right")
+
+
+def main() -> None:
+    """Entry point."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--work", type=Path, default=Path("pairs-work"))
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
+    parser.add_argument("--steps", type=int, default=300, help="of each training (default 300)")
+    options = parser.parse_args()
+    files = {
+        (person.token, way): trained(person, way, options.work, options.steps) for way in TRAININGS for person in PEOPLE
+    }
+    jury, rows = Jury(files, options.work), []
+    for pair in PAIRS:
+        kind = "same class" if pair[0].cls == pair[1].cls else "two classes"
+        judged = {way: jury.judge(way, pair).to_dict() for way in WAYS}
+        rows.append({"pair": [it.name for it in pair], "kind": kind, **judged})
+        print(json.dumps(rows[-1]), flush=True)
+    report = {"steps": options.steps, "rank": RANK, "summary": summary(rows), "pairs": rows}
+    options.out.mkdir(parents=True, exist_ok=True)
+    (options.out / "pairs.json").write_text(json.dumps(report, indent=1) + "\n")
+    for name, pair in (("same", PAIRS[0]), ("two", PAIRS[6])):
+        figure(pair, files, options.work).save(options.out / f"pairs-{name}-class.png")
+    for way, figures in report["summary"].items():
+        print(
+            f"{way:12}",
+            *(
+                f"{k} {v['mean']:.2f} [{v['interval'][0]:.2f}, {v['interval'][1]:.2f}]"
+                for k, v in figures["all"].items()
+            ),
+        )
+
+
+if __name__ == "__main__":
+    main()
