@@ -4,8 +4,9 @@
 # pyright: reportArgumentType=false, reportCallIssue=false, reportAttributeAccessIssue=false
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import count
 from typing import Any, Literal, cast
 
 import torch
@@ -17,8 +18,9 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from ..adapters import AdapterFile, AttachedParts, NewWord
 from ..adapters.parts import UNET
 from ..errors import BaseModelError, ConfigError
-from .conditioning import Conditioning
+from .conditioning import Conditioning, pipeline_inputs
 from .prompts import tokenize
+from .samplers import AUTO, begin_at, make_sampler
 
 PredictionType = Literal["epsilon", "v_prediction"]
 """What a UNet predicts: the noise, or v (Salimans and Ho 2022)."""
@@ -111,29 +113,50 @@ class Base:
         steps: int,
         guidance: float,
         negative_prompt: str = "",
+        scheduler: str = AUTO,
+        init: Tensor | None = None,
+        denoise: float = 1.0,
+        on_step: Callable[[int, int], None] | None = None,
     ) -> Tensor:
         """Scaled latents (n, c, h, w) fp32 of one square picture of `size` pixels for each prompt.
 
         Picture i starts from the noise of a CPU generator seeded with `seeds[i]`: on every device, and whatever is
-        drawn beside it. The base's own sampler does `steps` steps; `guidance` is classifier-free, 1 is none. Without a
-        negative prompt it leads away from what the base takes for an empty one.
+        drawn beside it. The base's own sampler, or another one of SAMPLERS, does `steps` steps; `guidance` is
+        classifier-free, 1 is none. Without a negative prompt it leads away from what the base takes for an empty one.
+
+        init: scaled latents (1, c, h, w) to start from, with the noise that is left for the last share `denoise` of the
+        steps, as in SDEdit (Meng et al., arXiv 2108.01073). on_step: told before each step which it is (0, 1, ...) and
+        how many are done; samplers of higher order have more than `steps`. Raises ConfigError for a sampler that is
+        unknown or does not fit the base.
         """
-        shape = (1, self.unet.config["in_channels"], size // self.factor, size // self.factor)
         # Drawn in fp32 whatever the UNet's precision, so that the seed means the same picture in all of them.
-        noise = [torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
+        shape = (1, self.unet.config["in_channels"], size // self.factor, size // self.factor)
+        generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+        noise = torch.cat([torch.randn(shape, generator=generator) for generator in generators])
         wanted = [it.to(dtype=self.unet.dtype) for it in self.condition(prompts)]
         unwanted = [self._empty(wanted[0]) if not negative_prompt else self.condition([negative_prompt])[0]]
-        output = self.pipeline()(
-            **_pipeline_inputs("", wanted),
-            **_pipeline_inputs("negative_", [it.to(dtype=self.unet.dtype) for it in unwanted] * len(prompts)),
-            height=size,
-            width=size,
-            num_inference_steps=steps,
-            guidance_scale=guidance,
-            latents=torch.cat(noise).to(self.unet.dtype),
-            generator=[torch.Generator().manual_seed(seed) for seed in seeds],
-            output_type="latent",
+        pipeline = self.pipeline()
+        pipeline.scheduler = make_sampler(scheduler, self.scheduler)
+        if init is not None:
+            noise = begin_at(pipeline.scheduler, steps, denoise, init.cpu().float(), noise)
+        steps_done = count()
+        hook = self.unet.register_forward_pre_hook(  # a step is one call of the UNet
+            lambda *_: on_step and on_step(next(steps_done), pipeline.num_timesteps)
         )
+        try:
+            output = pipeline(
+                **pipeline_inputs("", wanted),
+                **pipeline_inputs("negative_", [it.to(dtype=self.unet.dtype) for it in unwanted] * len(prompts)),
+                height=size,
+                width=size,
+                num_inference_steps=steps,
+                guidance_scale=guidance,
+                latents=noise.to(self.unet.dtype),
+                generator=generators,  # their noise goes on from here in samplers that add some at every step
+                output_type="latent",
+            )
+        finally:
+            hook.remove()
         return cast(Tensor, output.images).float()
 
     def to_pictures(self, latents: Tensor) -> list[Image.Image]:
@@ -232,10 +255,3 @@ class Base:
     @property
     def _shift(self) -> float:
         return self.vae.config.get("shift_factor") or 0.0
-
-
-def _pipeline_inputs(start: str, prompts: Sequence[Conditioning]) -> dict[str, Tensor]:
-    """Arguments of a diffusers pipeline; `start` begins the names of those that guidance leads away from."""
-    inputs = {f"{start}prompt_embeds": torch.stack([prompt.embedding for prompt in prompts])}
-    pooled = [prompt.pooled for prompt in prompts if prompt.pooled is not None]
-    return inputs | ({f"{start}pooled_prompt_embeds": torch.stack(pooled)} if pooled else {})

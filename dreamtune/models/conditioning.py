@@ -38,3 +38,10 @@ def unet_inputs(prompts: Sequence[Conditioning], time_ids: Tensor | None = None)
             raise ValueError("these prompts have a pooled state: the UNet also needs time_ids (n, 6)")
         inputs["added_cond_kwargs"] = {"text_embeds": torch.stack(pooled), "time_ids": time_ids}
     return inputs
+
+
+def pipeline_inputs(start: str, prompts: Sequence[Conditioning]) -> dict[str, Tensor]:
+    """Arguments of a diffusers pipeline; `start` begins the names of those that guidance leads away from."""
+    inputs = {f"{start}prompt_embeds": torch.stack([prompt.embedding for prompt in prompts])}
+    pooled = [prompt.pooled for prompt in prompts if prompt.pooled is not None]
+    return inputs | ({f"{start}pooled_prompt_embeds": torch.stack(pooled)} if pooled else {})
