@@ -1,4 +1,4 @@
-"""Adapter files as they are named on the command line: FILE, FILE:STRENGTH or FILE:STRENGTH,BLOCK=STRENGTH."""
+"""Adapter files as they are named on the command line: FILE[:STRENGTH[,BLOCK=STRENGTH...]][@START-STOP]."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 _BLOCK = re.compile(r"(down|up)\.\d+|mid")
 """Blocks of a UNet as they are named on the command line."""
+_WINDOW = re.compile(r"(?P<start>\d*\.?\d+)-(?P<stop>\d*\.?\d+)")
+Window = tuple[float, float]
+"""Shares of a generation's steps: where an adapter begins to act, and where it ends."""
 
 
 @dataclass(frozen=True)
@@ -34,17 +37,40 @@ class AdapterUse:
     """What was left out or assumed of another tool's file."""
     blocks: Mapping[str, float] = field(default_factory=dict)
     """Block of the UNet (down.0, mid, up.1, ...) -> a further factor there."""
+    window: Window | None = None
+    """The part of a generation in which it changes the UNet; all of it if None."""
 
     @classmethod
-    def load(cls, text: str) -> Self:
-        """Read what `text` names (see :func:`parse`), also of another tool. Raises ConfigError and AdapterFileError."""
-        from dreamtune.adapters.interop import read_adapter, tensor_file
+    def load(cls, text: str, *, windows: bool = False) -> Self:
+        """Read what `text` names (see :func:`parse`), also of another tool. Raises ConfigError and AdapterFileError.
 
-        path, strength, blocks = parse(text)
+        windows: allow a window of steps, which has a meaning where pictures are drawn.
+        """
+        from dreamtune.adapters.interop import read_adapter
+
+        named, window = split_window(text)
+        if window and not windows:
+            raise ConfigError(f"{text!r} has a window of steps, which only `dreamtune generate` knows: leave it out")
+        path, strength, blocks = parse(named)
         imported = read_adapter(path)
-        digest = hashlib.sha256(tensor_file(path).read_bytes()).hexdigest()
         remarks = tuple(f"{path.name}: {it}" for it in imported.remarks)
-        return cls(path, strength, imported.file, digest, remarks, blocks)
+        return cls(path, strength, imported.file, digest_of(path), remarks, blocks, window)
+
+    def scaled(self, factor: float) -> Self:
+        """The same with `factor` times its strength."""
+        return replace(self, strength=factor * self.strength)
+
+    def acts(self, step: int, steps: int) -> bool:
+        """Whether it changes the UNet at `step` (0, 1, ...) of `steps`: that begins within its window."""
+        return self.window is None or self.window[0] <= step / steps < self.window[1]
+
+    def check_window(self, steps: int) -> None:
+        """Raise ConfigError if none of `steps` begins within its window."""
+        if not any(self.acts(step, steps) for step in range(steps)):
+            start, stop = self.window or (0.0, 1.0)
+            raise ConfigError(
+                f"the window {start:g}-{stop:g} of {self.path.name} holds none of the {steps} steps: widen it"
+            )
 
     @property
     def as_trained(self) -> bool:
@@ -73,10 +99,12 @@ class AdapterUse:
             part.detach()
 
     @contextmanager
-    def on(self, base: Base, any_base: bool = False) -> Iterator[AttachedParts]:
+    def on(self, base: Base, any_base: bool = False, *, merge: bool = True) -> Iterator[AttachedParts]:
         """The adapter on the parts of `base`, with its word, for the length of the block, at its strength.
 
-        Raises IncompatibleModelError that names the file; `any_base` allows other weights.
+        merge: write the change into the weights, where they are precise enough: it then costs nothing per step, but
+        more when the strength changes. Raises IncompatibleModelError that names the file; `any_base` allows other
+        weights.
         """
         try:
             attached = base.put_on(self.file, self.strength, any_base=any_base)
@@ -85,14 +113,29 @@ class AdapterUse:
         with attached:
             if self.blocks:
                 attached.parts["unet"].strengths = self.patterns
-            if base.unet.dtype.itemsize >= 4:  # in half precision a small change would be lost in the weights
-                attached.merge()  # the same change at no cost per step
+            if merge and base.unet.dtype.itemsize >= 4:  # in half precision a small change would be lost
+                attached.merge()
             yield attached
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON, without the folder."""
         blocks = {"blocks": dict(self.blocks)} if self.blocks else {}
-        return {"file": self.path.name, "strength": self.strength, "sha256": self.digest, **blocks}
+        window = {"window": list(self.window)} if self.window else {}
+        return {"file": self.path.name, "strength": self.strength, "sha256": self.digest, **blocks, **window}
+
+
+def digest_of(path: Path) -> str:
+    """SHA-256 of the tensors' file of an adapter, which may be a folder. Raises AdapterFileError if there is none."""
+    from dreamtune.adapters.interop import tensor_file
+
+    return hashlib.sha256(tensor_file(path).read_bytes()).hexdigest()
+
+
+def text_of(path: Path, told: Mapping[str, Any]) -> str:
+    """How to name the adapter file `path` to be used as `told`, which is of :meth:`AdapterUse.to_dict`."""
+    blocks = "".join(f",{block}={factor!r}" for block, factor in told.get("blocks", {}).items())
+    window = "@{!r}-{!r}".format(*told["window"]) if "window" in told else ""
+    return f"{path}:{told['strength']!r}{blocks}{window}"
 
 
 def base_name(adapters: Sequence[AdapterUse]) -> str:
@@ -113,6 +156,23 @@ def base_name(adapters: Sequence[AdapterUse]) -> str:
             "give its path as base"
         )
     return name
+
+
+def split_window(text: str) -> tuple[str, Window | None]:
+    """Split the window off FILE...[@START-STOP]; an existing file whose name is all of `text` goes first.
+
+    Raises ConfigError for a window that is written in another way, is empty or goes beyond 0 and 1.
+    """
+    name, at, window = text.rpartition("@")
+    if not at or Path(text).expanduser().exists() or not parse(name)[0].exists():
+        return text, None  # without a file of that name, loading it says that it is not there
+    found = _WINDOW.fullmatch(window)
+    start, stop = (float(found["start"]), float(found["stop"])) if found else (0.0, 0.0)
+    if not 0 <= start < stop <= 1:
+        raise ConfigError(
+            f"{window!r} of {name} is no window of steps: write for example @0.0-0.7 for the first 70 % of them"
+        )
+    return name, (start, stop)
 
 
 def parse(text: str) -> tuple[Path, float, dict[str, float]]:

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import json
 import re
 import time
-from collections.abc import Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import combinations, groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-from pydantic import Field, field_validator
-
-from dreamtune.errors import GenerationError
-from dreamtune.pipelines.adapter_use import AdapterUse, base_name
+from dreamtune import __version__
+from dreamtune.errors import ConfigError, GenerationError
+from dreamtune.pipelines.adapter_use import AdapterUse
 from dreamtune.pipelines.files import check_place, write_png
+from dreamtune.pipelines.generate_config import GenerateConfig
+from dreamtune.pipelines.generate_grid import Manner, Shot, axes_of, grid_sheet, shots_of
+from dreamtune.pipelines.generate_record import Start, record
+from dreamtune.pipelines.generate_stage import staged
 from dreamtune.pipelines.progress import OnProgress, Printer, Progress
-from dreamtune.pipelines.provenance import provenance
-from dreamtune.pipelines.regions import RegionUse, make_regions
-from dreamtune.training.recipe import Recipe
+from dreamtune.pipelines.regions import RegionUse
+from dreamtune.pipelines.regions import remarks as region_remarks
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -26,70 +29,7 @@ if TYPE_CHECKING:
 
     from dreamtune.models import Base
 
-SAMPLING = {"pocket": (20, 2.5), "sd1": (25, 5.0), "sd2": (25, 5.0), "sdxl": (25, 5.0)}
-"""Steps and guidance by the base's family, where they are not set."""
 _NUMBERED = re.compile(r"(\d{4,})\.png$")
-
-
-class DrawingConfig(Recipe):
-    """How to draw with a base, whatever for."""
-
-    base: str = "auto"
-    """Base model, as in training; auto is the one that the adapters were trained on, or pocket without any."""
-    steps: int | None = Field(default=None, ge=1, le=1000)
-    """Denoising steps; if not set, what suits the base."""
-    guidance: float | None = Field(default=None, ge=0, allow_inf_nan=False)
-    """Classifier-free guidance, 1 for none; if not set, what suits the base."""
-    size: int | None = Field(default=None, ge=8, le=8192)
-    """Side of the square pictures in pixels; the base's own if not set."""
-    seed: int = Field(default=0, ge=0, lt=2**32)
-    """Picture i of the call (0, 1, ...) starts from noise of the seed `seed + i`, whatever is drawn beside it."""
-    any_base: bool = False
-    """Put adapters on a base with other weights than the one they were trained on."""
-    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
-    """Where to compute; auto takes the accelerator if there is one."""
-    precision: Literal["fp32", "bf16", "fp16"] | None = None
-    """Of the base's weights and the arithmetic; if not set, bf16 for SDXL, which then takes half the memory, else
-    fp32."""
-
-    @field_validator("size")
-    @classmethod
-    def _whole_latents(cls, value: int | None) -> int | None:
-        if value is not None and value % 8:
-            raise ValueError(f"size = {value} must be a multiple of 8; try {round(value / 8) * 8}")
-        return value
-
-    def load_base(self, adapters: Sequence[AdapterUse]) -> Base:
-        """The base to draw with, for these adapters. Raises ConfigError and BaseModelError."""
-        from dreamtune.models import family_of, load_base
-
-        name = base_name(adapters) if self.base == "auto" else self.base
-        precision = self.precision or ("bf16" if family_of(name) == "sdxl" else "fp32")
-        return load_base(name, device=self.device, precision=precision)
-
-    def sampling(self, base: Base) -> tuple[int, float, int]:
-        """Steps, guidance and size of pictures by `base`."""
-        steps, guidance = SAMPLING[base.family]
-        return (
-            steps if self.steps is None else self.steps,
-            guidance if self.guidance is None else self.guidance,
-            self.size or base.resolution,
-        )
-
-
-class GenerateConfig(DrawingConfig):
-    """What to draw."""
-
-    prompts: tuple[str, ...] = Field(min_length=1)
-    """Prompts, each drawn `n` times."""
-    adapters: tuple[str, ...] = ()
-    """Adapter files as FILE or FILE:STRENGTH; the changes of several add up."""
-    regions: tuple[str, ...] = ()
-    """FILE[:STRENGTH]@x0,y0,x1,y1=PROMPT: what is to be in a box of the picture, by an adapter of its own."""
-    n: int = Field(default=4, ge=1)
-    """Pictures per prompt."""
-    negative_prompt: str = ""
-    """What guidance leads away from."""
 
 
 @dataclass(frozen=True)
@@ -106,11 +46,14 @@ class GenerateResult:
     seconds: float
     """Loading included."""
     seconds_drawing: float
+    sheet: Path | None = None
+    """Of a grid."""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
         return {
             "files": [str(path) for path in self.files],
+            "sheet": self.sheet and str(self.sheet),
             "seeds": list(self.seeds),
             "base": self.base,
             "steps": self.steps,
@@ -124,9 +67,10 @@ class GenerateResult:
 def generate(config: GenerateConfig, out: str | Path, on_progress: OnProgress | None = None) -> GenerateResult:
     """Draw pictures into the folder `out` as 0000.png, 0001.png, ...: after the highest number that is there already.
 
-    Each says in its text chunks how it was made: "parameters" in the form that other tools show, "dreamtune" as JSON.
-    Nothing is written before settings, adapters and base have been checked. Progress goes to `on_progress`, else to
-    stderr.
+    Each says in its text chunks how it was made: "parameters" in the form that other tools show, "dreamtune" as JSON,
+    of which generate_record.again makes the same settings anew. A grid also gets a sheet, 0000-grid.png for one that
+    begins with 0000.png. Nothing is written before settings, adapters and base have been checked. Progress goes to
+    `on_progress`, else to stderr.
 
     Raises ConfigError, AdapterFileError, BaseModelError and IncompatibleModelError for bad input, GenerationError
     when a picture comes out as NaN, memory runs out or `out` cannot be written.
@@ -137,34 +81,38 @@ def generate(config: GenerateConfig, out: str | Path, on_progress: OnProgress | 
     began = time.monotonic()
     folder = Path(out).expanduser()
     check_place(folder)
-    adapters = [AdapterUse.load(text) for text in config.adapters]
+    axes = axes_of(config)
+    adapters = [AdapterUse.load(text, windows=True) for text in config.adapters]
     regions = [RegionUse.load(text) for text in config.regions]
-    every = [*adapters, *(region.use for region in regions)]
-    remarks = [*_check_triggers(config, adapters), *(it for adapter in every for it in adapter.remarks)]
+    masks = [region.mask(config.softness) for region in regions]
+    start = config.init and Start.load(config.init)
+    every = [*adapters, *(use for region in regions for use in region.uses)]
     base = config.load_base(every)
-    made = make_regions(regions, base, config.any_base)
-    plan = _Plan(config, adapters, regions, base, *config.sampling(base))
-    for remark in remarks:
+    steps, guidance, size = config.sampling(base)
+    plan = _Plan(config, adapters, regions, masks, base, size, start, shots_of(config, axes, base))
+    plan.check(every)
+    remarks = [
+        *_check_triggers(config, adapters),
+        *(_same_words(adapters)),
+        *region_remarks(regions, masks, size),
+        *(it for adapter in every for it in adapter.remarks),
+        *(start.remarks(size) if start else []),
+    ]
+    for remark in dict.fromkeys(remarks):
         on_progress(Progress("remark", message=remark))
     started = time.monotonic()
-    with ExitStack() as stack:
-        for adapter in adapters:
-            stack.enter_context(adapter.on(base, config.any_base))
-        if made:
-            from dreamtune.fusion.regions import routed
-
-            stack.enter_context(routed(base.unet, made, guided=plan.guidance > 1))
-        files, more = _draw(plan, folder, on_progress)
+    files, more, sheet = _draw(plan, folder, on_progress)
     finished = time.monotonic()
     return GenerateResult(
         files=tuple(files),
-        seeds=tuple(config.seed + index for index in range(len(files))),
+        seeds=tuple(shot.seed for shot in plan.shots),
         base=base.id,
-        steps=plan.steps,
-        guidance=plan.guidance,
-        remarks=(*remarks, *more),
+        steps=steps,
+        guidance=guidance,
+        remarks=(*dict.fromkeys(remarks), *more),
         seconds=finished - began,
         seconds_drawing=finished - started,
+        sheet=sheet,
     )
 
 
@@ -173,32 +121,41 @@ class _Plan:
     """Complete settings and what they name."""
 
     config: GenerateConfig
-    adapters: list[AdapterUse]
-    regions: list[RegionUse]
+    adapters: Sequence[AdapterUse]
+    regions: Sequence[RegionUse]
+    masks: Sequence[Tensor]
     base: Base
-    steps: int
-    guidance: float
     size: int
+    start: Start | None
+    shots: Sequence[Shot]
 
-    def provenance(self, prompt: str, seed: int) -> dict[str, str]:
-        """Text chunks of the picture of `prompt` and `seed`."""
-        return provenance(
-            {
-                "prompt": prompt,
-                "negative_prompt": self.config.negative_prompt,
-                "seed": seed,
-                "steps": self.steps,
-                "guidance": self.guidance,
-                "size": self.size,
-                "sampler": type(self.base.scheduler).__name__.removesuffix("Scheduler"),
-                "base": self.base.id,
-                "adapters": [adapter.to_dict() for adapter in self.adapters],
-                **({"regions": [region.to_dict() for region in self.regions]} if self.regions else {}),
-            }
-        )
+    def check(self, every: Sequence[AdapterUse]) -> None:
+        """Raise ConfigError for manners of drawing that cannot be."""
+        from dreamtune.models.samplers import make_sampler
+
+        for manner in dict.fromkeys(shot.manner for shot in self.shots):
+            make_sampler(manner.scheduler, self.base.scheduler)
+            steps = int(manner.steps * manner.denoise)
+            if steps < 1:
+                raise ConfigError(
+                    f"denoise = {manner.denoise:g} of {manner.steps} steps leaves none: raise one of them"
+                )
+            for use in every:
+                use.check_window(steps)
+
+    def scaled(self, factor: float) -> _Plan:
+        """The same with `factor` times the strength of all adapters."""
+        if factor == 1:
+            return self
+        adapters, regions = ([it.scaled(factor) for it in them] for them in (self.adapters, self.regions))
+        return replace(self, adapters=adapters, regions=regions)
+
+    def provenance(self, shot: Shot) -> dict[str, str]:
+        """Text chunks of a picture."""
+        return record(self.config, shot, self.base, self.size, self.adapters, self.regions, self.start)
 
 
-def _check_triggers(config: GenerateConfig, adapters: list[AdapterUse]) -> list[str]:
+def _check_triggers(config: GenerateConfig, adapters: Sequence[AdapterUse]) -> list[str]:
     """A remark on each adapter whose trigger no prompt holds: its subject would not appear."""
     return [
         f"no prompt holds {adapter.file.trigger!r}, the word for the subject of {adapter.path.name}: "
@@ -208,49 +165,92 @@ def _check_triggers(config: GenerateConfig, adapters: list[AdapterUse]) -> list[
     ]
 
 
-def _draw(plan: _Plan, folder: Path, tell: OnProgress) -> tuple[list[Path], list[str]]:
-    """Draw and save all pictures; the files, and remarks on them."""
+def _same_words(adapters: Sequence[AdapterUse]) -> list[str]:
+    """A remark on each two adapters whose subjects no prompt can tell apart."""
+    return [
+        f"{first.path} and {second.path} both have the word {first.file.trigger!r}: no prompt can tell their subjects "
+        "apart; give each a region, or train one with another token"
+        for first, second in combinations(adapters, 2)
+        if first.file.trigger and first.file.trigger == second.file.trigger and first.digest != second.digest
+    ]
+
+
+def _draw(plan: _Plan, folder: Path, tell: OnProgress) -> tuple[list[Path], list[str], Path | None]:
+    """Draw and save all pictures; the files, remarks on them, and the sheet of a grid."""
+    number, remarks, done = _next_number(folder), list[str](), 0
+    files = [folder / f"{number + index:04d}.png" for index in range(len(plan.shots))]
+    pictures: dict[int, Image.Image] = {}
+    for part in _batches(plan):
+        for index, picture, texts in part:
+            _write(files[index], picture, texts)
+            if plan.config.grid:
+                pictures[index] = picture
+            if len(picture.getcolors(1) or ()) == 1:
+                remarks.append(
+                    f"{files[index].name} is of one colour: lower the strength of the adapters, or the guidance"
+                )
+                tell(Progress("remark", message=remarks[-1]))
+            done += 1
+        tell(Progress("draw", done, len(files)))
+    if not plan.config.grid:
+        return files, remarks, None
+    sheet = folder / f"{number:04d}-grid.png"
+    about = {"grid": list(plan.config.grid), "pictures": [path.name for path in files], "version": __version__}
+    image = grid_sheet(plan.shots, [pictures[index] for index in range(len(files))])
+    _write(sheet, image, {"dreamtune": json.dumps(about)})
+    return files, remarks, sheet
+
+
+def _batches(plan: _Plan) -> Iterator[list[tuple[int, Image.Image, dict[str, str]]]]:
+    """Pictures that are drawn at once, each with its place among the shots and its text chunks."""
     import torch
 
-    config, files, remarks = plan.config, list[Path](), list[str]()
-    prompts = [prompt for prompt in config.prompts for _ in range(config.n)]
-    number = _next_number(folder)
-    batch = plan.base.batch_for(plan.size)
-    for start in range(0, len(prompts), batch):
-        part = prompts[start : start + batch]
-        seeds = [config.seed + start + index for index in range(len(part))]
-        try:
-            latents = plan.base.draw(
-                part,
-                seeds,
-                size=plan.size,
-                steps=plan.steps,
-                guidance=plan.guidance,
-                negative_prompt=config.negative_prompt,
-            )
-            pictures = _decode(plan, latents, seeds)
-        except torch.OutOfMemoryError:
-            raise GenerationError(f"the device's memory is not enough for {plan.size} pixels: lower size") from None
-        for prompt, seed, picture in zip(part, seeds, pictures, strict=True):
-            path = folder / f"{number + len(files):04d}.png"
-            try:
-                write_png(path, picture, plan.provenance(prompt, seed))
-            except OSError as error:
-                raise GenerationError(f"cannot write {path}: {error.strerror or error}") from None
-            files.append(path)
-            if len(picture.getcolors(1) or ()) == 1:
-                remarks.append(f"{path.name} is of one colour: lower the strength of the adapters, or the guidance")
-                tell(Progress("remark", message=remarks[-1]))
-        tell(Progress("draw", len(files), len(prompts)))
-    return files, remarks
+    order = list(dict.fromkeys(shot.manner for shot in plan.shots))
+    indices = sorted(range(len(plan.shots)), key=lambda index: order.index(plan.shots[index].manner))
+    size = plan.base.batch_for(plan.size)
+    for manner, group in groupby(indices, key=lambda index: plan.shots[index].manner):
+        own, of_manner = plan.scaled(manner.strength), list(group)
+        with staged(plan.config, own.adapters, own.regions, plan.masks, plan.base, guided=manner.guidance > 1) as stage:
+            for start in range(0, len(of_manner), size):
+                part = of_manner[start : start + size]
+                shots = [plan.shots[index] for index in part]
+                try:
+                    found = _decoded(plan, shots, _latents(plan, manner, shots, stage.on_step))
+                except torch.OutOfMemoryError:
+                    raise GenerationError(
+                        f"the device's memory is not enough for {plan.size} pixels: lower size"
+                    ) from None
+                yield [(i, it, own.provenance(shot)) for i, it, shot in zip(part, found, shots, strict=True)]
 
 
-def _decode(plan: _Plan, latents: Tensor, seeds: list[int]) -> list[Image.Image]:
-    for seed, latent in zip(seeds, latents, strict=True):
+def _latents(plan: _Plan, manner: Manner, shots: Sequence[Shot], on_step: Any) -> Tensor:
+    return plan.base.draw(
+        [shot.prompt for shot in shots],
+        [shot.seed for shot in shots],
+        size=plan.size,
+        steps=manner.steps,
+        guidance=manner.guidance,
+        negative_prompt=plan.config.negative_prompt,
+        scheduler=manner.scheduler,
+        init=plan.start and plan.start.latents(plan.base, plan.size),
+        denoise=manner.denoise,
+        on_step=on_step,
+    )
+
+
+def _decoded(plan: _Plan, shots: Sequence[Shot], latents: Tensor) -> list[Image.Image]:
+    for shot, latent in zip(shots, latents, strict=True):
         if not latent.isfinite().all():
             what = "the strength of the adapters" if plan.adapters else "the guidance"
-            raise GenerationError(f"the picture of seed {seed} came out as NaN: lower {what}, or check the base")
+            raise GenerationError(f"the picture of seed {shot.seed} came out as NaN: lower {what}, or check the base")
     return plan.base.to_pictures(latents)
+
+
+def _write(path: Path, picture: Image.Image, texts: dict[str, str]) -> None:
+    try:
+        write_png(path, picture, texts)
+    except OSError as error:
+        raise GenerationError(f"cannot write {path}: {error.strerror or error}") from None
 
 
 def _next_number(folder: Path) -> int:

@@ -29,16 +29,25 @@ def sheet(rows: Mapping[str, Sequence[Image.Image]], columns: Sequence[str] = ()
     draw = ImageDraw.Draw(page)
     for r, (label, pictures) in enumerate(rows.items()):
         top = r * (side + _HEAD)
-        draw.text((_GAP, top + 7), label, INK, font)
+        draw.text((_GAP, top + 7), _fitting(label, font, width - 2 * _GAP), INK, font)
         for c, picture in enumerate(pictures):
             method = Image.Resampling.NEAREST if side >= picture.width else Image.Resampling.LANCZOS
             page.paste(picture.resize((side, side), method), (_GAP + c * (side + _GAP), top + _HEAD))
     bottom = len(rows) * (side + _HEAD) + 6
     for c, name in enumerate(columns):
-        draw.text((_GAP + c * (side + _GAP), bottom), name, INK, font)
+        draw.text((_GAP + c * (side + _GAP), bottom), _fitting(name, font, side), INK, font)
     if note:
-        draw.text((_GAP, bottom + (_HEAD if columns else 0)), note, INK, font)
+        draw.text((_GAP, bottom + (_HEAD if columns else 0)), _fitting(note, font, width - 2 * _GAP), INK, font)
     return page
+
+
+def _fitting(text: str, font: ImageFont.ImageFont | ImageFont.FreeTypeFont, width: int) -> str:
+    """As much of `text` as fits into `width` pixels."""
+    if font.getlength(text) <= width:
+        return text
+    while text and font.getlength(f"{text} ...") > width:
+        text = text[:-1]
+    return f"{text.rstrip()} ..."
 
 
 def _side(width: int) -> int:

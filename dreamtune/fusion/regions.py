@@ -19,158 +19,176 @@ from torch import Tensor, nn
 
 from dreamtune.errors import ConfigError
 
+from .delta import Delta
+from .places import Places
+
 
 @dataclass(frozen=True, eq=False)
 class Region:
-    """Where one adapter acts, and what is to be there."""
+    """Where adapters act, and what is to be there."""
 
     mask: Tensor
     """(h, w) of the whole picture, 0 to 1."""
     embedding: Tensor
     """(tokens, dim) of its prompt."""
-    deltas: Mapping[str, tuple[Tensor, Tensor]]
-    """Layer path in the UNet -> factors (out, k), (k, in) of strength·ΔW."""
-
-
-def box_mask(box: Sequence[float], size: tuple[int, int], softness: float = 0.0) -> Tensor:
-    """(h, w) mask of a box x0, y0, x1, y1 in shares of the picture; its edges fall off over the share `softness`.
-
-    Raises ConfigError for a box outside the picture or without area.
-    """
-    x0, y0, x1, y1 = box
-    if not all(0 <= value <= 1 for value in box):
-        raise ConfigError(f"the region {x0},{y0},{x1},{y1} reaches outside the picture: use numbers from 0 to 1")
-    if x0 >= x1 or y0 >= y1:
-        raise ConfigError(f"the region {x0},{y0},{x1},{y1} has no area: give left, top, right and bottom")
-    sides = []
-    for (start, stop), length in zip(((y0, y1), (x0, x1)), size, strict=True):
-        at = (torch.arange(length) + 0.5) / length
-        # an edge that is the picture's own is no edge
-        rise = _edge(at - start, softness) if start > 0 else torch.ones(length)
-        fall = _edge(stop - at, softness) if stop < 1 else torch.ones(length)
-        sides.append(torch.minimum(rise, fall))
-    return sides[0][:, None] * sides[1][None, :]
-
-
-def shares(masks: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """(n, h, w) what each region has of every pixel, and (h, w) what is left to the context; together 1."""
-    stacked = torch.stack(list(masks)).float()
-    total = stacked.sum(0)
-    return stacked / total.clamp(min=1), (1 - total).clamp(min=0)
+    deltas: Mapping[str, Delta]
+    """Layer path in the UNet -> ΔW there, of all its adapters, at their strengths."""
+    pooled: Tensor | None = None
+    """(dim,) SDXL's pooled prompt, which acts on the whole picture: for passes of its own (see blended) alone."""
 
 
 @contextmanager
-def routed(unet: nn.Module, regions: Sequence[Region], *, guided: bool) -> Iterator[None]:
+def routed(unet: nn.Module, regions: Sequence[Region], *, guided: bool) -> Iterator[Routing]:
     """Within the block, `unet`, of the design of diffusers' UNet2DConditionModel, draws by regions.
 
     guided: the first half of every batch is what guidance leads away from: there the adapters act in their regions as
     well, but on the prompt of the call. Raises ConfigError for an adapter that changes layers without pixels or
     prompts, which no region can have for itself.
     """
-    masks, rest = shares([region.mask for region in regions])
+    routing = Routing(unet, regions, guided=guided)
+
+    def begin(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        routing.begin(args[0] if args else kwargs["sample"])
+
     with ExitStack() as stack:
-        state = _State(masks, rest)
-        stack.callback(unet.register_forward_pre_hook(state.begin, with_kwargs=True).remove)
-        attended = {name for name, it in unet.named_modules() if name.endswith("attn2")}
+        stack.callback(unet.register_forward_pre_hook(begin, with_kwargs=True).remove)
+        stack.enter_context(routing.installed())
+        yield routing
+
+
+class Routing:
+    """The regions of a UNet, and what its layers need to know of them."""
+
+    def __init__(self, unet: nn.Module, regions: Sequence[Region], *, guided: bool) -> None:
+        """See :func:`routed`; nothing acts before :meth:`installed`."""
+        self.places = Places([region.mask for region in regions])
+        self._attentions = {
+            name: _Attention(name, self.places, [region.embedding for region in regions], guided)
+            for name, _ in unet.named_modules()
+            if name.endswith("attn2")
+        }
+        self._layers: dict[str, _Masked] = {}
         for name in {name for region in regions for name in region.deltas}:
             if ".transformer_blocks." not in name:
                 raise ConfigError(f"the layer {name} acts on the whole picture: its adapter cannot have a region")
-            layer = unet.get_submodule(name)
-            if name.rpartition(".")[0] in attended and name.endswith(("to_k", "to_v")):
-                continue
-            stack.callback(layer.register_forward_hook(_masked(state, [r.deltas.get(name) for r in regions])).remove)
-        for name in attended:
-            attention: Any = unet.get_submodule(name)
-            before = attention.processor
-            attention.processor = _Routed(state, name, regions, guided)
-            stack.callback(setattr, attention, "processor", before)
-        yield
+            if name.rpartition(".")[0] not in self._attentions or not name.endswith(("to_k", "to_v")):
+                self._layers[name] = _Masked(self.places)
+        self._unet = unet
+        self.change([region.deltas for region in regions])
+
+    def change(self, deltas: Sequence[Mapping[str, Delta]]) -> None:
+        """From now on the adapters of each region change the layers by these, which need not name all of them."""
+        for name, layer in self._layers.items():
+            layer.change([own.get(name) for own in deltas])
+        for name, attention in self._attentions.items():
+            attention.changes = [(own.get(f"{name}.to_k"), own.get(f"{name}.to_v")) for own in deltas]
+        self.forget()
+
+    def forget(self) -> None:
+        """Compute keys and values anew: to be called when other adapters have changed the weights of the UNet."""
+        for attention in self._attentions.values():
+            attention.context = None
+
+    def begin(self, sample: Tensor) -> None:
+        """Take the size of the latents (n, c, h, w) that come next."""
+        self.places.resize(sample.shape[-2], sample.shape[-1])
+
+    @contextmanager
+    def installed(self) -> Iterator[None]:
+        """Within the block the UNet's layers act by regions; :meth:`begin` has to come before each pass."""
+        with ExitStack() as stack:
+            for name, layer in self._layers.items():
+                stack.callback(self._unet.get_submodule(name).register_forward_hook(layer).remove)
+            for name, attention in self._attentions.items():
+                module: Any = self._unet.get_submodule(name)
+                stack.callback(setattr, module, "processor", module.processor)
+                module.processor = attention
+            yield
 
 
-class _State:
-    """What the layers need to know of the pass that is going on."""
+class _Masked:
+    """Forward hook of a layer on pixels: adds Σ Mᵢ ⊙ ΔWᵢ x to its output."""
 
-    def __init__(self, masks: Tensor, rest: Tensor) -> None:
-        self.masks, self.rest = masks, rest
-        self.height = self.width = 0
-        self._sized: dict[tuple[int, torch.device, torch.dtype], Tensor] = {}
+    def __init__(self, places: Places) -> None:
+        self.places = places
+        self._ranks: tuple[int, ...] = ()
+        self._whole: list[tuple[int, Tensor]] = []
+        self._up = self._down = torch.empty(0)
 
-    def begin(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Take the size of the latents (n, c, h, w)."""
-        sample = args[0] if args else kwargs["sample"]
-        if (self.height, self.width) != tuple(sample.shape[-2:]):
-            self.height, self.width = sample.shape[-2:]
-            self._sized.clear()
+    def change(self, deltas: Sequence[Delta | None]) -> None:
+        """The regions' ΔW. Small factors of all regions stand side by side: Σ Mᵢ ⊙ UᵢDᵢx = U (M ⊙ Dx)."""
+        small = [None if it is None or it.whole is not None else it for it in deltas]
+        self._ranks = tuple(0 if it is None else it.rank for it in small)
+        if any(self._ranks):
+            self._up = torch.cat([it.up for it in small if it is not None], 1)
+            self._down = torch.cat([it.down for it in small if it is not None])
+        self._whole = [(i, it.whole) for i, it in enumerate(deltas) if it is not None and it.whole is not None]
 
-    def at(self, tokens: int, like: Tensor) -> Tensor:
-        """(n + 1, tokens, 1): the regions' shares of a layer's pixels, and last the context's."""
-        key = (tokens, like.device, like.dtype)
-        if key not in self._sized:
-            height, width = self.height, self.width
-            while height * width > tokens:  # as the UNet halves them, sizes that are odd too
-                height, width = -(-height // 2), -(-width // 2)
-            every = torch.cat([self.masks, self.rest[None]])
-            sized = F.interpolate(every[:, None], (height, width), mode="area").flatten(
-                1
-            )  # averages: their sum stays 1
-            self._sized[key] = sized[:, :, None].to(like.device, like.dtype)
-        return self._sized[key]
-
-
-def _edge(distance: Tensor, softness: float) -> Tensor:
-    """0 outside, 1 inside, a straight line between that is `softness` wide."""
-    return (distance >= 0).float() if softness == 0 else (distance / softness + 0.5).clamp(0, 1)
-
-
-def _masked(state: _State, factors: Sequence[tuple[Tensor, Tensor] | None]) -> Any:
-    def hook(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        x = inputs[0]  # (n, tokens, in)
-        masks = state.at(x.shape[1], x)
-        for mask, pair in zip(masks, factors, strict=False):
-            if pair is not None:
-                output = output + mask * _changed(x, pair)
+    def __call__(self, _: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        """Add to `output` (n, pixels, out) in place, which the layer has just made."""
+        x = inputs[0]  # (n, pixels, in)
+        if any(self._ranks):
+            self._up, self._down = self._up.to(x), self._down.to(x)
+            inner = F.linear(x, self._down).mul_(self.places.columns(self._ranks, x))
+            output.flatten(0, 1).addmm_(inner.flatten(0, 1), self._up.T)
+        for place, (index, matrix) in enumerate(self._whole):
+            matrix = matrix.to(x)
+            self._whole[place] = (index, matrix)
+            pixels, share = self.places.own(index, x)
+            output.index_add_(1, pixels, F.linear(x.index_select(1, pixels), matrix).mul_(share))
         return output
 
-    return hook
 
+class _Attention:
+    """Processor of cross-attention for diffusers' Attention: every prompt is attended by its own pixels."""
 
-def _changed(x: Tensor, factors: tuple[Tensor, Tensor]) -> Tensor:
-    up, down = (it.to(x.device, x.dtype) for it in factors)
-    return F.linear(F.linear(x, down), up)
-
-
-class _Routed:
-    """Cross-attention by regions, for diffusers' Attention."""
-
-    def __init__(self, state: _State, name: str, regions: Sequence[Region], guided: bool) -> None:
-        self.state, self.regions, self.guided = state, regions, guided
-        self.changes = [(r.deltas.get(f"{name}.to_k"), r.deltas.get(f"{name}.to_v")) for r in regions]
+    def __init__(self, name: str, places: Places, embeddings: Sequence[Tensor], guided: bool) -> None:
+        self.name, self.places, self.embeddings, self.guided = name, places, embeddings, guided
+        self.changes: Sequence[tuple[Delta | None, Delta | None]] = []
+        self.context: Tensor | None = None
+        """The prompts whose keys and values are kept. Held, so that no other tensor can be taken for it."""
+        self._kept: list[tuple[Tensor, Tensor]] = []
 
     def __call__(
         self, attn: Any, hidden_states: Tensor, encoder_hidden_states: Tensor, *args: Any, **kwargs: Any
     ) -> Tensor:
         """(n, pixels, dim) attends to the prompts: the call's in the whole batch, then the regions'."""
-        query = _heads(attn, attn.to_q(hidden_states))
-        context = encoder_hidden_states
-        shares = self.state.at(hidden_states.shape[1], hidden_states)  # (regions + 1, pixels, 1)
-        plain = F.scaled_dot_product_attention(query, *_keys(attn, context, (None, None)))
-        mixed = _flat(plain) * shares[-1]
-        unwanted = context[: len(context) // 2] if self.guided else context[:0]
-        for share, region, changes in zip(shares, self.regions, self.changes, strict=False):
-            wanted = region.embedding.to(context).expand(len(context) - len(unwanted), -1, -1)
-            own = torch.cat([unwanted, wanted])
-            mixed = mixed + share * _flat(F.scaled_dot_product_attention(query, *_keys(attn, own, changes)))
+        if self.context is not encoder_hidden_states:  # a sampler gives the same tensor at every step
+            self._kept = self._keys(attn, encoder_hidden_states)
+            self.context = encoder_hidden_states
+        query = attn.to_q(hidden_states)
+        pixels, counts, share = self.places.all(query)
+        parts = [
+            _flat(F.scaled_dot_product_attention(_heads(attn, own), *keys))
+            for own, keys in zip(query.index_select(1, pixels).split(counts, 1), self._kept, strict=True)
+            if own.shape[1]
+        ]
+        mixed = torch.zeros_like(query).index_add_(1, pixels, torch.cat(parts, 1).mul_(share))
         return attn.to_out[1](attn.to_out[0](mixed)) / attn.rescale_output_factor
 
+    def _keys(self, attn: Any, context: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """Keys and values (n, heads, tokens, dim / heads) of each region, and last the context's."""
+        unwanted = context[: len(context) // 2] if self.guided else context[:0]
+        found = []
+        for embedding, changes in zip(self.embeddings, self.changes, strict=True):
+            wanted = embedding.to(context).expand(len(context) - len(unwanted), -1, -1)
+            found.append(_projected(attn, torch.cat([unwanted, wanted]), changes))
+        return [*found, _projected(attn, context, (None, None))]
 
-def _keys(
-    attn: Any, context: Tensor, changes: tuple[tuple[Tensor, Tensor] | None, tuple[Tensor, Tensor] | None]
-) -> tuple[Tensor, Tensor]:
-    found = []
-    for layer, change in zip((attn.to_k, attn.to_v), changes, strict=True):
-        projected = layer(context)
-        found.append(_heads(attn, projected if change is None else projected + _changed(context, change)))
-    return found[0], found[1]
+
+def _projected(attn: Any, context: Tensor, changes: tuple[Delta | None, Delta | None]) -> tuple[Tensor, Tensor]:
+    key, value = (
+        _heads(attn, layer(context) if change is None else layer(context) + _changed(context, change))
+        for layer, change in zip((attn.to_k, attn.to_v), changes, strict=True)
+    )
+    return key, value
+
+
+def _changed(x: Tensor, delta: Delta) -> Tensor:
+    """ΔW x."""
+    if delta.whole is not None:
+        return F.linear(x, delta.whole.to(x))
+    return F.linear(F.linear(x, delta.down.to(x)), delta.up.to(x))
 
 
 def _heads(attn: Any, x: Tensor) -> Tensor:

@@ -8,32 +8,61 @@ from typing import TYPE_CHECKING, Annotated, Any
 from typer import Option
 
 from dreamtune.pipelines import console
-from dreamtune.pipelines.commands.options import AnyBase, Base, Device, Guidance, Json, Precision, Seed, Size, Steps
+from dreamtune.pipelines.commands.options import Device, Guidance, Json, Precision, Size, Steps
 
 if TYPE_CHECKING:
     from dreamtune.pipelines.generate import GenerateResult
 
+_SAMPLERS = "auto, ddim, ddpm, pndm, euler, euler-a, heun, dpm++2m, dpm++2m-karras, dpm++2m-sde, deis or unipc"
+
 
 def generate(
-    prompt: Annotated[list[str], Option(help="What to draw; may be given several times.")],
     out: Annotated[Path, Option(help="Folder for the pictures, numbered after those that are there.")],
+    prompt: Annotated[list[str] | None, Option(help="What to draw; may be given several times.")] = None,
+    prompts: Annotated[Path | None, Option(metavar="FILE", help="More of them, one per line.")] = None,
     adapter: Annotated[
-        list[str] | None, Option(metavar="FILE[:STRENGTH]", help="Adapter file; several add up.")
+        list[str] | None,
+        Option(
+            metavar="FILE[:STRENGTH][@START-STOP]",
+            help="Adapter file, and in which part of the steps it acts (0.0-1.0); several add up.",
+        ),
     ] = None,
     region: Annotated[
         list[str] | None,
         Option(
-            metavar="FILE[:STRENGTH]@x0,y0,x1,y1=PROMPT", help="What is to be in a box of the picture, by its adapter."
+            metavar="FILE[:STRENGTH][+FILE...]@PLACE=PROMPT",
+            help="What is to be in a part of the picture, by its own adapters. PLACE is x0,y0,x1,y1 in shares of the "
+            "picture, or a mask, a picture that is white there.",
         ),
     ] = None,
-    base: Base = "auto",
-    n: Annotated[int, Option("--n", help="Pictures per prompt.")] = 4,
+    mode: Annotated[
+        str | None, Option(help="routed (in one pass), blend (regions apart), switch or composite (adapters apart).")
+    ] = None,
+    softness: Annotated[float | None, Option(help="Width of regions' edges as a share of the picture (0.05).")] = None,
+    base: Annotated[
+        str | None, Option(help="Base model (the one that the adapters were trained on, or pocket).")
+    ] = None,
+    n: Annotated[int | None, Option("--n", help="Pictures per prompt (4).")] = None,
     steps: Steps = None,
     guidance: Guidance = None,
-    negative: Annotated[str, Option(help="What to lead away from.")] = "",
+    scheduler: Annotated[str | None, Option(help=f"Sampler: {_SAMPLERS}.")] = None,
+    negative: Annotated[str | None, Option(help="What to lead away from.")] = None,
+    init: Annotated[Path | None, Option(metavar="PICTURE", help="Picture to start from.")] = None,
+    denoise: Annotated[float | None, Option(help="How much of it to draw anew, up to 1 (0.6).")] = None,
+    grid: Annotated[
+        list[str] | None,
+        Option(
+            metavar="NAME=VALUE,...",
+            help="Compare strength, seed, guidance, steps, scheduler or denoise on a sheet; at most two of them.",
+        ),
+    ] = None,
+    again: Annotated[
+        Path | None,
+        Option("--from", metavar="PICTURE", help="Draw this picture of dreamtune again; other options change it."),
+    ] = None,
     size: Size = None,
-    seed: Seed = 0,
-    any_base: AnyBase = False,
+    seed: Annotated[int | None, Option(help="Seed of the first picture; the next has the next (0).")] = None,
+    any_base: Annotated[bool, Option("--any-base", help="Allow another base than the adapters'.")] = False,
     device: Device = "auto",
     precision: Precision = None,
     as_json: Json = False,
@@ -41,24 +70,33 @@ def generate(
     """Draw pictures with a base and any number of adapters."""
     from dreamtune.pipelines.generate import GenerateConfig
     from dreamtune.pipelines.generate import generate as run
+    from dreamtune.pipelines.generate_config import read_prompts
+    from dreamtune.pipelines.generate_record import again as settings_of
 
-    config: dict[str, Any] = {
-        "prompts": prompt,
-        "adapters": adapter or [],
-        "regions": region or [],
+    given: dict[str, Any] = {
+        "prompts": [*(prompt or []), *(read_prompts(prompts) if prompts else [])] or None,
+        "adapters": adapter,
+        "regions": region,
+        "mode": mode,
+        "softness": softness,
         "base": base,
         "n": n,
         "steps": steps,
         "guidance": guidance,
+        "scheduler": scheduler,
         "negative_prompt": negative,
+        "init": init,
+        "denoise": denoise,
+        "grid": grid,
         "size": size,
         "seed": seed,
-        "any_base": any_base,
+        "any_base": any_base or None,
         "device": device,
         "precision": precision,
     }
+    values = {name: value for name, value in given.items() if value is not None}
     with console.stdout_kept():
-        result = run(GenerateConfig(**config), out)
+        result = run(settings_of(again, **values) if again else GenerateConfig(**values), out)
     if as_json:
         console.print_json(result.to_dict())
     else:
@@ -66,6 +104,6 @@ def generate(
 
 
 def show(result: GenerateResult) -> None:
-    """The files, one a line."""
-    for path in result.files:
+    """The files, one a line, and the sheet of a grid last."""
+    for path in [*result.files, *([result.sheet] if result.sheet else [])]:
         print(path)

@@ -1,22 +1,21 @@
 """Regions: the whole picture is plain generation, an empty one is none, and each adapter acts in its own half."""
 
-import json
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 from diffusers import UNet2DConditionModel
-from PIL import Image, ImageChops
 from torch import Tensor, nn
 
-from dreamtune.adapters import AdapterFile, NewWord, attach
+from dreamtune.adapters import AdapterFile, attach
 from dreamtune.adapters.methods.lora import LoRAConfig
 from dreamtune.errors import ConfigError
-from dreamtune.fusion.regions import Region, box_mask, routed, shares
+from dreamtune.fusion import Delta
+from dreamtune.fusion.blend import blended
+from dreamtune.fusion.masks import box_mask, overlaps, shares, softened
+from dreamtune.fusion.regions import Region, routed
 from dreamtune.models import load_base
-from dreamtune.pipelines.cli import main
-from dreamtune.pipelines.regions import RegionUse, make_regions
 from tests.adapters.nets import disturb
 
 FULL, NONE = torch.ones(64, 64), torch.zeros(64, 64)
@@ -36,8 +35,7 @@ def adapter(unet: nn.Module, seed: int) -> AdapterFile:
 
 def region(file: AdapterFile, mask: Tensor, embedding: Tensor) -> Region:
     meta = torch.empty(0)
-    factors = {path: it.low_rank(meta) for path, it in file.adapters().items()}
-    return Region(mask, embedding, {path: (up.detach(), down.detach()) for path, (up, down) in factors.items()})  # pyright: ignore[reportGeneralTypeIssues, reportOptionalIterable]
+    return Region(mask, embedding, {path: Delta.of_adapter(it, meta) for path, it in file.adapters().items()})
 
 
 def prompt(seed: int) -> Tensor:
@@ -50,13 +48,14 @@ def noise(unet: Any, *prompts: Tensor, side: int = 8) -> Tensor:
     return unet(x, 10, torch.stack(prompts)).sample
 
 
+@pytest.mark.parametrize("mode", [routed, blended])
 @pytest.mark.parametrize("guided", [False, True])
-def test_a_region_of_the_whole_picture_is_plain_generation(unet: nn.Module, guided: bool) -> None:
+def test_a_region_of_the_whole_picture_is_plain_generation(unet: nn.Module, guided: bool, mode: Any) -> None:
     file = adapter(unet, 1)
     unwanted = [prompt(8)] if guided else []
     with file.attach(unet):
         expected = noise(unet, *unwanted, prompt(1))
-    with routed(unet, [region(file, FULL, prompt(1))], guided=guided):
+    with mode(unet, [region(file, FULL, prompt(1))], guided=guided):
         found = noise(unet, *unwanted, prompt(9))  # the context prompt has no place
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
     assert (expected[-1] - noise(unet, prompt(1))[0]).abs().max() > 0.1
@@ -81,9 +80,10 @@ def test_pictures_of_any_size_have_regions(side: int) -> None:
         torch.testing.assert_close(noise(unet, prompt(9), side=side), plain, rtol=1e-4, atol=1e-5)
 
 
-def test_an_empty_region_is_none(unet: nn.Module) -> None:
+@pytest.mark.parametrize("mode", [routed, blended])
+def test_an_empty_region_is_none(unet: nn.Module, mode: Any) -> None:
     plain = noise(unet, prompt(8), prompt(9))
-    with routed(unet, [region(adapter(unet, 1), NONE, prompt(1))], guided=True):
+    with mode(unet, [region(adapter(unet, 1), NONE, prompt(1))], guided=True):
         torch.testing.assert_close(noise(unet, prompt(8), prompt(9)), plain, rtol=1e-5, atol=1e-5)
     assert torch.equal(noise(unet, prompt(8), prompt(9)), plain)  # afterwards nothing is left
 
@@ -136,76 +136,92 @@ def test_impossible_boxes(box: tuple[float, ...], message: str) -> None:
         box_mask(box, (8, 8))
 
 
-def draw(tiny: Path, out: Path, *arguments: str) -> Image.Image:
-    common = ["--base", str(tiny), "--n", "1", "--steps", "2", "--device", "cpu", "--out", str(out)]
-    assert main(["generate", *common, *arguments]) == 0
-    return Image.open(out / "0000.png")
+def test_painted_masks_get_soft_edges_as_boxes_have() -> None:
+    hard = box_mask((0.25, 0, 1, 0.5), (64, 64))
+    torch.testing.assert_close(softened(hard, 0.25), box_mask((0.25, 0, 1, 0.5), (64, 64), 0.25), rtol=0, atol=0.06)
+    assert softened(hard, 0) is hard
 
 
-def test_command(tiny: Path, unet: nn.Module, tmp_path: Path) -> None:
-    path = tmp_path / "a.safetensors"
-    adapter(unet, 1).save(path)
-    plain = draw(tiny, tmp_path / "1", "--prompt", "a dog", "--adapter", f"{path}:0.5")
-    whole = draw(tiny, tmp_path / "2", "--prompt", "a beach", "--region", f"{path}:0.5@0,0,1,1=a dog")
-    half = draw(tiny, tmp_path / "3", "--prompt", "a beach", "--region", f"{path}:0.5@0,0,0.5,1=a dog")
-    apart = [max(ImageChops.difference(plain, it).tobytes()) for it in (whole, half)]
-    assert apart[0] <= 1 < apart[1]
-    told = json.loads(half.info["dreamtune"])["regions"]
-    assert [(it["file"], it["box"], it["prompt"]) for it in told] == [("a.safetensors", [0, 0, 0.5, 1], "a dog")]
+def test_overlaps_are_found_and_soft_edges_that_meet_are_none() -> None:
+    boxes = [(0, 0, 0.5, 1), (0.5, 0, 1, 1), (0.25, 0, 0.75, 0.5)]
+    masks = [box_mask(box, (64, 64), 0.1) for box in boxes]
+    assert overlaps(masks[:2]) == []
+    found = overlaps(masks)
+    assert [(first, second) for first, second, _ in found] == [(0, 2), (1, 2)]
+    assert all(share == pytest.approx(0.125, abs=0.02) for *_, share in found)
 
 
-def test_each_prompt_is_read_by_its_adapters_own_text_encoder_and_word(tiny: Path, tmp_path: Path) -> None:
-    base = load_base(tiny, "cpu")
-    prompts = ["a sks dog", "a dog"]
-    plain = [it.embedding for it in base.condition(prompts)]
-    word = NewWord("sks", {"text_encoder": torch.full((2, 32), 0.5)})
-    parts = {
-        "unet": attach(base.unet, LoRAConfig(rank=2)),
-        "text_encoder": attach(base.text_encoder, LoRAConfig(rank=2), "text"),
-    }
-    for index, (_, layer, it) in enumerate(at for part in parts.values() for at in part.layers()):
-        disturb(it, layer.pristine, index)
-    about = {"base": "", "trigger": "sks", "class_word": "", "training": {}}
-    file = AdapterFile.from_attached(
-        parts["unet"], text_encoders={"text_encoder": parts["text_encoder"]}, word=word, **about
-    )
-    for part in parts.values():
-        part.detach()
-    file.save(tmp_path / "a.safetensors")
-    with base.put_on(file):
-        expected = base.condition(prompts[:1])[0].embedding
-    uses = [
-        RegionUse.load(f"{tmp_path / 'a.safetensors'}:{s}@0,0,1,1={p}") for s, p in ((1, prompts[0]), (0, prompts[1]))
-    ]
-    own, without = make_regions(uses, base, any_base=False)
-    torch.testing.assert_close(own.embedding, expected, rtol=1e-5, atol=1e-5)
-    assert (own.embedding - plain[0]).abs().max() > 0.1
-    assert torch.equal(without.embedding, plain[1])
-    assert own.deltas.keys() == parts["unet"].adapters.keys(), "changes of text encoders are in the embedding alone"
-    assert not any((up @ down).any() for up, down in without.deltas.values())
-    (less,) = make_regions([RegionUse.load(f"{tmp_path / 'a.safetensors'}:0.5,mid=0@0,0,1,1=x")], base, any_base=False)
-    for path, (up, down) in less.deltas.items():
-        whole = own.deltas[path][0] @ own.deltas[path][1]
-        torch.testing.assert_close(up @ down, whole * (0.0 if path.startswith("mid_block") else 0.5))
+def symmetric_unet() -> UNet2DConditionModel:
+    """A UNet that turns mirrored noise into a mirrored prediction: its kernels are symmetric, and nothing is halved."""
+    torch.manual_seed(0)
+    unet = UNet2DConditionModel(
+        block_out_channels=(16,),
+        layers_per_block=1,
+        down_block_types=("CrossAttnDownBlock2D",),
+        up_block_types=("CrossAttnUpBlock2D",),
+        cross_attention_dim=32,
+        attention_head_dim=4,
+        norm_num_groups=4,
+    ).eval()
+    with torch.no_grad():
+        for module in unet.modules():
+            if isinstance(module, nn.Conv2d):
+                module.weight.copy_((module.weight + module.weight.flip(-1)) / 2)
+    return unet
 
 
-@pytest.mark.parametrize(
-    "text, message",
-    [
-        ("{}@0,0,1=a dog", "must be four numbers"),
-        ("{}@0,0,1,x=a dog", "must be four numbers"),
-        ("{}@0,0,2,1=a dog", "reaches outside the picture"),
-        ("{}@0,0,0,1=a dog", "has no area"),
-        ("{}", "must be written FILE@x0,y0,x1,y1=PROMPT"),
-        ("{}:nan@0,0,1,1=a dog", "is not a number"),
-    ],
-)
-def test_bad_regions_draw_nothing(
-    text: str, message: str, tiny: Path, unet: nn.Module, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    path, out = tmp_path / "a.safetensors", tmp_path / "out"
-    adapter(unet, 1).save(path)
-    arguments = ["--base", str(tiny), "--prompt", "x", "--region", text.format(path), "--out", str(out)]
-    assert main(["generate", *arguments]) == 2
-    assert message in capsys.readouterr().err
-    assert not out.exists()
+@torch.no_grad()
+@pytest.mark.parametrize("mode", [routed, blended])
+def test_regions_that_swap_places_swap_the_halves_of_the_prediction(mode: Any) -> None:
+    unet = symmetric_unet()
+    sample = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    context = torch.stack([prompt(8), prompt(9)])
+    halves = [box_mask(box, (64, 64), 0.1) for box in ((0, 0, 0.5, 1), (0.5, 0, 1, 1))]
+    files = [adapter(unet, 1), adapter(unet, 2)]
+
+    def predicted(order: tuple[int, int], noise: Tensor) -> Tensor:
+        regions = [region(files[which], mask, prompt(which)) for which, mask in zip(order, halves, strict=True)]
+        with mode(unet, regions, guided=True):
+            return unet(noise, 10, context).sample
+
+    one, two = predicted((0, 1), sample), predicted((1, 0), sample.flip(-1))
+    torch.testing.assert_close(two.flip(-1), one, rtol=1e-4, atol=1e-4)
+    assert (predicted((0, 1), sample.flip(-1)).flip(-1) - one).abs().max() > 0.1, "the places matter"
+
+
+@torch.no_grad()
+def test_keys_are_kept_for_a_prompt_and_made_anew_for_another_or_when_weights_change(unet: nn.Module) -> None:
+    x = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    contexts = [torch.stack([prompt(7), prompt(8)]), torch.stack([prompt(8), prompt(9)])]
+    half, file, other = box_mask((0, 0, 0.5, 1), (64, 64)), adapter(unet, 1), adapter(unet, 3)
+
+    def fresh(context: Tensor, deltas: Any = None) -> Tensor:
+        own = region(file, half, prompt(1))
+        with routed(unet, [own if deltas is None else replace(own, deltas=deltas)], guided=True):
+            return unet(x, 10, context).sample
+
+    expected = [fresh(context) for context in contexts]
+    without = fresh(contexts[1], {})
+    with other.attach(unet):
+        changed = fresh(contexts[1])
+    with routed(unet, [region(file, half, prompt(1))], guided=True) as routing:
+        for context, wanted in zip((*contexts, contexts[1]), (*expected, expected[1]), strict=True):
+            torch.testing.assert_close(unet(x, 10, context).sample, wanted)
+        with other.attach(unet):
+            routing.forget()
+            torch.testing.assert_close(unet(x, 10, contexts[1]).sample, changed)
+        routing.change([{}])
+        torch.testing.assert_close(unet(x, 10, contexts[1]).sample, without)
+    assert (without - expected[1]).abs().max() > 0.1
+
+
+def test_changes_without_small_factors_act_in_regions_as_those_with_them(unet: nn.Module) -> None:
+    file, meta = adapter(unet, 1), torch.empty(0)
+    left = box_mask((0, 0, 0.6, 0.8), (64, 64), 0.1)
+    small = region(file, left, prompt(1))
+    dense = {path: Delta.of_matrix(Delta.of_adapter(it, meta).dense()) for path, it in file.adapters().items()}
+    found = []
+    for deltas in (small.deltas, dense):
+        with routed(unet, [Region(left, prompt(1), deltas)], guided=True):
+            found.append(noise(unet, prompt(8), prompt(9)))
+    torch.testing.assert_close(found[1], found[0], rtol=1e-4, atol=1e-4)

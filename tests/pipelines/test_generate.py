@@ -72,7 +72,9 @@ def test_pictures_tell_how_they_were_made(draw: Any, trained: TrainResult, tmp_p
         "guidance": 2.5,
         "size": 32,
         "sampler": "DDIM",
+        "scheduler": "auto",
         "base": "tiny",
+        "precision": "fp32",
         "adapters": [{"file": "adapter.safetensors", "strength": 0.5, "sha256": digest}],
     }
     first, second, third = texts["parameters"].split("\n")

@@ -1,0 +1,138 @@
+"""`python -m benchmarks.regions [--unet pocket|sd15] [--repeats N] [--steps N] [--out FILE]`: the price of regions.
+
+Wall time of generation with two adapters in two regions that fill the picture, beside plain generation with one adapter
+merged into the weights, on the same UNet, noise, size and steps; with guidance, so every step is a batch of two.
+pocket is drawn from prompt to picture, sd15 is a random UNet of SD 1.5's size from latents to latents (512 pixels). The
+two alternate, and the ratio is the median of those within each repeat, so that a machine that slows down slows both.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import DDIMScheduler, UNet2DConditionModel
+from torch import Tensor, nn
+
+from benchmarks.speed import UNETS
+from dreamtune.adapters import attach
+from dreamtune.adapters.methods.lora import LoRAConfig
+from dreamtune.fusion.delta import Delta
+from dreamtune.fusion.masks import box_mask
+from dreamtune.fusion.regions import Region, routed
+from dreamtune.models import load_base
+
+RANK = 8
+HALVES = ((0.0, 0.0, 0.5, 1.0), (0.5, 0.0, 1.0, 1.0))
+SOFTNESS = 0.05
+LIMIT = 1.4
+"""What regions may cost: the wall time of a plain generation, times this."""
+
+
+def deltas(unet: nn.Module, seed: int) -> dict[str, Delta]:
+    """Changes of a LoRA with random factors on all attention layers."""
+    with attach(unet, LoRAConfig(rank=RANK), seed=seed) as attached:
+        shapes = {path: (layer.out_features, layer.in_features) for path, layer, _ in attached.layers()}
+    made = torch.Generator().manual_seed(seed)
+    return {
+        path: Delta(torch.randn(out, RANK, generator=made) * 1e-3, torch.randn(RANK, into, generator=made) * 1e-3)
+        for path, (out, into) in shapes.items()
+    }
+
+
+def regions(unet: nn.Module, embeddings: list[Tensor]) -> AbstractContextManager[Any]:
+    """Two halves, each with an adapter and a prompt."""
+    made = [
+        Region(box_mask(box, (256, 256), SOFTNESS), embedding, deltas(unet, index))
+        for index, (box, embedding) in enumerate(zip(HALVES, embeddings, strict=True))
+    ]
+    return routed(unet, made, guided=True)
+
+
+def pocket(steps: int) -> tuple[nn.Module, Callable[[], Any], list[Tensor]]:
+    """The embedded base, a generation with it, and the embeddings of the regions' prompts."""
+    base = load_base("pocket", "cpu")
+    embeddings = [it.embedding for it in base.condition(["a cat on the beach", "a mug on the beach"])]
+
+    def draw() -> None:
+        latents = base.draw(["on the beach"], [0], size=base.resolution, steps=steps, guidance=2.5)
+        base.to_pictures(latents)
+
+    return base.unet, draw, embeddings
+
+
+def sd15(steps: int) -> tuple[nn.Module, Callable[[], Any], list[Tensor]]:
+    """The same with a random UNet of SD 1.5's size."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    with torch.device(device):
+        unet: Any = UNet2DConditionModel(**UNETS["sd15"]).eval().requires_grad_(False)
+    random = torch.Generator().manual_seed(0)
+    latents, prompts = torch.randn(1, 4, 64, 64, generator=random), torch.randn(4, 77, 768, generator=random)
+    context, scheduler = prompts[:2].to(device), DDIMScheduler(clip_sample=False)
+
+    @torch.no_grad()
+    def draw() -> None:
+        scheduler.set_timesteps(steps)
+        x = latents.to(device)
+        for t in scheduler.timesteps:
+            unwanted, wanted = unet(torch.cat([x, x]), t, context).sample.chunk(2)
+            x = scheduler.step(unwanted + 5 * (wanted - unwanted), int(t), x, return_dict=False)[0]
+        x.cpu()
+
+    return unet, draw, list(prompts[2:])
+
+
+def measure(unet: nn.Module, draw: Callable[[], Any], embeddings: list[Tensor], repeats: int) -> dict[str, Any]:
+    """Seconds of both, and the ratio."""
+
+    def seconds() -> float:
+        began = time.perf_counter()
+        draw()
+        return time.perf_counter() - began
+
+    with attach(unet, LoRAConfig(rank=RANK)) as attached:
+        attached.merge()
+        plain = []
+        routing: list[float] = []
+        for repeat in range(-1, repeats):  # the first, which warms up, does not count
+            one = seconds()
+            with regions(unet, embeddings):
+                two = seconds()
+            if repeat >= 0:
+                plain.append(one)
+                routing.append(two)
+    ratios = [two / one for one, two in zip(plain, routing, strict=True)]
+    return {
+        "plain_seconds": round(statistics.median(plain), 3),
+        "regions_seconds": round(statistics.median(routing), 3),
+        "ratio": round(statistics.median(ratios), 3),
+        "ratios": [round(min(ratios), 3), round(max(ratios), 3)],
+    }
+
+
+def main() -> None:
+    """Entry point."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--unet", choices=("pocket", "sd15"), help="one of them alone")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--steps", type=int, help="20 with pocket, 2 with sd15 if not set")
+    parser.add_argument("--out", type=Path)
+    args = parser.parse_args()
+    found: dict[str, Any] = {"torch": torch.__version__, "threads": torch.get_num_threads(), "limit": LIMIT}
+    for name, make, steps in (("pocket", pocket, 20), ("sd15", sd15, 2)):
+        if args.unet in (None, name):
+            found[name] = {"steps": args.steps or steps} | measure(*make(args.steps or steps), args.repeats)
+            print(name, json.dumps(found[name]), flush=True)
+    if args.out:
+        args.out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,129 @@
+"""How pictures are to be drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from dreamtune.errors import ConfigError
+from dreamtune.pipelines.adapter_use import AdapterUse, base_name
+from dreamtune.training.recipe import Recipe
+
+if TYPE_CHECKING:
+    from dreamtune.models import Base
+
+SAMPLING = {"pocket": (20, 2.5), "sd1": (25, 5.0), "sd2": (25, 5.0), "sdxl": (25, 5.0)}
+"""Steps and guidance by the base's family, where they are not set."""
+DENOISE = 0.6
+"""Share of the steps that are done from a picture, where it is not set."""
+
+
+class DrawingConfig(Recipe):
+    """How to draw with a base, whatever for."""
+
+    base: str = "auto"
+    """Base model, as in training; auto is the one that the adapters were trained on, or pocket without any."""
+    steps: int | None = Field(default=None, ge=1, le=1000)
+    """Denoising steps; if not set, what suits the base."""
+    guidance: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+    """Classifier-free guidance, 1 for none; if not set, what suits the base."""
+    size: int | None = Field(default=None, ge=8, le=8192)
+    """Side of the square pictures in pixels; the base's own if not set."""
+    seed: int = Field(default=0, ge=0, lt=2**32)
+    """Picture i of the call (0, 1, ...) starts from noise of the seed `seed + i`, whatever is drawn beside it."""
+    any_base: bool = False
+    """Put adapters on a base with other weights than the one they were trained on."""
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """Where to compute; auto takes the accelerator if there is one."""
+    precision: Literal["fp32", "bf16", "fp16"] | None = None
+    """Of the base's weights and the arithmetic; if not set, bf16 for SDXL, which then takes half the memory, else
+    fp32."""
+
+    @field_validator("size")
+    @classmethod
+    def _whole_latents(cls, value: int | None) -> int | None:
+        if value is not None and value % 8:
+            raise ValueError(f"size = {value} must be a multiple of 8; try {round(value / 8) * 8}")
+        return value
+
+    def load_base(self, adapters: Sequence[AdapterUse]) -> Base:
+        """The base to draw with, for these adapters. Raises ConfigError and BaseModelError."""
+        from dreamtune.models import family_of, load_base
+
+        name = base_name(adapters) if self.base == "auto" else self.base
+        precision = self.precision or ("bf16" if family_of(name) == "sdxl" else "fp32")
+        return load_base(name, device=self.device, precision=precision)
+
+    def sampling(self, base: Base) -> tuple[int, float, int]:
+        """Steps, guidance and size of pictures by `base`."""
+        steps, guidance = SAMPLING[base.family]
+        return (
+            steps if self.steps is None else self.steps,
+            guidance if self.guidance is None else self.guidance,
+            self.size or base.resolution,
+        )
+
+
+class GenerateConfig(DrawingConfig):
+    """What to draw."""
+
+    prompts: tuple[str, ...] = Field(min_length=1)
+    """Prompts, each drawn `n` times."""
+    adapters: tuple[str, ...] = ()
+    """Adapter files as FILE[:STRENGTH[,BLOCK=STRENGTH...]][@START-STOP]; the changes of several add up."""
+    regions: tuple[str, ...] = ()
+    """FILE[:STRENGTH][+FILE...]@x0,y0,x1,y1=PROMPT or FILE@mask.png=PROMPT: what is to be in a part of the picture, by
+    adapters of its own."""
+    mode: Literal["routed", "switch", "composite", "blend"] = "routed"
+    """How adapters act together: routed lets them add up, and each region's act there, in one pass; switch lets them
+    take turns; composite averages what is predicted with each alone; blend draws every region by passes of its own."""
+    softness: float = Field(default=0.05, ge=0, le=0.5)
+    """Width of the edges of regions, as a share of the picture."""
+    n: int = Field(default=4, ge=1)
+    """Pictures per prompt."""
+    negative_prompt: str = ""
+    """What guidance leads away from."""
+    scheduler: str = "auto"
+    """Sampler by its name (ddim, euler, dpm++2m, ...); auto is the one that the base ships."""
+    init: Path | None = None
+    """A picture to start from; its middle is used if it is not square."""
+    denoise: float | None = Field(default=None, gt=0, le=1)
+    """Share of the steps that are done from `init`: the more, the less is left of it. 0.6 if not set."""
+    grid: tuple[str, ...] = Field(default=(), max_length=2)
+    """One or two axes NAME=VALUE,VALUE,... of a sheet that compares pictures, see GRID in generate_grid."""
+
+    @field_validator("init")
+    @classmethod
+    def _home(cls, value: Path | None) -> Path | None:
+        return value and value.expanduser()
+
+    @model_validator(mode="after")
+    def _fit_together(self) -> GenerateConfig:
+        if self.denoise is not None and self.init is None:
+            raise ValueError("denoise is the share of the steps that are done from a picture: give init too")
+        if self.mode in ("switch", "composite") and len(self.adapters) < 2:
+            raise ValueError(f"mode = {self.mode} is for several adapters: give at least two")
+        if self.mode in ("switch", "composite") and self.regions:
+            raise ValueError(f"mode = {self.mode} has no regions: use routed or blend, or leave the regions out")
+        if self.mode == "blend" and not self.regions:
+            raise ValueError("mode = blend is for regions: give at least one")
+        return self
+
+
+def read_prompts(path: Path) -> list[str]:
+    """One prompt per line of a text file; blank lines and lines that begin with # are left out.
+
+    Raises ConfigError for a file that cannot be read or has none.
+    """
+    try:
+        lines = path.expanduser().read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
+        raise ConfigError(f"cannot read the prompts in {path}: {reason}") from None
+    prompts = [line.strip() for line in lines if line.strip() and not line.strip().startswith("#")]
+    if not prompts:
+        raise ConfigError(f"{path} holds no prompt: write one per line")
+    return prompts
