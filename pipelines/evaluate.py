@@ -14,7 +14,7 @@ from dreamtune.errors import ConfigError
 from dreamtune.pipelines.adapter_use import AdapterUse
 from dreamtune.pipelines.evaluation_report import write_report
 from dreamtune.pipelines.files import check_place, complete
-from dreamtune.pipelines.generate import DrawingConfig
+from dreamtune.pipelines.generate_config import DrawingConfig
 from dreamtune.pipelines.progress import OnProgress, Printer, Progress
 
 if TYPE_CHECKING:
