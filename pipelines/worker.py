@@ -160,8 +160,8 @@ class _Worker:
         self.tell(Progress(f"job {number}", message=message))
 
 
-_started: list[subprocess.Popen[bytes]] = []
-"""Workers that this process has started: kept, since Popen warns of those that outlive their Popen, as they are to."""
+_started: dict[Path, subprocess.Popen[bytes]] = {}
+"""Home -> worker that this process has started. They are kept, since Popen warns of a process that outlives it."""
 
 
 class WorkerProcess:
@@ -200,7 +200,9 @@ class WorkerProcess:
                 )
         except OSError as error:
             raise JobError(f"cannot start a worker in {self.home}: {error.strerror or error}") from None
-        _started[:] = [process, *(one for one in _started if one.poll() is None)]
+        if earlier := _started.pop(self.home, None):
+            earlier.wait()  # it has given up its lock: it is over
+        _started[self.home] = process
         end = time.monotonic() + patience
         while not self.alive():
             if process.poll() is not None or time.monotonic() > end:
@@ -221,5 +223,8 @@ class WorkerProcess:
             raise JobError(f"cannot write to {self.home}: {error.strerror}; make room, or stop it by Ctrl-C") from None
         while self.alive() and time.monotonic() < end:
             time.sleep(0.05)
-        _started[:] = [one for one in _started if one.poll() is None]
-        return not self.alive()
+        if self.alive():
+            return False
+        if process := _started.pop(self.home, None):
+            process.wait()
+        return True

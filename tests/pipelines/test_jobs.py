@@ -443,6 +443,27 @@ def test_command_line(jobs: Jobs, submit: Submit, capsys: pytest.CaptureFixture[
     assert main(["worker", "--workers", "0"]) == 2
 
 
+def test_queue_option(photos: Path, trained: TrainResult, jobs: Jobs, capsys: pytest.CaptureFixture[str]) -> None:
+    train = ["train", str(photos), "--class", "dog", "--name", "rex", "--queue"]
+    assert main(train) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "job 1 (rex) is queued at 1",
+        "No worker is at work: start one with `dreamtune worker`.",
+    ]
+    file = str(trained.adapter)
+    assert main(["analyze", file, "--out", "report", "--queue", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["kind"] == "analyze"
+    assert main(["evaluate", file, "--images", str(photos), "--out", "exam", "--queue"]) == 0
+    assert [(job.kind, job.out) for job in jobs.list()] == [
+        ("train", Path.cwd() / "runs" / "rex"),
+        ("analyze", Path.cwd() / "report"),
+        ("evaluate", Path.cwd() / "exam"),
+    ]
+    assert list(Path.cwd().iterdir()) == []
+    for arguments in (train, ["train", "--resume", str(trained.run), "--queue"], ["analyze", *train[1:2], *train[-1:]]):
+        assert main(arguments) == 2
+
+
 def test_looking_at_the_queue_loads_nothing_heavy(submit: Submit) -> None:
     submit("one")
     code = (
