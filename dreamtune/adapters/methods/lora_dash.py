@@ -15,7 +15,7 @@ from ..base import MethodConfig, ParameterOptions
 from ..svd import Svd, default_store
 from .lora import LoRA
 
-_EPSILON = 1e-6
+EPSILON = 1e-6
 """Of the paper's equation for the rate of change."""
 
 
@@ -137,7 +137,7 @@ def core_projections(svd: Svd, up: Tensor, down: Tensor) -> Tensor:
 @torch.no_grad()
 def rates_of_change(svd: Svd, up: Tensor, down: Tensor) -> Tensor:
     """The paper's δᵢ = |uᵢᵀ ΔW vᵢ|/(σᵢ + 1e-6) of ΔW = up @ down: (k,), see :func:`core_projections`."""
-    return core_projections(svd, up, down).abs() / (svd.s.double() + _EPSILON)
+    return core_projections(svd, up, down).abs() / (svd.s.double() + EPSILON)
 
 
 def _follow_state(adapter: LoRADash, incompatible_keys: Any) -> None:
