@@ -61,10 +61,12 @@ def _alone(study: Study, number: int) -> list[str]:
         return [f"{name} changes nothing: train it longer, or with a larger learning rate."]
     if health["near_zero_layers"]:
         lines.append(f"{name} changes next to nothing in {health['near_zero_layers']} of {health['layers']} layers.")
-    if health["trim_to"] < info.rank:
+    if health["trim_to"] < health["rank"] and health["trimmed_parameters"] < info.parameters:
+        base = f" --base {study.base}" if info.needs_base else ""
         lines.append(
-            f"{name} needs rank {health['trim_to']} of {info.rank} at most for 95 % of its change "
-            f"(median {health['trim_to_median']}): dreamtune trim {info.file} --energy 0.95 --out smaller.safetensors"
+            f"{name} has rank {health['rank']} and needs {health['trim_to']} at most for 95 % of its change (median "
+            f"{health['trim_to_median']}); so trimmed it has {health['trimmed_parameters'] / info.parameters:.0%} of "
+            f"its size: dreamtune trim {info.file} --energy 0.95{base} --out smaller.safetensors"
         )
     if health["intruder_dimensions"]:
         lines.append(

@@ -27,6 +27,8 @@ def figures(study: Study) -> Iterator[tuple[str, Figure, str]]:
         yield "blocks", _by_block(study), _BLOCKS
         yield "matrices", _matrices(study), _MATRICES
     yield "spectrum", alone.spectrum(study), alone.SPECTRUM.format(layer=alone.most_changed(study).name)
+    if any(seen.shares for seen in alone.most_changed(study).seen.values()):
+        yield "projections", alone.projections(study), alone.PROJECTIONS.format(layer=alone.most_changed(study).name)
     if study.interference is not None and study.numbers:
         yield "crosstalk", _crosstalk(study), _CROSSTALK
     if study.interference is not None and study.timestep_profile:

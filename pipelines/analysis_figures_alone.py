@@ -14,12 +14,22 @@ if TYPE_CHECKING:
     from dreamtune.pipelines.analysis_study import Study
 
 COLORS = ("#1f6fb4", "#c8442f", "#2a9d4a", "#8e5bb5", "#d08a1d", "#4aa3a2", "#8a8a8a", "#b0517c")
+_MAPS = 4
+"""Adapters whose maps are shown."""
 
 SPECTRUM = (
     "Where in the weight's spectrum each adapter acts, in the layer {layer}. Left: the rate of change of every "
     "direction of the base's weight, from its strongest (0) to its weakest. Middle: the same against the direction's "
     "strength on a logarithmic scale; task-specific directions (dots) tend to be weak but not the weakest. Right: "
     "rates in falling order; a steep start means that few directions do most of the work."
+)
+PROJECTIONS = (
+    "What each adapter does to the weight of the layer {layer}, in terms of the weight's own directions. Maps: each "
+    "cell is a part of the change that reads one band of the weight's input directions (across, strongest first) and "
+    "writes to one band of its output directions (down); yellow is ten times the even share, dark violet a tenth. On "
+    "the dashed diagonal the change makes directions stronger or weaker that the weight has (the core); beside it, it "
+    "joins directions that the weight keeps apart. Right: the parts along single directions in falling order, of the "
+    "core (solid) and of the strongest anywhere (dashed). The directions of the other figures are core directions."
 )
 TIMESTEPS = (
     "When each adapter acts: the share of the layers' outputs that is its change, at each step of the drawing, from "
@@ -59,6 +69,40 @@ def spectrum(study: Study) -> Figure:
     by_sigma.invert_xaxis()
     by_index.set_ylabel("rate of change δ")
     figure.legend(loc="outside lower center", ncols=4, fontsize=8)
+    return figure
+
+
+def projections(study: Study) -> Figure:
+    """The change of one layer in the basis of the weight's singular vectors: maps of all directions, and the core."""
+    layer = most_changed(study)
+    shown = [(number, seen.shares) for number, seen in layer.seen.items() if seen.shares][:_MAPS]
+    figure = Figure(figsize=(9, 2.3 + 1.9 * ((len(shown) + 1) // 2)), layout="constrained")
+    halves: Any = figure.subfigures(1, 2, width_ratios=(3, 2))
+    left, right = halves
+    maps = left.subplots((len(shown) + 1) // 2, 2, squeeze=False)
+    curves = right.subplots()
+    count = len(layer.sigma)
+    for axes in maps.flat[len(shown) :]:
+        axes.remove()
+    for axes, (number, shares), color in zip(maps.flat, shown, COLORS, strict=False):
+        even = shares.grid / shares.grid.mean()
+        axes.imshow(even.clamp_min(1e-9).log10(), vmin=-1, vmax=1, extent=(0, count, count, 0), cmap="viridis")
+        axes.plot([0, count], [0, count], "--", color="white", linewidth=0.8)
+        axes.set_title(study.names[number], fontsize=8)
+        axes.set_xlabel("input direction", fontsize=7)
+        axes.set_ylabel("output direction", fontsize=7)
+        axes.tick_params(labelsize=7)
+        places = range(1, count + 1)
+        core = shares.core.sort(descending=True).values
+        curves.plot(places, core.clamp_min(1e-12), color=color, label=study.names[number])
+        curves.plot(places, shares.falling.clamp_min(1e-12), "--", color=color)
+    curves.set_xscale("log")
+    curves.set_yscale("log")
+    curves.set_ylim(bottom=1e-8)
+    curves.set_xlabel("place by size")
+    curves.set_ylabel("share of ‖ΔW‖²")
+    curves.tick_params(labelsize=7)
+    curves.legend(fontsize=7)
     return figure
 
 

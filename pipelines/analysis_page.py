@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 _STYLE = """body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 1rem auto; padding: 0 1rem; }
 h1 { font-size: 1.5rem; } h2 { font-size: 1.2rem; margin-top: 2rem; } figure { margin: 1.5rem 0; }
 img { max-width: 100%; height: auto; } figcaption { color: #444; font-size: .95rem; }
-.wide { overflow-x: auto; } .wide img { min-width: 36rem; } table { border-collapse: collapse; margin: 1rem 0; }
+h1, li, p { overflow-wrap: anywhere; } .wide { overflow-x: auto; } .wide img { min-width: 36rem; }
+table { border-collapse: collapse; margin: 1rem 0; }
 th, td { padding: .3rem .7rem; border-bottom: 1px solid #ccc; text-align: right; white-space: nowrap; }
 th:first-child, td:first-child { text-align: left; } dt { font-weight: 600; margin-top: .6rem; }"""
 _TITLES = {
@@ -28,15 +29,24 @@ _TITLES = {
     "blocks": "Overlap by block",
     "matrices": "All pairs",
     "spectrum": "Where in the spectrum",
-    "crosstalk": "Interference",
+    "projections": "Which parts of the weight",
+    "crosstalk": "Interference by layer",
     "timesteps": "When each adapter acts",
     "trajectory": "How early the directions show",
     "health": "Health by layer",
 }
+_INTRODUCTION = (
+    "A weight of the base is a sum of directions, few strong and many weak. An adapter changes some of them much in "
+    "proportion, and most hardly: the former are its task-specific directions in that layer. Two adapters that have "
+    "many of them in common do alike things to the base. Whether they disturb each other is another question, which "
+    "the table and figures on interference are about."
+)
 _MEANINGS = {
     "Change": "Median over layers of the size of the change over that of the weight.",
+    "Rank": "Number of directions of the change, in the layer that has most.",
     "Stable rank": "Median number of directions that really matter in the change of a layer.",
     "Rank for 95 %": "The smallest rank that keeps 95 % of the change in every layer.",
+    "On the core": "Median share of the change that only makes stronger or weaker what the weight has.",
     "Intruders": "Directions among the ten strongest of the changed weights that are like none of the base's.",
     "Amplification": "How much stronger the adapter makes the directions that it changes most; 1 is not at all.",
     "Overlap, chance": "Share of the directions that both change most; what unrelated changes share on these weights.",
@@ -93,10 +103,12 @@ def _body(study: Study, pictures: Sequence[tuple[str, bytes, str]]) -> str:
     return f"""<h1>{escape(_title(study))}</h1>
 <p>{len(study.adapters)} adapters on the base {escape(study.base)}, {len(study.layers)} layers, lists of
 {study.top_k} directions. All numbers are in report.json.</p>
+<p>{_INTRODUCTION}</p>
 <ul>{lines}</ul>
 <h2>Each adapter</h2>{_health(study)}
 {f"<h2>Each pair</h2>{_pairs(study)}" if study.numbers else ""}
 {_relations(study)}
+{_interference(study)}
 {shown}
 <h2>What the figures mean</h2><dl>{meanings}</dl>"""
 
@@ -108,11 +120,13 @@ def _health(study: Study) -> str:
         rows.append(
             (
                 name,
-                f"{info.method}, {info.rank}",
+                info.method,
                 found["layers"],
                 found["relative"],
+                found["rank"],
                 found["stable_rank"],
                 found["trim_to"],
+                found["core_share"],
                 found["intruder_dimensions"],
                 found["amplification"].get("all"),
                 found["near_zero_layers"],
@@ -120,11 +134,13 @@ def _health(study: Study) -> str:
         )
     head = (
         "",
-        "method, rank",
+        "method",
         "layers",
         "change",
+        "rank",
         "stable rank",
         "rank for 95 %",
+        "on the core",
         "intruders",
         "amplification",
         "empty",
@@ -151,6 +167,35 @@ def _relations(study: Study) -> str:
     head = ("", "pairs", "overlap", "lowest", "highest", "above chance", "from", "to")
     note = "The interval is two standard errors over the layers."
     return f"<h2>Kinds of pairs</h2>{_table(head, rows)}<p>{note}</p>"
+
+
+def _interference(study: Study) -> str:
+    if study.interference is None or not study.numbers:
+        return ""
+    total, names, rows = study.interference.total().tolist(), study.names, []
+    for forecast in study.interference.advice():
+        a, b = forecast.a, forecast.b
+        first, second = forecast.strengths or (None, None)
+        drowning = "" if forecast.dominant is None else names[forecast.dominant]
+        defined = forecast.strengths is not None
+        rows.append(
+            (
+                f"{names[a]} / {names[b]}",
+                total[a][b] if defined else None,
+                total[b][a] if defined else None,
+                first,
+                second,
+                drowning if defined else None,
+                len(forecast.route) if defined else None,
+            )
+        )
+    head = ("", "second on first", "first on second", "strength", "strength", "drowns the other", "layers to route")
+    note = (
+        "The first two columns are X, the size of the added change over the own one, squared, on what the layers see "
+        "while the other draws; then the strengths at which both act alike, and the layers where each still changes "
+        "more of the other's output than the other's own adapter does: there regions do better than a merge."
+    )
+    return f"<h2>Interference of each pair</h2>{_table(head, rows)}<p>{note}</p>"
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str | float | None]]) -> str:

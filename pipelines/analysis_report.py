@@ -10,7 +10,7 @@ from dreamtune.pipelines.analysis_advice import advice
 from dreamtune.pipelines.analysis_study import Study, block_of
 
 if TYPE_CHECKING:
-    from dreamtune.analysis import Layer, Seen
+    from dreamtune.analysis import Layer, Seen, Shares
 
 VERSION = 1
 """Of the schema of report.json."""
@@ -82,10 +82,20 @@ class Report(Study):
 def _seen(seen: Seen) -> dict[str, Any]:
     return {
         "rates": [float(seen.rates[index]) for index in seen.tsd],
+        "core_shares": [float(seen.shares.core[index]) for index in seen.tsd] if seen.shares else [],
         "position": asdict(seen.position) if seen.position else None,
         "amplification": dict(seen.amplification),
-        "core_share": seen.core_share,
+        "projections": _shares(seen.shares) if seen.shares else None,
         "health": asdict(seen.health) | {"near_zero": seen.health.near_zero},
+    }
+
+
+def _shares(shares: Shares) -> dict[str, Any]:
+    return {
+        "core": float(shares.core.sum()),
+        "core_chance": shares.core_by_chance,
+        "global": shares.whole,
+        "strongest_global": [{"left": i, "right": j, "share": share} for i, j, share in shares.strongest],
     }
 
 

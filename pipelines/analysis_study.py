@@ -31,7 +31,10 @@ class AdapterInfo:
     name: str
     """Of its subject if that is named, else of its run folder or file."""
     method: str
-    rank: int
+    parameters: int
+    """Numbers that the file holds for the layers studied."""
+    needs_base: bool
+    """Whether the change depends on the base's weights."""
     class_word: str
     subject: str | None
     """As named by the user."""
@@ -128,10 +131,16 @@ class Study:
             "norm": math.sqrt(sum(h.norm**2 for h in healths)),
             "relative": middle([h.relative for h in healths]),
             "relative_max": max((h.relative for h in healths if h.relative is not None), default=None),
+            "rank": max((h.rank for h in healths), default=0),
             "stable_rank": middle([h.stable_rank for h in healths]),
             "rank_for_90_percent": middle([h.energy for h in healths]),
             "trim_to": max((h.trim for h in healths), default=0),
             "trim_to_median": middle([h.trim for h in healths]),
+            "trimmed_parameters": sum(
+                max(1, layer.seen[number].health.trim) * sum(layer.shape)
+                for layer in self.layers
+                if number in layer.seen
+            ),
             "near_zero_layers": sum(h.near_zero for h in healths),
             "intruder_dimensions": sum(h.intruders or 0 for h in healths)
             if any(h.intruders is not None for h in healths)
@@ -143,7 +152,8 @@ class Study:
                 name: middle([one.amplification.get(name) for one in seen])
                 for name in sorted({name for one in seen for name in one.amplification})
             },
-            "core_share": middle([one.core_share for one in seen]),
+            "core_share": middle([float(one.shares.core.sum()) for one in seen if one.shares]),
+            "core_share_chance": middle([one.shares.core_by_chance for one in seen if one.shares]),
         }
 
     def free_columns(self) -> list[tuple[int, float]]:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dreamtune.errors import ConfigError
+from dreamtune.errors import AdapterFileError, ConfigError
 from dreamtune.pipelines.adapter_use import AdapterUse, base_name
 from dreamtune.pipelines.analysis_config import AnalyzeConfig
 from dreamtune.pipelines.analysis_report import Report
@@ -55,7 +55,7 @@ def analyze(config: AnalyzeConfig, out: str | Path | None = None, on_progress: O
     report = Report(
         base=base.id,
         top_k=config.top_k,
-        adapters=tuple(_info(config, index, use) for index, use in enumerate(uses)),
+        adapters=tuple(_info(config, index, use, chosen) for index, use in enumerate(uses)),
         layers=tuple(layers),
         interference=interference,
         timestep_profile=config.timestep_profile,
@@ -112,15 +112,20 @@ def _load_all(config: AnalyzeConfig) -> list[AdapterUse]:
     return uses
 
 
-def _info(config: AnalyzeConfig, index: int, use: AdapterUse) -> AdapterInfo:
-    path, subject = use.path, config.subjects[index] if config.subjects else None
+def _info(config: AnalyzeConfig, index: int, use: AdapterUse, chosen: Sequence[str]) -> AdapterInfo:
+    import torch
+
+    path, subject, file = use.path, config.subjects[index] if config.subjects else None, use.file
     own = path.resolve().parent.name if path.name == "adapter.safetensors" else path.stem
+    with torch.device("meta"):
+        blanks = [file.blank(layer) for layer in chosen if layer in file.layers]
     return AdapterInfo(
         file=path.name,
         name=subject or own,
-        method=use.file.method,
-        rank=use.file.config.rank,
-        class_word=use.file.class_word,
+        method=file.method,
+        parameters=sum(tensor.numel() for blank in blanks for tensor in blank.state_dict().values()),
+        needs_base=any(blank.uses_weight for blank in blanks),
+        class_word=file.class_word,
         subject=subject,
         sha256=use.digest,
     )
@@ -171,7 +176,7 @@ def _study(
     for done, path in enumerate(chosen, 1):
         weight = weights[path]
         here = {number: own[path] for number, own in enumerate(adapters) if path in own}
-        changes = {number: _change(adapter, weight) for number, adapter in here.items()}
+        changes = {number: _change(adapter, weight, uses[number], path) for number, adapter in here.items()}
         terms = {number: adapter.terms(weight) for number, adapter in here.items()}
         layers.append(study(path, weight, store.full(weight), changes, config.top_k, terms))
         if config.interference or config.timestep_profile:
@@ -180,10 +185,13 @@ def _study(
     return layers, gains
 
 
-def _change(adapter: Adapter, weight: Tensor) -> Change:
+def _change(adapter: Adapter, weight: Tensor, use: AdapterUse, path: str) -> Change:
     import torch
 
     from dreamtune.analysis import Change
 
-    with torch.no_grad():
-        return Change.of_adapter(adapter, weight)
+    try:
+        with torch.no_grad():
+            return Change.of_adapter(adapter, weight)
+    except AdapterFileError as error:
+        raise AdapterFileError(f"{use.path}: layer {path}: {error}") from None

@@ -5,6 +5,7 @@ from .directions import change_rates, tsd
 from .health import Health
 from .interference import Advice, advise, crosstalk, free_columns, recorded, total_crosstalk
 from .layers import Layer, Pair, Seen, study, summarize
+from .projections import Shares
 from .trajectory import Prediction, predictions
 
 __all__ = [
@@ -15,6 +16,7 @@ __all__ = [
     "Pair",
     "Prediction",
     "Seen",
+    "Shares",
     "advise",
     "change_rates",
     "crosstalk",

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from dreamtune.adapters.methods.lora_dash import EPSILON
 from dreamtune.adapters.svd import Svd
 
 from .change import Change
@@ -48,7 +49,7 @@ class Null:
             projections += value * g * h
         if change.rank > few:
             projections += float(change.s[few:].norm()) * torch.randn(DRAWS, count, generator=generator)
-        rates = projections.abs() / (svd.s + 1e-6)
+        rates = projections.abs() / (svd.s + EPSILON)
         return cls(rates, rates.topk(min(top_k, count), 1).indices)
 
 

@@ -9,9 +9,10 @@ from torch import Tensor
 
 from dreamtune.adapters import Adapter
 from dreamtune.adapters.spectrum import Spectrum
+from dreamtune.errors import AdapterFileError
 
-_RESOLUTION = 1e-7
-"""Singular values below this share of the largest are rounding: fp32 resolves no less."""
+_RESOLUTION = 1e-6
+"""Singular values below this share of the largest are rounding: a ΔW that was formed in fp32 resolves no less."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,32 +29,39 @@ class Change:
     @classmethod
     @torch.no_grad()
     def of_factors(cls, up: Tensor, down: Tensor) -> Change:
-        """Of up @ down, up (out, k), down (k, in), in O((out + in)·k²)."""
-        left = torch.linalg.qr(up.detach().cpu().double())
-        right = torch.linalg.qr(down.detach().cpu().double().T)
+        """Of up @ down, up (out, k), down (k, in), in O((out + in)·k²). Raises AdapterFileError for NaN or infinity."""
+        left, right = torch.linalg.qr(_exact(up)), torch.linalg.qr(_exact(down).T)
         u, s, vh = torch.linalg.svd(left.R @ right.R.T, full_matrices=False)
-        return cls._cut(left.Q @ u, s, right.Q @ vh.T)
+        _check(float(s[0]) < torch.finfo(torch.float32).max)
+        rank = _rank(s)
+        return cls(left.Q @ u[:, :rank], s[:rank], right.Q @ vh[:rank].T)
 
     @classmethod
     @torch.no_grad()
     def of_matrix(cls, change: Tensor) -> Change:
-        """Of a dense ΔW (out, in), in O(out·in·min(out, in))."""
-        u, s, vh = torch.linalg.svd(change.detach().cpu().double(), full_matrices=False)
-        return cls._cut(u, s, vh.T)
+        """Of a dense ΔW (out, in), in O(out·in·min(out, in)).
+
+        By the eigenvectors of ΔWᵀΔW, in half the time of a decomposition of ΔW: in fp64 they tell singular values down
+        to 1e-8 of the largest. Raises AdapterFileError for NaN or infinity.
+        """
+        matrix = _exact(change)
+        if matrix.shape[0] < matrix.shape[1]:
+            turned = cls.of_matrix(matrix.T)
+            return cls(turned.v, turned.s, turned.u)
+        squares, v = torch.linalg.eigh(matrix.T @ matrix)  # ascending
+        s = squares.clamp_min(0).sqrt().flip(0)
+        rank = _rank(s)
+        s, v = s[:rank], v.flip(1)[:, :rank].contiguous()
+        return cls(matrix @ v / s, s, v)
 
     @classmethod
     @torch.no_grad()
     def of_adapter(cls, adapter: Adapter, weight: Tensor) -> Change:
-        """Of any method's adapter on its pristine `weight` (out, in)."""
+        """Of any method's adapter on its pristine `weight` (out, in). Raises AdapterFileError for NaN or infinity."""
         factors = adapter.low_rank(weight)
         if factors is not None and factors[0].shape[1] < min(adapter.shape):
             return cls.of_factors(*factors)
         return cls.of_matrix(adapter.delta_weight(weight))
-
-    @classmethod
-    def _cut(cls, u: Tensor, s: Tensor, v: Tensor) -> Change:
-        rank = int((s > _RESOLUTION * s[0]).sum()) if s[0] > 0 else 0
-        return cls(u[:, :rank].contiguous(), s[:rank].contiguous(), v[:, :rank].contiguous())
 
     @property
     def rank(self) -> int:
@@ -83,3 +91,19 @@ class Change:
     def dense(self) -> Tensor:
         """ΔW (out, in) in fp32."""
         return (self.u * self.s).float() @ self.v.T.float()
+
+
+def _exact(matrix: Tensor) -> Tensor:
+    """In fp64 on the CPU."""
+    _check(bool(matrix.isfinite().all()))
+    return matrix.detach().cpu().double()
+
+
+def _check(finite: bool) -> None:
+    if not finite:
+        raise AdapterFileError("its change holds NaN or infinity: train it again, with a smaller learning rate")
+
+
+def _rank(s: Tensor) -> int:
+    """How many of the singular values `s`, in descending order, are not rounding."""
+    return int((s > _RESOLUTION * s[0]).sum()) if s[0] > 0 else 0

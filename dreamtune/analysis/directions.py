@@ -11,10 +11,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dreamtune.adapters.methods.lora_dash import core_projections, rates_of_change
 from dreamtune.adapters.svd import Svd
 
 from .change import Change
+from .projections import Projections
 
 _NOISE = 1e-6
 """Projections below this share of ‖ΔW‖ are the rounding of singular vectors kept in fp32."""
@@ -22,7 +22,7 @@ _NOISE = 1e-6
 
 def change_rates(svd: Svd, change: Change) -> Tensor:
     """δᵢ of every core direction, (k,) fp64, k = min(out, in)."""
-    return rates_of_change(svd, *change.factors)
+    return Projections.of(svd, change).rates
 
 
 def tsd(svd: Svd, change: Change, k: int = 8) -> Tensor:
@@ -30,25 +30,14 @@ def tsd(svd: Svd, change: Change, k: int = 8) -> Tensor:
 
     Fewer than k if the layer has fewer, or if ΔW has a part in fewer; none for ΔW = 0.
     """
-    projections = core_projections(svd, *change.factors).abs()
-    rates = change_rates(svd, change)
-    there = int((projections > _NOISE * change.norm).sum())
-    rates = torch.where(projections > _NOISE * change.norm, rates, -1.0)
-    return rates.argsort(descending=True, stable=True)[: min(k, there)]
+    return strongest(Projections.of(svd, change), change.norm, k)
 
 
-@torch.no_grad()
-def global_projections(svd: Svd, change: Change) -> Tensor:
-    """uᵢᵀ ΔW vⱼ for all i and j, (k, k) fp64: ΔW in the basis of W's singular vectors. Its diagonal are the core's."""
-    up, down = change.factors
-    return (svd.u.double().T @ up) @ (down @ svd.v.double())
-
-
-def core_share(svd: Svd, change: Change) -> float | None:
-    """Σᵢ(uᵢᵀ ΔW vᵢ)²/‖ΔW‖²: how much of ΔW only rescales directions that W has. None for ΔW = 0."""
-    if not change.rank:
-        return None
-    return float(core_projections(svd, *change.factors).square().sum()) / change.norm**2
+def strongest(projections: Projections, norm: float, k: int) -> Tensor:
+    """The same of projections that are known, and ‖ΔW‖."""
+    there = projections.core.abs() > _NOISE * norm
+    rates = torch.where(there, projections.rates, -1.0)
+    return rates.argsort(descending=True, stable=True)[: min(k, int(there.sum()))]
 
 
 @torch.no_grad()

@@ -13,7 +13,7 @@ from dreamtune.adapters.svd import Svd
 
 from .chance import Null, chance
 from .change import Change
-from .directions import Position, amplification, change_rates, core_share, position, tsd
+from .directions import Position, amplification, position, strongest
 from .health import Health, health
 from .overlap import (
     cosine,
@@ -25,6 +25,7 @@ from .overlap import (
     spearman,
     subspace_similarity,
 )
+from .projections import Projections, Shares
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,7 +41,8 @@ class Seen:
     position: Position | None
     amplification: Mapping[str, float | None]
     """Of all of ΔW, and of its terms where the method has several (AB, dash)."""
-    core_share: float | None
+    shares: Shares | None
+    """How ΔW spreads over the core and the global directions of W."""
     health: Health
     columns: Tensor
     """Share of ‖ΔW‖² that each right singular vector of W sees (k,); empty for ΔW = 0."""
@@ -118,19 +120,20 @@ def study(
 
 
 def _seen(weight: Tensor, svd: Svd, change: Change, top_k: int, terms: Mapping[str, tuple[Tensor, Tensor]]) -> Seen:
-    leading = tsd(svd, change, 2 * top_k)
+    projections = Projections.of(svd, change)
+    leading = strongest(projections, change.norm, 2 * top_k)
     indices = leading[:top_k]
     factors = {"all": change.factors, **terms}
-    energy = (svd.v.double().T @ (change.v * change.s)).square().sum(1) / max(change.norm, 1e-300) ** 2
+    columns = (projections.right * change.s).square().sum(1) / max(change.norm, 1e-300) ** 2
     return Seen(
         tsd=indices,
         leading=leading,
-        rates=change_rates(svd, change),
+        rates=projections.rates,
         position=position(svd, indices),
         amplification={name: amplification(svd, indices, *own) for name, own in factors.items()},
-        core_share=core_share(svd, change),
+        shares=Shares.of(projections, change, top_k),
         health=health(weight, svd, change),
-        columns=energy if change.rank else energy[:0],
+        columns=columns if change.rank else columns[:0],
     )
 
 

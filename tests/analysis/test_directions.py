@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from dreamtune.analysis import Change, change_rates, tsd
-from dreamtune.analysis.directions import accuracy, amplification, core_share, global_projections, position, recall
+from dreamtune.analysis.directions import accuracy, amplification, position, recall
 from tests.analysis.truth import SHAPE, along, decomposed, random_change, random_weight
 
 INDICES = [40, 3, 63, 17, 0, 55, 29, 8]
@@ -38,16 +38,6 @@ def test_fewer_directions_than_asked_for() -> None:
     assert tsd(svd, along(svd, [5, 6], [0.1, 0.2])).tolist() == [6, 5]
     assert tsd(svd, Change.of_matrix(torch.zeros(SHAPE))).tolist() == []
     assert len(tsd(svd, random_change(1), k=1000)) == 64
-
-
-def test_global_projections_are_the_change_in_the_basis_of_the_weight() -> None:
-    svd, change = decomposed(random_weight()), random_change(1)
-    expected = svd.u.double().T @ ((change.u * change.s) @ change.v.T) @ svd.v.double()
-    assert torch.allclose(global_projections(svd, change), expected)
-    share = core_share(svd, change)
-    assert share == pytest.approx(float(expected.diagonal().square().sum()) / change.norm**2)
-    assert core_share(svd, along(svd, [3], [1.0])) == pytest.approx(1)
-    assert core_share(svd, Change.of_matrix(torch.zeros(SHAPE))) is None
 
 
 def test_amplification_is_that_of_the_whole_product() -> None:

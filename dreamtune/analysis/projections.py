@@ -1,0 +1,85 @@
+"""A change in the basis of its weight's singular vectors (LoRA-Dash, Si et al., arXiv 2409.01035).
+
+W = Σ σᵢ uᵢ vᵢᵀ is made of the core directions uᵢ vᵢᵀ. They belong to the global ones, all uᵢ vⱼᵀ.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from dreamtune.adapters.methods.lora_dash import EPSILON
+from dreamtune.adapters.svd import Svd
+
+from .change import Change
+
+GRID = 32
+"""Most cells along a side of the map of all global directions."""
+
+
+@dataclass(frozen=True, eq=False)
+class Projections:
+    """uᵢᵀ ΔW vⱼ for all i and j is left @ rightᵀ, fp64 on the CPU; its diagonal are those on the core directions."""
+
+    sigma: Tensor
+    """Singular values of W (k,), k = min(out, in)."""
+    left: Tensor
+    """(k, r)"""
+    right: Tensor
+    """(k, r)"""
+
+    @classmethod
+    @torch.no_grad()
+    def of(cls, svd: Svd, change: Change) -> Projections:
+        """In O((out + in)·k·r)."""
+        return cls(svd.s.double(), (svd.u.double().T @ change.u) * change.s, svd.v.double().T @ change.v)
+
+    @property
+    def core(self) -> Tensor:
+        """uᵢᵀ ΔW vᵢ, with its sign: (k,)."""
+        return (self.left * self.right).sum(1)
+
+    @property
+    def rates(self) -> Tensor:
+        """The paper's δᵢ = |uᵢᵀ ΔW vᵢ|/(σᵢ + ε) of every core direction, (k,)."""
+        return self.core.abs() / (self.sigma + EPSILON)
+
+
+@dataclass(frozen=True, eq=False)
+class Shares:
+    """How ΔW ≠ 0 spreads over core and global directions, as shares of ‖ΔW‖²."""
+
+    core: Tensor
+    """Of each core direction (k,)."""
+    core_by_chance: float
+    """Of all core directions together, for a ΔW in random directions: k/(out·in)."""
+    whole: float
+    """Of all global directions together: 1 unless W is wider than high, or the reverse, and ΔW leaves its space."""
+    strongest: tuple[tuple[int, int, float], ...]
+    """(i, j, share) of the strongest global directions, that first."""
+    falling: Tensor
+    """Shares of the k strongest global directions (k,), the largest first."""
+    grid: Tensor
+    """Means over the cells of a map of all (≤ 32, ≤ 32): row i of left singular vectors, column j of right ones."""
+
+    @classmethod
+    @torch.no_grad()
+    def of(cls, projections: Projections, change: Change, count: int = 8) -> Shares | None:
+        """With the `count` strongest; None for ΔW = 0. In O(k²·r)."""
+        if not change.rank:
+            return None
+        shares = (projections.left @ projections.right.T).square() / change.norm**2  # (k, k)
+        k = len(shares)
+        largest = shares.flatten().topk(k)
+        places = [(int(at) // k, int(at) % k) for at in largest.indices[:count]]
+        return cls(
+            core=shares.diagonal().clone(),
+            core_by_chance=k / (len(change.u) * len(change.v)),
+            whole=float(shares.sum()),
+            strongest=tuple((i, j, float(shares[i, j])) for i, j in places),
+            falling=largest.values,
+            grid=F.adaptive_avg_pool2d(shares[None], min(k, GRID))[0],
+        )
