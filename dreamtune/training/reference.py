@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -84,7 +85,7 @@ def settings_table() -> str:
         )
         for s in settings()
     ]
-    return _table(("setting", "default", "meaning"), rows)
+    return table(("setting", "default", "meaning"), rows)
 
 
 def methods_table() -> str:
@@ -95,13 +96,13 @@ def methods_table() -> str:
     for method in METHODS:
         cells = {family: _method_cell(preset_config(family, method)) for family in FAMILIES}
         rows.append((f"`{method}`", *cells.values()))
-    return _table(("method", *FAMILIES.values()), rows)
+    return table(("method", *FAMILIES.values()), rows)
 
 
 def equivalents_table() -> str:
     """Our settings beside those of kohya's sd-scripts and of diffusers' script, in Markdown."""
     rows = [(_names((row.ours,)), _names(row.kohya), _names(row.diffusers), row.remark) for row in EQUIVALENTS]
-    return _table(("dreamtune", "sd-scripts", "diffusers", "remark"), rows)
+    return table(("dreamtune", "sd-scripts", "diffusers", "remark"), rows)
 
 
 def preset_config(family: str, method: str) -> TrainConfig:
@@ -145,6 +146,7 @@ def _names(names: tuple[str, ...]) -> str:
     return " ".join(f"`{name}`" for name in names)
 
 
-def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
-    lines = [head, tuple("---" for _ in head), *rows]
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table in Markdown."""
+    lines = [head, ["---" for _ in head], *rows]
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines) + "\n"
