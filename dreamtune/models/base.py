@@ -20,7 +20,7 @@ from ..adapters.parts import UNET
 from ..errors import BaseModelError, ConfigError
 from .conditioning import Conditioning, pipeline_inputs
 from .prompts import tokenize
-from .samplers import AUTO, begin_at, make_sampler
+from .samplers import AUTO, from_image, make_sampler
 
 PredictionType = Literal["epsilon", "v_prediction"]
 """What a UNet predicts: the noise, or v (Salimans and Ho 2022)."""
@@ -137,8 +137,11 @@ class Base:
         unwanted = [self._empty(wanted[0]) if not negative_prompt else self.condition([negative_prompt])[0]]
         pipeline = self.pipeline()
         pipeline.scheduler = make_sampler(scheduler, self.scheduler)
+        start: dict[str, Any] = {"latents": noise.to(self.unet.dtype), "height": size, "width": size}
         if init is not None:
-            noise = begin_at(pipeline.scheduler, steps, denoise, init.cpu().float(), noise)
+            place = {"device": self.device, "dtype": self.unet.dtype}
+            pipeline = from_image(pipeline, init.to(**place), noise.to(**place))
+            start = {"image": torch.zeros(len(seeds), 3, size, size), "strength": denoise}
         steps_done = count()
         hook = self.unet.register_forward_pre_hook(  # a step is one call of the UNet
             lambda *_: on_step and on_step(next(steps_done), pipeline.num_timesteps)
@@ -147,11 +150,9 @@ class Base:
             output = pipeline(
                 **pipeline_inputs("", wanted),
                 **pipeline_inputs("negative_", [it.to(dtype=self.unet.dtype) for it in unwanted] * len(prompts)),
-                height=size,
-                width=size,
+                **start,
                 num_inference_steps=steps,
                 guidance_scale=guidance,
-                latents=noise.to(self.unet.dtype),
                 generator=generators,  # their noise goes on from here in samplers that add some at every step
                 output_type="latent",
             )

@@ -6,7 +6,6 @@ import inspect
 from typing import Any
 
 import diffusers
-import torch
 from torch import Tensor
 
 from ..errors import ConfigError
@@ -52,25 +51,18 @@ def make_sampler(name: str, own: Any) -> Any:
     return getattr(diffusers, kind).from_config(own.config, **latent, **options)
 
 
-def begin_at(sampler: Any, steps: int, share: float, init: Tensor, noise: Tensor) -> Tensor:
-    """Let `sampler` do only the last `share` of its `steps`, and give what a pipeline is to take for noise then.
+def from_image(pipeline: Any, init: Tensor, noise: Tensor) -> Any:
+    """The image-to-image pipeline with the parts of `pipeline`, which begins with the latents `init`, noised.
 
-    init: latents (1, c, h, w) to start from; noise (n, c, h, w). The steps that are left are those of diffusers'
-    image-to-image pipelines, which take pictures of 4 latent channels alone.
+    init: (1, c, h, w); noise: (n, c, h, w). Whatever it is given for `image` does not count: its own way to latents
+    knows VAEs of 4 channels alone.
     """
-    plain = sampler.set_timesteps
-
-    def set_timesteps(count: int, device: torch.device | None = None) -> None:
-        plain(count, device=device)
-        skipped = (count - int(count * share)) * sampler.order
-        sampler.timesteps = sampler.timesteps[skipped:]
-        if hasattr(sampler, "set_begin_index"):
-            sampler.set_begin_index(skipped)
-
-    sampler.set_timesteps = set_timesteps
-    sampler.set_timesteps(steps)
-    noisy = sampler.add_noise(init.expand_as(noise), noise, sampler.timesteps[:1].expand(len(noise)))
-    return noisy / sampler.init_noise_sigma  # pipelines multiply by it
+    found: Any = diffusers.AutoPipelineForImage2Image.from_pipe(pipeline)
+    found.set_progress_bar_config(disable=True)
+    found.prepare_latents = lambda image, timestep, *_, **__: found.scheduler.add_noise(
+        init.expand_as(noise), noise, timestep
+    )
+    return found
 
 
 def _has_zero_snr(name: str) -> bool:

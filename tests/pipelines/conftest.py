@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from dreamtune.pipelines.generate import GenerateConfig, GenerateResult, generate
 from dreamtune.pipelines.progress import Progress
 from dreamtune.pipelines.train import TrainResult, train
 from dreamtune.training.config import TrainConfig
@@ -63,3 +64,22 @@ def trained(
 ) -> TrainResult:
     """The shared training; its folder is read only."""
     return train(settings(sample_every=3), tmp_path_factory.mktemp("runs") / "dog", on_progress=told.append)
+
+
+@pytest.fixture
+def draw(tiny: Path, trained: TrainResult, tmp_path: Path) -> Any:
+    """Draw into a new folder with settings that take a moment; keywords replace them."""
+
+    def call(out: str = "out", **changes: Any) -> GenerateResult:
+        values: dict[str, Any] = {
+            "prompts": ["a sks dog"],
+            "adapters": [str(trained.adapter)],
+            "base": str(tiny),
+            "n": 1,
+            "steps": 2,
+            "seed": 3,
+            "device": "cpu",
+        }
+        return generate(GenerateConfig(**values | changes), tmp_path / out, on_progress=lambda _: None)
+
+    return call

@@ -23,7 +23,7 @@ from dreamtune.errors import (
 )
 from dreamtune.models import Base
 from dreamtune.pipelines.adapter_use import parse
-from dreamtune.pipelines.generate import GenerateConfig, GenerateResult, generate
+from dreamtune.pipelines.generate import GenerateConfig, generate
 from dreamtune.pipelines.progress import Progress
 from dreamtune.pipelines.train import TrainResult
 from tests.tiny_models import tiny_folder
@@ -32,25 +32,6 @@ from tests.tiny_models import tiny_folder
 def pixels(path: Path) -> bytes:
     with Image.open(path) as picture:
         return picture.tobytes()
-
-
-@pytest.fixture
-def draw(tiny: Path, trained: TrainResult, tmp_path: Path) -> Any:
-    """Draw into a new folder with settings that take a moment; keywords replace them."""
-
-    def call(out: str = "out", **changes: Any) -> GenerateResult:
-        values: dict[str, Any] = {
-            "prompts": ["a sks dog"],
-            "adapters": [str(trained.adapter)],
-            "base": str(tiny),
-            "n": 1,
-            "steps": 2,
-            "seed": 3,
-            "device": "cpu",
-        }
-        return generate(GenerateConfig(**values | changes), tmp_path / out, on_progress=lambda _: None)
-
-    return call
 
 
 def test_pictures_tell_how_they_were_made(draw: Any, trained: TrainResult, tmp_path: Path) -> None:
