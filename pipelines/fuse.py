@@ -5,47 +5,27 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
-
-from pydantic import Field
+from typing import TYPE_CHECKING, Any
 
 from dreamtune.errors import AdapterFileError, ConfigError
 from dreamtune.pipelines.adapter_use import AdapterUse, base_name
 from dreamtune.pipelines.files import check_place, complete
+from dreamtune.pipelines.fuse_config import FuseConfig
+from dreamtune.pipelines.fuse_output import description, with_energy, write_checkpoint
+from dreamtune.pipelines.fuse_prompts import adapter_prompts, usual_captions
+from dreamtune.pipelines.fuse_recording import Recorder
+from dreamtune.pipelines.fuse_stages import WORDS, Stages
+from dreamtune.pipelines.generate_config import SAMPLING
 from dreamtune.pipelines.progress import OnProgress, Printer, Progress
-from dreamtune.training.recipe import Recipe
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from dreamtune.adapters import AdapterFile
-    from dreamtune.fusion import Fused, FusionOptions, Ingredient
+    from dreamtune.fusion import FusionOptions, Ingredient
     from dreamtune.models import Base
-
-
-class FuseConfig(Recipe):
-    """What to fuse, and how."""
-
-    adapters: tuple[str, ...] = Field(min_length=1)
-    """Adapter files as FILE, FILE:WEIGHT or FILE:WEIGHT,BLOCK=FACTOR."""
-    method: str = "sum"
-    """A name in dreamtune.fusion.FUSIONS."""
-    density: float | None = None
-    """Share of the numbers that ties, dare, magnitude and knots keep; 0.5 if not set."""
-    balance: bool = False
-    """First bring all changes of a layer to the geometric mean of their norms."""
-    rank: int | None = Field(default=None, ge=1)
-    """The most that a layer of the adapter may have; if not set, exact factors stay whole and other layers have 64."""
-    format: Literal["adapter", "checkpoint"] = "adapter"
-    """An adapter file, or a copy of the base's single file with the result in its weights."""
-    base: str | None = None
-    """The base, needed where a change depends on its weights and for a checkpoint; by default the adapters' own."""
-    any_base: bool = False
-    """Use a base with other weights than those that the adapters were trained on."""
-    seed: int = Field(default=0, ge=0, lt=2**32)
-    """Of what dare draws."""
 
 
 @dataclass(frozen=True)
@@ -98,19 +78,28 @@ def fuse(config: FuseConfig, out: str | Path, on_progress: OnProgress | None = N
     ingredients = [Ingredient(use.path.name, use.file, use.strength, use.patterns) for use in given]
     taken = weighted(ingredients)
     records = common_layers(taken)
-    model = _base(config, uses)
+    texts = _texts(config, uses)
+    model = _base(config, uses, to_record=texts is not None)
     weights = None if model is None else _weights(taken, model)
-    layers = fuse_layers(ingredients, options, weights, lambda done, total: tell(Progress("fuse", done, total)))
+    recorder = None
+    if texts is None:
+        layers = fuse_layers(ingredients, options, weights, lambda done, total: tell(Progress("fuse", done, total)))
+    else:
+        assert model is not None and weights is not None
+        recorder = Recorder(model, records, config.steps, SAMPLING[model.family][1], config.seed)
+        layers = Stages(taken, options, weights, *texts, recorder, tell).run()
     fused = as_file(
-        layers, records, config.rank, whole=config.format == "checkpoint", word=word, **_description(config, uses, word)
+        layers, records, config.rank, whole=config.format == "checkpoint", word=word, **description(config, uses, word)
     )
     with complete(place, AdapterFileError) as target:
         if config.format == "adapter":
-            _with_energy(fused).save(target)
+            with_energy(fused).save(target)
         else:
             assert model is not None
             source = Path(config.base or base_name(uses)).expanduser()
-            _write_checkpoint(fused.file, model, source, target, config.any_base)
+            write_checkpoint(fused.file, model, source, target, config.any_base)
+    if recorder is not None:
+        recorder.clear()
     return FuseResult(
         out=place,
         method=config.method,
@@ -131,7 +120,9 @@ def check(config: FuseConfig, place: Path) -> tuple[list[AdapterUse], FusionOpti
 
     from dreamtune.fusion import FusionOptions
 
-    return given, FusionOptions(config.method, config.density, config.balance, config.seed)
+    options = FusionOptions(config.method, config.density, config.balance, config.seed)
+    _texts(config, uses)
+    return given, options
 
 
 def _check_place(place: Path) -> None:
@@ -154,10 +145,30 @@ def _check_triggers(uses: Sequence[AdapterUse]) -> None:
             )
 
 
-def _base(config: FuseConfig, uses: Sequence[AdapterUse]) -> Base | None:
-    """The base on the CPU, if it is needed, and certain to be one that all adapters fit."""
+def _texts(config: FuseConfig, uses: Sequence[AdapterUse]) -> tuple[list[list[str]], Sequence[str]] | None:
+    """Each adapter's prompts, and captions, where what layers get plays a part; None where it does not.
+
+    Raises ConfigError for texts that are missing or not asked for.
+    """
+    from dreamtune.fusion import MEASURED
+
+    if config.method not in MEASURED and config.balance != "output":
+        given = "prompts" if config.prompts else "captions" if config.captions else None
+        if given:
+            raise ConfigError(f"{config.method} reads no {given}: leave them out, or use {' or '.join(MEASURED)}")
+        return None
+    if config.method != WORDS and config.captions:
+        raise ConfigError(f"{config.method} reads no captions: leave them out, or use {WORDS}")
+    prompts = adapter_prompts(config.prompts, uses, config.method)
+    if config.method != WORDS:
+        return prompts, []
+    return prompts, config.captions or usual_captions(uses)
+
+
+def _base(config: FuseConfig, uses: Sequence[AdapterUse], *, to_record: bool) -> Base | None:
+    """The base, if it is needed, and certain to be one that all adapters fit; on the CPU unless it is to draw."""
     dependent = any(adapter.uses_weight for use in uses for adapter in use.file.adapters().values())
-    if config.format == "adapter" and config.base is None and not dependent:
+    if config.format == "adapter" and config.base is None and not dependent and not to_record:
         return None
     from dreamtune.models import load_base
 
@@ -166,7 +177,7 @@ def _base(config: FuseConfig, uses: Sequence[AdapterUse]) -> Base | None:
         raise ConfigError(
             f"{name} is no single file to write a changed copy of: give a .safetensors checkpoint as base"
         )
-    base = load_base(name, "cpu")
+    base = load_base(name, config.device if to_record else "cpu")
     for use in uses:
         use.check(base, config.any_base)
     return base
@@ -177,24 +188,6 @@ def _weights(taken: Sequence[Ingredient], base: Base) -> dict[str, Tensor]:
     for it in taken:
         weights |= it.file.weights(base.parts)
     return weights
-
-
-def _description(config: FuseConfig, uses: Sequence[AdapterUse], word: AdapterFile | None) -> dict[str, Any]:
-    """What the file says of itself. One trigger stays its own; all stand with the other settings of the fusion."""
-    triggers = [use for use in uses if use.file.trigger]
-    own = triggers[0].file if len(triggers) == 1 else word
-    parts = [
-        use.to_dict() | {"method": use.file.method, "trigger": use.file.trigger, "class": use.file.class_word}
-        for use in uses
-    ]
-    settings = config.model_dump(mode="json", include={"method", "density", "balance", "rank", "seed"})
-    bases = sorted({use.file.base for use in uses if use.file.base})
-    return {
-        "base": bases[0] if bases else "",
-        "trigger": own.trigger if own else "",
-        "class_word": own.class_word if own else "",
-        "training": {"fusion": settings | {"adapters": parts}},
-    }
 
 
 def _word(config: FuseConfig, uses: Sequence[AdapterUse]) -> AdapterFile | None:
@@ -211,20 +204,3 @@ def _word(config: FuseConfig, uses: Sequence[AdapterUse]) -> AdapterFile | None:
             "one: generate with both adapters side by side"
         )
     return found[0].file if found else None
-
-
-def _with_energy(fused: Fused) -> AdapterFile:
-    """The file, which says of all layers how much they keep if any does not keep all."""
-    if all(share == 1 for share in fused.energy.values()):
-        return fused.file
-    energy = {path: round(share, 6) for path, share in fused.energy.items()}
-    told = fused.file.training["fusion"] | {"energy": energy}
-    return replace(fused.file, training={"fusion": told})
-
-
-def _write_checkpoint(file: AdapterFile, base: Base, source: Path, target: Path, any_base: bool) -> None:
-    from dreamtune.pipelines.merged import write_merged
-
-    pristine = {path: weight.clone() for path, weight in file.weights(base.parts).items()}
-    for _ in write_merged("checkpoint", file, base, pristine, source, None, target, any_base=any_base):
-        pass  # what is read back is compared by export alone

@@ -2,11 +2,14 @@
 
 from .columns import Block, Columns
 from .delta import Delta
-from .files import Fused, FusionOptions, Ingredient, as_file, common_layers, fuse_layers, weighted
-from .methods import FUSIONS, THINNED
+from .files import Fused, as_file
+from .layers import FusionOptions, Ingredient, changes, common_layers, content_digest, fuse_layers, weighted
+from .methods import FUSIONS, MEASURED, THINNED
+from .moments import Inputs, Moments, recorded
 
 __all__ = [
     "FUSIONS",
+    "MEASURED",
     "THINNED",
     "Block",
     "Columns",
@@ -14,8 +17,13 @@ __all__ = [
     "Fused",
     "FusionOptions",
     "Ingredient",
+    "Inputs",
+    "Moments",
     "as_file",
+    "changes",
     "common_layers",
+    "content_digest",
     "fuse_layers",
+    "recorded",
     "weighted",
 ]

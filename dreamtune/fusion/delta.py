@@ -69,6 +69,11 @@ class Delta:
         gram = (self.up.double().T @ self.up.double()) * (self.down.double() @ self.down.double().T)
         return max(float(gram.sum()), 0.0) ** 0.5
 
+    def output_norm(self, moment: Tensor) -> float:
+        """√tr(ΔW C ΔWᵀ): the root of E‖ΔW x‖² for inputs x of the second moment C (in, in)."""
+        inner = self.down.double() @ moment.double() @ self.down.double().T
+        return max(float(((self.up.double().T @ self.up.double()) * inner).sum()), 0.0) ** 0.5
+
     def dense(self) -> Tensor:
         """ΔW (out, in)."""
         return self.up @ self.down if self.whole is None else self.whole

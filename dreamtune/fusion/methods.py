@@ -1,34 +1,20 @@
-"""The fusions that need nothing but the changes themselves, for one layer: [(λ₁, ΔW₁), ...] -> ΔW.
+"""The fusions, for one layer: here those that need nothing but the changes themselves, and the table of all.
 
-A new one is one function here and one line in FUSIONS. All of them give a single change at weight 1 back as it is
-(with density 1 where they have one), and none depends on the order of its inputs.
+A new one is one function and one line in FUSIONS. All of them give a single change at weight 1 back as it is (with
+density 1 where they have one), and none depends on the order of its inputs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
+from .constrained import fuse_custom_diffusion
 from .delta import Delta, real_columns
-
-
-@dataclass(frozen=True, eq=False)
-class Part:
-    """One adapter's share in a layer."""
-
-    delta: Delta
-    weight: float
-    """λ, not 0."""
-    seed: int = 0
-    """For what is drawn at random; the adapter's own, so that its place among the others does not matter."""
-
-    @property
-    def weighted(self) -> Delta:
-        """λ·ΔW."""
-        return self.delta.scaled(self.weight)
+from .gradient import fuse_gradient
+from .parts import Fusion, Part, added
 
 
 def fuse_sum(parts: Sequence[Part], density: float) -> Delta:
@@ -96,8 +82,6 @@ def fuse_knots(parts: Sequence[Part], density: float) -> Delta:
     return Delta.of_factors((q @ (u[:, :keep] * s[:keep])).float(), merged.float())
 
 
-Fusion = Callable[[Sequence[Part], float], Delta]
-
 FUSIONS: dict[str, Fusion] = {
     "sum": fuse_sum,
     "mean": fuse_mean,
@@ -106,30 +90,14 @@ FUSIONS: dict[str, Fusion] = {
     "magnitude": fuse_magnitude,
     "tsv": fuse_tsv,
     "knots": fuse_knots,
+    "gradient": fuse_gradient,
+    "custom-diffusion": fuse_custom_diffusion,
 }
 """Name on the command line -> fusion of one layer."""
 THINNED = ("ties", "dare", "magnitude", "knots")
 """Those that have a density."""
-
-
-def balanced(parts: Sequence[Part]) -> list[Part]:
-    """Every ΔW brought to the geometric mean of the norms in this layer; those that are 0 stay, and do not count."""
-    norms = [part.delta.norm for part in parts]
-    logs = torch.tensor([norm for norm in norms if norm > 0], dtype=torch.float64).log()
-    mean = float(logs.mean().exp()) if len(logs) else 0.0
-    return [
-        Part(part.delta.scaled(mean / norm) if norm > 0 and len(logs) > 1 else part.delta, part.weight, part.seed)
-        for part, norm in zip(parts, norms, strict=True)
-    ]
-
-
-def added(deltas: Sequence[Delta]) -> Delta:
-    """Their exact sum."""
-    if len(deltas) == 1:
-        return deltas[0]
-    if sum(it.rank for it in deltas) < min(deltas[0].shape):
-        return Delta(torch.cat([it.up for it in deltas], 1), torch.cat([it.down for it in deltas]))
-    return Delta.of_matrix(torch.stack([it.dense() for it in deltas]).sum(0))
+MEASURED = ("gradient", "custom-diffusion")
+"""Those that ask what layers get while each adapter is used."""
 
 
 def _trimmed(matrix: Tensor, density: float) -> Tensor:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from typer import Argument, Option
 
 from dreamtune.pipelines import console
-from dreamtune.pipelines.commands.options import Json
+from dreamtune.pipelines.commands.options import Device, Json
 
 if TYPE_CHECKING:
     from dreamtune.pipelines.fuse import FuseResult
@@ -20,23 +20,38 @@ def fuse(
         Argument(metavar="FILE[:WEIGHT][,BLOCK=FACTOR]...", help="Adapter files, of dreamtune or other tools."),
     ],
     out: Annotated[Path, Option(help="File to write, which must not exist.")],
-    method: Annotated[str, Option(help="sum, mean, ties, dare, magnitude, tsv or knots; see docs/fusion.md.")] = "sum",
+    method: Annotated[
+        str, Option(help="sum, mean, ties, dare, magnitude, tsv, knots, gradient or custom-diffusion.")
+    ] = "sum",
     density: Annotated[
         float | None, Option(help="Share of the numbers that ties, dare, magnitude and knots keep (0.5).")
     ] = None,
-    balance: Annotated[bool, Option("--balance", help="First give all changes of a layer the same norm.")] = False,
+    balance: Annotated[
+        str | None,
+        Option(help="First make all changes of a layer as large: their weights, or what they do to its output."),
+    ] = None,
     rank: Annotated[
         int | None, Option(help="The most that a layer may have (exact where that is small, else 64).")
     ] = None,
     form: Annotated[str, Option("--format", help="adapter, or checkpoint for the base's file, changed.")] = "adapter",
     base: Annotated[str | None, Option(help="The base, where it is needed (the adapters' own).")] = None,
     any_base: Annotated[bool, Option("--any-base", help="Allow another base than the adapters'.")] = False,
-    seed: Annotated[int, Option(help="Of what dare draws.")] = 0,
+    seed: Annotated[int, Option(help="Of what dare draws, and of the pictures that are recorded.")] = 0,
+    prompts: Annotated[
+        Path | None,
+        Option(help="What gradient and custom-diffusion read and draw, a prompt a line (each subject in ten places)."),
+    ] = None,
+    captions: Annotated[
+        Path | None, Option(help="What custom-diffusion leaves alone, a caption a line (common things in ten places).")
+    ] = None,
+    steps: Annotated[int, Option(help="Denoising steps of the pictures that are recorded.")] = 10,
+    device: Device = "auto",
     as_json: Json = False,
 ) -> None:
     """Make one adapter of several, and say how much of each layer it keeps."""
     from dreamtune.pipelines.fuse import FuseConfig
     from dreamtune.pipelines.fuse import fuse as run
+    from dreamtune.pipelines.generate_config import read_prompts
 
     config: dict[str, Any] = {
         "adapters": files,
@@ -48,6 +63,10 @@ def fuse(
         "base": base,
         "any_base": any_base,
         "seed": seed,
+        "prompts": read_prompts(prompts) if prompts else (),
+        "captions": read_prompts(captions) if captions else (),
+        "steps": steps,
+        "device": device,
     }
     with console.stdout_kept():
         result = run(FuseConfig(**config), out)

@@ -10,14 +10,14 @@ from dreamtune.adapters import METHODS, AdapterFile
 from dreamtune.errors import ConfigError, IncompatibleModelError
 from dreamtune.fusion import FUSIONS, Fused, FusionOptions, Ingredient, as_file, common_layers, fuse_layers
 from tests.adapters.nets import attached_to, frozen_net
-from tests.fusion.test_methods import NET, change, file_of, options
+from tests.fusion.test_methods import NET, change, file_of, inputs_of, options
 
 
 def to_file(ingredients: list[Ingredient], fusion: str = "sum", rank: int | None = None, whole: bool = False) -> Fused:
     weights: dict[str, Tensor] = {}
     for it in ingredients:
         weights |= it.file.weights({"unet": NET})
-    layers = fuse_layers(ingredients, options(fusion), weights)
+    layers = fuse_layers(ingredients, options(fusion), weights, inputs=inputs_of(ingredients))
     about = {"base": "b", "trigger": "", "class_word": "", "training": {}}
     return as_file(layers, common_layers(ingredients), rank, whole=whole, **about)
 

@@ -92,16 +92,17 @@ def test_weights_by_block(tiny: Path, tmp_path: Path, make: Make) -> None:
 
 
 @pytest.mark.parametrize("fusion", FUSIONS)
-def test_command(fusion: str, tmp_path: Path, make: Make, capsys: pytest.CaptureFixture[str]) -> None:
+def test_command(fusion: str, tiny: Path, tmp_path: Path, make: Make, capsys: pytest.CaptureFixture[str]) -> None:
     a, bb, out = str(make("a")), str(make("bb")), tmp_path / "out.safetensors"
-    assert main(["fuse", a, bb, "--method", fusion, "--rank", "3", "--out", str(out), "--json"]) == 0
+    given = ["fuse", a, bb, "--method", fusion, "--rank", "3", "--steps", "1", "--base", str(tiny)]
+    assert main([*given, "--out", str(out), "--json"]) == 0
     result = json.loads(capsys.readouterr().out)
     assert (result["method"], result["exact"]) == (fusion, False)
     assert set(result["ranks"].values()) == {3}
     assert all(0 < share < 1 for share in result["energy"].values())
     kept = json.loads(json.dumps(AdapterFile.load(out).training["fusion"]["energy"]))
     assert kept == pytest.approx(result["energy"], abs=1e-4)
-    assert main(["fuse", a, bb, "--method", fusion, "--rank", "3", "--out", str(tmp_path / "o.safetensors")]) == 0
+    assert main([*given, "--out", str(tmp_path / "o.safetensors")]) == 0
     assert "energy kept" in capsys.readouterr().out
 
 
@@ -161,6 +162,7 @@ BAD: list[tuple[Callable[[Make, Path], list[Any]], str]] = [
     (lambda make, folder: [f"{make('a')}:0", "--format", "checkpoint"], "all adapters have the weight 0"),
     (lambda make, folder: [make("a"), "--method", "add"], "must be one of sum"),
     (lambda make, folder: [make("a"), "--density", "0.5"], "sum has no density"),
+    (lambda make, folder: [make("a"), "--balance", "norm"], "balance"),
     (lambda make, folder: [make("a"), "--rank", "0"], "rank"),
     (lambda make, folder: [make("a"), "--format", "checkpoint", "--base", "pocket"], "is no single file"),
     (lambda make, folder: [folder / "none.safetensors"], "none.safetensors"),

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from dreamtune.adapters import METHODS, AdapterFile
-from dreamtune.fusion import FUSIONS, THINNED, Delta, FusionOptions, Ingredient, fuse_layers
-from dreamtune.fusion.methods import Part, balanced
+from dreamtune.errors import ConfigError
+from dreamtune.fusion import FUSIONS, MEASURED, THINNED, Delta, FusionOptions, Ingredient, Inputs, fuse_layers
+from dreamtune.fusion.parts import Part, balanced
 from tests.adapters.nets import attached_to, frozen_net
 
 NET = frozen_net(torch.float32)
@@ -22,13 +23,28 @@ def file_of(method: str, seed: int = 0) -> AdapterFile:
         return AdapterFile.from_attached(attached, base="b", trigger=f"t{seed}", class_word="dog", training={})
 
 
+def moment(size: int, seed: int) -> Tensor:
+    """C (in, in) of random inputs, of some directions more than others."""
+    x = torch.randn(50, size, generator=torch.Generator().manual_seed(seed)) * torch.linspace(1, 0.1, size)
+    return x.T @ x / len(x)
+
+
+def inputs_of(ingredients: list[Ingredient]) -> Inputs:
+    """What layers might get, other things for each adapter."""
+    sizes = {path: record.shape[1] for it in ingredients for path, record in it.file.layers.items()}
+    taken = [it for it in ingredients if it.weight]
+    own = [{path: moment(size, sum(map(ord, it.name))) for path, size in sizes.items()} for it in taken]
+    return Inputs(own, {path: moment(size, 1000) for path, size in sizes.items()})
+
+
 def options(fusion: str, density: float = 1.0, **more: object) -> FusionOptions:
     return FusionOptions(fusion, density if fusion in THINNED else None, **more)  # pyright: ignore[reportArgumentType]
 
 
 def fused(ingredients: list[Ingredient], fusion: str, **more: float) -> dict[str, Tensor]:
     weights = ingredients[0].file.weights({"unet": NET})
-    return {path: delta.dense() for path, delta in fuse_layers(ingredients, options(fusion, **more), weights)}
+    layers = fuse_layers(ingredients, options(fusion, **more), weights, inputs=inputs_of(ingredients))
+    return {path: delta.dense() for path, delta in layers}
 
 
 def change(file: AdapterFile) -> dict[str, Tensor]:
@@ -49,17 +65,21 @@ def full(seed: int) -> Delta:
 
 def run(fusion: str, deltas: list[Delta], weights: list[float] | None = None, density: float = 1.0) -> Tensor:
     weights = weights or [1.0] * len(deltas)
-    parts = [Part(delta, weight, seed) for seed, (delta, weight) in enumerate(zip(deltas, weights, strict=True))]
+    size = deltas[0].shape[1]
+    parts = [
+        Part(delta, weight, seed, moment(size, seed), moment(size, 1000))
+        for seed, (delta, weight) in enumerate(zip(deltas, weights, strict=True))
+    ]
     return FUSIONS[fusion](parts, density).dense()
 
 
-@pytest.mark.parametrize("balance", [False, True])
+@pytest.mark.parametrize("balance", [None, "weights", "output"])
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("fusion", FUSIONS)
-def test_one_adapter_fuses_to_itself(fusion: str, method: str, balance: bool) -> None:
-    file = file_of(method)
+def test_one_adapter_fuses_to_itself(fusion: str, method: str, balance: str | None) -> None:
+    file, alone = file_of(method), [Ingredient("a", file_of(method))]
     weights = file.weights({"unet": NET})
-    found = dict(fuse_layers([Ingredient("a", file)], options(fusion, balance=balance), weights))
+    found = dict(fuse_layers(alone, options(fusion, balance=balance), weights, inputs=inputs_of(alone)))
     assert found.keys() == file.layers.keys()
     for path, expected in change(file).items():
         torch.testing.assert_close(found[path].dense(), expected, rtol=1e-6, atol=1e-6)
@@ -155,20 +175,39 @@ def test_knots_follows_its_definition(deltas: list[Delta], density: float) -> No
 
 
 def test_balance_evens_out_the_norms_of_a_layer() -> None:
-    parts = balanced([Part(low(2, 0), 1.0), Part(full(1).scaled(50), 2.0), Part(Delta.zero(SHAPE), 1.0)])
+    parts = balanced([Part(low(2, 0), 1.0), Part(full(1).scaled(50), 2.0), Part(Delta.zero(SHAPE), 1.0)], "weights")
     expected = (low(2, 0).norm * full(1).scaled(50).norm) ** 0.5
     assert [part.delta.norm for part in parts] == [pytest.approx(expected), pytest.approx(expected), 0.0]
     assert [part.weight for part in parts] == [1.0, 2.0, 1.0]
 
 
+def test_balance_evens_out_what_changes_do_to_the_output() -> None:
+    """By the outputs themselves, on inputs of which a change sees little in one adapter's."""
+    xs = [
+        torch.randn(90, SHAPE[1], generator=torch.Generator().manual_seed(s)) * scale for s, scale in ((0, 1), (1, 9))
+    ]
+    deltas = [low(2, 0), full(1)]
+    found = balanced([Part(d, 1.0, inputs=x.T @ x / len(x)) for d, x in zip(deltas, xs, strict=True)], "output")
+    outputs = [float((x @ d.dense().T).square().sum(1).mean()) for d, x in zip(deltas, xs, strict=True)]
+    even = [float((x @ p.delta.dense().T).square().sum(1).mean()) for p, x in zip(found, xs, strict=True)]
+    assert even == pytest.approx([(outputs[0] * outputs[1]) ** 0.5] * 2, rel=1e-4)
+    with pytest.raises(ConfigError, match="needs what the layer gets"):
+        balanced([Part(low(2, 0), 1.0), Part(full(1), 1.0)], "output")
+
+
+@pytest.mark.parametrize("fusion", MEASURED)
+def test_inputs_are_asked_for(fusion: str) -> None:
+    with pytest.raises(ConfigError, match="needs what the layer gets"):
+        FUSIONS[fusion]([Part(low(2, 0), 1.0), Part(full(1), 1.0)], 1.0)
+
+
 @pytest.mark.parametrize("fusion", FUSIONS)
 def test_factors_stay_factors_where_they_can(fusion: str) -> None:
-    parts = [Part(low(2, 0), 1.0), Part(low(3, 1), 0.5)]
-    exact = fusion in ("sum", "mean", "tsv", "knots", "dare", "magnitude")
-    assert (FUSIONS[fusion](parts, 1.0).rank <= 5) == exact
+    parts = [Part(low(2 + s, s), 1 - 0.5 * s, 0, moment(SHAPE[1], s), moment(SHAPE[1], 9)) for s in (0, 1)]
+    assert (FUSIONS[fusion](parts, 1.0).rank <= 5) == (fusion != "ties")
 
 
-@pytest.mark.parametrize("fusion", FUSIONS)
+@pytest.mark.parametrize("fusion", [fusion for fusion in FUSIONS if fusion not in MEASURED])
 def test_an_adapter_may_leave_a_layer_alone(fusion: str) -> None:
     found = run(fusion, [low(2, 0), Delta.zero(SHAPE)])
     expected = low(2, 0).dense() * (0.5 if fusion == "mean" else 1.0)

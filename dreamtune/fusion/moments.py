@@ -1,0 +1,71 @@
+"""What layers get while adapters are used, as second moments."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+_COUNT = "count of "
+"""Beginning of the names of counts among tensors; no layer has such a name."""
+
+
+@dataclass
+class Moments:
+    """C = X Xᵀ / n of the inputs that layers got, summed up as they come: (in, in) a layer, in fp32 or better."""
+
+    sums: dict[str, Tensor] = field(default_factory=dict)
+    counts: dict[str, int] = field(default_factory=dict)
+    _last: tuple[Tensor, Tensor] | None = field(default=None, init=False, repr=False)
+    """An input and its own X Xᵀ: queries, keys and values of a layer get the very same tensor one after the other."""
+
+    def add(self, layer: str, x: Tensor) -> None:
+        """Count inputs x (..., in) of `layer`."""
+        rows = x.detach().flatten(0, -2)  # (tokens, in)
+        if self._last is None or self._last[0] is not x:
+            wide = rows.to(torch.promote_types(rows.dtype, torch.float32))
+            self._last = (x, wide.T @ wide)
+        total = self._last[1]
+        self.sums[layer] = self.sums[layer] + total if layer in self.sums else total
+        self.counts[layer] = self.counts.get(layer, 0) + len(rows)
+
+    def means(self) -> dict[str, Tensor]:
+        """Layer -> C (in, in) on the CPU, of those that got inputs."""
+        return {layer: (total / self.counts[layer]).cpu() for layer, total in self.sums.items()}
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All of it, to be stored."""
+        sums = {layer: total.clone() for layer, total in self.sums.items()}  # layers may share one, files may not
+        return {**sums, **{f"{_COUNT}{layer}": torch.tensor(count) for layer, count in self.counts.items()}}
+
+    @classmethod
+    def of_tensors(cls, tensors: Mapping[str, Tensor], device: torch.device) -> Moments:
+        """Undo :meth:`tensors`, on `device`."""
+        sums = {name: it.to(device) for name, it in tensors.items() if not name.startswith(_COUNT)}
+        return cls(sums, {name: int(tensors[f"{_COUNT}{name}"]) for name in sums})
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What is known of the inputs of layers, for those fusions that ask for it."""
+
+    own: Sequence[Mapping[str, Tensor]]
+    """For each adapter that takes part, in their order: layer path -> C (in, in) while it is used."""
+    kept: Mapping[str, Tensor] = field(default_factory=dict)
+    """Layer path -> C (in, in) of captions that have nothing to do with any subject."""
+
+
+@contextmanager
+def recorded(layers: Mapping[str, nn.Module], moments: Moments) -> Iterator[None]:
+    """Within the block, count the inputs of `layers` (name -> module) in `moments`."""
+    with ExitStack() as stack:
+        for name, layer in layers.items():
+
+            def hook(_: nn.Module, inputs: tuple[Tensor, ...], name: str = name) -> None:
+                moments.add(name, inputs[0])
+
+            stack.callback(layer.register_forward_pre_hook(hook).remove)
+        yield

@@ -1,0 +1,52 @@
+"""What a fusion writes: the file and what it says of itself, or a changed copy of a checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dreamtune.pipelines.adapter_use import AdapterUse
+from dreamtune.pipelines.fuse_config import FuseConfig
+
+if TYPE_CHECKING:
+    from dreamtune.adapters import AdapterFile
+    from dreamtune.fusion import Fused
+    from dreamtune.models import Base
+
+
+def description(config: FuseConfig, uses: Sequence[AdapterUse], word: AdapterFile | None) -> dict[str, Any]:
+    """What the file says of itself. One trigger stays its own; all stand with the other settings of the fusion."""
+    triggers = [use for use in uses if use.file.trigger]
+    own = triggers[0].file if len(triggers) == 1 else word
+    parts = [
+        use.to_dict() | {"method": use.file.method, "trigger": use.file.trigger, "class": use.file.class_word}
+        for use in uses
+    ]
+    settings = config.model_dump(mode="json", include={"method", "density", "balance", "rank", "seed"})
+    bases = sorted({use.file.base for use in uses if use.file.base})
+    return {
+        "base": bases[0] if bases else "",
+        "trigger": own.trigger if own else "",
+        "class_word": own.class_word if own else "",
+        "training": {"fusion": settings | {"adapters": parts}},
+    }
+
+
+def with_energy(fused: Fused) -> AdapterFile:
+    """The file, which says of all layers how much they keep if any does not keep all."""
+    if all(share == 1 for share in fused.energy.values()):
+        return fused.file
+    energy = {path: round(share, 6) for path, share in fused.energy.items()}
+    told = fused.file.training["fusion"] | {"energy": energy}
+    return replace(fused.file, training={"fusion": told})
+
+
+def write_checkpoint(file: AdapterFile, base: Base, source: Path, target: Path, any_base: bool) -> None:
+    """Write a copy of the checkpoint `source` of `base`, with the file's changes in its weights, to `target`."""
+    from dreamtune.pipelines.merged import write_merged
+
+    pristine = {path: weight.clone() for path, weight in file.weights(base.parts).items()}
+    for _ in write_merged("checkpoint", file, base, pristine, source, None, target, any_base=any_base):
+        pass  # what is read back is compared by export alone

@@ -1,0 +1,191 @@
+"""What layers get while a base reads and draws with changes that are not in a file yet, recorded for a fusion.
+
+Recordings of pictures are kept in the cache, each whole or absent: a process that was killed goes on after its last
+whole picture.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, cast
+
+from dreamtune.errors import ConfigError
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from dreamtune.adapters import AdapterFile
+    from dreamtune.adapters.description import LayerRecord
+    from dreamtune.data.cache import Cache
+    from dreamtune.fusion import Delta
+    from dreamtune.models import Base
+
+_VERSION = 1
+"""Of the recordings in the cache; counts up when something else is recorded."""
+_BATCH = 16
+"""Prompts that are read at once."""
+
+
+@dataclass
+class Recorder:
+    """Records on `base`, which is in fp32 and without adapters."""
+
+    base: Base
+    records: Mapping[str, LayerRecord]
+    """All layers that may change."""
+    steps: int
+    guidance: float
+    seed: int
+    """Of the first picture of every adapter; the next has the next."""
+    _kept: list[str] = field(default_factory=list)
+    """Keys of what was put into the cache."""
+
+    def read(self, paths: Sequence[str], prompts: Sequence[str], changes: Changes) -> dict[str, Tensor]:
+        """Layer path -> C (in, in), of layers of text encoders while they read the prompts."""
+        from dreamtune.fusion import Moments, recorded
+
+        moments = Moments()
+        with self._acting(changes), recorded(self._modules(paths), moments):
+            self.base.condition(prompts)
+        return moments.means()
+
+    def context(self, prompts: Sequence[str], changes: Changes, *, words: bool) -> Tensor:
+        """C (dim, dim) fp64 of what keys and values get of the prompts: of all tokens, or of the prompts' words alone.
+
+        Words stand between the marks of beginning and end; the marks, and what fills a prompt up, say little of them.
+        """
+        from dreamtune.fusion import Moments
+
+        moments = Moments()
+        with self._acting(changes):
+            for start in range(0, len(prompts), _BATCH):
+                batch = prompts[start : start + _BATCH]
+                for prompt, condition in zip(batch, self.base.condition(batch), strict=True):
+                    rows = condition.embedding.cpu().double()  # (tokens, dim)
+                    moments.add("", rows[1 : self._end(prompt)] if words else rows)
+        return moments.means()[""]
+
+    def draw(
+        self, paths: Sequence[str], prompts: Sequence[str], changes: Changes, tell: Callable[[int], None]
+    ) -> dict[str, Tensor]:
+        """Layer path -> C (in, in), of layers of the UNet while it draws the prompts; tell is told how many are done.
+
+        Raises ConfigError for a cache that cannot be written, or a device without memory for it.
+        """
+        import torch
+
+        from dreamtune.fusion import Moments, recorded
+
+        cache, moments, done = _cache(), Moments(), 0
+        keys = self._keys(paths, prompts, changes)
+        self._kept += keys
+        for count in range(len(prompts), 0, -1):
+            stored = cache.get(keys[count - 1])
+            if stored is not None:
+                moments, done = Moments.of_tensors(stored, self.base.device), count
+                break
+        tell(done)
+        with self._acting(changes), recorded(self._modules(paths), moments):
+            for number in range(done, len(prompts)):
+                try:
+                    self.base.draw(
+                        [prompts[number]],
+                        [self.seed + number],
+                        size=self.base.resolution,
+                        steps=self.steps,
+                        guidance=self.guidance,
+                    )
+                except torch.OutOfMemoryError:
+                    raise ConfigError(
+                        f"the memory of {self.base.device.type} is not enough to draw with {self.base.id}: "
+                        "record on another device, for example cpu"
+                    ) from None
+                cache.put(keys[number], moments.tensors())
+                if number:
+                    cache.path(keys[number - 1]).unlink(missing_ok=True)  # this one has all of it
+                tell(number + 1)
+        return moments.means()
+
+    def clear(self) -> None:
+        """Remove from the cache what was recorded here; to be called when the fusion is safe."""
+        for key in self._kept:
+            _cache().path(key).unlink(missing_ok=True)
+
+    @contextmanager
+    def _acting(self, changes: Changes) -> Iterator[None]:
+        """Changes and word on the base, for the length of the block."""
+        with ExitStack() as stack:
+            file = changes.file(self.records)
+            if file is not None:
+                stack.enter_context(self.base.put_on(file, any_base=True)).merge()  # whether it fits was checked before
+            word = None if changes.word is None else changes.word.word()
+            if word is not None:
+                self.base.teach(word)
+                stack.callback(word.detach)
+            yield
+
+    def _modules(self, paths: Sequence[str]) -> dict[str, nn.Module]:
+        from dreamtune.adapters.parts import holder, split_part
+
+        parts = {path: split_part(path) for path in paths}
+        return {path: holder(part, self.base.parts[part]).get_submodule(inner) for path, (part, inner) in parts.items()}
+
+    def _end(self, prompt: str) -> int:
+        """Place of the mark of a prompt's end among its tokens."""
+        mark = cast(int, self.base.tokenizer.eos_token_id)
+        return self.base.tokens(prompt)["text_encoder"].index(mark, 1)
+
+    def _keys(self, paths: Sequence[str], prompts: Sequence[str], changes: Changes) -> list[str]:
+        """Of the recordings of the first prompt, of the first two, and so on."""
+        from dreamtune.data.cache import key_of
+
+        about = {
+            "version": _VERSION,
+            "base": self._digest,
+            "changes": changes.digest(self.records),
+            "paths": list(paths),
+            "drawing": [self.base.resolution, self.steps, self.guidance, self.seed, self.base.device.type],
+        }
+        return [key_of({**about, "prompts": list(prompts[:count])}) for count in range(1, len(prompts) + 1)]
+
+    @cached_property
+    def _digest(self) -> dict[str, str]:
+        """Of the base's parts; they are the same after each recording, bit for bit."""
+        from dreamtune.data.cache import weights_digest
+
+        return {part: weights_digest(model) for part, model in self.base.parts.items()}
+
+
+@dataclass(frozen=True, eq=False)
+class Changes:
+    """What acts on a base: changes of layers, and the embeddings of a new word."""
+
+    deltas: Mapping[str, Delta]
+    word: AdapterFile | None = None
+    """The file whose word it is, which may have none."""
+
+    def file(self, records: Mapping[str, LayerRecord]) -> AdapterFile | None:
+        """The deltas as a file, whole; None without any."""
+        from dreamtune.fusion import as_file
+
+        if not self.deltas:
+            return None
+        about = {"base": "", "trigger": "", "class_word": "", "training": {}}
+        return as_file(self.deltas, records, None, whole=True, **about).file
+
+    def digest(self, records: Mapping[str, LayerRecord]) -> list[str]:
+        """Of all that decides what they do."""
+        from dreamtune.fusion import content_digest
+
+        file = self.file(records)
+        word = None if self.word is None or not self.word.embeddings else self.word
+        return [content_digest(it) for it in (file, word) if it is not None] + [word.trigger if word else ""]
+
+
+def _cache() -> Cache:
+    from dreamtune.data.cache import Cache
+
+    return Cache("recordings")
