@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import statistics
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from benchmarks.quality_measure import Examiner
 from benchmarks.quality_methods import CONTESTANTS, put_on, sized
 from benchmarks.quality_run import Settings, Task, base_on, train
 from benchmarks.quality_subjects import TOKEN, held_out
+from dreamtune.errors import ConfigError
 from dreamtune.training.trainer import StepRecord
 
 BUDGET, LR = 100_000, 3e-3
@@ -32,24 +34,32 @@ def curve(task: Task, device: str, examiner: Examiner) -> list[dict[str, float]]
     """Step, training seconds so far and subject fidelity, POINTS times in a training."""
     base, points, spent = base_on(device), list[dict[str, float]](), 0.0
     every = task.settings.steps // POINTS
+    clock = time.process_time if device == "cpu" else time.perf_counter  # a busy machine changes the former little
     with put_on(base, task.library, task.method, task.options, task.seed) as attached:
+        began = clock()
 
         def on_step(record: StepRecord) -> None:
-            nonlocal spent
-            spent += record.seconds
+            nonlocal spent, began
+            spent += clock() - began
             if record.step % every == 0:
                 attached.eval()
                 with torch.random.fork_rng(devices=[]):
                     fidelity = examiner.measure(attached)[0]["fidelity"]
                 attached.train()
                 points.append({"step": record.step, "seconds": round(spent, 3), "fidelity": fidelity})
+            began = clock()
 
         train(base, attached, task, on_step)
     return points
 
 
 def reached(points: Sequence[dict[str, float]]) -> float:
-    """Seconds from which on fidelity stays at SHARE of the last or above; linear between points."""
+    """Seconds from which on fidelity stays at SHARE of the last or above, linear between points.
+
+    Raises ConfigError if there is none at the end.
+    """
+    if points[-1]["fidelity"] <= 0:
+        raise ConfigError(f"after {points[-1]['step']:g} steps nothing has been learned: give more --steps")
     goal = SHARE * points[-1]["fidelity"]
     before = {"seconds": 0.0, "fidelity": 0.0}
     for i, point in enumerate(points):

@@ -21,6 +21,7 @@ from benchmarks.quality_run import Settings, Task
 from benchmarks.quality_subjects import held_out, individual, pixels, prompts, tuning
 from benchmarks.quality_work import Job, do_all, result_of
 from benchmarks.time_to_subject import reached
+from dreamtune.errors import ConfigError
 from dreamtune.evaluation import PromptPair
 from dreamtune.models import Base
 from dreamtune.pocket.evaluators import Reading
@@ -187,8 +188,13 @@ class Here:
 
 
 def test_time_to_subject_is_where_fidelity_stays_near_its_end() -> None:
-    points = [{"seconds": s, "fidelity": v} for s, v in ((1.0, 0.2), (2.0, 0.95), (3.0, 0.5), (4.0, 1.0), (5.0, 1.0))]
+    points = [
+        {"step": s, "seconds": s, "fidelity": v}
+        for s, v in ((1.0, 0.2), (2.0, 0.95), (3.0, 0.5), (4.0, 1.0), (5.0, 1.0))
+    ]
     assert reached(points) == pytest.approx(3.8)  # the early peak does not last; 0.9 lies 4/5 of the way to 1.0
+    with pytest.raises(ConfigError, match="after 1 steps nothing has been learned"):
+        reached([{"step": 1, "seconds": 1.0, "fidelity": -0.1}])
 
 
 @pytest.mark.slow
