@@ -26,3 +26,20 @@ FUSIONS = {
     "custom-diffusion": "each keeps its own prompts exactly, the base the others",
 }
 """Method of fusion -> what it is."""
+AXES = ("strength", "seed", "guidance", "steps", "scheduler", "denoise")
+"""What a grid can compare."""
+SAMPLERS = (
+    "auto",
+    "ddim",
+    "ddpm",
+    "pndm",
+    "euler",
+    "euler-a",
+    "heun",
+    "dpm++2m",
+    "dpm++2m-karras",
+    "dpm++2m-sde",
+    "deis",
+    "unipc",
+)
+"""Names of samplers."""

@@ -12,7 +12,7 @@ from dreamtune.storage import data_dir
 SAMPLES = {"sample-cat": (39, "cat"), "sample-robot": (71, "robot"), "sample-mug": (0, "mug")}
 """Data sets that are always there -> number and class of the subject in the pocket world."""
 SAMPLE_PICTURES = 5
-_NAME = re.compile(r"[^\W_][\w .+-]{0,79}")
+_NAME = re.compile(r"[^\W_][\w .-]{0,79}")
 _HUB = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
@@ -26,9 +26,11 @@ class Workspace:
     def __init__(self, home: Path | None = None, images: Sequence[Path] = (), bases: Sequence[Path] = ()) -> None:
         """home: data folder if not given; images, bases: folders outside whose content may be read.
 
-        Raises ConfigError for a folder that is not there.
+        Raises ConfigError for a folder that is not there, and for a home whose path cannot be written in options.
         """
         self.home = (home or data_dir()).expanduser().resolve()
+        if any(sign in str(self.home) for sign in "@+=:,"):  # which stand for something where adapters are named
+            raise ConfigError(f"the path {self.home} holds one of @ + = : and the comma: choose another --home")
         self.runs = self.home / "runs"
         self.adapters = self.home / "adapters"
         self.pictures = self.home / "pictures"
@@ -153,15 +155,14 @@ def plain_name(name: str) -> str:
     name = name.strip()
     if not _NAME.fullmatch(name) or name.endswith("."):
         raise ConfigError(
-            f"the name {name[:80]!r} must be letters, digits, spaces and . + - _ alone, and "
-            "begin with a letter or digit"
+            f"the name {name[:80]!r} must be letters, digits, spaces and . - _ alone, and begin with a letter or digit"
         )
     return name
 
 
 def tidy_name(text: str, otherwise: str) -> str:
     """The nearest plain name to `text`, which somebody else chose; `otherwise` if nothing of it is left."""
-    name = re.sub(r"[^\w .+-]+", "-", text).strip(" .+-_")[:60].rstrip(" .")
+    name = re.sub(r"[^\w .-]+", "-", text).strip(" .-_")[:60].rstrip(" .")
     return name if _NAME.fullmatch(name) else otherwise
 
 

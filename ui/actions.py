@@ -35,14 +35,14 @@ def submit(app: App, kind: Literal["train", "fuse", "analyze", "evaluate"], conf
     if sum(job.state == "queued" for job in app.jobs.list()) >= MOST_QUEUED:
         raise ConfigError(f"{MOST_QUEUED} jobs wait already: let some of them end, or cancel them")
     job = app.jobs.submit(kind, config, out, title)
-    app.worker.ensure()
+    app.call_worker()
     return job
 
 
 def resume(app: App, id: str) -> Job:
     """Put an interrupted job into the queue again."""
     job = app.jobs.resume(id)
-    app.worker.ensure()
+    app.call_worker()
     return job
 
 
@@ -115,11 +115,11 @@ def fuse(app: App, picks: Sequence[Pick], method: str, name: str, density: float
     """Queue a fusion."""
     if len(picks) < 2:
         raise ConfigError("choose at least two adapters to fuse")
-    label = name.strip() or "-".join(pick.rpartition("/")[2] for pick, _ in picks)[:60].strip(" .+-_")
+    label = name.strip() or "-".join(pick.rpartition("/")[2] for pick, _ in picks)[:60].strip(" .-_")
     place = app.workspace.place(app.workspace.adapters, label, ".safetensors") if name.strip() else None
     place = place or app.workspace.free_place(app.workspace.adapters, label, ".safetensors")
     thinned = density if method in ("ties", "dare", "magnitude", "knots") else None
-    config = {"adapters": used(app, picks), "method": method, "balance": balance, "density": thinned}
+    config = {"adapters": used(app, picks), "method": method, "balance": "weights" if balance else None, "density": thinned}
     return submit(app, "fuse", config, place, f"{place.stem}: {method} of {len(picks)}")
 
 
@@ -127,7 +127,7 @@ def analyze(app: App, names: Sequence[str], name: str, options: Mapping[str, Any
     """Queue an analysis."""
     if not names:
         raise ConfigError("choose an adapter to analyze; two or more are compared")
-    label = name.strip() or " and ".join(pick.rpartition("/")[2] for pick in names)[:60].strip(" .+-_")
+    label = name.strip() or " and ".join(pick.rpartition("/")[2] for pick in names)[:60].strip(" .-_")
     place = app.workspace.free_place(app.workspace.reports, plain_name(label))
     config = {"adapters": [str(app.workspace.adapter(pick)) for pick in names], **options}
     return submit(app, "analyze", config, place, f"{place.name}: directions")

@@ -84,15 +84,8 @@ class Boxes:
             count = 0
         return [gr.update(visible=number < count) for number in range(MOST)]
 
-    def _draw(
-        self,
-        value: str,
-        whole: str,
-        seed: int,
-        others: bool,
-        *rows: Any,
-        progress: gr.Progress = gr.Progress(),  # noqa: B008
-    ) -> Any:
+    def _draw(self, progress: gr.Progress = gr.Progress(), *form: Any) -> Any:  # noqa: B008
+        value, whole, seed, others, *rows = form
         boxes = read_boxes(value)
         parts = [(box, rows[2 * number], rows[2 * number + 1]) for number, box in enumerate(boxes)]
         if not parts:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import threading
+from dataclasses import dataclass, field
 
+from dreamtune.errors import DreamtuneError
 from dreamtune.pipelines.jobs import Jobs
 from dreamtune.pipelines.worker import WorkerProcess
 from dreamtune.pipelines.workspace import Workspace
@@ -12,10 +14,27 @@ DEVICE = "device"
 """Events of this concurrency id load a base; one of them runs at a time."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class App:
     """One served app."""
 
     workspace: Workspace
     jobs: Jobs
     worker: WorkerProcess
+    trouble: str = ""
+    """Why there is no worker; empty while nothing is wrong."""
+    _mutex: threading.Lock = field(default_factory=threading.Lock)
+
+    def call_worker(self) -> threading.Thread:
+        """See to it that a worker is there, without waiting for the seconds that it takes to begin."""
+        thread = threading.Thread(target=self._ensure, daemon=True)
+        thread.start()
+        return thread
+
+    def _ensure(self) -> None:
+        with self._mutex:
+            try:
+                self.worker.ensure()
+                self.trouble = ""
+            except DreamtuneError as error:
+                self.trouble = str(error)

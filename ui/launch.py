@@ -92,12 +92,13 @@ class Server:
         )
 
     def _watch(self) -> None:
-        """Start the worker, and again should it die while there is work."""
+        """Start the worker while there is work, and again should it die."""
         from dreamtune.pipelines.job import UNFINISHED
 
-        while not self._done.wait(WATCH):
+        while not self._done.is_set():
             if any(job.state in UNFINISHED for job in self.app.jobs.list()):
-                self.app.worker.ensure()
+                self.app.call_worker().join()
+            self._done.wait(WATCH)
 
     def close(self) -> None:
         """Serve no more. Jobs go on: the worker and they have processes of their own."""

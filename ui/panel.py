@@ -57,6 +57,8 @@ class JobPanel:
             return "", "", fragments.hint(self.empty), "", *([gr.update(visible=False)] * 2), gr.Timer(active=False)
         job = self.app.jobs.get(id)
         shown, samples, key = fragments.progress(job), "", ""
+        if self.app.trouble and job.state == "queued":
+            shown += f'<p class="dt-bad">{fragments.text(self.app.trouble)}</p>'
         if job.kind == "train":
             run = read_run(job.out)
             shown += fragments.plot("Loss", [("mean of 20 steps", run.losses)])

@@ -37,12 +37,11 @@ class AnalyzeTab:
                             1, 64, 8, step=1, label="Directions", info="Of each layer that count.", min_width=150
                         )
                         self.steps = gr.Number(
-                            None,
+                            0,
                             label="Steps",
-                            placeholder="preset",
-                            info="Of the recorded drawing.",
+                            info="Of the recorded drawing; 0: preset.",
                             precision=0,
-                            minimum=1,
+                            minimum=0,
                             min_width=150,
                         )
                     self.disturb = gr.Checkbox(
@@ -74,7 +73,7 @@ class AnalyzeTab:
 
     def _analyze(self, names: list[str], top: int, steps: int | None, disturb: bool, times: bool) -> tuple[Any, ...]:
         options: dict[str, Any] = {"top_k": int(top), "interference": disturb, "timestep_profile": times}
-        options |= {} if steps is None else {"steps": steps}
+        options |= {} if not steps else {"steps": steps}
         return self.panel.follow(actions.analyze(self.app, names or [], "", options))
 
     def _score(self, name: str | None, dataset: str | None) -> tuple[Any, ...]:

@@ -67,7 +67,7 @@ class FuseTab:
         inputs = [self.method, self.name, self.density, self.balance, *self.picker.inputs]
         self.start.click(told(self._fuse), inputs, self.panel.outputs, **private)
 
-    def _forecast(self, *picked: Any, progress: gr.Progress = gr.Progress()) -> str:  # noqa: B008
+    def _forecast(self, progress: gr.Progress = gr.Progress(), *picked: Any) -> str:  # noqa: B008
         def tell(sign: Progress) -> None:
             progress((sign.done, sign.total or 1), desc=sign.phase)
 

@@ -9,12 +9,14 @@ from typing import Any
 
 import gradio as gr
 
+from dreamtune.pipelines.choices import AXES, SAMPLERS
 from dreamtune.pipelines.progress import Progress
 
 from .. import actions
 from ..context import DEVICE, App
 from ..messages import note, told, warn
 from ..picker import Picker
+from ..uploads import upload
 
 _SESSIONS = 256
 """Pages whose Stop button is remembered."""
@@ -42,26 +44,32 @@ class GenerateTab:
                     self.negative = gr.Textbox("", label="Negative prompt", info="What to lead away from.")
                     with gr.Row():
                         self.steps = gr.Number(
-                            None,
+                            0,
                             label="Steps",
                             precision=0,
-                            minimum=1,
+                            minimum=0,
                             maximum=1000,
-                            placeholder="preset",
+                            info="0: preset",
                             min_width=110,
                         )
-                        self.guidance = gr.Number(
-                            None, label="Guidance", minimum=0, placeholder="preset", min_width=110
-                        )
+                        self.guidance = gr.Number(0, label="Guidance", minimum=0, info="0: preset", min_width=110)
                         self.size = gr.Number(
-                            None,
+                            0,
                             label="Size",
                             precision=0,
-                            minimum=8,
+                            minimum=0,
                             maximum=4096,
-                            placeholder="preset",
+                            info="0: preset",
                             min_width=110,
                         )
+                    with gr.Row():
+                        self.scheduler = gr.Dropdown(list(SAMPLERS), value="auto", label="Sampler", min_width=150)
+                        self.denoise = gr.Slider(
+                            0.05, 1.0, 0.6, step=0.05, label="Draw anew", info="How much of the picture.", min_width=150
+                        )
+                    self.init = gr.Image(
+                        label="Start from a picture", type="filepath", sources=["upload"], height=140, buttons=[]
+                    )
                     self.base = gr.Dropdown(
                         ["auto", *app.workspace.all_bases()],
                         value="auto",
@@ -69,68 +77,46 @@ class GenerateTab:
                         info="auto is the adapters' own.",
                         allow_custom_value=True,
                     )
+                with gr.Accordion("Grid", open=False):
+                    gr.Markdown("Compare values on one sheet, all from the same noise.", elem_classes="dt-quiet")
+                    self.axes = [self._axis("Columns", "strength", "0, 0.5, 1"), self._axis("Rows", "", "")]
                 with gr.Row():
                     self.stop = gr.Button("Stop", min_width=80, scale=1)
                     self.draw = gr.Button("Generate", variant="primary", elem_id="generate", min_width=120, scale=3)
             with gr.Column(scale=6, min_width=320, elem_classes="dt-panel"):
-                self.pictures = gr.Gallery(
-                    label="With the adapters",
-                    columns=2,
-                    object_fit="contain",
-                    height=420,
-                    buttons=["download", "fullscreen"],
-                    elem_id="generated",
-                )
-                self.plain = gr.Gallery(
-                    label="The base alone, same noise",
-                    columns=4,
-                    object_fit="contain",
-                    height=240,
-                    visible=False,
-                    buttons=["download", "fullscreen"],
-                )
+                gr.Markdown("### With the adapters")
+                self.pictures = _gallery("With the adapters", 2, elem_id="generated")
+                with gr.Column(visible=False) as self.below:
+                    gr.Markdown("### The base alone, from the same noise")
+                    self.plain = _gallery("The base alone", 4)
                 gr.Markdown(
                     "Each PNG holds its prompt, seed, settings and adapters, for other tools to read.",
                     elem_classes="dt-quiet",
                 )
         private: dict[str, Any] = {"api_visibility": "private"}
-        form = [
-            self.prompt,
-            self.n,
-            self.seed,
-            self.beside,
-            self.negative,
-            self.steps,
-            self.guidance,
-            self.size,
-            self.base,
-        ]
+        grid = [part for axis in self.axes for part in axis]
+        numbers = [self.steps, self.guidance, self.size, self.base, self.scheduler, self.init, self.denoise]
+        form = [self.prompt, self.n, self.seed, self.beside, self.negative, *numbers, *grid]
         self.draw.click(
             told(self._draw),
             [*form, *self.picker.inputs],
-            [self.pictures, self.plain],
+            [self.pictures, self.plain, self.below],
             concurrency_id=DEVICE,
             concurrency_limit=1,
             **private,
         )
         self.stop.click(told(self._stop), None, None, queue=False, **private)
 
-    def _draw(
-        self,
-        prompt: str,
-        n: int,
-        seed: int,
-        beside: bool,
-        negative: str,
-        steps: int | None,
-        guidance: float | None,
-        size: int | None,
-        base: str,
-        *picked: Any,
-        request: gr.Request,
-        progress: gr.Progress = gr.Progress(),  # noqa: B008
-    ) -> tuple[Any, Any]:
-        picks = self.picker.picks(picked)
+    def _axis(self, label: str, name: str, values: str) -> tuple[gr.Dropdown, gr.Textbox]:
+        with gr.Row():
+            axis = gr.Dropdown([("none", ""), *((it, it) for it in AXES)], value="", label=label, min_width=120)
+            chosen = gr.Textbox(values, label=f"Values of the {label.lower()}", placeholder="0, 0.5, 1", min_width=120)
+        return axis, chosen
+
+    def _draw(self, request: gr.Request, progress: gr.Progress = gr.Progress(), *form: Any) -> tuple[Any, Any, Any]:  # noqa: B008
+        prompt, n, seed, beside, negative, steps, guidance, size, base, scheduler, init, denoise = form[:12]
+        grid = tuple(f"{axis}={values}" for axis, values in (form[12:14], form[14:16]) if axis)
+        picks = self.picker.picks(form[16:])
         stop = self._stops[request.session_hash or ""] = threading.Event()
         if len(self._stops) > _SESSIONS:
             self._stops.popitem(last=False)
@@ -139,18 +125,23 @@ class GenerateTab:
             if sign.total:
                 progress((sign.done, sign.total), desc=sign.phase, unit="pictures")
 
-        values = {"prompts": (prompt,), "n": int(n), "seed": int(seed or 0), "negative_prompt": negative or ""}
-        values |= {"steps": steps, "guidance": guidance, "size": size, "base": base}
+        values = {"prompts": (prompt,), "seed": int(seed or 0), "negative_prompt": negative or "", "grid": grid}
+        values |= {"steps": steps or None, "guidance": guidance or None, "size": size or None, "base": base}
+        values |= {"scheduler": scheduler} | ({} if any(it.startswith("seed=") for it in grid) else {"n": int(n)})
+        if init:
+            values |= {"init": upload(self.app, init), "denoise": denoise}
         progress(0, desc="loading the base")
         result = actions.draw(self.app, picks, values, actions.stoppable(tell, stop))
         for remark in result.remarks:
             warn(remark)
-        with_adapters = _captioned(result.files, result.seeds)
+        drawn = _captioned(result.files, result.seeds)
+        if grid and result.sheet:
+            return [(str(result.sheet), "all of them"), *drawn], None, gr.update(visible=False)
         if not (beside and picks):
-            return with_adapters, gr.update(visible=False, value=None)
+            return drawn, None, gr.update(visible=False)
         nothing = [(name, 0.0) for name, _ in picks]  # at strength 0 they are exactly the base, which they also name
         plain = actions.draw(self.app, nothing, values, actions.stoppable(tell, stop))
-        return with_adapters, gr.update(visible=True, value=_captioned(plain.files, plain.seeds))
+        return drawn, _captioned(plain.files, plain.seeds), gr.update(visible=True)
 
     def _stop(self, request: gr.Request) -> None:
         event = self._stops.get(request.session_hash or "")
@@ -162,6 +153,18 @@ class GenerateTab:
     def fresh(self) -> Any:
         """The list of adapters as it is now."""
         return self.picker.fresh()
+
+
+def _gallery(label: str, columns: int, elem_id: str | None = None) -> gr.Gallery:
+    return gr.Gallery(
+        label=label,
+        show_label=False,
+        columns=columns,
+        object_fit="contain",
+        height="auto",
+        buttons=["download", "fullscreen"],
+        elem_id=elem_id,
+    )
 
 
 def _captioned(files: tuple[Path, ...], seeds: tuple[int, ...]) -> list[tuple[str, str]]:

@@ -32,7 +32,7 @@ class JobsTab:
                 "### Jobs\nOne after the other, also while this page is closed. What was interrupted can be resumed."
             )
             self.table = gr.HTML("", js_on_load=script("clicks.js"), elem_id="jobs")
-            self.refresh = gr.Button("Refresh", size="sm")
+            self.refresh = gr.Button("Refresh", size="sm", elem_classes="dt-small")
             self.log = gr.HTML("", elem_classes="dt-log", elem_id="jobs-log")
         self.timer = gr.Timer(EVERY, active=False)
         private: dict[str, Any] = {"api_visibility": "private", "queue": False, "show_progress": "hidden"}

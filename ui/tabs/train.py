@@ -88,9 +88,9 @@ class TrainTab:
             )
         with gr.Accordion("More settings", open=False):
             with gr.Row():
-                self.steps = gr.Number(None, label="Steps", precision=0, minimum=1, placeholder="preset", min_width=110)
-                self.rank = gr.Number(None, label="Rank", precision=0, minimum=1, placeholder="preset", min_width=110)
-                self.lr = gr.Number(None, label="Learning rate", minimum=0, placeholder="preset", min_width=110)
+                self.steps = gr.Number(0, label="Steps", precision=0, minimum=0, info="0: preset", min_width=110)
+                self.rank = gr.Number(0, label="Rank", precision=0, minimum=0, info="0: preset", min_width=110)
+                self.lr = gr.Number(0, label="Learning rate", minimum=0, info="0: preset", min_width=110)
                 self.seed = gr.Number(0, label="Seed", precision=0, minimum=0, min_width=110)
             with gr.Row():
                 self.prior = gr.Checkbox(
@@ -204,7 +204,8 @@ class TrainTab:
             "steps": steps,
             "rank": rank,
         }
-        values |= {"lr": lr, "seed": seed, "prior": prior, "text_encoder": text, "flip": flip}
+        values |= {"steps": steps or None, "rank": rank or None, "lr": lr or None}  # an empty number comes as 0
+        values |= {"seed": seed, "prior": prior, "text_encoder": text, "flip": flip}
         return dataset, values | {"sample_every": sample or 0, "score_every": score or 0}, more
 
     def _plan(self, *form: Any) -> str:

@@ -1,0 +1,75 @@
+"""From what a page sends to jobs and settings."""
+
+from pathlib import Path
+
+import pytest
+
+from dreamtune.errors import ConfigError, DreamtuneError
+from dreamtune.ui import actions
+from dreamtune.ui.context import App
+
+CAT = {"class_word": "cat", "method": "lora"}
+
+
+def test_a_training_is_queued_and_a_worker_asked_for(app: App) -> None:
+    job = actions.train(app, "mine", {**CAT, "rank": None, "steps": 7}, "lr_schedule: linear\nsnr_gamma = 5")
+    assert job.state == "queued" and job.out == app.workspace.runs / "mine-lora"
+    app.call_worker().join()
+    assert app.worker.asked == 2  # type: ignore[attr-defined]
+    config = actions.train_config(app, "mine", {**CAT, "steps": 7}, "lr_schedule: linear\nsnr_gamma = 5")
+    assert (config.steps, config.lr_schedule, config.snr_gamma) == (7, "linear", 5)
+    assert actions.train(app, "mine", CAT).out.name == "mine-lora-2"
+
+
+@pytest.mark.parametrize("key", ["images", "base", "dino", "clip", "trackers", "images.x"])
+def test_no_setting_names_a_file(app: App, key: str) -> None:
+    with pytest.raises(ConfigError):
+        actions.train_config(app, "mine", CAT, f"{key}: /etc")
+
+
+@pytest.mark.parametrize(
+    ("values", "more", "words"),
+    [
+        ({"class_word": ""}, "", "class is empty"),
+        (CAT | {"steps": -1}, "", "steps = -1"),
+        (CAT | {"method": "none"}, "", "unknown method"),
+        (CAT, "nonsense", "KEY: VALUE"),
+        (CAT, "rnak: 3", "did you mean 'rank'"),
+        (CAT | {"base": "/etc"}, "", "no base"),
+    ],
+)
+def test_bad_settings_are_told_in_words_and_leave_nothing(app: App, values: dict, more: str, words: str) -> None:
+    with pytest.raises(DreamtuneError, match=words):
+        actions.train(app, "mine", values, more)
+    assert not app.jobs.list() and not list(app.workspace.runs.iterdir())
+
+
+def test_the_queue_is_bounded(app: App, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(actions, "MOST_QUEUED", 2)
+    for _ in range(2):
+        actions.train(app, "mine", CAT)
+    with pytest.raises(ConfigError, match="2 jobs wait already"):
+        actions.train(app, "mine", CAT)
+
+
+def test_pictures_of_a_call_are_bounded_before_anything_is_loaded(app: App) -> None:
+    with pytest.raises(ConfigError, match="at most 64"):
+        actions.draw(app, [], {"prompts": ("a",), "n": 65}, lambda sign: None)
+    with pytest.raises(ConfigError, match="prompt is empty"):
+        actions.draw(app, [], {"prompts": (" ",)}, lambda sign: None)
+    with pytest.raises(ConfigError, match="no adapter"):
+        actions.draw(app, [("../x", 1.0)], {"prompts": ("a",)}, lambda sign: None)
+
+
+def test_fusion_and_forecast_need_two(app: App) -> None:
+    for action in (
+        lambda: actions.fuse(app, [], "sum", "", None, False),
+        lambda: actions.forecast(app, [], lambda sign: None),
+        lambda: actions.analyze(app, [], "", {}),
+    ):
+        with pytest.raises(ConfigError, match="choose"):
+            action()
+
+
+def test_private_folders_stay_private(app: App) -> None:
+    assert Path(app.workspace.home).stat().st_mode & 0o077 == 0
