@@ -16,10 +16,11 @@ if TYPE_CHECKING:
     from dreamtune.pipelines.analysis_report import Report
     from dreamtune.pipelines.analysis_study import Study
 
-_STYLE = """body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 1rem auto; padding: 0 1rem; }
+_STYLE = """body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 1rem auto; padding: 0 1rem;
+  overflow-wrap: anywhere; }
 h1 { font-size: 1.5rem; } h2 { font-size: 1.2rem; margin-top: 2rem; } figure { margin: 1.5rem 0; }
 img { max-width: 100%; height: auto; } figcaption { color: #444; font-size: .95rem; }
-h1, li, p { overflow-wrap: anywhere; } .wide { overflow-x: auto; } .wide img { min-width: 36rem; }
+.wide { overflow-x: auto; } .wide img { min-width: 36rem; }
 table { border-collapse: collapse; margin: 1rem 0; }
 th, td { padding: .3rem .7rem; border-bottom: 1px solid #ccc; text-align: right; white-space: nowrap; }
 th:first-child, td:first-child { text-align: left; } dt { font-weight: 600; margin-top: .6rem; }"""
