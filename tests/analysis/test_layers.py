@@ -1,4 +1,6 @@
+import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from dreamtune.analysis import Change, study, summarize
 from dreamtune.analysis.chance import Null, chance
@@ -49,6 +51,24 @@ def test_each_adapter_is_studied_alone() -> None:
     assert alone.pairs == ()
     assert torch.equal(alone.seen[1].tsd, both.seen[1].tsd)
     assert alone.seen[1].health == both.seen[1].health
+
+
+def test_the_work_is_linear_in_adapters_but_for_pairs() -> None:
+    """Multiplications of 1, 2, 3 and 6 adapters: a part for each, a part for each pair, and no other."""
+    weight = random_weight()
+    svd = decomposed(weight)
+    changes = {i: random_change(i) for i in range(6)}
+
+    def work(count: int) -> int:
+        with FlopCounterMode(display=False) as counter:
+            study("x", weight, svd, {i: changes[i] for i in range(count)})
+        return counter.get_total_flops()
+
+    one, two, three, six = (work(count) for count in (1, 2, 3, 6))
+    several = two - three / 3  # of an adapter that has others beside it: 2a + p and 3a + 3p are known
+    pair = two - 2 * several
+    assert one <= several <= 1.2 * one
+    assert six == pytest.approx(6 * several + 15 * pair)
 
 
 def test_what_predictions_aim_at_holds_no_rounding() -> None:

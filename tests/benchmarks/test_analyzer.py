@@ -12,7 +12,10 @@ def test_rows_of_small_layers(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
     analyzer.main(["--json", "--threads", "1", "--methods", "lora", "dora"])
     told = json.loads(capsys.readouterr().out)
     rows = [(row["method"], row["adapters"], row["cached"]) for row in told["rows"]]
-    assert rows == [("lora", 2, False), ("lora", 2, True), ("lora", 4, True), ("dora", 2, True), ("dora", 4, True)]
+    stored = [(method, adapters, True) for method in ("lora", "dora") for adapters in (1, 2, 4)]
+    assert rows == [("lora", 2, False), *stored]
+    assert told["costs"].keys() == {"lora", "dora"}
+    assert told["costs"]["dora"]["four"] > told["costs"]["dora"]["adapter"] > 0
     assert all(row["cpu"] > 0 and row["wall"] > 0 for row in told["rows"])
     assert told["peak_mb"] > 0
 
