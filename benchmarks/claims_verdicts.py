@@ -1,0 +1,272 @@
+"""Claims as differences that have to be above 0, and what the intervals of their measurements say."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmarks.quality_statistics import by_subject, interval, verdict
+from dreamtune.analysis import predictions
+
+Values = Mapping[str, float]
+"""Subject -> figure."""
+_DASH, _DORA = "LoRA-Dash, arXiv 2409.01035", "DoRA, arXiv 2402.09353"
+_SPECTRAL, _LYCORIS = "Spectral Adapter, arXiv 2405.13952", "LyCORIS, arXiv 2309.14859"
+_RS = "rsLoRA, arXiv 2312.03732"
+
+
+def verdicts(
+    subjects: Sequence[str],
+    learned: Mapping[str, Mapping[str, Any]],
+    together: Mapping[str, Mapping[str, Any]],
+    seen: Mapping[str, Any],
+    truth: Mapping[str, Mapping[str, list[int]]],
+    quality: dict[str, Any] | None,
+) -> list[dict[str, Any]]:
+    """All claims. quality: the report of the quality benchmark; without it those that need it are not in the table."""
+    claims = [
+        *_directions(subjects, seen["full"]),
+        *_early(subjects, learned, truth),
+        *_dash(subjects, learned, seen["dash"]),
+        *_spectral(subjects, learned, together, seen["spectral 0"]),
+        row(
+            "rsLoRA learns better than LoRA at rank 64 (alpha 8)",
+            _RS,
+            "subject fidelity, rsLoRA less LoRA",
+            {"rsLoRA - LoRA": _difference(subjects, learned, "high rank rs", "high rank")},
+        ),
+    ]
+    return claims + (_methods(quality) if quality else [])
+
+
+def row(claim: str, source: str, criterion: str, differences: Mapping[str, Values]) -> dict[str, Any]:
+    """A claim that holds if all of its differences are above 0, and does not if one is below.
+
+    differences: what is compared -> subject -> figure.
+    """
+    found = {name: interval(values) for name, values in differences.items()}
+    each = {name: verdict(it) for name, it in found.items()}
+    overall = "does not" if "does not" in each.values() else "unclear" if "unclear" in each.values() else "holds"
+    told = "; ".join(f"{name} {it.mean:+.2f} ({it.low:+.2f} to {it.high:+.2f})" for name, it in found.items())
+    return {
+        "claim": claim,
+        "source": source,
+        "criterion": criterion,
+        "measured": told,
+        "differences": {name: it.to_dict() | {"verdict": each[name]} for name, it in found.items()},
+        "verdict": overall,
+    }
+
+
+def _directions(subjects: Sequence[str], full: Any) -> list[dict[str, Any]]:
+    """Where the directions of full fine-tuning lie, how few they are, and who shares them."""
+    own = dict(zip(subjects, full["adapters"], strict=True))
+    place = {name: it["place"] for name, it in own.items()}
+    number = {name: i for i, name in enumerate(subjects)}
+
+    def shared(one: str, other: str) -> float:
+        low, high = sorted((number[one], number[other]))
+        return full["shared"][f"{low}-{high}"] / 8
+
+    strangers = {name: [it for it in subjects if it.split()[0] != name.split()[0]] for name in subjects}
+    with_others = {name: sum(shared(name, it) for it in them) / len(them) for name, them in strangers.items() if them}
+    with_twin = {name: shared(name, _twin(name)) for name in subjects}
+    return [
+        row(
+            "Task-specific directions lie at small, but not at the smallest singular values",
+            _DASH,
+            "median place in the spectrum (0 largest, 1 smallest): above one half, and below that of the 8 smallest",
+            {
+                "place - 0.5": {name: value - 0.5 for name, value in place.items()},
+                "8 smallest - place": {name: full["smallest_place"] - value for name, value in place.items()},
+            },
+        ),
+        row(
+            "Few directions change much",
+            _DASH,
+            "the 8 strongest of 64 to 192 have more than half of the sum of all rates of change",
+            {"share - 0.5": {name: it["share_of_first"] - 0.5 for name, it in own.items()}},
+        ),
+        row(
+            "They differ between subjects",
+            _DASH,
+            "subjects of different classes share less than half of their 8",
+            {"0.5 - shared": {name: 0.5 - value for name, value in with_others.items()}},
+        ),
+        row(
+            "Closer subjects share more of them",
+            _DASH,
+            "share in common with the look-alike, less that with subjects of other classes",
+            {"look-alike - others": {name: with_twin[name] - value for name, value in with_others.items()}},
+        ),
+    ]
+
+
+def _early(
+    subjects: Sequence[str], learned: Mapping[str, Mapping[str, Any]], truth: Mapping[str, Mapping[str, list[int]]]
+) -> list[dict[str, Any]]:
+    """Whether ΔW of a young LoRA knows the directions: of full fine-tuning, and of its own end."""
+    found: dict[str, dict[str, float]] = {name: {} for name in ("recall", "accuracy", "own recall", "own accuracy")}
+    for subject in subjects:
+        steps = {int(step): _tensors(layers) for step, layers in learned[subject]["lora"]["seen"].items()}
+        early = sorted(steps)[1]  # a fifth of the training: when LoRA-Dash launches
+        ends = {"": _tensors(truth[subject]), "own ": steps[max(steps)]}
+        for name, end in ends.items():
+            (told,) = predictions({early: steps[early]}, end)
+            found[f"{name}recall"][subject] = (told.recall or 0.0) - 0.75
+            found[f"{name}accuracy"][subject] = (told.accuracy or 0.0) - 0.75
+    return [
+        row(
+            "LoRA's ΔW shows the task-specific directions early",
+            _DASH,
+            "after a fifth of the steps, against full fine-tuning: recall and accuracy above 0.75",
+            {f"{name} - 0.75": found[name] for name in ("recall", "accuracy")},
+        ),
+        row(
+            "LoRA's ΔW shows early the directions that it will end with",
+            "our reading of the same claim",
+            "after a fifth of the steps, against the end of the same training: recall and accuracy above 0.75",
+            {f"{name} - 0.75": found[f"own {name}"] for name in ("recall", "accuracy")},
+        ),
+    ]
+
+
+def _dash(subjects: Sequence[str], learned: Mapping[str, Mapping[str, Any]], seen: Any) -> list[dict[str, Any]]:
+    amplified = {name: it["amplification"] for name, it in zip(subjects, seen["adapters"], strict=True)}
+    choices = {"own - bottom": ("dash", "dash bottom"), "bottom - random": ("dash bottom", "dash random")}
+    choices["random - top"] = ("dash random", "dash top")
+    return [
+        row(
+            "A pre-launch phase longer than needed hurts",
+            _DASH,
+            "subject fidelity by the step of the launch",
+            {"launch at 20 % - at 60 %": _difference(subjects, learned, "dash", "dash late")},
+        ),
+        row(
+            "Too many directions hurt",
+            _DASH,
+            "subject fidelity with 8 directions, less that with 32",
+            {"8 - 32": _difference(subjects, learned, "dash", "dash 32")},
+        ),
+        row(
+            "Task-specific directions are better than those of the smallest singular values, these than random ones, "
+            "and those than the top ones",
+            _DASH,
+            "subject fidelity, one choice less the next",
+            {name: _difference(subjects, learned, *two) for name, two in choices.items()},
+        ),
+        row(
+            "The directions are amplified mostly by the dash term",
+            _DASH,
+            "amplification by the dash term alone, less that by BA alone",
+            {"dash - AB": {name: it["dash"] - it["AB"] for name, it in amplified.items()}},
+        ),
+    ]
+
+
+def _spectral(
+    subjects: Sequence[str], learned: Mapping[str, Mapping[str, Any]], together: Mapping[str, Any], seen: Any
+) -> list[dict[str, Any]]:
+    ranks = {name: it["ranks"] for name, it in zip(subjects, seen["adapters"], strict=True)}
+
+    def loss(subject: str, fusion: str, single: str) -> float:
+        return learned[subject][single]["fidelity"] - together[subject][fusion]["fidelity"]
+
+    apart = {
+        name: loss(name, "other columns", "spectral 1" if name.endswith("b") else "spectral 0") for name in subjects
+    }
+    return [
+        row(
+            "The additive Spectral Adapter of rank r can change a weight by a matrix of rank 2r",
+            _SPECTRAL,
+            "numerical rank of trained changes in all layers, less the 5 that LoRA of as many numbers has",
+            {"rank - 5": {name: float(min(it)) - 5 for name, it in ranks.items()}},
+        ),
+        row(
+            "Disjoint columns prevent loss of identity in fusion",
+            _SPECTRAL,
+            "two look-alikes fused: loss of subject fidelity in the same columns, less that in disjoint ones",
+            {"same - disjoint": {name: loss(name, "same columns", "spectral 0") - apart[name] for name in subjects}},
+        ),
+        row(
+            "In disjoint columns a subject loses less than a tenth by fusion",
+            "our reading of the same claim",
+            "subject fidelity fused, less nine tenths of that alone",
+            {
+                "fused - 0.9 alone": {
+                    name: together[name]["other columns"]["fidelity"]
+                    - 0.9 * learned[name]["spectral 1" if name.endswith("b") else "spectral 0"]["fidelity"]
+                    for name in subjects
+                }
+            },
+        ),
+    ]
+
+
+def _methods(quality: dict[str, Any]) -> list[dict[str, Any]]:
+    """Claims that compare methods at equal budgets."""
+    budgets = sorted({run["budget"] for run in quality["runs"]})
+
+    def of(method: str, figure: str, budget: int | None = None) -> dict[str, float]:
+        rows = [it for it in quality["runs"] if it["method"] == method and budget in (None, it["budget"])]
+        return by_subject(rows, figure)
+
+    def less(one: str, other: str, figure: str = "fidelity", budget: int | None = None) -> dict[str, float]:
+        a, b = of(one, figure, budget), of(other, figure, budget)
+        return {name: a[name] - b[name] for name in a.keys() & b.keys()}
+
+    small, large = budgets[0], budgets[-1]
+    rivals = [it for it in quality["coverage"]["methods"] if it != "spectral-r" and not it.startswith("PEFT")]
+    gap = {
+        name: it - less("dora", "lora", budget=large)[name] for name, it in less("dora", "lora", budget=small).items()
+    }
+    at = "subject fidelity at all budgets that were measured"
+    return [
+        row("LoRA-Dash learns a subject better than LoRA", _DASH, at, {"LoRA-Dash - LoRA": less("lora-dash", "lora")}),
+        row("DoRA learns a subject better than LoRA", _DORA, at, {"DoRA - LoRA": less("dora", "lora")}),
+        *(
+            [
+                row(
+                    "DoRA's gain is larger at low rank",
+                    _DORA,
+                    f"gain at {small:,} numbers, less that at {large:,}",
+                    {"gap": gap},
+                )
+            ]
+            if small != large
+            else []
+        ),
+        row(
+            "The rotational Spectral Adapter is the best at the smallest budget",
+            _SPECTRAL,
+            f"subject fidelity at {small:,} numbers, less that of each other method",
+            {f"- {it}": less("spectral-r", it, budget=small) for it in rivals},
+        ),
+        row(
+            "LoKr is more faithful than LoRA, and LoRA than LoHa",
+            _LYCORIS,
+            at,
+            {"LoKr - LoRA": less("lokr", "lora"), "LoRA - LoHa": less("lora", "loha")},
+        ),
+        row(
+            "LoHa keeps more diversity and follows prompts better than LoRA",
+            _LYCORIS,
+            "diversity and prompt fidelity at all budgets that were measured",
+            {"diversity": less("loha", "lora", "diversity"), "prompt": less("loha", "lora", "prompt")},
+        ),
+    ]
+
+
+def _difference(subjects: Sequence[str], learned: Mapping[str, Mapping[str, Any]], one: str, other: str) -> Values:
+    return {name: learned[name][one]["fidelity"] - learned[name][other]["fidelity"] for name in subjects}
+
+
+def _twin(name: str) -> str:
+    return name[:-1] + ("b" if name.endswith("a") else "a")
+
+
+def _tensors(layers: Mapping[str, Sequence[int]]) -> dict[str, Tensor]:
+    return {name: torch.tensor(indices, dtype=torch.int64) for name, indices in layers.items()}
