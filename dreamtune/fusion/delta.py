@@ -69,6 +69,11 @@ class Delta:
         gram = (self.up.double().T @ self.up.double()) * (self.down.double() @ self.down.double().T)
         return max(float(gram.sum()), 0.0) ** 0.5
 
+    @property
+    def gain(self) -> Tensor:
+        """G (in, k) fp32: ‖ΔW x‖ = ‖xᵀ G‖ for any input x."""
+        return (self.down.double().T @ torch.linalg.qr(self.up.double(), mode="r").R.T).float()
+
     def output_norm(self, moment: Tensor) -> float:
         """√tr(ΔW C ΔWᵀ): the root of E‖ΔW x‖² for inputs x of the second moment C (in, in)."""
         inner = self.down.double() @ moment.double() @ self.down.double().T

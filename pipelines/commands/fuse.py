@@ -12,6 +12,7 @@ from dreamtune.pipelines.commands.options import Device, Json
 
 if TYPE_CHECKING:
     from dreamtune.pipelines.fuse import FuseResult
+    from dreamtune.pipelines.fuse_explain import Explanation
 
 
 def fuse(
@@ -46,11 +47,16 @@ def fuse(
     ] = None,
     steps: Annotated[int, Option(help="Denoising steps of the pictures that are recorded.")] = 10,
     device: Device = "auto",
+    explained: Annotated[
+        bool, Option("--explain", help="First tell how the adapters get along, and which method that speaks for.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Make one adapter of several, and say how much of each layer it keeps."""
-    from dreamtune.pipelines.fuse import FuseConfig
+    from dreamtune.pipelines.fuse import check
     from dreamtune.pipelines.fuse import fuse as run
+    from dreamtune.pipelines.fuse_config import FuseConfig
+    from dreamtune.pipelines.fuse_explain import explain
     from dreamtune.pipelines.generate_config import read_prompts
 
     config: dict[str, Any] = {
@@ -68,12 +74,42 @@ def fuse(
         "steps": steps,
         "device": device,
     }
+    settings, explanation = FuseConfig(**config), None
     with console.stdout_kept():
-        result = run(FuseConfig(**config), out)
+        if explained:
+            check(settings, out.expanduser())
+            explanation = explain(settings)
+    if explanation is not None and not as_json:
+        show_explanation(explanation)
+    with console.stdout_kept():
+        result = run(settings, out)
     if as_json:
-        console.print_json(result.to_dict())
+        told = {} if explanation is None else {"explanation": explanation.to_dict()}
+        console.print_json({**result.to_dict(), **told})
     else:
         show(result)
+
+
+def show_explanation(told: Explanation) -> None:
+    """A line for each ordered pair, what was measured of such figures, and the recommendation."""
+    width = max((len(name) for pair in told.pairs for name in (pair.a, pair.b)), default=0)
+    print(f"{'drawing':{width}}  {'added':{width}}  {'changes it by':>13}  {'loss':>5}")
+    for pair in told.pairs:
+        for names, x, loss in zip(((pair.a, pair.b), (pair.b, pair.a)), pair.crosstalk, pair.forecast, strict=True):
+            share, lost = "-" if x is None else f"{x**0.5:.0%}", "-" if loss is None else f"{loss:.2f}"
+            print(f"{names[0]:{width}}  {names[1]:{width}}  {share:>13}  {lost:>5}")
+    if told.calibration is None:
+        print("not calibrated: nobody has measured here what such figures mean for pictures")
+    else:
+        low, middle, high = (told.calibration[name] for name in ("low", "spearman", "high"))
+        print(
+            f"calibrated on {told.calibration['pairs']} pairs on pocket: the loss of subject fidelity and this change "
+            f"have the rank correlation {middle:.2f} ({low:.2f} to {high:.2f})"
+        )
+    print(f"recommended --method {told.method}" + (f" --balance {told.balance}" if told.balance else ""))
+    for reason in told.reasons:
+        print(f"- {reason}")
+    print()
 
 
 def show(result: FuseResult) -> None:
