@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from dreamtune.errors import ConfigError, DreamtuneError, Interrupted, JobError
-from dreamtune.pipelines import worker
+from dreamtune.pipelines import job_state, worker
 from dreamtune.pipelines.cli import main
 from dreamtune.pipelines.job_kinds import kind_of
 from dreamtune.pipelines.job_lock import is_held, take
@@ -239,6 +239,20 @@ def test_a_job_resumed_by_the_command_line_is_done(jobs: Jobs, submit: Submit) -
     job.out.mkdir()
     (job.out / "report.json").write_text("{}")
     assert (jobs.get(job.id).state, jobs.get(job.id).message) == ("done", None)
+
+
+def test_a_job_that_ends_while_one_looks_is_not_taken_for_lost(
+    jobs: Jobs, submit: Submit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = submit("run")
+    start(jobs, job)
+
+    def ends_just_now(path: Path) -> bool:
+        JobStore(jobs.home).update(int(job.id), state="failed", message="no memory")
+        return False
+
+    monkeypatch.setattr(job_state, "is_held", ends_just_now)
+    assert (jobs.get(job.id).state, jobs.get(job.id).message) == ("failed", "no memory")
 
 
 def test_state_of_other_kinds_follows_from_what_they_write(jobs: Jobs, trained: TrainResult) -> None:

@@ -268,13 +268,14 @@ def test_worker_of_a_user_interface(
     job = jobs.submit("train", long, tmp_path / "run")
     monkeypatch.chdir(tmp_path)
     (tmp_path / "cwd").rmdir()
+    (tmp_path / "json.py").write_text("raise SystemExit('a file of the user, which is called like a library')")
     process = WorkerProcess(jobs.home)
     assert not process.alive()
     interface = (
         "import os, signal, sys; from pathlib import Path; from dreamtune.pipelines.worker import WorkerProcess; "
         "WorkerProcess(Path(sys.argv[1])).ensure(); os.kill(os.getpid(), signal.SIGKILL)"
     )
-    assert subprocess.run([sys.executable, "-c", interface, str(jobs.home)]).returncode == -signal.SIGKILL
+    assert subprocess.run([sys.executable, "-P", "-c", interface, str(jobs.home)]).returncode == -signal.SIGKILL
     assert process.alive()
     job = jobs.wait(job.id, 60)
     assert (job.state, job.message) == (
