@@ -33,7 +33,8 @@ def bring(workspace: Workspace, files: Sequence[tuple[str, Path]], name: str | N
         raise DatasetError(f"{len(files)} files are too many for one subject: give at most {MOST_PICTURES}")
     for file, path in files:
         _check(file, path)
-    folder = workspace.free_place(workspace.datasets, name or tidy_name(Path(files[0][0]).stem, "pictures"))
+    stem = Path(files[0][0]).stem.rstrip("0123456789 -_.()")  # "dog-01.jpg" belongs to the dog
+    folder = workspace.free_place(workspace.datasets, name or tidy_name(stem, "pictures"))
     with _complete(folder) as target:
         for number, (file, path) in enumerate(files):
             suffix = Path(file).suffix.lower()

@@ -105,6 +105,8 @@ def test_pictures_come_whole_or_not_at_all(workspace: Workspace, tmp_path: Path)
     files = [(path.name, path) for path in good]
     assert datasets.bring(workspace, files, "dog") == "dog"
     assert datasets.bring(workspace, [("../../a b.png", good[0]), ("a b.png", good[1])]) == "a b"
+    assert datasets.bring(workspace, [("dog-01.png", good[0])]) == "dog-2"
+    assert datasets.bring(workspace, [("0001.png", good[0])]) == "pictures"
     assert [path.parent.name for path in workspace.datasets.glob("*/*.png")].count("a b") == 2
     before = sorted(workspace.datasets.iterdir())
     for name, content in (("x.svg", b"<svg/>"), ("x.zip", archive()), ("x.exe", b""), ("png", b"")):

@@ -19,7 +19,7 @@ from tests.ui.evil import HTML
 from tests.ui.serving import Served, served
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, Page
+    from playwright.sync_api import Browser, Locator, Page
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(1800)]
 PATIENCE = 300_000
@@ -72,6 +72,10 @@ def tab(page: "Page", name: str) -> None:
     page.get_by_role("tab", name=name, exact=True).click()
 
 
+def field(page: "Page", id: str) -> "Locator":
+    return page.locator(f"#{id} input, #{id} textarea").first
+
+
 def shot(page: "Page", name: str) -> None:
     if folder := os.environ.get("DREAMTUNE_SCREENS"):
         page.screenshot(path=Path(folder) / f"{name}.png", full_page=True)
@@ -80,10 +84,10 @@ def shot(page: "Page", name: str) -> None:
 def train(page: "Page", steps: int) -> None:
     """Start a training that takes a moment."""
     page.get_by_role("button", name="More settings").first.click()
-    page.get_by_label("Steps", exact=True).first.fill(str(steps))
-    page.get_by_label("Sample every").fill("2")
-    page.get_by_label("Keep the class").uncheck()
-    page.get_by_label("Any other setting").fill("batch_size: 1\nsampling_steps: 2")
+    field(page, "train-steps").fill(str(steps))
+    field(page, "train-sample").fill("2")
+    field(page, "train-prior").uncheck()
+    field(page, "train-more").fill("batch_size: 1\nsampling_steps: 2")
     page.locator("#train-start").click()
 
 
@@ -96,7 +100,7 @@ def test_from_dropped_pictures_to_a_picture(page: "Page", server: Served, tmp_pa
     page.locator("#train-drop input[type=file]").set_input_files([str(file) for file in files])
     page.locator("#train-pictures [data-checked=yes]").wait_for()
     assert "3 of 3 pictures can be used" in page.locator("#train-pictures").inner_text()
-    page.get_by_label("Class", exact=True).fill("dog")
+    field(page, "train-class").fill("dog")
     train(page, 4)
     status(page, "running")
     page.reload()  # in the middle: it is still there
@@ -165,7 +169,7 @@ def test_wrong_files_are_told_and_names_are_inert(page: "Page", server: Served, 
     page.locator(".dt-job:visible", has_text="onerror").wait_for()
     assert page.evaluate("window.pwned") is None
     (jobs.cancel if jobs.get(job.id).state == "queued" else jobs.stop)(job.id)
-    page.get_by_label("Class", exact=True).fill("${globalThis.pwned=1}{x}")
+    field(page, "train-class").fill("${globalThis.pwned=1}{x}")
     page.locator("#train-start").click()
     page.get_by_text("must be plain words on one line").first.wait_for()
     assert page.evaluate("window.pwned") is None

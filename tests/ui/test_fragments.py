@@ -10,7 +10,7 @@ from tests.tiny_models import pictures
 from tests.ui.evil import HTML
 
 
-def job(**changes: object) -> Job:
+def job(**changes: Any) -> Job:
     values: dict[str, Any] = dict.fromkeys(Job.__dataclass_fields__)
     values |= {"id": "1", "kind": "train", "title": "cat", "state": "running", "out": Path("x"), "created": 0.0}
     return Job(**(values | {"resumable": False} | changes))

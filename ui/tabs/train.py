@@ -67,7 +67,7 @@ class TrainTab:
     def _method(self) -> None:
         with gr.Row():
             self.class_word = gr.Textbox(
-                "cat", label="Class", info="What it is, in a word the base knows.", min_width=150
+                "cat", label="Class", info="What it is, in a word the base knows.", min_width=150, elem_id="train-class"
             )
             self.token = gr.Textbox("sks", label="Word", info="A rare word that will mean it.", min_width=150)
         with gr.Row():
@@ -88,13 +88,19 @@ class TrainTab:
             )
         with gr.Accordion("More settings", open=False):
             with gr.Row():
-                self.steps = gr.Number(0, label="Steps", precision=0, minimum=0, info="0: preset", min_width=110)
+                self.steps = gr.Number(
+                    0, label="Steps", precision=0, minimum=0, info="0: preset", min_width=110, elem_id="train-steps"
+                )
                 self.rank = gr.Number(0, label="Rank", precision=0, minimum=0, info="0: preset", min_width=110)
                 self.lr = gr.Number(0, label="Learning rate", minimum=0, info="0: preset", min_width=110)
                 self.seed = gr.Number(0, label="Seed", precision=0, minimum=0, min_width=110)
             with gr.Row():
                 self.prior = gr.Checkbox(
-                    True, label="Keep the class", info="Trains on class pictures too.", min_width=150
+                    True,
+                    label="Keep the class",
+                    info="Trains on class pictures too.",
+                    min_width=150,
+                    elem_id="train-prior",
                 )
                 self.text = gr.Checkbox(
                     False, label="Train the text encoder", info="Closer, but easier to overdo.", min_width=150
@@ -102,7 +108,13 @@ class TrainTab:
                 self.flip = gr.Checkbox(False, label="Mirror pictures", info="Not for faces or text.", min_width=150)
             with gr.Row():
                 self.sample = gr.Number(
-                    50, label="Sample every", info="Steps; 0 for never.", precision=0, minimum=0, min_width=150
+                    50,
+                    label="Sample every",
+                    info="Steps; 0 for never.",
+                    precision=0,
+                    minimum=0,
+                    min_width=150,
+                    elem_id="train-sample",
                 )
                 self.score = gr.Number(
                     0,
@@ -121,6 +133,7 @@ class TrainTab:
                 info="One per line, as in a recipe.",
                 lines=2,
                 placeholder="lr_schedule: cosine",
+                elem_id="train-more",
             )
 
     @property
