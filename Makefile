@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help docs setup demo test test-slow lint check bench bench-layers bench-speed bench-personalization pocket pocket-eval clean
+.PHONY: help docs setup demo test test-slow lint check bench bench-layers bench-speed bench-personalization bench-quality bench-claims pocket pocket-eval clean
 PYTHON ?= python3
 BIN := .venv/bin
 
@@ -34,16 +34,25 @@ lint: setup  ## ruff: style, docstrings, format
 check: lint  ## lint, then types
 	$(BIN)/pyright
 
-bench: bench-layers bench-speed bench-personalization  ## every benchmark
+bench: bench-layers bench-speed bench-personalization bench-quality bench-claims  ## every benchmark (hours on a CPU)
 
 bench-layers: setup  ## time and memory of every method on SD 1.5's attention layers, beside PEFT and LyCORIS
 	$(BIN)/python -m benchmarks.layers
 
-bench-speed: setup  ## time and memory of a training step, beside PEFT
+bench-speed: setup  ## a training step and the time to a subject beside PEFT, using adapters, starting the command line
 	$(BIN)/python benchmarks/speed.py
+	$(BIN)/python -m benchmarks.step --out benchmarks/results/step.json
+	$(BIN)/python -m benchmarks.time_to_subject
+	$(BIN)/python -m benchmarks.use
 
 bench-personalization: setup  ## how well adapters learn subjects the base has never seen
 	$(BIN)/python benchmarks/personalization.py
+
+bench-quality: setup  ## every method beside PEFT on unseen subjects at equal budgets; resumable; QUICK=1: minutes
+	$(BIN)/python -m benchmarks.quality $(if $(QUICK),--quick)
+
+bench-claims: setup  ## what the papers claim, measured; resumable
+	$(BIN)/python -m benchmarks.claims
 
 pocket: setup  ## make the embedded base from nothing, in pocket-work/ (hours on a CPU; resumable)
 	$(BIN)/python -m dreamtune.pocket.pretrain --work pocket-work --export
@@ -51,8 +60,9 @@ pocket: setup  ## make the embedded base from nothing, in pocket-work/ (hours on
 pocket-eval: setup  ## measure the embedded base
 	$(BIN)/python -m dreamtune.pocket.evaluate
 
-docs: setup  ## write the recipes and the tables of the documentation anew
+docs: setup  ## write the recipes, the tables of the documentation and docs/results.md anew
 	$(BIN)/python docs/generate.py
+	$(BIN)/python -m docs.results
 
-clean:  ## remove what the other targets made, except pocket-work/ and your runs
+clean:  ## remove what the other targets made, except pocket-work/, quality-work/ and your runs
 	rm -rf .venv build demo dist *.egg-info .hypothesis .pytest_cache .ruff_cache

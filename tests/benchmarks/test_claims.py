@@ -39,8 +39,9 @@ def test_fused_subjects_have_words_of_their_own_and_the_columns_that_are_said() 
 @pytest.mark.parametrize(("choice", "expected"), [("top", [0, 1, 2]), ("bottom", [13, 14, 15]), ("random", None)])
 def test_other_directions_can_be_launched(choice: str, expected: list[int] | None) -> None:
     torch.manual_seed(0)
-    net = nn.ModuleDict({"layer": nn.Linear(20, 16, bias=False)}).requires_grad_(False)
-    weight = net["layer"].weight.clone()
+    layer = nn.Linear(20, 16, bias=False)
+    net = nn.ModuleDict({"layer": layer}).requires_grad_(False)
+    weight = layer.weight.clone()
     with attach(net, LoRADashConfig(rank=2, directions=3, launch_step=1_000), "layer") as attached:
         choose_directions(attached, choice)
         (adapter,) = attached.adapters.values()
@@ -49,7 +50,7 @@ def test_other_directions_can_be_launched(choice: str, expected: list[int] | Non
         assert picked == expected if expected else len(set(picked)) == 3
         assert not adapter.delta_weight(weight).any()
         with torch.no_grad():
-            adapter.delta_sigma += 1
+            adapter.delta_sigma.add_(1)
         values = torch.linalg.svdvals(weight)
         assert torch.allclose(
             torch.linalg.svdvals(weight + adapter.delta_weight(weight)),
