@@ -1,6 +1,6 @@
 """`python -m docs.results`: write docs/results.md, its figures and their part of the README anew.
 
-Every number in them comes from a file in benchmarks/results/; a part without its file says by which command that is made.
+Every number in them comes from a file in benchmarks/results/; a part without a file says by which command it is made.
 """
 
 from __future__ import annotations
@@ -70,8 +70,8 @@ def readme(text: str) -> str:
         part = (
             f"![Subject fidelity of each method at equal numbers of trained parameters]({FIGURE.relative_to(ROOT)})\n\n"
             f"{methods} methods beside PEFT's on {len(report['coverage']['subjects'])} subjects that the base has "
-            "never seen, in one loop (blue: ours; grey: PEFT's; 0 is the base, 1 real pictures; lines are 95 % intervals). "
-            "[All results](docs/results.md), also those that contradict the papers.\n"
+            "never seen, in one loop (blue: ours; grey: PEFT's; 0 is the base, 1 real pictures; lines are 95 % "
+            "intervals). [All results](docs/results.md), also those that contradict the papers.\n"
         )
     return re.sub(r"(<!-- results -->\n).*?(<!-- /results -->)", lambda it: it[1] + part + it[2], text, flags=re.DOTALL)
 
