@@ -119,7 +119,7 @@ def test_a_window_has_no_meaning_where_nothing_is_drawn(trained: TrainResult, tm
 
 def test_adapters_apart(draw: Any, trained: TrainResult) -> None:
     """Of one adapter twice: by turns or by the mean it acts once, added up twice."""
-    two = [f"{trained.adapter}:2", f"{trained.adapter}:8"]
+    two = [f"{trained.adapter}:20", f"{trained.adapter}:60"]
     found = {mode: pixels(draw(mode, adapters=two, steps=6, mode=mode).files[0]) for mode in ("switch", "composite")}
     found["routed"] = pixels(draw("sum", adapters=two, steps=6).files[0])
     found["first"] = pixels(draw("first", adapters=two[:1], steps=6).files[0])
