@@ -119,7 +119,8 @@ def fuse(app: App, picks: Sequence[Pick], method: str, name: str, density: float
     place = app.workspace.place(app.workspace.adapters, label, ".safetensors") if name.strip() else None
     place = place or app.workspace.free_place(app.workspace.adapters, label, ".safetensors")
     thinned = density if method in ("ties", "dare", "magnitude", "knots") else None
-    config = {"adapters": used(app, picks), "method": method, "balance": "weights" if balance else None, "density": thinned}
+    even = "weights" if balance else None
+    config = {"adapters": used(app, picks), "method": method, "balance": even, "density": thinned}
     return submit(app, "fuse", config, place, f"{place.stem}: {method} of {len(picks)}")
 
 

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
     from .context import App
 
+LOOK = 0.03
+"""Seconds between two looks at the queue of events."""
 WATCH = 5.0
 """Seconds between two looks at the worker."""
 KEEP = (3600, 86400)
@@ -70,6 +72,8 @@ class Server:
         from .theme import css, theme
 
         self.blocks.queue(max_size=64, default_concurrency_limit=8, api_open=False)
+        # Gradio looks at its queue a thousand times a second, which takes 3 % of a core while nobody asks for anything.
+        self.blocks._queue.sleep_when_free = LOOK
         self.blocks.launch(
             server_name=settings.host,
             server_port=port,

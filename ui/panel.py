@@ -15,7 +15,7 @@ from .actions import resume
 from .context import App
 from .messages import told
 
-EVERY = 1.5
+EVERY = 2.0
 """Seconds between two looks at a job that runs; nothing is asked otherwise."""
 _SAMPLES = 8
 """Pictures that are shown, the newest."""

@@ -114,7 +114,7 @@ def test_from_dropped_pictures_to_a_picture(page: "Page", server: Served, tmp_pa
     shot(page, "train")
     page.locator("#train-draw").click()
     assert page.locator("#generated").is_visible()
-    page.get_by_label("number input for Pictures").fill("1")
+    page.locator("#generate-n input[type=number]").fill("1")
     page.locator("#generate").click()
     page.locator("#generated img").first.wait_for()
     assert len(list(server.workspace.pictures.glob("*.png"))) >= 1

@@ -35,7 +35,7 @@ class GenerateTab:
                     "a sks cat on the beach", label="Prompt", info="With the adapter's word in it.", lines=2
                 )
                 with gr.Row():
-                    self.n = gr.Slider(1, 16, 4, step=1, label="Pictures", min_width=150)
+                    self.n = gr.Slider(1, 16, 4, step=1, label="Pictures", min_width=150, elem_id="generate-n")
                     self.seed = gr.Number(0, label="Seed", precision=0, minimum=0, min_width=110)
                 self.beside = gr.Checkbox(
                     True, label="Base beside it", info="Also draw the base alone, from the same noise."
