@@ -28,7 +28,6 @@ FULL_LR = 3e-4
 """Of full fine-tuning, whose numbers are the weights themselves."""
 RANK = 5
 """About 100,000 trainable numbers of LoRA on the embedded base."""
-EVERY = 12
 HIGH_RANK, STANDARD_ALPHA = 64, 8.0
 """For rsLoRA: scale alpha/√rank against alpha/rank."""
 
@@ -51,7 +50,7 @@ class ClaimsPlan:
         launch = {"launch_step": steps // 5}
         found = {
             "full": self._one(subject, "full", lr=FULL_LR),
-            "lora": self._one(subject, "lora", every=max(1, EVERY * steps // 120)),
+            "lora": self._one(subject, "lora", every=max(1, steps // 10)),
             "dash": self._one(subject, "lora-dash", launch),
             "dash late": self._one(subject, "lora-dash", {"launch_step": 3 * steps // 5}),
             "dash 32": self._one(subject, "lora-dash", launch | {"directions": 32}),

@@ -67,8 +67,7 @@ def estimate(plan: Plan, folder: Path, workers: int, device: str) -> str:
     steps, drawing = 6, 4
     probe = replace(plan.settings, steps=steps, drawing_steps=drawing)
     job = plan.jobs(*plan.levels[0], {it.name: plan.grid(it)[0] for it in plan.contestants})[0]
-    began = time.perf_counter()
-    figures, _ = run(replace(job.task, settings=probe, whole=False), device)  # everything is loaded by now
+    run(replace(job.task, settings=probe, whole=False), device)  # everything is loaded by then
     began = time.perf_counter()
     figures, _ = run(replace(job.task, settings=probe, whole=False), device)
     drawn = 20  # pictures of the short exam, each of `drawing` steps

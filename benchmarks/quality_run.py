@@ -35,11 +35,11 @@ Attached = AttachedAdapter | PeftAttached
 class Settings:
     """What all runs of a plan have in common."""
 
-    steps: int = 120
+    steps: int = 100
     batch_size: int = 4
     """Subject pictures per step, and as many class pictures."""
     prior_pictures: int = 32
-    drawing_steps: int = 12
+    drawing_steps: int = 10
 
 
 @dataclass(frozen=True)

@@ -75,7 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, print, write JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=2, metavar="N", help="subjects (2)")
-    parser.add_argument("--steps", type=int, default=120, metavar="N", help="of each training (120)")
+    parser.add_argument("--steps", type=int, default=100, metavar="N", help="of each training (100)")
     parser.add_argument("--out", type=Path, default=RESULTS / "time-to-subject.json", metavar="FILE.json")
     options = parser.parse_args(arguments)
     if options.repeats < 1 or options.steps < POINTS or options.steps % POINTS:
