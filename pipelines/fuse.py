@@ -159,6 +159,8 @@ def _texts(config: FuseConfig, uses: Sequence[AdapterUse]) -> tuple[list[list[st
         return None
     if config.method != WORDS and config.captions:
         raise ConfigError(f"{config.method} reads no captions: leave them out, or use {WORDS}")
+    if len(uses) < 2:  # one alone stays as it is, whatever its layers get
+        return None
     prompts = adapter_prompts(config.prompts, uses, config.method)
     if config.method != WORDS:
         return prompts, []

@@ -59,10 +59,12 @@ def balanced(parts: Sequence[Part], by: str) -> list[Part]:
     by: "weights" for the size ‖ΔW‖, "output" for √tr(ΔW C ΔWᵀ), the mean change of the output on the adapter's own
     inputs. Raises ConfigError for the latter where no inputs were recorded.
     """
+    if len(parts) == 1:
+        return list(parts)
     sizes = [part.delta.norm if by == "weights" else part.delta.output_norm(part.moment) for part in parts]
     logs = torch.tensor([size for size in sizes if size > 0], dtype=torch.float64).log()
     mean = float(logs.mean().exp()) if len(logs) else 0.0
     return [
-        replace(part, delta=part.delta.scaled(mean / size)) if size > 0 and len(logs) > 1 else part
+        replace(part, delta=part.delta.scaled(mean / size)) if size > 0 else part
         for part, size in zip(parts, sizes, strict=True)
     ]

@@ -176,6 +176,18 @@ def test_balance_of_outputs(make: Make, base: Base, tmp_path: Path) -> None:
     torch.testing.assert_close(deltas(out)[layer].dense(), expected, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.parametrize("options", [{}, {"method": "custom-diffusion"}, {"method": "ties", "balance": "output"}])
+def test_one_adapter_alone_needs_nothing_drawn(options: dict[str, Any], make: Make, tmp_path: Path) -> None:
+    foreign = make("a", trigger="")
+    with pytest.MonkeyPatch.context() as patch:
+        prompts = drawn(patch)
+        settings = {"density": 1.0} if options.get("method") == "ties" else {}
+        found = deltas(run(tmp_path / "out.safetensors", foreign, f"{make('bb')}:0", prompts=(), **options, **settings))
+    assert not prompts
+    for path, delta in deltas(AdapterFile.load(foreign)).items():
+        torch.testing.assert_close(found[path].dense(), delta.dense(), rtol=1e-6, atol=1e-6)
+
+
 BAD: list[tuple[Callable[[Make], list[Any]], dict[str, Any], str]] = [
     (lambda make: [make("a"), make("bb", trigger="")], {"prompts": ()}, "bb.safetensors does not tell the word"),
     (
