@@ -25,7 +25,8 @@ from PIL import Image
 
 from benchmarks.machine import RESULTS, machine, pick_device, write_results
 from benchmarks.quality_plan import LEVELS, LEVELS_ON_CPU, Plan, anchors, coverage, name_of, quick, tuned, whole
-from benchmarks.quality_run import Task, run
+from benchmarks.quality_run import SHOWN, Task, run
+from benchmarks.quality_subjects import individual
 from benchmarks.quality_work import Job, base_digest, do_all, result_of
 
 
@@ -90,10 +91,12 @@ def estimate(plan: Plan, folder: Path, workers: int, device: str) -> str:
 
 
 def sheet(plan: Plan, folder: Path, device: str, report: dict[str, Any]) -> Image.Image:
-    """A row of pictures for each contestant: the first subject at the first level, first of all its photographs."""
+    """Photographs of the first subject, and below them a row of pictures by each contestant at the first level."""
     budget, seed = plan.levels[0]
     chosen = {name: told["chosen"] for name, told in report["rates"][str(budget)].items()}
-    strips = []
+    photos = np.concatenate([np.asarray(photo) for photo in individual(plan.subjects[0]).photos], 1)
+    side = photos.shape[0]
+    strips = [np.pad(photos, ((0, 0), (0, side * SHOWN - photos.shape[1]), (0, 0)), constant_values=255)]
     for job in plan.jobs(budget, seed, chosen):
         if job.task.subject == plan.subjects[0]:
             place = job.place(folder, device)

@@ -206,7 +206,9 @@ def main() -> None:
         drawn = {FIGURE: draw_figure(report), PICTURES: draw_pictures(report, Image.open(RESULTS / "quality.png"))}
         for path, figure in drawn.items():
             with atomic(path) as temporary:
-                figure.savefig(temporary, format="png", dpi=110, metadata={"Source": digest("quality.json")})
+                figure.savefig(
+                    temporary, format="png", dpi=110, bbox_inches="tight", metadata={"Source": digest("quality.json")}
+                )
     DOCUMENT.write_text(document(), encoding="utf-8")
     README.write_text(readme(README.read_text(encoding="utf-8")), encoding="utf-8")
 

@@ -22,7 +22,7 @@ def draw_figure(report: dict[str, Any]) -> Figure:
     budgets, methods = sorted({run["budget"] for run in report["runs"]}), report["coverage"]["methods"]
     figure = Figure(figsize=(3.2 * len(budgets) + 1.6, 4.2), layout="constrained")
     for i, (budget, axes) in enumerate(
-        zip(budgets, figure.subplots(1, len(budgets), sharey=True, squeeze=False)[0], strict=True)
+        zip(budgets, figure.subplots(1, len(budgets), sharex=True, sharey=True, squeeze=False)[0], strict=True)
     ):
         for place, method in enumerate(methods):
             own = [run for run in report["runs"] if (run["budget"], run["method"]) == (budget, method)]
@@ -40,13 +40,13 @@ def draw_figure(report: dict[str, Any]) -> Figure:
 
 
 def draw_pictures(report: dict[str, Any], sheet: Image.Image) -> Figure:
-    """The strips of pictures with the names of the methods beside them."""
-    methods = report["coverage"]["methods"]
+    """The photographs and the strips of pictures, with the names of the methods beside them."""
+    names = ["photographs", *report["coverage"]["methods"]]
     width, height = sheet.size
     figure = Figure(figsize=(7, 7 * height / width), layout="constrained")
     axes = figure.add_subplot()
     axes.imshow(sheet, interpolation="nearest")
-    row = height / len(methods)
-    axes.set_yticks([row * (i + 0.5) for i in range(len(methods))], methods)
+    row = height / len(names)
+    axes.set_yticks([row * (i + 0.5) for i in range(len(names))], names)
     axes.set_xticks([])
     return figure

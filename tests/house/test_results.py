@@ -84,7 +84,7 @@ def test_a_report_becomes_tables_with_each_method_at_each_budget(
     assert "Not covered: 400,000 (seed 0)." in text
     assert len(draw_figure(report).axes) == len(budgets)
     sheet = Image.new("RGB", (60, 30))
-    assert [it.get_text() for it in draw_pictures(report, sheet).axes[0].get_yticklabels()] == list(methods)
+    assert [it.get_text() for it in draw_pictures(report, sheet).axes[0].get_yticklabels()] == ["photographs", *methods]
 
 
 def test_a_verdict_is_printed_as_it_is() -> None:
