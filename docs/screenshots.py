@@ -66,7 +66,7 @@ def take(page: Page, url: str) -> None:
         if name == "Generate":
             choose(page, "Adapters", ["cat"])
             page.locator("#generate").click()
-            page.get_by_text("The base alone, from the same noise").wait_for()
+            page.locator("#plain img").first.wait_for()
         elif name == "Fuse":
             choose(page, "Adapters", list(SUBJECTS))
             page.locator("#fuse-forecast").click()

@@ -88,7 +88,7 @@ class GenerateTab:
                 self.pictures = _gallery("With the adapters", 2, elem_id="generated")
                 with gr.Column(visible=False) as self.below:
                     gr.Markdown("### The base alone, from the same noise")
-                    self.plain = _gallery("The base alone", 4)
+                    self.plain = _gallery("The base alone", 4, elem_id="plain")
                 gr.Markdown(
                     "Each PNG holds its prompt, seed, settings and adapters, for other tools to read.",
                     elem_classes="dt-quiet",
