@@ -84,7 +84,7 @@ def explain(config: FuseConfig, on_progress: OnProgress | None = None) -> Explan
     settings = AnalyzeConfig(adapters=config.adapters, any_base=config.any_base, seed=config.seed)
     found = record(settings, uses, base, _gains(uses, base, on_progress), on_progress)
     total, measured = found.total().tolist(), _calibration()
-    names = [use.path.name for use in uses]
+    names = [_name(use) for use in uses]
     advice = {(it.a, it.b): it for it in found.advice()}
     pairs = []
     for a, b in combinations(range(len(uses)), 2):
@@ -137,13 +137,19 @@ def _recommend(pairs: Sequence[Pair]) -> tuple[str, str | None, list[str]]:
     for pair in drowned:
         other = pair.b if pair.dominant == pair.a else pair.a
         reasons.append(f"{pair.dominant} would drown {other}: balance the outputs, or weigh it less.")
-    routed = max((pair.routed for pair in pairs), default=0)
-    if routed:
-        reasons.append(
-            f"In up to {routed} layers no weight can serve both of a pair: with `dreamtune generate --region` each "
-            "adapter acts in its own part of the picture, without fusing."
-        )
+    for pair in pairs:
+        if pair.routed:
+            layers = "layer" if pair.routed == 1 else "layers"
+            reasons.append(
+                f"In {pair.routed} {layers} no weight can serve both {pair.a} and {pair.b}: with `dreamtune generate "
+                "--region` each adapter acts in its own part of the picture, without fusing."
+            )
     return "gradient" if disturbed else "sum", "output" if drowned else None, reasons
+
+
+def _name(use: AdapterUse) -> str:
+    """Of its run where the file has the name that all runs give it, else of the file."""
+    return use.path.resolve().parent.name if use.path.name == "adapter.safetensors" else use.path.stem
 
 
 def _disturbs(crosstalk: float | None, loss: float | None) -> bool:
