@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -26,7 +26,7 @@ from dreamtune.fusion import FUSIONS
 from dreamtune.pipelines.fuse import FuseConfig, fuse
 from dreamtune.pipelines.generate import GenerateConfig, generate
 from dreamtune.pipelines.sheet import sheet
-from dreamtune.pocket import WEIGHTS, photographs
+from dreamtune.pocket import photographs
 from dreamtune.pocket.evaluators import Evaluators
 from dreamtune.pocket.world import CONTEXTS
 
@@ -52,22 +52,10 @@ def together(way: str, pair: tuple[Person, Person], files: Files, work: Path) ->
     both = tuple(str(files[person.token, training]) for person in pair)
     folder = work / "pictures-of-two" / f"{first.token}-{second.token}" / way
     if way in ("regions", "blend"):
-        boxes = ("0,0,0.5,1", "0.5,0,1,1")
         return [
             picture
             for context, place in CONTEXTS.items()
-            for picture in drawn(
-                GenerateConfig(
-                    prompts=(f"a {first.cls} and a {second.cls} {place}",),
-                    regions=tuple(
-                        f"{file}@{box}={person.name} {place}"
-                        for file, box, person in zip(both, boxes, pair, strict=True)
-                    ),
-                    mode="blend" if way == "blend" else "routed",
-                    n=1,
-                ),
-                folder / context,
-            )
+            for picture in drawn(_by_regions(way, pair, both, place), folder / context)
         ]
     fused = work / "fused" / f"{first.token}-{second.token}-{way}.safetensors"
     if not fused.exists():
@@ -78,22 +66,36 @@ def together(way: str, pair: tuple[Person, Person], files: Files, work: Path) ->
     return drawn(GenerateConfig(prompts=prompts, adapters=(str(fused),), n=1), folder)
 
 
-def alone(person: Person, training: str, files: Files, work: Path) -> list[Image.Image]:
-    """A picture of one in each context, by its own adapter."""
-    prompts = tuple(f"{person.name} {place}" for place in CONTEXTS.values())
+def _by_regions(way: str, pair: tuple[Person, Person], files: Sequence[str], place: str) -> GenerateConfig:
+    """Each adapter in its half, on a prompt of its own that has any other of the class in the other half.
+
+    A prompt of the one subject alone would put it into the middle of the picture, and each half would get half of it.
+    """
+    first, second = pair
+    left = f"{first.name} on the left and a {second.cls} on the right {place}"
+    right = f"a {first.cls} on the left and {second.name} on the right {place}"
+    return GenerateConfig(
+        prompts=(f"a {first.cls} on the left and a {second.cls} on the right {place}",),
+        regions=(f"{files[0]}@0,0,0.5,1={left}", f"{files[1]}@0.5,0,1,1={right}"),
+        mode="blend" if way == "blend" else "routed",
+        n=1,
+    )
+
+
+def alone(pair: tuple[Person, Person], side: int, training: str, files: Files, work: Path) -> list[Image.Image]:
+    """The same pictures with one of the two, by its own adapter alone, and any other of its class beside it."""
+    names = [person.name if i == side else f"a {person.cls}" for i, person in enumerate(pair)]
+    person = pair[side]
+    prompts = tuple(f"{names[0]} on the left and {names[1]} on the right {place}" for place in CONTEXTS.values())
     config = GenerateConfig(prompts=prompts, adapters=(str(files[person.token, training]),), n=1)
-    return drawn(config, work / "pictures-of-one" / f"{person.token}-{training}")
+    return drawn(config, work / "pictures-of-one" / f"{'-'.join(it.token for it in pair)}-{person.token}-{training}")
 
 
-def base_pictures(cls: str, work: Path) -> list[Image.Image]:
-    """What the base draws of a class, in each context."""
-    prompts = tuple(f"a {cls} {place}" for place in CONTEXTS.values())
-    return drawn(GenerateConfig(prompts=prompts, n=1), work / "pictures-of-one" / cls)
-
-
-def threshold() -> float:
-    """Likeness that 1 % of strangers reach."""
-    return json.loads((WEIGHTS / "evaluators" / "evaluation.json").read_text())["identity"]["threshold_strangers"]
+def base_pictures(pair: tuple[Person, Person], work: Path) -> list[Image.Image]:
+    """The same pictures with any two of their classes, by the base."""
+    first, second = (person.cls for person in pair)
+    prompts = tuple(f"a {first} on the left and a {second} on the right {place}" for place in CONTEXTS.values())
+    return drawn(GenerateConfig(prompts=prompts, n=1), work / "pictures-of-none" / f"{first}-{second}")
 
 
 class Jury:
@@ -101,27 +103,30 @@ class Jury:
 
     def __init__(self, files: Files, work: Path) -> None:
         self.files, self.work, self.evaluators = files, work, Evaluators.load()
-        self._rows: dict[str, torch.Tensor] = {}
+        self._references: dict[str, torch.Tensor] = {}
 
-    def rows(self, key: str, pictures: Callable[[], Sequence[Image.Image]]) -> torch.Tensor:
-        """(n, width) who is in the pictures."""
-        if key not in self._rows:
-            self._rows[key] = self.evaluators.identity(list(pictures()))
-        return self._rows[key]
+    def references(self, person: Person) -> torch.Tensor:
+        """(n, width) of photographs that no training has seen."""
+        if person.token not in self._references:
+            pictures = photographs(person.subject, 12, seed=1_000)
+            self._references[person.token] = self.evaluators.identity(pictures)
+        return self._references[person.token]
+
+    def place(self, pictures: Sequence[Image.Image], side: int) -> torch.Tensor:
+        """(n, width) who is on that side; in a picture of one subject it is that one."""
+        return torch.stack([rows[0 if side == 0 else -1] for rows in self.evaluators.identities(list(pictures))])
 
     def couple(self, pair: tuple[Person, Person], training: str) -> Couple:
         """What is known of two subjects, by their own adapters of that training."""
-        references = [self.rows(f"of {it.token}", lambda it=it: photographs(it.subject, 12, seed=1_000)) for it in pair]
-        bases = [self.rows(it.cls, lambda it=it: base_pictures(it.cls, self.work)) for it in pair]
-        own = [
-            self.rows(f"{it.token} {training}", lambda it=it: alone(it, training, self.files, self.work)) for it in pair
-        ]
+        references = self.references(pair[0]), self.references(pair[1])
+        base = base_pictures(pair, self.work)
+        bases = [self.place(base, side) for side in (0, 1)]
+        own = [self.place(alone(pair, side, training, self.files, self.work), side) for side in (0, 1)]
         return Couple(
-            references=(references[0], references[1]),
+            references=references,
             base=(likeness(bases[0], references[0]), likeness(bases[1], references[1])),
             alone=(likeness(own[0], references[0]), likeness(own[1], references[1])),
             control=(likeness(own[0], references[1]), likeness(own[1], references[0])),
-            threshold=threshold(),
         )
 
     def judge(self, way: str, pair: tuple[Person, Person]) -> Judged:

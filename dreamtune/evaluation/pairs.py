@@ -1,11 +1,12 @@
 """Whether a picture shows two subjects, each in its place, judged by identity embeddings.
 
 All embeddings are unit rows, so that products are cosines; likeness to a subject is the mean cosine with pictures of
-it. A subject counts as itself when its likeness reaches `threshold` and is larger than that to the other one.
+it. What two adapters do together is measured by what each does alone in the same place of the same pictures.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,21 +15,27 @@ import numpy as np
 import torch
 from torch import Tensor
 
+HALF = 0.5
+"""Of the likeness by the own adapter alone, from which on a subject counts as there."""
+
 
 @dataclass(frozen=True)
 class Couple:
-    """What is known of two subjects: of each its pictures, and how alike other pictures are to them."""
+    """What is known of two subjects, of which the first is asked for on the left."""
 
     references: tuple[Tensor, Tensor]
-    """(n, width) of pictures of the first, which is asked for on the left, and of the second."""
+    """(n, width) of pictures of each."""
     base: tuple[float, float]
-    """Likeness of the base's pictures of its class to each: the retention that is 0."""
+    """Likeness to each of what the base draws in its place."""
     alone: tuple[float, float]
-    """Likeness of pictures by each one's own adapter alone: the retention that is 1."""
+    """Likeness to each of its place where its own adapter acts alone."""
     control: tuple[float, float]
-    """Likeness of those pictures to the other subject: what is no leakage."""
-    threshold: float
-    """Of likeness, from which on it is the same individual."""
+    """Likeness of that place to the other subject: what is no leakage."""
+
+    def kept(self, value: float, own: int) -> float:
+        """Share of the likeness beyond the base's that the own adapter alone has; NaN where it has none."""
+        span = self.alone[own] - self.base[own]
+        return (value - self.base[own]) / span if span > 0 else math.nan
 
 
 @dataclass(frozen=True)
@@ -36,13 +43,14 @@ class Judged:
     """Shares and means over pictures of one couple."""
 
     joint: float
-    """Both are there, each in its place."""
+    """Both are there, each in its place: more like itself than like the other one, and at least half as much as by its
+    own adapter alone."""
     swap: float
-    """Both are there, in each other's place."""
+    """The same in each other's place."""
     omission: float
     """There is one subject only, or both are more like the same one."""
     retention: float
-    """Likeness beyond the base's over that which the own adapter alone has; 0 for a subject that is not there."""
+    """Likeness beyond the base's over that by the own adapter alone; 0 for a subject that is not there."""
     leakage: float
     """Likeness of each subject's place to the other subject, beyond the control."""
 
@@ -68,23 +76,18 @@ def _table(subjects: Tensor, couple: Couple) -> Tensor:
 
 
 def _judge(table: Tensor, couple: Couple) -> tuple[bool, bool, bool, float, float]:
-    nearer = table.argmax(1).tolist()
-    if len(table) < 2:
+    likeness: list[list[float]] = table.tolist()
+    nearer = [row.index(max(row)) for row in likeness]
+    if len(likeness) < 2:
         own = nearer[0]
-        kept = _kept(float(table[0, own]), own, couple) / 2
-        return False, False, True, kept, float(table[0, 1 - own]) - couple.control[own]
-    itself = [bool(table[i].max() >= couple.threshold) for i in range(2)]
-    both = all(itself)
+        kept = couple.kept(likeness[0][own], own) / 2
+        return False, False, True, kept, likeness[0][1 - own] - couple.control[own]
     straight, crossed = nearer == [0, 1], nearer == [1, 0]
-    order = (0, 1) if table[0, 0] + table[1, 1] >= table[0, 1] + table[1, 0] else (1, 0)
-    kept = sum(_kept(float(table[i, own]), own, couple) for i, own in enumerate(order)) / 2
-    leaks = [float(table[i, 1 - own]) - couple.control[own] for i, own in enumerate(order)]
-    return both and straight, both and crossed, not (straight or crossed), kept, sum(leaks) / 2
-
-
-def _kept(value: float, own: int, couple: Couple) -> float:
-    span = couple.alone[own] - couple.base[own]
-    return (value - couple.base[own]) / span if span > 0 else float("nan")
+    there = all(couple.kept(row[own], own) >= HALF for row, own in zip(likeness, nearer, strict=True))
+    order = (0, 1) if likeness[0][0] + likeness[1][1] >= likeness[0][1] + likeness[1][0] else (1, 0)
+    kept = sum(couple.kept(row[own], own) for row, own in zip(likeness, order, strict=True)) / 2
+    leaks = sum(row[1 - own] - couple.control[own] for row, own in zip(likeness, order, strict=True)) / 2
+    return there and straight, there and crossed, not (straight or crossed), kept, leaks
 
 
 def interval(values: Sequence[float], seed: int = 0, draws: int = 2000) -> tuple[float, float]:

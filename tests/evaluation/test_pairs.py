@@ -18,7 +18,7 @@ def between(own: float, other: float = 0.0, first: bool = True) -> Tensor:
 
 @pytest.fixture
 def couple() -> Couple:
-    return Couple((A[None], B[None]), (0.2, 0.2), (0.8, 0.8), (0.1, 0.1), threshold=0.5)
+    return Couple((A[None], B[None]), (0.2, 0.2), (0.8, 0.8), (0.1, 0.1))
 
 
 @pytest.mark.parametrize(
@@ -27,6 +27,7 @@ def couple() -> Couple:
         ([between(0.8, 0.1), between(0.8, 0.1, first=False)], (1, 0, 0, 1.0, 0.0)),
         ([between(0.8, 0.1, first=False), between(0.8, 0.1)], (0, 1, 0, 1.0, 0.0)),
         ([between(0.8, 0.1), between(0.4, 0.2, first=False)], (0, 0, 0, (1 + 1 / 3) / 2, 0.05)),  # the second too weak
+        ([between(0.8, 0.1), between(0.6, 0.2, first=False)], (1, 0, 0, (1 + 2 / 3) / 2, 0.05)),
         ([between(0.8, 0.1), between(0.8, 0.5)], (0, 0, 1, (1 + 0.5) / 2, (0.0 + 0.7) / 2)),  # the first one twice
         ([between(0.8, 0.3)], (0, 0, 1, 0.5, 0.2)),  # one subject is missing
     ],
