@@ -37,7 +37,7 @@ class Job:
     eta: float | None
     """Seconds until `phase` is over; None unless it runs."""
     message: str | None
-    """Last remark of a job that runs; of one that failed or was interrupted why, in the command line's words."""
+    """Last remark of a job that runs; why one failed or was interrupted, in the command line's words; else None."""
     resumable: bool
     """Whether :meth:`~dreamtune.pipelines.jobs.Jobs.resume` goes on with it."""
     position: int | None

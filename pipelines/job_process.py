@@ -98,12 +98,11 @@ def run_job(home: Path, number: int) -> int:
 
         printer(Progress(f"job {number}", message=f"begins at {time.strftime('%Y-%m-%d %H:%M:%S')}"))
         state, message, code = _outcome(row, tell, beat.stop)
-    ending: dict[str, Any] = {"state": state, "finished": time.time(), "eta": None}
-    store.update(number, "state = 'started'", **ending | ({"message": message} if message else {}))
+    store.update(number, "state = 'started'", state=state, finished=time.time(), eta=None, message=message)
     return code
 
 
-def _outcome(row: Row, tell: Any, stop: threading.Event) -> tuple[JobState, str, int]:
+def _outcome(row: Row, tell: Any, stop: threading.Event) -> tuple[JobState, str | None, int]:
     try:
         try:
             os.chdir(row.cwd)  # relative paths of the settings count from there
@@ -119,7 +118,7 @@ def _outcome(row: Row, tell: Any, stop: threading.Event) -> tuple[JobState, str,
         return "failed", str(error), console.print_error(error, debug=False)
     except Exception as error:
         return "failed", f"{type(error).__name__}: {first_line(error)}", console.print_error(error, debug=True)
-    return "done", "", 0
+    return "done", None, 0
 
 
 def main() -> int:

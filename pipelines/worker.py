@@ -119,7 +119,7 @@ class _Worker:
             if job.state in ("running", "stopping"):
                 alive.append(row)
             elif job.state == "done":
-                self._settle(row, state="done", finished=time.time())
+                self._settle(row, state="done", finished=time.time(), eta=None, message=None)
             elif job.state == "interrupted":
                 self._settle(row, state="interrupted", finished=time.time(), eta=None, message=self._reason(row.id))
         for number in self._children.keys() - {row.id for row in alive}:

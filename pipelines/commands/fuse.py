@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 from typer import Argument, Option
 
 from dreamtune.pipelines import console
-from dreamtune.pipelines.commands.options import Device, Json
+from dreamtune.pipelines.commands.jobs import enqueue
+from dreamtune.pipelines.commands.options import Device, Json, Queue
 
 if TYPE_CHECKING:
     from dreamtune.pipelines.fuse import FuseResult
@@ -50,6 +51,7 @@ def fuse(
     explained: Annotated[
         bool, Option("--explain", help="First tell how the adapters get along, and which method that speaks for.")
     ] = False,
+    queue: Queue = False,
     as_json: Json = False,
 ) -> None:
     """Make one adapter of several, and say how much of each layer it keeps."""
@@ -81,6 +83,9 @@ def fuse(
             explanation = explain(settings)
     if explanation is not None and not as_json:
         show_explanation(explanation)
+    if queue:
+        enqueue("fuse", settings, out, as_json)
+        return
     with console.stdout_kept():
         result = run(settings, out)
     if as_json:

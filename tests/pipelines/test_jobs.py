@@ -468,10 +468,12 @@ def test_queue_option(photos: Path, trained: TrainResult, jobs: Jobs, capsys: py
     assert main(["analyze", file, "--out", "report", "--queue", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["kind"] == "analyze"
     assert main(["evaluate", file, "--images", str(photos), "--out", "exam", "--queue"]) == 0
+    assert main(["fuse", file, "--out", "x.safetensors", "--queue"]) == 0
     assert [(job.kind, job.out) for job in jobs.list()] == [
         ("train", Path.cwd() / "runs" / "rex"),
         ("analyze", Path.cwd() / "report"),
         ("evaluate", Path.cwd() / "exam"),
+        ("fuse", Path.cwd() / "x.safetensors"),
     ]
     assert list(Path.cwd().iterdir()) == []
     for arguments in (train, ["train", "--resume", str(trained.run), "--queue"], ["analyze", *train[1:2], *train[-1:]]):

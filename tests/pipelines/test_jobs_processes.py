@@ -100,7 +100,7 @@ def test_jobs_run_one_after_the_other_from_the_folder_where_they_were_given(
     assert (second.out / "adapter.safetensors").read_bytes() == (first.out / "adapter.safetensors").read_bytes()
     assert first.started and first.finished and second.started and second.finished
     assert first.finished <= second.started
-    assert (first.phase, first.done, first.total, first.eta) == ("train", 6, 6, None)
+    assert (first.phase, first.done, first.total, first.eta, first.message) == ("train", 6, 6, None, None)
     assert "train 6/6" in jobs.log(first.id)
     assert [job.id for job in jobs.list()] == ["2", "1"]
     told = (jobs.home / LOG).read_text()
