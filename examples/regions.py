@@ -21,7 +21,7 @@ from dreamtune.training.config import TrainConfig
 SUBJECTS = Path(__file__).parent / "subjects"
 PAIR = {"cat": "sks", "robot": "xyz"}
 """Sample subject and class word -> its token."""
-PLACES = ("0,0.2,0.5,1", "0.5,0.2,1,1")
+PLACES = ("0.05,0.35,0.45,1", "0.55,0.35,0.95,1")
 CONTEXT = "on the beach"
 
 
@@ -36,25 +36,30 @@ def adapter(name: str, token: str, out: Path) -> Path:
 
 def ways(files: list[Path]) -> dict[str, dict[str, Any]]:
     """Label -> what generate is to do."""
-    words = [f"a {token} {name}" for name, token in PAIR.items()]
-    both = {"prompts": [f"{words[0]} and {words[1]} {CONTEXT}"], "adapters": [str(file) for file in files]}
-    apart = {
-        "prompts": [CONTEXT],
-        "regions": [f"{file}@{place}={word} {CONTEXT}" for file, place, word in zip(files, PLACES, words, strict=True)],
+    first, second = (f"a {token} {name}" for name, token in PAIR.items())
+    both = {
+        "prompts": [f"{first} on the left and {second} on the right {CONTEXT}"],
+        "adapters": [str(file) for file in files],
+    }
+    scene = "a {} on the left and a {} on the right " + CONTEXT
+    apart = {"prompts": [scene.format(*PAIR)], "regions": _regions(files, (first, second), PLACES)}
+    swapped = {
+        "prompts": [scene.format(*reversed(PAIR))],
+        "regions": _regions(files, (first, second), tuple(reversed(PLACES))),
     }
     return {
+        "the base": {"prompts": apart["prompts"]},
         "side by side": both,
         "by turns (switch)": {**both, "mode": "switch"},
         "mean of predictions (composite)": {**both, "mode": "composite"},
         "regions, one pass": apart,
-        "regions, swapped": {**apart, "regions": _swapped(apart["regions"])},
+        "regions, the other way round": swapped,
         "regions, a pass each (blend)": {**apart, "mode": "blend"},
     }
 
 
-def _swapped(regions: list[str]) -> list[str]:
-    first, second = PLACES
-    return [regions[0].replace(first, second), regions[1].replace(second, first)]
+def _regions(files: list[Path], words: tuple[str, ...], places: tuple[str, ...]) -> list[str]:
+    return [f"{file}@{place}={word} {CONTEXT}" for file, place, word in zip(files, places, words, strict=True)]
 
 
 def main() -> None:
