@@ -13,7 +13,8 @@ from tests.ui.evil import HTML
 def job(**changes: Any) -> Job:
     values: dict[str, Any] = dict.fromkeys(Job.__dataclass_fields__)
     values |= {"id": "1", "kind": "train", "title": "cat", "state": "running", "out": Path("x"), "created": 0.0}
-    return Job(**(values | {"resumable": False} | changes))
+    values |= {"resumable": False} | changes
+    return Job(**values)
 
 
 def inert(page: str) -> bool:
