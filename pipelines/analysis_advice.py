@@ -5,6 +5,8 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
+from dreamtune.pipelines.analysis_study import RELATIONS
+
 if TYPE_CHECKING:
     from dreamtune.analysis import Advice
     from dreamtune.pipelines.analysis_study import Study
@@ -15,30 +17,54 @@ _ROUTES_SHOWN = 3
 
 
 def advice(study: Study) -> list[str]:
-    """Lines on each adapter, each pair, and on all."""
-    forecasts = {(it.a, it.b): it for it in study.interference.advice()} if study.interference else {}
-    lines = [line for number in range(len(study.adapters)) for line in _alone(study, number)]
-    for a, b in study.numbers:
-        lines.append(_overlap(study, a, b))
-        if (a, b) in forecasts:
-            lines.append(_forecast(study, forecasts[a, b]))
-    free = [str(offset) for offset, used in study.free_columns()[:3]]
+    """All lines: on all adapters together, on each, on each pair."""
+    return [*overall(study), *on_adapters(study), *on_pairs(study)]
+
+
+def overall(study: Study) -> list[str]:
+    """Lines on all adapters together."""
+    order, free = ordering(study), [str(offset) for offset, _ in study.free_columns()[:3]]
+    alike = sum(study.same_seed(*numbers) for numbers in study.numbers)
+    lines = [order] if order else []
+    if alike:
+        lines.append(
+            f"{_count(alike, 'pair')} of {len(study.numbers)} come from one seed: they began with the same random "
+            "values and so share more, whatever their subjects. Adapters that are to be used together are better "
+            "trained from different seeds."
+        )
     if free:
         lines.append(
             f"A Spectral Adapter that is to go with {'these' if len(study.adapters) > 1 else 'this'} disturbs least "
             f"with column_offset {', '.join(free)} (in that order)."
         )
-    order = ordering(study)
-    return [*lines, order] if order else lines
+    return lines
+
+
+def on_adapters(study: Study) -> list[str]:
+    """Lines on the health of each."""
+    return [line for number in range(len(study.adapters)) for line in _alone(study, number)]
+
+
+def on_pairs(study: Study) -> list[str]:
+    """What each pair shares, and how the two will disturb each other."""
+    forecasts = {(it.a, it.b): it for it in study.interference.advice()} if study.interference else {}
+    lines = []
+    for a, b in study.numbers:
+        lines.append(_overlap(study, a, b))
+        if (a, b) in forecasts:
+            lines.append(_forecast(study, forecasts[a, b]))
+    return lines
 
 
 def ordering(study: Study) -> str | None:
     """Whether seeds of one subject share most, then subjects of one class, then others; None without two kinds."""
     found = study.relations()
-    names = [name for name in ("same subject", "same class", "different class") if name in found]
+    names = [name for name in RELATIONS[:3] if name in found]
     if len(names) < 2:
         return None
-    told = "; ".join(f"{name} {_share(found[name]['overlap'])} ({found[name]['pairs']} pairs)" for name in names)
+    told = "; ".join(
+        f"{name} {_share(found[name]['overlap'])} ({_count(found[name]['pairs'], 'pair')})" for name in names
+    )
     values = [found[name]["above_chance"] for name in names]
     if None in values:
         return f"Overlap by kind of pair: {told}."
@@ -82,11 +108,13 @@ def _overlap(study: Study, a: int, b: int) -> str:
         return f"{names} have no layer in common."
     if pair["overlap"] is None:
         return f"{names}: overlap is not defined, since one of them changes nothing where the other does."
-    verdict = "no more than unrelated adapters do" if (pair["z"] or 0) < CLEAR else "more than unrelated adapters do"
-    return (
-        f"{names} share {_share(pair['overlap'])} of their {study.top_k} directions a layer, {verdict} "
-        f"({_share(pair['overlap_chance'])}). This alone does not tell whether they can be used together."
+    told = (
+        f"{names} share {_share(pair['overlap'])} of their {study.top_k} directions a layer, "
+        f"{'no ' if (pair['z'] or 0) < CLEAR else ''}more than unrelated adapters do ({_share(pair['overlap_chance'])})"
     )
+    if study.same_seed(a, b):
+        return f"{told}; both come from seed {study.adapters[a].seed}, which alone makes them share more."
+    return f"{told}. This alone does not tell whether they can be used together."
 
 
 def _forecast(study: Study, forecast: Advice) -> str:
@@ -102,9 +130,15 @@ def _forecast(study: Study, forecast: Advice) -> str:
         lines.append(f"{study.names[forecast.dominant]} would drown the other.")
     lines.append(f"Balanced strengths: {a} {forecast.strengths[0]:.2f}, {b} {forecast.strengths[1]:.2f}.")
     if forecast.route:
-        shown = ", ".join(forecast.route[:_ROUTES_SHOWN])
-        lines.append(f"{len(forecast.route)} layers are better routed by region than merged, above all {shown}.")
+        more = ", ..." if len(forecast.route) > _ROUTES_SHOWN else ""
+        shown = ", ".join(forecast.route[:_ROUTES_SHOWN]) + more
+        verb = "is" if len(forecast.route) == 1 else "are"
+        lines.append(f"{_count(len(forecast.route), 'layer')} {verb} better routed by region than merged: {shown}.")
     return " ".join(lines)
+
+
+def _count(number: int, thing: str) -> str:
+    return f"{number} {thing}" + ("" if number == 1 else "s")
 
 
 def _share(value: float | None) -> str:

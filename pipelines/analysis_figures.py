@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from matplotlib.figure import Figure
 
 from dreamtune.pipelines import analysis_figures_alone as alone
+from dreamtune.pipelines import analysis_figures_interference as interference
 from dreamtune.pipelines.analysis_figures_alone import COLORS, name_blocks
 
 if TYPE_CHECKING:
@@ -30,9 +31,9 @@ def figures(study: Study) -> Iterator[tuple[str, Figure, str]]:
     if any(seen.shares for seen in alone.most_changed(study).seen.values()):
         yield "projections", alone.projections(study), alone.PROJECTIONS.format(layer=alone.most_changed(study).name)
     if study.interference is not None and study.numbers:
-        yield "crosstalk", _crosstalk(study), _CROSSTALK
+        yield "crosstalk", interference.crosstalk(study), interference.CROSSTALK
     if study.interference is not None and study.timestep_profile:
-        yield "timesteps", alone.timesteps(study), alone.TIMESTEPS
+        yield "timesteps", interference.timesteps(study), interference.TIMESTEPS
     if study.trajectories:
         k = study.top_k
         yield "trajectory", alone.trajectory(study), alone.TRAJECTORY.format(half=k // 2, k=k, twice=2 * k)
@@ -47,9 +48,10 @@ _MATCHES = (
 )
 _OVERLAP = (
     "How many of their directions two adapters share, layer by layer from the noisy input to the output. The grey band "
-    "is what 95 % of pairs of unrelated changes of the same sizes share on these very weights: only what lies above it "
-    "says something about the subjects. The dotted line is the mean of adapters of one subject from two seeds, the "
-    "most that can be expected."
+    "is what 95 % of pairs of unrelated changes of the same sizes share on these very weights, the thin line their "
+    "mean: only a pair above the band says something about the subjects in that layer. Means of many pairs are to be "
+    "compared with the thin line. The dotted line is the mean of adapters of one subject from two seeds, the most that "
+    "can be expected."
 )
 _BLOCKS = "The same as means over the blocks of the model, of some pairs if there are many. Dark dashes: chance."
 _MATRICES = (
@@ -57,11 +59,6 @@ _MATRICES = (
     "Rank-biased overlap less chance: the same, but the strongest directions count most. Cosine: whether the whole "
     "changes point the same way (1), have nothing to do with each other (0) or undo each other (-1). Sign conflict: "
     "share of single weights pulled in opposite directions, less what the cosine explains. A blank is not defined."
-)
-_CROSSTALK = (
-    "What adding one adapter (column) does to pictures of another (row), forecast from what the layers saw while the "
-    "row's adapter drew: size of the added change over the own one, squared. Below 1 the own change is larger. Left: "
-    "all layers together; right: layer by layer for each pair, both ways."
 )
 
 
@@ -117,8 +114,8 @@ def _overlap(study: Study) -> Figure:
         high.append(max(((p.chance_high or 0) / p.k for p in known), default=float("nan")))
         mean.append(sum((p.chance or 0) / p.k for p in known) / len(known) if known else float("nan"))
     x = range(len(layers))
-    axes.fill_between(x, low, high, color="#cccccc", label="chance (95 %)", step="mid")
-    axes.plot(x, mean, color="#777777", linewidth=0.8)
+    axes.fill_between(x, low, high, color="#cccccc", label="chance for a pair (95 %)", step="mid")
+    axes.plot(x, mean, color="#555555", linewidth=0.8, label="mean by chance")
     pairs = study.numbers if len(study.numbers) <= len(COLORS) else []
     for (a, b), color in zip(pairs, COLORS, strict=False):
         found = [next((p for p in layer.pairs if (p.a, p.b) == (a, b)), None) for layer in layers]
@@ -199,40 +196,6 @@ def _matrix(axes: Any, matrix: Sequence[Sequence[float]], names: Sequence[str], 
             if value == value:  # not NaN
                 color = "white" if abs(value) > 0.6 * limit else "black"
                 axes.text(column, row, f"{round(value, 2) + 0:.2f}", ha="center", va="center", fontsize=7, color=color)
-
-
-def _crosstalk(study: Study) -> Figure:
-    assert study.interference is not None
-    n = len(study.adapters)
-    total = study.interference.total().tolist()
-    figure = Figure(figsize=(9, 1.6 + 0.6 * max(n, len(study.numbers) * 2 / 2.5)), layout="constrained")
-    left, right = figure.subplots(1, 2, width_ratios=(1, 2))
-    logs = [[float("nan") if not x > 0 else x for x in row] for row in total]
-    left.imshow(_logs(logs), cmap="RdBu_r", vmin=-2, vmax=2)
-    left.set_xticks(range(n), study.names, rotation=45, ha="right", fontsize=7)
-    left.set_yticks(range(n), study.names, fontsize=7)
-    left.set_xlabel("added", fontsize=8)
-    left.set_ylabel("drawing", fontsize=8)
-    for row, values in enumerate(logs):
-        for column, value in enumerate(values):
-            if value == value:
-                left.text(column, row, f"{value:.2g}", ha="center", va="center", fontsize=7)
-    ways = [(i, j) for a, b in study.numbers for i, j in ((a, b), (b, a))]
-    by_layer = [study.interference.layer(layer.name) for layer in study.layers]
-    rows = [[float(x[i, j]) if x[i, j] > 0 else float("nan") for x in by_layer] for i, j in ways]
-    image = right.imshow(_logs(rows), cmap="RdBu_r", vmin=-2, vmax=2, aspect="auto", interpolation="nearest")
-    right.set_yticks(range(len(ways)), [f"{study.names[j]} on {study.names[i]}" for i, j in ways], fontsize=6)
-    name_blocks(right, study.layers)
-    bar = figure.colorbar(image, ax=right, ticks=[-2, -1, 0, 1, 2])
-    bar.ax.set_yticklabels(["0.01", "0.1", "1", "10", "100"])
-    bar.set_label("crosstalk X", fontsize=8)
-    return figure
-
-
-def _logs(rows: Sequence[Sequence[float]]) -> Any:
-    import torch
-
-    return torch.tensor(rows, dtype=torch.float64).log10()
 
 
 def _short(path: str) -> str:

@@ -31,10 +31,6 @@ PROJECTIONS = (
     "joins directions that the weight keeps apart. Right: the parts along single directions in falling order, of the "
     "core (solid) and of the strongest anywhere (dashed). The directions of the other figures are core directions."
 )
-TIMESTEPS = (
-    "When each adapter acts: the share of the layers' outputs that is its change, at each step of the drawing, from "
-    "noise to picture. Early steps decide on the layout, late ones on detail."
-)
 TRAJECTORY = (
     "How early a training shows which directions it will change most. Recall: how many of the true strongest {half} "
     "are among its {k} strongest at that step. Accuracy: how many of these are among the true strongest {twice}. The "
@@ -106,24 +102,6 @@ def projections(study: Study) -> Figure:
     return figure
 
 
-def timesteps(study: Study) -> Figure:
-    """The share of the outputs that is each adapter's, over the steps of a drawing."""
-    assert study.interference is not None
-    figure = Figure(figsize=(8, 3.5), layout="constrained")
-    axes = figure.add_subplot()
-    names = [layer.name for layer in study.layers if block_of(layer.name) != "text"]
-    for number, color in zip(range(len(study.adapters)), COLORS * len(study.adapters), strict=False):
-        profile = study.interference.profile(number, names)
-        values = [float("nan") if value is None else value for value in profile]
-        axes.plot(range(1, len(values) + 1), values, "o-", color=color, markersize=4, label=study.names[number])
-    axes.set_xlabel("step of the drawing, from noise (1) to picture")
-    axes.set_ylabel("change / output")
-    axes.set_ylim(bottom=0)
-    axes.grid(alpha=0.3)
-    figure.legend(loc="outside lower center", ncols=4, fontsize=8)
-    return figure
-
-
 def trajectory(study: Study) -> Figure:
     """Recall and accuracy of each run's directions against each adapter's, over its steps."""
     figure = Figure(figsize=(8, 3.5), layout="constrained")
@@ -177,6 +155,6 @@ def name_blocks(axes: Any, layers: Sequence[Layer]) -> None:
     starts = [i for i, block in enumerate(blocks) if i == 0 or block != blocks[i - 1]]
     for start in starts[1:]:
         axes.axvline(start - 0.5, color="#999999", linewidth=0.8)
-    axes.set_xticks(starts, [f"{blocks[start]} →" for start in starts])
+    axes.set_xticks(starts, [f"{blocks[start]} →" for start in starts], fontsize=8)
     axes.set_xlim(-0.5, max(len(layers) - 0.5, 0.5))
     axes.set_xlabel("layers in order, by block")

@@ -10,7 +10,7 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dreamtune.pipelines.analysis_advice import advice
+from dreamtune.pipelines.analysis_advice import on_adapters, on_pairs, overall
 
 if TYPE_CHECKING:
     from dreamtune.pipelines.analysis_report import Report
@@ -23,7 +23,10 @@ img { max-width: 100%; height: auto; } figcaption { color: #444; font-size: .95r
 .wide { overflow-x: auto; } .wide img { min-width: 36rem; }
 table { border-collapse: collapse; margin: 1rem 0; }
 th, td { padding: .3rem .7rem; border-bottom: 1px solid #ccc; text-align: right; white-space: nowrap; }
+th { white-space: normal; overflow-wrap: normal; vertical-align: bottom; } summary { cursor: pointer; }
 th:first-child, td:first-child { text-align: left; } dt { font-weight: 600; margin-top: .6rem; }"""
+_SHOWN = 8
+"""Lines of advice from which a list is closed at first."""
 _TITLES = {
     "matches": "Which directions match",
     "overlap": "Overlap by layer",
@@ -93,7 +96,7 @@ def _title(study: Study) -> str:
 
 
 def _body(study: Study, pictures: Sequence[tuple[str, bytes, str]]) -> str:
-    lines = "".join(f"<li>{escape(line)}</li>" for line in [*advice(study), *study.remarks])
+    about = _list([*overall(study), *study.remarks])
     shown = "".join(
         f'<h2>{escape(_TITLES[name])}</h2><figure><div class="wide">'
         f'<img src="data:image/png;base64,{base64.b64encode(png).decode()}" alt="{escape(_TITLES[name])}"></div>'
@@ -105,13 +108,25 @@ def _body(study: Study, pictures: Sequence[tuple[str, bytes, str]]) -> str:
 <p>{len(study.adapters)} adapters on the base {escape(study.base)}, {len(study.layers)} layers, lists of
 {study.top_k} directions. All numbers are in report.json.</p>
 <p>{_INTRODUCTION}</p>
-<ul>{lines}</ul>
-<h2>Each adapter</h2>{_health(study)}
-{f"<h2>Each pair</h2>{_pairs(study)}" if study.numbers else ""}
+{about}
+<h2>Each adapter</h2>{_health(study)}{_folded("Advice on each adapter", on_adapters(study))}
+{f"<h2>Each pair</h2>{_pairs(study)}{_folded('Advice on each pair', on_pairs(study))}" if study.numbers else ""}
 {_relations(study)}
 {_interference(study)}
 {shown}
 <h2>What the figures mean</h2><dl>{meanings}</dl>"""
+
+
+def _list(lines: Sequence[str]) -> str:
+    return "<ul>" + "".join(f"<li>{escape(line)}</li>" for line in lines) + "</ul>" if lines else ""
+
+
+def _folded(title: str, lines: Sequence[str]) -> str:
+    """A list that can be opened and closed; long ones are closed at first."""
+    if not lines:
+        return ""
+    shown = " open" if len(lines) <= _SHOWN else ""
+    return f"<details{shown}><summary>{escape(title)}</summary>{_list(lines)}</details>"
 
 
 def _health(study: Study) -> str:
@@ -166,7 +181,10 @@ def _relations(study: Study) -> str:
     keys = ("pairs", "overlap", "lowest_pair", "highest_pair", "above_chance", "above_chance_low", "above_chance_high")
     rows = [(name, *(figures[key] for key in keys)) for name, figures in found.items()]
     head = ("", "pairs", "overlap", "lowest", "highest", "above chance", "from", "to")
-    note = "The interval is two standard errors over the layers."
+    note = (
+        "The interval is two standard errors over the layers. Pairs of the same seed began with the same random values "
+        "and are alike for that reason."
+    )
     return f"<h2>Kinds of pairs</h2>{_table(head, rows)}<p>{note}</p>"
 
 
@@ -190,7 +208,15 @@ def _interference(study: Study) -> str:
                 len(forecast.route) if defined else None,
             )
         )
-    head = ("", "second on first", "first on second", "strength", "strength", "drowns the other", "layers to route")
+    head = (
+        "",
+        "second on first",
+        "first on second",
+        "strength of first",
+        "strength of second",
+        "drowns the other",
+        "layers to route",
+    )
     note = (
         "The first two columns are X, the size of the added change over the own one, squared, on what the layers see "
         "while the other draws; then the strengths at which both act alike, and the layers where each still changes "

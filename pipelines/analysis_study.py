@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from dreamtune.pipelines.analysis_record import Interference
 
 BLOCKS = ("down", "mid", "up", "text")
+RELATIONS = ("same subject", "same class", "different class", "same seed")
+"""What two adapters may have to do with each other; see Study.relation."""
 SPECTRAL_WIDTH, SPECTRAL_BLOCKS = 8, 8
 """Columns in a block for a Spectral Adapter of the usual rank, and how many blocks are looked at."""
 
@@ -36,6 +38,8 @@ class AdapterInfo:
     needs_base: bool
     """Whether the change depends on the base's weights."""
     class_word: str
+    seed: int | None
+    """Of its training, if the file tells."""
     subject: str | None
     """As named by the user."""
     sha256: str
@@ -83,11 +87,21 @@ class Study:
 
         return summarize([layer for layer in self.layers if block in (None, block_of(layer.name))], a, b)
 
+    def same_seed(self, a: int, b: int) -> bool:
+        """Whether both began with the same random values and saw the same noise: alike for no reason of the subjects'.
+
+        True only where both files tell.
+        """
+        one, other = self.adapters[a], self.adapters[b]
+        return one.seed is not None and (one.seed, one.method) == (other.seed, other.method)
+
     def relation(self, a: int, b: int) -> str | None:
-        """`same subject`, `same class` or `different class`; None if subjects are not named."""
+        """One of RELATIONS; None if subjects are not named. Pairs from one seed are a kind of their own."""
         one, other = self.adapters[a], self.adapters[b]
         if one.subject is None:
             return None
+        if self.same_seed(a, b):
+            return "same seed"
         if one.subject == other.subject:
             return "same subject"
         return "same class" if one.class_word and one.class_word == other.class_word else "different class"
@@ -95,7 +109,7 @@ class Study:
     def relations(self) -> dict[str, dict[str, Any]]:
         """Relation -> mean overlap of its pairs with an interval of two standard errors over the layers."""
         found = {}
-        for name in ("same subject", "same class", "different class"):
+        for name in RELATIONS:
             pairs = {numbers for numbers in self.numbers if self.relation(*numbers) == name}
             if not pairs:
                 continue

@@ -126,6 +126,7 @@ def _info(config: AnalyzeConfig, index: int, use: AdapterUse, chosen: Sequence[s
         parameters=sum(tensor.numel() for blank in blanks for tensor in blank.state_dict().values()),
         needs_base=any(blank.uses_weight for blank in blanks),
         class_word=file.class_word,
+        seed=file.training.get("seed"),
         subject=subject,
         sha256=use.digest,
     )

@@ -14,6 +14,9 @@ from dreamtune.pipelines.commands.options import AnyBase, Base, Device, Json, Qu
 if TYPE_CHECKING:
     from dreamtune.pipelines.analysis_report import Report
 
+_SHOWN = 8
+"""Lines on pairs that are printed."""
+
 
 def analyze(
     files: Annotated[list[str], Argument(metavar="FILE...", help="Adapter files, of dreamtune or another tool.")],
@@ -73,9 +76,12 @@ def analyze(
 
 
 def show(report: Report, out: Path) -> None:
-    """Where the report is, and what it advises."""
-    from dreamtune.pipelines.analysis_advice import advice
+    """Where the report is, and what it advises; on many pairs only there."""
+    from dreamtune.pipelines.analysis_advice import on_adapters, on_pairs, overall
 
     print(f"{out / 'report.html'}  ({len(report.layers)} layers, {report.seconds:.0f} s)")
-    for line in advice(report):
+    pairs = on_pairs(report)
+    for line in [*overall(report), *on_adapters(report), *(pairs if len(pairs) <= _SHOWN else [])]:
         print(f"- {line}")
+    if len(pairs) > _SHOWN:
+        print(f"- {len(report.numbers)} pairs: see the report")

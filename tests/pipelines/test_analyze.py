@@ -128,3 +128,25 @@ def test_the_rank_to_trim_to_is_of_the_change_whatever_the_methods_rank_means(
     advised = [line for line in report["advice"] if "dreamtune trim" in line]
     assert bool(advised) == (health["trim_to"] < health["rank"] and trimmed.bytes_after < trimmed.bytes_before)
     assert all(("--base" in line) == (method == "dora") for line in advised)
+
+
+def test_pairs_from_one_seed_are_a_kind_of_their_own(
+    make: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """They began alike, which says nothing of their subjects: not counted among those of a class, and told."""
+    files = [make(f"r{i}", seed=i, training={"seed": seed}) for i, seed in enumerate((0, 1, 0, 2, 3))]
+    subjects = [word for name in ("rex", "rex", "bella", "tom", "ina") for word in ("--subject", name)]
+    few = ["--no-interference", "--layers", "down.*attn1.to_q$"]
+    assert main(["analyze", *map(str, files), *subjects, *few, "--out", str(tmp_path / "out")]) == 0
+    told = capsys.readouterr().out
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    kinds = {(pair["a"], pair["b"]): pair["relation"] for pair in report["pairs"]}
+    assert kinds[0, 1] == "same subject"
+    assert kinds[0, 2] == "same seed"
+    assert set(kinds.values()) - {"same subject", "same seed"} == {"same class"}
+    assert {name: found["pairs"] for name, found in report["relations"].items()} == {
+        "same subject": 1, "same class": 8, "same seed": 1
+    }  # fmt: skip
+    assert "1 pair of 10 come from one seed" in told
+    assert "10 pairs: see the report" in told
+    assert sum("both come from seed 0" in line for line in report["advice"]) == 1

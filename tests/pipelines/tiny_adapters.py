@@ -9,14 +9,14 @@ from tests.adapters.nets import disturb
 
 
 def adapter_on(base: Path, path: Path, method: str = "lora", *, seed: int = 0, **options: Any) -> Path:
-    """Write the file `path` and return it. options: targets, class_word, trigger; zero leaves the change at 0."""
-    given = {"targets": "attn", "class_word": "dog", "trigger": "sks", "zero": False} | options
+    """Write the file `path`. options: targets, class_word, trigger, training; zero leaves the change at 0."""
+    usual = {"targets": "attn", "class_word": "dog", "trigger": "sks", "training": {}, "zero": False}
+    given = usual | options
     with attach(load_base(base, "cpu").unet, METHODS[method].config_class(rank=2, alpha=3.0), given["targets"]) as on:
         for _, layer, adapter in on.layers():
             if not given["zero"]:
                 disturb(adapter, layer.pristine, seed)
-        file = AdapterFile.from_attached(
-            on, base=str(base), trigger=given["trigger"], class_word=given["class_word"], training={}
-        )
+        told = {name: given[name] for name in ("trigger", "class_word", "training")}
+        file = AdapterFile.from_attached(on, base=str(base), **told)
     file.save(path)
     return path
