@@ -144,15 +144,17 @@ def _short(result: dict[str, Any]) -> dict[str, Any]:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pairs", type=int, default=PAIRS, metavar="N", help=f"pairs of subjects ({PAIRS})")
+    parser.add_argument(
+        "--pairs", type=int, default=PAIRS, metavar="N", help=f"pairs of subjects, 2 to {PAIRS} ({PAIRS})"
+    )
     parser.add_argument(
         "--workers", type=int, default=os.cpu_count() or 1, metavar="N", help="processes (one per core)"
     )
     parser.add_argument("--work", type=Path, default=Path("quality-work"), metavar="DIR", help="finished runs")
     parser.add_argument("--out", type=Path, default=RESULTS / "claims.json", metavar="FILE.json")
     options = parser.parse_args(arguments)
-    if not 1 <= options.pairs <= PAIRS or options.workers < 1:
-        parser.error(f"--pairs must be 1 to {PAIRS}, and --workers at least 1")
+    if not 2 <= options.pairs <= PAIRS or options.workers < 1:
+        parser.error(f"--pairs must be 2 to {PAIRS}, and --workers at least 1")
     file = RESULTS / "quality.json"
     quality = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
     report = measure(ClaimsPlan(Settings(), options.pairs), options.work, options.workers, pick_device(), quality)

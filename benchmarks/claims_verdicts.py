@@ -67,13 +67,17 @@ def _directions(subjects: Sequence[str], full: Any) -> list[dict[str, Any]]:
     place = {name: it["place"] for name, it in own.items()}
     number = {name: i for i, name in enumerate(subjects)}
 
-    def shared(one: str, other: str) -> float:
+    def shared(one: str, other: str, figure: str) -> float:
         low, high = sorted((number[one], number[other]))
-        return full["shared"][f"{low}-{high}"] / 8
+        return full[figure][f"{low}-{high}"] / 8
 
-    strangers = {name: [it for it in subjects if it.split()[0] != name.split()[0]] for name in subjects}
-    with_others = {name: sum(shared(name, it) for it in them) / len(them) for name, them in strangers.items() if them}
-    with_twin = {name: shared(name, _twin(name)) for name in subjects}
+    def with_strangers(name: str, figure: str) -> float:
+        others = [it for it in subjects if it.split()[0] != name.split()[0]]
+        return sum(shared(name, it, figure) for it in others) / len(others)
+
+    with_others = {name: with_strangers(name, "shared") for name in subjects}
+    by_chance = {name: with_strangers(name, "chance") for name in subjects}
+    with_twin = {name: shared(name, _twin(name), "shared") for name in subjects}
     return [
         row(
             "Task-specific directions lie at small, but not at the smallest singular values",
@@ -95,6 +99,12 @@ def _directions(subjects: Sequence[str], full: Any) -> list[dict[str, Any]]:
             _DASH,
             "subjects of different classes share less than half of their 8",
             {"0.5 - shared": {name: 0.5 - value for name, value in with_others.items()}},
+        ),
+        row(
+            "Subjects of different classes share more of them than unrelated changes would",
+            "our reading of the same claim",
+            "share in common, less that of random changes with the same singular values on the same weights",
+            {"shared - chance": {name: value - by_chance[name] for name, value in with_others.items()}},
         ),
         row(
             "Closer subjects share more of them",

@@ -78,7 +78,7 @@ def _told(gain: float) -> dict[str, str]:
         "amplification": {"all": 3.0, "AB": 1.1, "dash": 2.9},
     }
     shared = {f"{a}-{b}": 4.0 if a // 2 == b // 2 else 2.0 for a in range(4) for b in range(a + 1, 4)}
-    seen = {"adapters": [adapter] * 4, "shared": shared, "chance": shared, "smallest_place": 0.95}
+    seen = {"adapters": [adapter] * 4, "shared": shared, "chance": dict.fromkeys(shared, 3.0), "smallest_place": 0.95}
     together = {name: {"same columns": {"fidelity": 0.1}, "other columns": {"fidelity": 0.48}} for name in subjects}
     truth = {name: {"layer": list(range(16))} for name in subjects}
     rows = verdicts(
@@ -97,6 +97,7 @@ def test_verdicts_follow_the_figures() -> None:
     assert told["Task-specific directions lie at small"] == "holds"
     assert told["Few directions change much"] == "does not"  # the strongest have 0.3 of the sum
     assert told["They differ between subjects"] == "holds"
+    assert told["Subjects of different classes share more of them than unrelated changes would"] == "does not"
     assert told["Closer subjects share more of them"] == "holds"
     assert told["LoRA's ΔW shows the task-specific directions early"] == "holds"
     assert told["A pre-launch phase longer than needed hurts"] == "holds"
