@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help docs setup demo test test-slow lint check bench bench-layers bench-speed bench-personalization bench-quality bench-claims pocket pocket-eval clean
+.PHONY: help docs setup demo test test-slow lint check bench bench-layers bench-speed bench-personalization bench-pairs bench-quality bench-claims pocket pocket-eval clean
 PYTHON ?= python3
 BIN := .venv/bin
 
@@ -53,6 +53,9 @@ bench-quality: setup  ## every method beside PEFT on unseen subjects at equal bu
 
 bench-claims: setup  ## what the papers claim, measured; resumable
 	$(BIN)/python -m benchmarks.claims
+
+bench-pairs: setup  ## two subjects in one picture by nine ways, on the embedded base (an hour and a half)
+	$(BIN)/python -m benchmarks.pairs
 
 pocket: setup  ## make the embedded base from nothing, in pocket-work/ (hours on a CPU; resumable)
 	$(BIN)/python -m dreamtune.pocket.pretrain --work pocket-work --export

@@ -21,7 +21,7 @@ from PIL import Image
 
 from benchmarks.pairs_people import FIRST_SEED, PAIRS, PEOPLE, RANK, TRAININGS, Person, trained
 from dreamtune.evaluation.fidelity import likeness
-from dreamtune.evaluation.pairs import Couple, Judged, interval, judge_couple
+from dreamtune.evaluation.pairs import Couple, interval, judge_couple
 from dreamtune.fusion import FUSIONS
 from dreamtune.pipelines.fuse import FuseConfig, fuse
 from dreamtune.pipelines.generate import GenerateConfig, generate
@@ -129,12 +129,12 @@ class Jury:
             control=(likeness(own[0], references[1]), likeness(own[1], references[0])),
         )
 
-    def judge(self, way: str, pair: tuple[Person, Person]) -> Judged:
-        """One way for one pair."""
+    def judge(self, way: str, pair: tuple[Person, Person]) -> dict[str, float]:
+        """One way for one pair; `alone` is the gain of each adapter alone."""
         pictures = together(way, pair, self.files, self.work)
-        return judge_couple(
-            self.evaluators.identities(pictures), self.couple(pair, way if way in TRAININGS else "lora")
-        )
+        couple = self.couple(pair, way if way in TRAININGS else "lora")
+        judged = judge_couple(self.evaluators.identities(pictures), couple)
+        return judged.to_dict() | {"alone": round(couple.gain, 4)}
 
 
 def summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -143,13 +143,11 @@ def summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     for way in WAYS:
         for kind in ("all", "same class", "two classes"):
             chosen = [row[way] for row in rows if kind in ("all", row["kind"])]
-            found.setdefault(way, {})[kind] = {
-                name: {
-                    "mean": round(fmean(figures[name] for figures in chosen), 4),
-                    "interval": [round(v, 4) for v in interval([figures[name] for figures in chosen])],
-                }
-                for name in chosen[0]
-            }
+            columns = {name: [figures[name] for figures in chosen] for name in chosen[0]}
+            table = {name: (fmean(column), *interval(column)) for name, column in columns.items()}
+            kept = fmean(columns["gain"]) / fmean(columns["alone"])
+            table["retention"] = (kept, *interval(columns["gain"], columns["alone"]))
+            found.setdefault(way, {})[kind] = {name: [round(v, 4) for v in row] for name, row in table.items()}
     return found
 
 
@@ -174,7 +172,7 @@ def main() -> None:
     jury, rows = Jury(files, options.work), []
     for pair in PAIRS:
         kind = "same class" if pair[0].cls == pair[1].cls else "two classes"
-        judged = {way: jury.judge(way, pair).to_dict() for way in WAYS}
+        judged = {way: jury.judge(way, pair) for way in WAYS}
         rows.append({"pair": [it.name for it in pair], "kind": kind, **judged})
         print(json.dumps(rows[-1]), flush=True)
     report = {"steps": options.steps, "rank": RANK, "summary": summary(rows), "pairs": rows}
@@ -183,13 +181,8 @@ def main() -> None:
     for name, pair in (("same", PAIRS[0]), ("two", PAIRS[6])):
         figure(pair, files, options.work).save(options.out / f"pairs-{name}-class.png")
     for way, figures in report["summary"].items():
-        print(
-            f"{way:12}",
-            *(
-                f"{k} {v['mean']:.2f} [{v['interval'][0]:.2f}, {v['interval'][1]:.2f}]"
-                for k, v in figures["all"].items()
-            ),
-        )
+        told = (f"{name} {mean:.2f} [{low:.2f}, {high:.2f}]" for name, (mean, low, high) in figures["all"].items())
+        print(f"{way:12}", *told)
 
 
 if __name__ == "__main__":

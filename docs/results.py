@@ -14,7 +14,8 @@ from PIL import Image
 from benchmarks.machine import RESULTS
 from benchmarks.quality_statistics import by_subject, holm, interval, paired
 from docs.results_figures import digest, draw_figure, draw_pictures
-from docs.results_speed import about, load, speed
+from docs.results_pairs import pairs
+from docs.results_speed import about, load, missing, speed
 from dreamtune.storage import atomic
 from dreamtune.training.reference import table
 
@@ -57,7 +58,8 @@ LEGEND = """
 
 def document() -> str:
     """docs/results.md."""
-    parts = [HEAD, quality(load("quality")), claims(load("claims")), unseen(load("personalization")), speed()]
+    learned = [quality(load("quality")), claims(load("claims")), unseen(load("personalization"))]
+    parts = [HEAD, *learned, pairs(load("pairs")), speed()]
     return "\n".join(parts)
 
 
@@ -74,11 +76,6 @@ def readme(text: str) -> str:
             "intervals). [All results](docs/results.md), also those that contradict the papers.\n"
         )
     return re.sub(r"(<!-- results -->\n).*?(<!-- /results -->)", lambda it: it[1] + part + it[2], text, flags=re.DOTALL)
-
-
-def missing(title: str, command: str) -> str:
-    """A part that has not been measured."""
-    return f"## {title}\n\nNot measured yet: `{command}`.\n"
 
 
 def quality(report: dict[str, Any] | None) -> str:

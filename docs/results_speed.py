@@ -22,6 +22,11 @@ def about(report: dict[str, Any]) -> str:
     return f"{it['device']} ({it['cores']} cores, torch {it['versions']['torch']}, commit {it['commit']})"
 
 
+def missing(title: str, command: str) -> str:
+    """A part that has not been measured."""
+    return f"## {title}\n\nNot measured yet: `{command}`.\n"
+
+
 def speed() -> str:
     """Times and memory."""
     parts = ["## Speed\n"]

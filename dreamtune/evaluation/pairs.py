@@ -32,6 +32,11 @@ class Couple:
     control: tuple[float, float]
     """Likeness of that place to the other subject: what is no leakage."""
 
+    @property
+    def gain(self) -> float:
+        """Likeness of both to themselves beyond the base's, each by its own adapter alone."""
+        return sum(alone - base for alone, base in zip(self.alone, self.base, strict=True)) / 2
+
     def kept(self, value: float, own: int) -> float:
         """Share of the likeness beyond the base's that the own adapter alone has; NaN where it has none."""
         span = self.alone[own] - self.base[own]
@@ -49,8 +54,9 @@ class Judged:
     """The same in each other's place."""
     omission: float
     """There is one subject only, or both are more like the same one."""
-    retention: float
-    """Likeness beyond the base's over that by the own adapter alone; 0 for a subject that is not there."""
+    gain: float
+    """Likeness of both to themselves beyond the base's; 0 for a subject that is not there. Over that of
+    :attr:`Couple.gain` it is what the adapters retain of what each does alone."""
     leakage: float
     """Likeness of each subject's place to the other subject, beyond the control."""
 
@@ -80,20 +86,22 @@ def _judge(table: Tensor, couple: Couple) -> tuple[bool, bool, bool, float, floa
     nearer = [row.index(max(row)) for row in likeness]
     if len(likeness) < 2:
         own = nearer[0]
-        kept = couple.kept(likeness[0][own], own) / 2
-        return False, False, True, kept, likeness[0][1 - own] - couple.control[own]
+        gain = (likeness[0][own] - couple.base[own]) / 2
+        return False, False, True, gain, likeness[0][1 - own] - couple.control[own]
     straight, crossed = nearer == [0, 1], nearer == [1, 0]
     there = all(couple.kept(row[own], own) >= HALF for row, own in zip(likeness, nearer, strict=True))
     order = (0, 1) if likeness[0][0] + likeness[1][1] >= likeness[0][1] + likeness[1][0] else (1, 0)
-    kept = sum(couple.kept(row[own], own) for row, own in zip(likeness, order, strict=True)) / 2
+    gain = sum(row[own] - couple.base[own] for row, own in zip(likeness, order, strict=True)) / 2
     leaks = sum(row[1 - own] - couple.control[own] for row, own in zip(likeness, order, strict=True)) / 2
-    return there and straight, there and crossed, not (straight or crossed), kept, leaks
+    return there and straight, there and crossed, not (straight or crossed), gain, leaks
 
 
-def interval(values: Sequence[float], seed: int = 0, draws: int = 2000) -> tuple[float, float]:
-    """The 95 % bootstrap interval of the mean of `values`, over whatever they are figures of."""
+def interval(values: Sequence[float], over: Sequence[float] | None = None, seed: int = 0) -> tuple[float, float]:
+    """The 95 % bootstrap interval of the mean of `values`, or of its ratio to the mean of `over`."""
     rng = np.random.default_rng(seed)
-    array = np.asarray(values, dtype=float)
-    means = array[rng.integers(0, len(array), (draws, len(array)))].mean(1)
+    pick = rng.integers(0, len(values), (2000, len(values)))
+    means = np.asarray(values, dtype=float)[pick].mean(1)
+    if over is not None:
+        means = means / np.asarray(over, dtype=float)[pick].mean(1)
     low, high = np.quantile(means, (0.025, 0.975))
     return float(low), float(high)

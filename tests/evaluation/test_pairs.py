@@ -24,12 +24,12 @@ def couple() -> Couple:
 @pytest.mark.parametrize(
     ("found", "expected"),
     [
-        ([between(0.8, 0.1), between(0.8, 0.1, first=False)], (1, 0, 0, 1.0, 0.0)),
-        ([between(0.8, 0.1, first=False), between(0.8, 0.1)], (0, 1, 0, 1.0, 0.0)),
-        ([between(0.8, 0.1), between(0.4, 0.2, first=False)], (0, 0, 0, (1 + 1 / 3) / 2, 0.05)),  # the second too weak
-        ([between(0.8, 0.1), between(0.6, 0.2, first=False)], (1, 0, 0, (1 + 2 / 3) / 2, 0.05)),
-        ([between(0.8, 0.1), between(0.8, 0.5)], (0, 0, 1, (1 + 0.5) / 2, (0.0 + 0.7) / 2)),  # the first one twice
-        ([between(0.8, 0.3)], (0, 0, 1, 0.5, 0.2)),  # one subject is missing
+        ([between(0.8, 0.1), between(0.8, 0.1, first=False)], (1, 0, 0, 0.6, 0.0)),
+        ([between(0.8, 0.1, first=False), between(0.8, 0.1)], (0, 1, 0, 0.6, 0.0)),
+        ([between(0.8, 0.1), between(0.4, 0.2, first=False)], (0, 0, 0, (0.6 + 0.2) / 2, 0.05)),  # the second too weak
+        ([between(0.8, 0.1), between(0.6, 0.2, first=False)], (1, 0, 0, (0.6 + 0.4) / 2, 0.05)),
+        ([between(0.8, 0.1), between(0.8, 0.5)], (0, 0, 1, (0.6 + 0.3) / 2, (0.0 + 0.7) / 2)),  # the first one twice
+        ([between(0.8, 0.3)], (0, 0, 1, 0.3, 0.2)),  # one subject is missing
     ],
 )
 def test_what_a_picture_shows(found: list[Tensor], expected: tuple[float, ...], couple: Couple) -> None:
@@ -41,7 +41,8 @@ def test_figures_are_means_over_pictures(couple: Couple) -> None:
     good = torch.stack([between(0.8, 0.1), between(0.8, 0.1, first=False)])
     judged = judge_couple([good, good.flip(0), good, between(0.8, 0.3)[None]], couple)
     assert (judged.joint, judged.swap, judged.omission) == (0.5, 0.25, 0.25)
-    assert judged.retention == pytest.approx(3.5 / 4)
+    assert judged.gain == pytest.approx((3 * 0.6 + 0.3) / 4)
+    assert couple.gain == pytest.approx(0.6)
     with pytest.raises(ValueError, match="no pictures"):
         judge_couple([], couple)
 
@@ -53,3 +54,4 @@ def test_interval_holds_the_mean_and_narrows() -> None:
     wide = interval(values[:6])
     assert wide[0] < low and high < wide[1]
     assert interval([0.3] * 4) == pytest.approx((0.3, 0.3))
+    assert interval([1.0, 2.0, 3.0], over=[2.0, 4.0, 6.0]) == pytest.approx((0.5, 0.5))
