@@ -13,6 +13,7 @@ import dreamtune
 from dreamtune.adapters import AdapterFile
 from dreamtune.models import load_base
 from dreamtune.pipelines.cli import main
+from dreamtune.pipelines.commands.analyze import show
 from dreamtune.pipelines.trim import trim
 from tests.pipelines.tiny_adapters import adapter_on
 
@@ -130,16 +131,13 @@ def test_the_rank_to_trim_to_is_of_the_change_whatever_the_methods_rank_means(
     assert all(("--base" in line) == (method == "dora") for line in advised)
 
 
-def test_pairs_from_one_seed_are_a_kind_of_their_own(
-    make: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_pairs_from_one_seed_are_a_kind_of_their_own(make: Make, capsys: pytest.CaptureFixture[str]) -> None:
     """They began alike, which says nothing of their subjects: not counted among those of a class, and told."""
     files = [make(f"r{i}", seed=i, training={"seed": seed}) for i, seed in enumerate((0, 1, 0, 2, 3))]
-    subjects = [word for name in ("rex", "rex", "bella", "tom", "ina") for word in ("--subject", name)]
-    few = ["--no-interference", "--layers", "down.*attn1.to_q$"]
-    assert main(["analyze", *map(str, files), *subjects, *few, "--out", str(tmp_path / "out")]) == 0
-    told = capsys.readouterr().out
-    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    subjects = ["rex", "rex", "bella", "tom", "ina"]
+    found = dreamtune.analyze(files, subjects=subjects, interference=False, layers="down.*attn1.to_q$")
+    show(found, Path("out"))
+    told, report = capsys.readouterr().out, found.to_dict()
     kinds = {(pair["a"], pair["b"]): pair["relation"] for pair in report["pairs"]}
     assert kinds[0, 1] == "same subject"
     assert kinds[0, 2] == "same seed"
