@@ -12,7 +12,8 @@ from dreamtune.errors import ConfigError
 from dreamtune.pipelines import datasets, library
 
 from . import actions
-from .context import DEVICE, App
+from .context import App
+from .device import DEVICE, on_device
 from .messages import told
 from .uploads import uploaded
 
@@ -98,7 +99,7 @@ def add(app: App) -> None:
         gr.api(told(endpoint), api_name=endpoint.__name__, concurrency_limit=8)
     slow: list[Callable[..., Any]] = [check, generate]
     for endpoint in slow:
-        gr.api(told(endpoint), api_name=endpoint.__name__, concurrency_id=DEVICE, concurrency_limit=1)
+        gr.api(told(on_device(endpoint)), api_name=endpoint.__name__, concurrency_id=DEVICE, concurrency_limit=1)
 
 
 def public(app: App, job: Any) -> dict[str, Any]:

@@ -11,7 +11,8 @@ import gradio as gr
 from dreamtune.errors import ConfigError
 
 from . import actions
-from .context import DEVICE, App
+from .context import App
+from .device import DEVICE, on_device
 from .messages import told
 from .picker import adapter_choices
 from .theme import script
@@ -67,7 +68,9 @@ class Boxes:
             self.others,
             *(part for _, adapter, prompt in self.rows for part in (adapter, prompt)),
         ]
-        self.draw.click(told(self._draw), inputs, self.pictures, concurrency_id=DEVICE, concurrency_limit=1, **private)
+        self.draw.click(
+            told(on_device(self._draw)), inputs, self.pictures, concurrency_id=DEVICE, concurrency_limit=1, **private
+        )
 
     def _row(self, number: int) -> tuple[gr.Row, gr.Dropdown, gr.Textbox]:
         with gr.Row(visible=number < len(_FIRST)) as row:

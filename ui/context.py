@@ -10,9 +10,6 @@ from dreamtune.pipelines.jobs import Jobs
 from dreamtune.pipelines.worker import WorkerProcess
 from dreamtune.pipelines.workspace import Workspace
 
-DEVICE = "device"
-"""Events of this concurrency id load a base; one of them runs at a time."""
-
 
 @dataclass
 class App:

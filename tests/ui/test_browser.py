@@ -257,6 +257,7 @@ def test_a_login_is_asked_for(browser: "Browser", tmp_path: Path) -> None:
         page.get_by_label("password").fill("guess-guess")
         page.get_by_role("button", name="Login").click()
         page.get_by_text(re.compile("incorrect|invalid", re.IGNORECASE)).first.wait_for()
+        page.get_by_label("username").fill("me")
         page.get_by_label("password").fill("long-password")
         page.get_by_role("button", name="Login").click()
         page.locator("#train-start").wait_for()

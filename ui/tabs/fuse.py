@@ -11,7 +11,8 @@ from dreamtune.pipelines.progress import Progress
 
 from .. import actions, fragments
 from ..boxes import Boxes
-from ..context import DEVICE, App
+from ..context import App
+from ..device import DEVICE, on_device
 from ..messages import told
 from ..panel import JobPanel
 from ..picker import Picker
@@ -57,7 +58,7 @@ class FuseTab:
             self.boxes = Boxes(app)
         private: dict[str, Any] = {"api_visibility": "private"}
         self.look.click(
-            told(self._forecast),
+            told(on_device(self._forecast)),
             self.picker.inputs,
             self.forecast,
             concurrency_id=DEVICE,

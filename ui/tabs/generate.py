@@ -13,7 +13,8 @@ from dreamtune.pipelines.choices import AXES, SAMPLERS
 from dreamtune.pipelines.progress import Progress
 
 from .. import actions
-from ..context import DEVICE, App
+from ..context import App
+from ..device import DEVICE, on_device
 from ..messages import note, told, warn
 from ..picker import Picker
 from ..uploads import upload
@@ -98,7 +99,7 @@ class GenerateTab:
         numbers = [self.steps, self.guidance, self.size, self.base, self.scheduler, self.init, self.denoise]
         form = [self.prompt, self.n, self.seed, self.beside, self.negative, *numbers, *grid]
         self.draw.click(
-            told(self._draw),
+            told(on_device(self._draw)),
             [*form, *self.picker.inputs],
             [self.pictures, self.plain, self.below],
             concurrency_id=DEVICE,

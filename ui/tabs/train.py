@@ -14,7 +14,8 @@ from dreamtune.pipelines.run_view import read_run
 from dreamtune.pipelines.workspace import SAMPLES
 
 from .. import actions, fragments
-from ..context import DEVICE, App
+from ..context import App
+from ..device import DEVICE, on_device
 from ..messages import note, told
 from ..panel import JobPanel
 from ..uploads import PICTURE_TYPES, uploaded
@@ -148,7 +149,7 @@ class TrainTab:
         self.method.change(lambda name: gr.update(info=METHODS[name]), self.method, self.method, **quiet)
         self.dataset.input(self._class_of, self.dataset, self.class_word, **quiet)
         self.dataset.change(told(self._tiles), self.dataset, self.tiles, **quiet).then(
-            told(self._check),
+            told(on_device(self._check)),
             [self.dataset, self.base, self.class_word, self.token],
             looked,
             concurrency_id=DEVICE,
@@ -158,7 +159,7 @@ class TrainTab:
         )
         self.drop.upload(told(self._bring), self.drop, [self.drop, self.dataset, self.class_word], **private)
         self.plan.click(
-            told(self._plan), self._form, self.planned, concurrency_id=DEVICE, concurrency_limit=1, **private
+            told(on_device(self._plan)), self._form, self.planned, concurrency_id=DEVICE, concurrency_limit=1, **private
         )
         self.start.click(told(self._start), [*self._form, self.name], [*self.panel.outputs, self.planned], **private)
         self.panel.status.change(self._offer, self.panel.job, self.draw, **quiet)
