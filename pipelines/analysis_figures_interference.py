@@ -17,8 +17,8 @@ CROSSTALK = (
     "What adding one adapter (column) does to pictures of another (row), forecast from what the layers saw while the "
     "row's adapter drew: size of the added change over the own one, squared. Below 1 (blue) the own change is larger. "
     "Above: all layers together; below: layer by layer for each pair, both ways. It says how large a disturbance is, "
-    "not whether pictures suffer: in 45 pairs on the embedded base, with X from 0.3 to 1.5, the loss of likeness did not "
-    "follow it."
+    "not whether pictures suffer: in 45 pairs on the embedded base, with X from 0.3 to 1.5, the loss of likeness did "
+    "not follow it."
 )
 TIMESTEPS = (
     "When each adapter acts: the share of the layers' outputs that is its change, at each step of the drawing, from "
