@@ -1,4 +1,4 @@
-"""`python examples/regions.py [--out regions] [--n 6]`: two subjects in one picture, each in its own region.
+"""`python examples/regions.py [--out regions] [--n 4]`: two subjects in one picture, each in its own region.
 
 Trains an adapter for each of two sample subjects (unless that was done), and draws both from the same noise in every
 way that `dreamtune generate` has: side by side, by turns, by the mean of predictions, in regions of one pass, and in
@@ -41,32 +41,42 @@ def ways(files: list[Path]) -> dict[str, dict[str, Any]]:
         "prompts": [f"{first} on the left and {second} on the right {CONTEXT}"],
         "adapters": [str(file) for file in files],
     }
-    scene = "a {} on the left and a {} on the right " + CONTEXT
-    apart = {"prompts": [scene.format(*PAIR)], "regions": _regions(files, (first, second), PLACES)}
-    swapped = {
-        "prompts": [scene.format(*reversed(PAIR))],
-        "regions": _regions(files, (first, second), tuple(reversed(PLACES))),
-    }
+    cat, robot = PAIR
+    scene = f"a {cat} on the left and a {robot} on the right {CONTEXT}"
+    words = (f"{first} {CONTEXT}", f"{second} {CONTEXT}")
+    # a pass of its own lays out the whole picture by its prompt: that has to say where its subject is
+    scenes = (
+        f"{first} on the left and a {robot} on the right {CONTEXT}",
+        f"{second} on the right and a {cat} on the left {CONTEXT}",
+    )
     return {
-        "the base": {"prompts": apart["prompts"]},
+        "the base": {"prompts": [scene]},
         "side by side": both,
         "by turns (switch)": {**both, "mode": "switch"},
         "mean of predictions (composite)": {**both, "mode": "composite"},
-        "regions, one pass": apart,
-        "regions, the other way round": swapped,
-        "regions, a pass each (blend)": {**apart, "mode": "blend"},
+        "regions, one pass": {"prompts": [scene], "regions": regions(files, words, PLACES)},
+        "regions, the other way round": {
+            "prompts": [f"a {robot} on the left and a {cat} on the right {CONTEXT}"],
+            "regions": regions(files, words, PLACES[::-1]),
+        },
+        "regions, a pass each (blend)": {
+            "prompts": [scene],
+            "regions": regions(files, scenes, PLACES),
+            "mode": "blend",
+        },
     }
 
 
-def _regions(files: list[Path], words: tuple[str, ...], places: tuple[str, ...]) -> list[str]:
-    return [f"{file}@{place}={word} {CONTEXT}" for file, place, word in zip(files, places, words, strict=True)]
+def regions(files: list[Path], prompts: tuple[str, ...], places: tuple[str, ...]) -> list[str]:
+    """A region for each adapter, as generate takes them."""
+    return [f"{file}@{place}={prompt}" for file, place, prompt in zip(files, places, prompts, strict=True)]
 
 
 def main() -> None:
     """Entry point."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("regions"))
-    parser.add_argument("--n", type=int, default=6, help="pictures in each way")
+    parser.add_argument("--n", type=int, default=4, help="pictures in each way")
     args = parser.parse_args()
     files = [adapter(name, token, args.out) for name, token in PAIR.items()]
     rows = {}
