@@ -159,7 +159,7 @@ def _changes(use: AdapterUse, base: Base) -> dict[str, Delta]:
 
 
 def _summed(parts: Sequence[Mapping[str, Delta]]) -> dict[str, Delta]:
-    from dreamtune.fusion.methods import added
+    from dreamtune.fusion.parts import added
 
     paths = dict.fromkeys(path for part in parts for path in part)
     return {path: added([part[path] for part in parts if path in part]) for path in paths}

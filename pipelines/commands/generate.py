@@ -68,6 +68,7 @@ def generate(
     as_json: Json = False,
 ) -> None:
     """Draw pictures with a base and any number of adapters."""
+    from dreamtune.errors import ConfigError
     from dreamtune.pipelines.generate import GenerateConfig
     from dreamtune.pipelines.generate import generate as run
     from dreamtune.pipelines.generate_config import read_prompts
@@ -95,6 +96,8 @@ def generate(
         "precision": precision,
     }
     values = {name: value for name, value in given.items() if value is not None}
+    if not again and "prompts" not in values:
+        raise ConfigError("there is nothing to draw: give --prompt, --prompts FILE, or --from PICTURE")
     with console.stdout_kept():
         result = run(settings_of(again, **values) if again else GenerateConfig(**values), out)
     if as_json:
