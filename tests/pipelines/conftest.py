@@ -83,3 +83,20 @@ def draw(tiny: Path, trained: TrainResult, tmp_path: Path) -> Any:
         return generate(GenerateConfig(**values | changes), tmp_path / out, on_progress=lambda _: None)
 
     return call
+
+
+@pytest.fixture
+def make(tiny: Path, tmp_path: Path) -> Callable[..., Path]:
+    """Write the file of an adapter on the tiny base, or another, in a folder of that name; see adapter_on."""
+    from tests.pipelines.tiny_adapters import adapter_on
+
+    def made(name: str, method: str = "lora", *, base: Path = tiny, **options: Any) -> Path:
+        return adapter_on(base, tmp_path / name / "adapter.safetensors", method, **options)
+
+    return made
+
+
+@pytest.fixture
+def beside_the_base(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files name a base by its folder alone, which is then found."""
+    monkeypatch.chdir(tiny.parent)

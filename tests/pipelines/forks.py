@@ -9,12 +9,12 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
+
+from tests.pipelines.fork_server import ForkServer
 
 
 class Process:
@@ -40,52 +40,24 @@ class Process:
         return self._log.read_text()
 
 
-class Forks:
-    """Starts one process at a time; use as a context manager. All processes have one thread."""
+class Forks(ForkServer):
+    """Starts one process at a time."""
 
     def __init__(self, folder: Path) -> None:
         """folder: for what they write to stderr."""
+        super().__init__("tests.pipelines.forks")
         self.folder, self._count = folder, 0
-        single = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-        self._server = subprocess.Popen(
-            [sys.executable, "-m", "tests.pipelines.forks"],
-            env=os.environ | single,
-            cwd=Path(__file__).parents[2],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        assert self._server.stdin and self._server.stdout
-        self._server.stdin.close()
-        self._server.wait(timeout=60)
-        self._server.stdout.close()
 
     def start(self, *arguments: str, slow_disk: float = 0.0, slow_file: str = "") -> Process:
         """Start `dreamtune arguments...`; flushing a file to the disk takes `slow_disk` seconds more.
 
         slow_file: only one whose path contains this.
         """
-        assert self._server.stdin
         self._count += 1
         log = self.folder / f"{self._count:03d}.log"
         request = {"arguments": arguments, "slow_disk": slow_disk, "slow_file": slow_file, "log": str(log)}
-        self._server.stdin.write(json.dumps(request) + "\n")
-        self._server.stdin.flush()
+        self.ask(json.dumps(request))
         return Process(self, int(self.answer()), log)
-
-    def answer(self) -> str:
-        """The server's next line."""
-        assert self._server.stdout
-        line = self._server.stdout.readline()
-        assert line, "the server has ended"
-        return line
 
 
 def _serve() -> None:

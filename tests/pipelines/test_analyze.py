@@ -4,7 +4,6 @@ import json
 from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
 
 import pytest
 from safetensors.torch import load_file
@@ -15,25 +14,11 @@ from dreamtune.models import load_base
 from dreamtune.pipelines.cli import main
 from dreamtune.pipelines.commands.analyze import show
 from dreamtune.pipelines.trim import trim
-from tests.pipelines.tiny_adapters import adapter_on
 
 Make = Callable[..., Path]
 
 
-@pytest.fixture
-def make(tiny: Path, tmp_path: Path) -> Make:
-    """Write the file of an adapter on the tiny base, or another, in a folder of that name; see adapter_on."""
-
-    def made(name: str, method: str = "lora", *, base: Path = tiny, **options: Any) -> Path:
-        return adapter_on(base, tmp_path / name / "adapter.safetensors", method, **options)
-
-    return made
-
-
-@pytest.fixture(autouse=True)
-def beside_the_base(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Files name a base by its folder alone, which is then found."""
-    monkeypatch.chdir(tiny.parent)
+pytestmark = pytest.mark.usefixtures("beside_the_base")
 
 
 class Page(HTMLParser):

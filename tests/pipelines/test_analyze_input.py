@@ -14,26 +14,12 @@ import dreamtune
 from dreamtune.adapters import AdapterFile
 from dreamtune.errors import AdapterFileError, ConfigError, IncompatibleModelError
 from dreamtune.pipelines.export import export
-from tests.pipelines.tiny_adapters import adapter_on
 from tests.tiny_models import tiny_folder
 
 Make = Callable[..., Path]
 
 
-@pytest.fixture
-def make(tiny: Path, tmp_path: Path) -> Make:
-    """Write the file of an adapter on the tiny base, or another, in a folder of that name; see adapter_on."""
-
-    def made(name: str, method: str = "lora", *, base: Path = tiny, **options: Any) -> Path:
-        return adapter_on(base, tmp_path / name / "adapter.safetensors", method, **options)
-
-    return made
-
-
-@pytest.fixture(autouse=True)
-def beside_the_base(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Files name a base by its folder alone, which is then found."""
-    monkeypatch.chdir(tiny.parent)
+pytestmark = pytest.mark.usefixtures("beside_the_base")
 
 
 def figures(report: dict[str, Any]) -> dict[str, list[Any]]:

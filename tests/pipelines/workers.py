@@ -9,53 +9,31 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from dreamtune.pipelines import job_process, worker
 from dreamtune.pipelines.job_lock import is_held
 from dreamtune.pipelines.job_state import lock_path, log_path
+from tests.pipelines.fork_server import ForkServer
 
 SLOW = 0.03
 """Seconds that a step of their trainings takes longer."""
 
 
-class Workers:
-    """Starts workers; use as a context manager. All processes have one thread."""
+class Workers(ForkServer):
+    """Starts workers."""
 
     def __init__(self) -> None:
-        single = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-        self._server = subprocess.Popen(
-            [sys.executable, "-m", "tests.pipelines.workers"],
-            env=os.environ | single,
-            cwd=Path(__file__).parents[2],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        assert self._server.stdin and self._server.stdout
-        self._server.stdin.close()
-        self._server.wait(timeout=60)
-        self._server.stdout.close()
+        super().__init__("tests.pipelines.workers")
 
     def start(self, home: Path, workers: int = 1) -> int:
         """Start a worker and wait until it is at work; returns its process id."""
-        assert self._server.stdin and self._server.stdout
-        self._server.stdin.write(json.dumps([str(home), workers]) + "\n")
-        self._server.stdin.flush()
-        pid = int(self._server.stdout.readline())
+        self.ask(json.dumps([str(home), workers]))
+        pid = int(self.answer())
         until(lambda: is_held(home / worker.LOCK))
         return pid
 
