@@ -193,7 +193,7 @@ def measure(repeats: int, device: torch.device, unet_size: str, precision: str) 
     torch.manual_seed(0)
     with device:
         unet = UNet2DConditionModel(**UNETS[unet_size]).requires_grad_(False)
-    unet.to({"fp32": torch.float32, "bf16": torch.bfloat16}[precision])
+    nn.Module.to(unet, {"fp32": torch.float32, "bf16": torch.bfloat16}[precision])  # diffusers' own warns
     inputs = Inputs.random(unet, device)
     base, *adapted = field = contestants(unet)
     with torch.no_grad():

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from dreamtune.adapters import METHODS, AdapterFile, attach
 from dreamtune.errors import Interrupted
@@ -47,7 +47,7 @@ def test_layers_act_as_on_the_cpu(method: str, tiny: Path) -> None:
         for _, layer, adapter in attached.layers():
             disturb(adapter, layer.pristine)
             adapter.double()
-        base.unet.to(device)
+        nn.Module.to(base.unet, device)
         attached.to(device)
         generator = torch.Generator().manual_seed(0)
         x = torch.randn(2, 4, 8, 8, generator=generator, dtype=torch.float64).to(device)
@@ -65,7 +65,7 @@ def test_layers_act_as_on_the_cpu(method: str, tiny: Path) -> None:
 def test_trains_in_every_precision(method: str, precision: str, settings: Settings, tmp_path: Path) -> None:
     config = settings(device="cuda", precision=precision, gradient_checkpointing=True, **rate(method))
     result = train(config, tmp_path / "run", on_progress=quiet)
-    assert math.isfinite(result.final_loss)
+    assert math.isfinite(result.final_loss or math.nan)
     assert all(spectrum.norm > 0 for spectrum in AdapterFile.load(result.adapter).spectra().values())
 
 
@@ -74,9 +74,9 @@ def test_everything_else_that_trains(settings: Settings, tmp_path: Path) -> None
     config = settings(
         device="cuda", precision="fp16", text_encoder=True, ema_decay=0.9, sample_every=3, snr_gamma=5.0, accumulation=2
     )
-    assert math.isfinite(train(config, tmp_path / "run", on_progress=quiet).final_loss)
+    assert math.isfinite(train(config, tmp_path / "run", on_progress=quiet).final_loss or math.nan)
     config = settings(device="cuda", pivotal=2, text_encoder=False)
-    assert math.isfinite(train(config, tmp_path / "words", on_progress=quiet).final_loss)
+    assert math.isfinite(train(config, tmp_path / "words", on_progress=quiet).final_loss or math.nan)
 
 
 @pytest.fixture
