@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from .context import App
 
-LOOK = 0.03
+LOOK = 0.05
 """Seconds between two looks at the queue of events."""
 WATCH = 5.0
 """Seconds between two looks at the worker."""
