@@ -60,7 +60,7 @@ def learn(watched: Watched, device: str, place: Path) -> dict[str, Any]:
     if watched.choice:  # it must not launch by itself
         options = tuple(sorted((dict(options) | {"launch_step": task.settings.steps}).items()))
     seen: dict[int, dict[str, list[int]]] = {}
-    with put_on(base, task.library, task.method, options, task.seed) as attached:
+    with put_on(base, task.toolkit, task.method, options, task.seed) as attached:
         assert isinstance(attached, AttachedAdapter)
         own = attached
 

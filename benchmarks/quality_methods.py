@@ -46,16 +46,16 @@ _FACTORS = (8, 4, 2)
 
 @dataclass(frozen=True)
 class Contestant:
-    """A method of a library."""
+    """A method of a toolkit."""
 
-    library: str
+    toolkit: str
     """dreamtune or peft."""
     method: str
 
     @property
     def name(self) -> str:
         """As tables have it; ours by the method's name alone."""
-        return self.method if self.library == "dreamtune" else f"PEFT {self.method}"
+        return self.method if self.toolkit == "dreamtune" else f"PEFT {self.method}"
 
 
 CONTESTANTS = (
@@ -93,9 +93,9 @@ def _layers(unet: nn.Module) -> list[nn.Linear]:
     return [layer for path in select_targets(unet, TARGETS) if isinstance(layer := unet.get_submodule(path), nn.Linear)]
 
 
-def put_on(base: Base, library: str, method: str, options: Options, seed: int) -> AttachedAdapter | PeftAttached:
-    """A new adapter of either library on the base's UNet."""
-    if library == "dreamtune":
+def put_on(base: Base, toolkit: str, method: str, options: Options, seed: int) -> AttachedAdapter | PeftAttached:
+    """A new adapter of either toolkit on the base's UNet."""
+    if toolkit == "dreamtune":
         return attach(base.unet, METHODS[method].config_class(**dict(options)), TARGETS, seed)
     return PeftAttached(base.unet, _peft_config(method, dict(options), select_targets(base.unet, TARGETS)), seed)
 

@@ -61,7 +61,7 @@ class Plan:
         if contestant.method == "lora-dash":
             options = tuple(sorted((dict(options) | {"launch_step": self.settings.steps // 5}).items()))
         task = Task(
-            subject, contestant.library, contestant.method, options, rate, seed, self.settings, whole=kind == "test"
+            subject, contestant.toolkit, contestant.method, options, rate, seed, self.settings, whole=kind == "test"
         )
         return Job(f"{kind} {budget} {contestant.name} {subject} {rate:g} {seed}", work, task)
 
@@ -95,7 +95,7 @@ def work(task: Task, device: str, place: Path) -> dict[str, Any]:
 def anchors(task: Task, device: str, place: Path) -> dict[str, Any]:
     """What the base and real pictures reach, as a job."""
     base = base_on(device)
-    with put_on(base, task.library, task.method, task.options, task.seed) as attached:
+    with put_on(base, task.toolkit, task.method, task.options, task.seed) as attached:
         return examiner(device, task.subject, task.token, task.settings.drawing_steps, True).anchors(attached)
 
 
@@ -150,7 +150,7 @@ def tuned(plan: Plan, budget: int, results: Sequence[dict[str, Any]]) -> dict[st
 
 def name_of(task: Task) -> str:
     """The contestant of a task."""
-    return Contestant(task.library, task.method).name
+    return Contestant(task.toolkit, task.method).name
 
 
 def coverage(plan: Plan) -> dict[str, Any]:

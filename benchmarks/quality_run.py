@@ -47,7 +47,7 @@ class Task:
     """One run."""
 
     subject: str
-    library: str
+    toolkit: str
     method: str
     options: Options
     lr: float
@@ -82,7 +82,7 @@ def examiner(device: str, name: str, token: str, drawing_steps: int, whole: bool
 def run(task: Task, device: str) -> tuple[dict[str, Any], Image.Image]:
     """Train and measure; figures as plain values and a strip of pictures."""
     base = base_on(device)
-    with put_on(base, task.library, task.method, task.options, task.seed) as attached:
+    with put_on(base, task.toolkit, task.method, task.options, task.seed) as attached:
         trained = train(base, attached, task)
         exam = examiner(device, task.subject, task.token, task.settings.drawing_steps, task.whole)
         figures, pictures = exam.measure(attached)

@@ -35,7 +35,7 @@ def curve(task: Task, device: str, examiner: Examiner) -> list[dict[str, float]]
     base, points, spent = base_on(device), list[dict[str, float]](), 0.0
     every = task.settings.steps // POINTS
     clock = time.process_time if device == "cpu" else time.perf_counter  # a busy machine changes the former little
-    with put_on(base, task.library, task.method, task.options, task.seed) as attached:
+    with put_on(base, task.toolkit, task.method, task.options, task.seed) as attached:
         began = clock()
 
         def on_step(record: StepRecord) -> None:
@@ -88,7 +88,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         examiner = Examiner(base_on(device), subject, TOKEN, settings.drawing_steps, whole=False)
         for contestant in (it for it in CONTESTANTS if it.method == "lora"):
             sizes = sized("lora", base_on(device), BUDGET)
-            task = Task(subject, contestant.library, "lora", sizes, LR, 0, settings)
+            task = Task(subject, contestant.toolkit, "lora", sizes, LR, 0, settings)
             points = curve(task, device, examiner)
             rows.append(
                 {"subject": subject, "method": contestant.name, "seconds": round(reached(points), 3), "curve": points}

@@ -102,7 +102,7 @@ def test_a_contestant_has_the_numbers_that_were_counted_and_leaves_no_trace(cont
     x = torch.randn(3, 192)
     untouched = net.unet(x)
     for _ in range(2):  # the second must not take the first for a part of the model
-        attached = put_on(net, contestant.library, contestant.method, options, seed=0)
+        attached = put_on(net, contestant.toolkit, contestant.method, options, seed=0)
         assert sum(p.numel() for p in attached.parameters()) == count(contestant.method, options, shapes)
         assert torch.equal(net.unet(x), untouched)  # no change at first
         with torch.no_grad():
@@ -124,7 +124,7 @@ def test_budgets_are_met_as_closely_as_ranks_allow(net: Base) -> None:
         numbers = [count(method, sized(method, net, budget), shapes) for budget in (1_000, 4_000, 16_000)]
         assert numbers == sorted(numbers)
     assert abs(count("lora", sized("lora", net, 4_000), shapes) - 4_000) < 608 / 2  # a rank has 608 numbers
-    peft = {it.method for it in CONTESTANTS if it.library == "peft"}
+    peft = {it.method for it in CONTESTANTS if it.toolkit == "peft"}
     assert peft == {"lora", "dora", "loha", "lokr"}
     assert len({len(rates) for rates in RATES.values()}) == 1  # equal tuning
 

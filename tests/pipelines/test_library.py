@@ -32,7 +32,7 @@ def workspace(tmp_path: Path) -> Workspace:
 @pytest.fixture(scope="module")
 def trained(tiny: Path, photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     settings = {"steps": 2, "prior": False, "base": str(tiny), "sample_every": 2, "sampling_steps": 1, "resolution": 32}
-    config = TrainConfig(images=photos, class_word="dog", **settings)  # type: ignore[arg-type]
+    config = TrainConfig.model_validate({"images": photos, "class_word": "dog", **settings})
     return train(config, tmp_path_factory.mktemp("runs") / "dog", on_progress=lambda it: None).run
 
 

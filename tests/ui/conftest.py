@@ -31,6 +31,11 @@ def workspace(tmp_path: Path) -> Workspace:
 
 
 @pytest.fixture
-def app(workspace: Workspace) -> App:
+def worker(workspace: Workspace) -> Idle:
+    return Idle(workspace.jobs)
+
+
+@pytest.fixture
+def app(workspace: Workspace, worker: Idle) -> App:
     pictures(workspace.datasets / "mine")
-    return App(workspace, Jobs(workspace.jobs), Idle(workspace.jobs))
+    return App(workspace, Jobs(workspace.jobs), worker)

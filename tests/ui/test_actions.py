@@ -7,15 +7,16 @@ import pytest
 from dreamtune.errors import ConfigError, DreamtuneError
 from dreamtune.ui import actions
 from dreamtune.ui.context import App
+from tests.ui.conftest import Idle
 
 CAT = {"class_word": "cat", "method": "lora"}
 
 
-def test_a_training_is_queued_and_a_worker_asked_for(app: App) -> None:
+def test_a_training_is_queued_and_a_worker_asked_for(app: App, worker: Idle) -> None:
     job = actions.train(app, "mine", {**CAT, "rank": None, "steps": 7}, "lr_schedule: linear\nsnr_gamma = 5")
     assert job.state == "queued" and job.out == app.workspace.runs / "mine-lora"
     app.call_worker().join()
-    assert app.worker.asked == 2  # type: ignore[attr-defined]
+    assert worker.asked == 2
     config = actions.train_config(app, "mine", {**CAT, "steps": 7}, "lr_schedule: linear\nsnr_gamma = 5")
     assert (config.steps, config.lr_schedule, config.snr_gamma) == (7, "linear", 5)
     assert actions.train(app, "mine", CAT).out.name == "mine-lora-2"

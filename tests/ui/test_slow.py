@@ -140,6 +140,7 @@ def test_a_kill_of_the_server_loses_nothing(tmp_path: Path) -> None:
             again.terminate()
             again.wait(30)
         WorkerProcess(running.workspace.jobs).stop()
-        config = TrainConfig(images=running.workspace.datasets / "sample-cat", class_word="cat", **settings)  # type: ignore[arg-type]
+        images = running.workspace.datasets / "sample-cat"
+        config = TrainConfig.model_validate({"images": images, "class_word": "cat", **settings})
         plain = train(config, tmp_path / "plain")
         assert plain.adapter.read_bytes() == (running.workspace.runs / "run" / "adapter.safetensors").read_bytes()
