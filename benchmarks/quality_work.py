@@ -66,7 +66,8 @@ def do_all(
 ) -> list[dict[str, Any]]:
     """The results of `jobs` in their order; those that are missing are worked out in `workers` processes.
 
-    Interrupted, it goes on where it was: a result is in the folder as soon as it is known.
+    Interrupted, it goes on where it was: a result is in the folder as soon as it is known. The first job that fails
+    ends it with its error, once those that have begun are done.
     """
     folder.mkdir(parents=True, exist_ok=True)
     missing = [job for job in jobs if result_of(folder, job, device) is None]
@@ -75,10 +76,13 @@ def do_all(
         # spawned: a forked process would share the parent's threads and CUDA, which neither survives
         with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _start) as pool:
             futures = {pool.submit(partial(_do, folder, device), job): job for job in missing}
-            for done, future in enumerate(as_completed(futures), 1):
-                future.result()
-                left = (time.monotonic() - began) / done * (len(missing) - done)
-                tell(f"{done}/{len(missing)} {futures[future].label}, about {left / 60:.0f} min left")
+            try:
+                for done, future in enumerate(as_completed(futures), 1):
+                    future.result()
+                    left = (time.monotonic() - began) / done * (len(missing) - done)
+                    tell(f"{done}/{len(missing)} {futures[future].label}, about {left / 60:.0f} min left")
+            finally:  # after an error, leaving the pool would first do all that still waits
+                pool.shutdown(cancel_futures=True)
     results = [result_of(folder, job, device) for job in jobs]
     return [result for result in results if result is not None]
 
