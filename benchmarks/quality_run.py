@@ -95,8 +95,14 @@ def run(task: Task, device: str) -> tuple[dict[str, Any], Image.Image]:
     return figures, Image.fromarray(np.concatenate([np.asarray(it) for it in pictures[:SHOWN]], 1))
 
 
-def train(base: Base, attached: Attached, task: Task, on_step: Callable[[StepRecord], None] | None = None) -> Trained:
-    """Train `attached` in place by dreamtune's loop."""
+def train(
+    base: Base,
+    attached: Attached,
+    task: Task,
+    on_step: Callable[[StepRecord], None] | None = None,
+    on_start: Callable[[int], None] | None = None,
+) -> Trained:
+    """Train `attached` in place by dreamtune's loop; `on_start` is called when the data is there."""
     who, settings = individual(task.subject), task.settings
     data = training_data(base, who, task.token, settings.prior_pictures)
     config = TrainConfig.model_validate(
@@ -118,7 +124,8 @@ def train(base: Base, attached: Attached, task: Task, on_step: Callable[[StepRec
     with tempfile.TemporaryDirectory(prefix="dreamtune-") as folder:
         began, began_cpu = time.perf_counter(), time.process_time()
         files = RunFiles(Path(folder), {})
-        fit(base.unet, attached, data, objective, config, files, on_step=on_step)  # pyright: ignore[reportArgumentType]
+        adapter: Any = attached  # PEFT's does what the loop asks of ours
+        fit(base.unet, adapter, data, objective, config, files, on_step=on_step, on_start=on_start)
         taken = time.perf_counter() - began, time.process_time() - began_cpu
     attached.eval()
     return Trained(attached, *taken)

@@ -38,6 +38,10 @@ def curve(task: Task, device: str, examiner: Examiner) -> list[dict[str, float]]
     with put_on(base, task.toolkit, task.method, task.options, task.seed) as attached:
         began = clock()
 
+        def on_start(_: int) -> None:
+            nonlocal began
+            began = clock()  # class pictures, which the first of all trainings draws for the others too, do not count
+
         def on_step(record: StepRecord) -> None:
             nonlocal spent, began
             spent += clock() - began
@@ -49,7 +53,7 @@ def curve(task: Task, device: str, examiner: Examiner) -> list[dict[str, float]]
                 points.append({"step": record.step, "seconds": round(spent, 3), "fidelity": fidelity})
             began = clock()
 
-        train(base, attached, task, on_step)
+        train(base, attached, task, on_step, on_start)
     return points
 
 

@@ -1,8 +1,9 @@
 """The quality benchmark compares what it says it does: the same subjects, the same loop, the same budgets."""
 
 import json
+import time
 from collections.abc import Iterator
-from concurrent.futures import Future
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,14 +14,14 @@ import pytest
 import torch
 from torch import nn
 
-from benchmarks import quality, quality_methods, quality_plan, quality_work
+from benchmarks import quality, quality_methods, quality_plan, quality_work, time_to_subject
 from benchmarks.quality_measure import asked, memorised
 from benchmarks.quality_methods import BUDGETS, CONTESTANTS, RATES, PeftAttached, count, put_on, sized
 from benchmarks.quality_plan import LEVELS, Plan, coverage
 from benchmarks.quality_run import Settings, Task
 from benchmarks.quality_subjects import held_out, individual, pixels, prompts, tuning
 from benchmarks.quality_work import Job, do_all, result_of
-from benchmarks.time_to_subject import reached
+from benchmarks.time_to_subject import curve, reached
 from dreamtune.errors import ConfigError
 from dreamtune.evaluation import PromptPair
 from dreamtune.models import Base
@@ -154,9 +155,15 @@ def square(task: int, device: str, place: Path) -> dict[str, Any]:
     return {"square": task**2}
 
 
-def test_what_has_been_done_is_not_done_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Do jobs in this process."""
     monkeypatch.setattr(quality_work, "base_digest", lambda: "base")
-    monkeypatch.setattr(quality_work, "ProcessPoolExecutor", Here)
+    monkeypatch.setattr(quality_work, "ProcessPoolExecutor", lambda workers, *_: ThreadPoolExecutor(workers))
+
+
+@pytest.mark.usefixtures("here")
+def test_what_has_been_done_is_not_done_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     jobs = [Job(f"square 0.5 {n}", square, n) for n in (2, 3)]
     told: list[str] = []
     assert [it["square"] for it in do_all(tmp_path, jobs, 1, "cpu", told.append)] == [4, 9]
@@ -169,22 +176,46 @@ def test_what_has_been_done_is_not_done_again(tmp_path: Path, monkeypatch: pytes
     assert result_of(tmp_path, jobs[0], "cpu") is None
 
 
-class Here:
-    """Does jobs in this process."""
+def fails(task: int, device: str, place: Path) -> dict[str, Any]:
+    """A job that is done slowly, but for the first, which fails."""
+    if not task:
+        raise ConfigError("no such thing")
+    time.sleep(0.02)
+    return {}
 
-    def __init__(self, *_: Any) -> None:
-        pass
 
-    def __enter__(self) -> "Here":
-        return self
+@pytest.mark.usefixtures("here")
+def test_a_job_that_fails_ends_the_others_too(tmp_path: Path) -> None:
+    jobs = [Job(f"job {n}", fails, n) for n in range(20)]
+    with pytest.raises(ConfigError, match="no such thing"):
+        do_all(tmp_path, jobs, 1, "cpu", lambda _: None)
+    assert len(list(tmp_path.iterdir())) < 5
 
-    def __exit__(self, *_: Any) -> None:
-        pass
 
-    def submit(self, function: Any, job: Any) -> Any:
-        future: Future[None] = Future()
-        future.set_result(function(job))
-        return future
+def test_a_curve_counts_neither_data_nor_pictures(net: Base, monkeypatch: pytest.MonkeyPatch) -> None:
+    seconds = 0.0
+
+    def spend(more: float) -> None:
+        nonlocal seconds
+        seconds += more
+
+    def train(base: Base, attached: Any, task: Task, on_step: Any, on_start: Any) -> None:
+        spend(100)  # photographs are encoded and class pictures drawn
+        on_start(0)
+        for step in range(1, task.settings.steps + 1):
+            spend(1)
+            on_step(SimpleNamespace(step=step))
+
+    def measure(attached: Any) -> tuple[dict[str, float], list[Any]]:
+        spend(10)
+        return {"fidelity": 0.5}, []
+
+    monkeypatch.setattr(time_to_subject, "base_on", lambda device: net)
+    monkeypatch.setattr(time_to_subject, "train", train)
+    monkeypatch.setattr(time_to_subject.time, "process_time", lambda: seconds)
+    task = Task("dog 0a", "dreamtune", "lora", (("alpha", 1.0), ("rank", 1)), 1e-3, 0, Settings(steps=20))
+    points = curve(task, "cpu", cast(Any, SimpleNamespace(measure=measure)))
+    assert [(it["step"], it["seconds"]) for it in points] == [(step, step) for step in range(2, 21, 2)]
 
 
 def test_time_to_subject_is_where_fidelity_stays_near_its_end() -> None:
