@@ -156,7 +156,7 @@ def train_unet(
     torch.manual_seed(config.seed + stage.step)
     alphas = new_scheduler().alphas_cumprod.to(device)
     signal, noise_level = alphas.sqrt().view(-1, 1, 1, 1), (1 - alphas).sqrt().view(-1, 1, 1, 1)
-    running, shown = torch.zeros((), device=device), stage.seconds
+    running, shown = None, stage.seconds
     batch = config.batch_size
     strata = torch.arange(batch, device=device)
     encoder.requires_grad_(False)
@@ -178,7 +178,7 @@ def train_unet(
         update(opts, unet, loss)
         ema.update()
         stage.samples += batch
-        running = loss.detach() if stage.step <= 1 else running.lerp(loss.detach(), 0.02)
+        running = loss.detach() if running is None else running.lerp(loss.detach(), 0.02)
         if stage.step % 100 == 0:
             stage.log(loss=running.item(), minutes_left=(stage.budget - stage.seconds) / 60)
         if stage.seconds - shown > 600:
