@@ -21,7 +21,7 @@ from dreamtune.pipelines import console
 from dreamtune.pipelines.job import JobState
 from dreamtune.pipelines.job_kinds import kind_of, read_config
 from dreamtune.pipelines.job_store import JobStore, Row
-from dreamtune.pipelines.progress import Printer, Progress
+from dreamtune.pipelines.progress import OnProgress, Printer, Progress
 
 BEAT = 0.5
 """Seconds between two looks at the table. A thread does that, so that no step waits for the disk."""
@@ -102,7 +102,7 @@ def run_job(home: Path, number: int) -> int:
     return code
 
 
-def _outcome(row: Row, tell: Any, stop: threading.Event) -> tuple[JobState, str | None, int]:
+def _outcome(row: Row, tell: OnProgress, stop: threading.Event) -> tuple[JobState, str | None, int]:
     try:
         try:
             os.chdir(row.cwd)  # relative paths of the settings count from there

@@ -17,7 +17,7 @@ from typing import Any
 from dreamtune.errors import JobError
 from dreamtune.pipelines.job import UNFINISHED, Job, JobKind, JobState
 from dreamtune.pipelines.job_state import log_path, observe
-from dreamtune.pipelines.job_store import JobStore, Row
+from dreamtune.pipelines.job_store import Changes, JobStore, Row
 from dreamtune.pipelines.run_folder import RunFolder
 from dreamtune.storage import data_dir
 from dreamtune.training.recipe import Recipe
@@ -59,18 +59,22 @@ class Jobs:
         flow = kind_of(kind)
         settings, place = read_config(flow, config), Path(os.path.abspath(Path(out).expanduser()))
         flow.check(settings, place)
+        try:
+            texts = {
+                "title": " ".join((title or place.name).split())[:_TITLE],
+                "config": settings.model_dump_json(exclude_unset=True),  # presets fill in what was not set
+                "out": str(place),
+                "cwd": os.getcwd(),
+            }
+            for text in texts.values():
+                text.encode()
+        except ValueError:  # as file names may be
+            raise JobError(
+                "the queue cannot keep a name that is not valid Unicode: rename the file or folder"
+            ) from None
         with self._store.writing() as changes:
-            for row in changes.rows("out = ? and state in ('queued', 'started')", str(place)):
-                if observe(self._store, row).state in UNFINISHED:
-                    raise JobError(f"job {row.id} is going to write to {place}: choose another place, or cancel it")
-            number = changes.add(
-                kind=kind,
-                title=" ".join((title or place.name).split())[:_TITLE],
-                config=settings.model_dump_json(exclude_unset=True),  # presets fill in what was not set
-                out=str(place),
-                cwd=os.getcwd(),
-                created=time.time(),
-            )
+            self._check_free(changes, texts["out"])
+            number = changes.add(kind=kind, created=time.time(), **texts)
         return self.get(str(number))
 
     def list(self) -> list[Job]:
@@ -104,18 +108,20 @@ class Jobs:
         """Put a job that failed or was interrupted at the end of the queue again.
 
         A training goes on from its newest checkpoint, and on the CPU ends bit for bit as if nothing had happened; other
-        kinds begin anew. Raises JobError for a job that can not be resumed, and where its run folder is in use.
+        kinds begin anew. Raises JobError for a job that can not be resumed, and where another job is going to write to
+        its place or a process is training there.
         """
-        job = self.get(id)
-        if not job.resumable:
-            hint = {"done": "it has its result", "cancelled": "give it anew"}.get(job.state, "it is not over yet")
-            raise JobError(f"job {id} is {job.state}, so that there is nothing to resume: {hint}")
-        if job.kind == "train" and RunFolder(job.out).is_held():
-            raise JobError(f"another process is training in {job.out}: wait for it or stop it")
-        with self._store.writing() as changes:
-            again = {"state": "queued", "place": changes.last_place() + 1, "stop": 0}
+        number = self._row(id).id
+        with self._store.writing() as changes:  # within, so that nobody else resumes it, or gives its place away
+            job = self.get(id)
+            if not job.resumable:
+                hint = {"done": "it has its result", "cancelled": "give it anew"}.get(job.state, "it is not over yet")
+                raise JobError(f"job {id} is {job.state}, so that there is nothing to resume: {hint}")
+            self._check_free(changes, str(job.out), but=number)
+            if job.kind == "train" and RunFolder(job.out).is_held():
+                raise JobError(f"another process is training in {job.out}: wait for it or stop it")
             nothing = dict.fromkeys(("started", "finished", "eta", "message"))
-            changes.update(int(id), "state not in ('queued', 'done', 'cancelled')", **again, **nothing)
+            changes.update(number, state="queued", place=changes.last_place() + 1, stop=0, **nothing)
         return self.get(id)
 
     def cancel(self, id: str) -> Job:
@@ -162,6 +168,12 @@ class Jobs:
         while (job := self.get(id)).state in UNFINISHED and time.monotonic() < end:
             time.sleep(0.1)
         return job
+
+    def _check_free(self, changes: Changes, place: str, but: int = 0) -> None:
+        """Raise JobError if a job other than `but` is going to write to `place`."""
+        for row in changes.rows("out = ? and id != ? and state in ('queued', 'started')", place, but):
+            if observe(self._store, row).state in UNFINISHED:
+                raise JobError(f"job {row.id} is going to write to {place}: choose another place, or cancel it")
 
     def _row(self, id: str) -> Row:
         row = self._store.get(int(id)) if id.isascii() and id.isdecimal() and len(id) < 19 else None

@@ -141,19 +141,25 @@ class _Worker:
     def _start_next(self) -> bool:
         """Start the first job of the queue, if there is one."""
         row = next(iter(self.store.rows("state = 'queued'")), None)
-        lock = take(lock_path(self.store.home, row.id)) if row else None
-        if row is None or lock is None:  # somebody is looking at the lock: another time
+        if row is None:
             return False
+        lock = None
         try:
+            lock = take(lock_path(self.store.home, row.id))
+            if lock is None:  # somebody is looking at it: another time
+                return False
             begun = {"state": "started", "attempt": row.attempt + 1, "started": time.time(), "stop": 0}
             if self.store.update(row.id, "state = 'queued'", **begun):
                 self._children[row.id] = launch(self.store.home, row.id, lock)
                 self._say(row.id, f"{row.kind} {row.title}")
         except OSError as error:
             message = f"its process could not begin: {error.strerror or error}"
-            self.store.update(row.id, state="failed", finished=time.time(), message=message)
+            self.store.update(
+                row.id, "state in ('queued', 'started')", state="failed", finished=time.time(), message=message
+            )
         finally:
-            os.close(lock)
+            if lock is not None:
+                os.close(lock)
         return True
 
     def _say(self, number: int, message: str) -> None:
