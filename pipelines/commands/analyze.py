@@ -49,7 +49,7 @@ def analyze(
     from dreamtune.pipelines.analysis_config import AnalyzeConfig
     from dreamtune.pipelines.analyze import analyze as run
 
-    config: dict[str, Any] = {
+    given: dict[str, Any] = {
         "adapters": files,
         "subjects": subject or (),
         "layers": layers,
@@ -64,11 +64,12 @@ def analyze(
         "seed": seed,
         "device": device,
     }
+    config = AnalyzeConfig(**given)
     if queue:
-        enqueue("analyze", AnalyzeConfig(**config), out, as_json)
+        enqueue("analyze", config, out, as_json)
         return
     with console.stdout_kept():
-        report = run(AnalyzeConfig(**config), out)
+        report = run(config, out)
     if as_json:
         console.print_json({"out": str(out), **report.to_dict()})
     else:

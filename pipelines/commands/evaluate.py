@@ -55,7 +55,7 @@ def evaluate(
     from dreamtune.pipelines.evaluate import EvaluateConfig
     from dreamtune.pipelines.evaluate import evaluate as run
 
-    config: dict[str, Any] = {
+    given: dict[str, Any] = {
         "adapter": file,
         "images": images,
         "prompts": prompts,
@@ -73,11 +73,12 @@ def evaluate(
         "device": device,
         "precision": precision,
     }
+    config = EvaluateConfig(**given)
     if queue:
-        enqueue("evaluate", EvaluateConfig(**config), out, as_json)
+        enqueue("evaluate", config, out, as_json)
         return
     with console.stdout_kept():
-        result = run(EvaluateConfig(**config), out)
+        result = run(config, out)
     if as_json:
         console.print_json({"out": str(result.out), **result.to_dict()})
     else:

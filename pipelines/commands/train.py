@@ -107,6 +107,8 @@ def train(
     if resume is not None and (dry_run or queue):
         given_too = "--dry-run" if dry_run else "--queue"
         raise ConfigError(f"{given_too} is for a new run, not for one to resume: leave one of them away")
+    if dry_run and queue:
+        raise ConfigError("--dry-run writes nothing, not even into the queue of --queue: leave one of them away")
     if dry_run:
         from dreamtune.pipelines.plan import plan
 
