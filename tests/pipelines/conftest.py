@@ -1,17 +1,23 @@
 """One short training on the tiny base, shared by the tests that look at its results."""
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 
 from dreamtune.pipelines.generate import GenerateConfig, GenerateResult, generate
+from dreamtune.pipelines.job_lock import take
+from dreamtune.pipelines.job_state import lock_path
+from dreamtune.pipelines.job_store import JobStore
+from dreamtune.pipelines.jobs import Job, Jobs
 from dreamtune.pipelines.progress import Progress
 from dreamtune.pipelines.train import TrainResult, train
 from dreamtune.training.config import TrainConfig
 
 STEPS = 6
+Submit = Callable[[str], Job]
 
 
 @pytest.fixture(scope="session")
@@ -100,3 +106,47 @@ def make(tiny: Path, tmp_path: Path) -> Callable[..., Path]:
 def beside_the_base(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Files name a base by its folder alone, which is then found."""
     monkeypatch.chdir(tiny.parent)
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The queue's folder, not there yet, and an empty current folder."""
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    monkeypatch.setenv("DREAMTUNE_JOBS", str(tmp_path / "home"))
+    return tmp_path / "home"
+
+
+@pytest.fixture
+def jobs(home: Path) -> Jobs:
+    return Jobs(home)
+
+
+@pytest.fixture
+def submit(jobs: Jobs, photos: Path, tiny: Path) -> Submit:
+    """Put a training with the run folder `name` into the queue."""
+
+    def put(name: str) -> Job:
+        return jobs.submit("train", {"images": str(photos), "class_word": "dog", "base": str(tiny)}, name)
+
+    return put
+
+
+@pytest.fixture
+def held(jobs: Jobs) -> Iterator[Callable[[Job], None]]:
+    """Hold the lock of a job as its process does."""
+    taken: list[int] = []
+
+    def hold(job: Job) -> None:
+        lock = take(lock_path(jobs.home, int(job.id)))
+        assert lock is not None
+        taken.append(lock)
+
+    yield hold
+    for lock in taken:
+        os.close(lock)
+
+
+def start(jobs: Jobs, job: Job, **values: Any) -> None:
+    """Let the table say that a worker has started the job."""
+    assert JobStore(jobs.home).update(int(job.id), state="started", started=2.0, **values)
