@@ -15,11 +15,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.claims_run import TOKENS, Fused, Watched, directions, fused, kept, learning, look
+from benchmarks.claims_run import TOKENS, Fused, Watched, directions, fused, kept, learning, look, own_columns
 from benchmarks.claims_verdicts import verdicts
 from benchmarks.machine import RESULTS, machine, pick_device, write_results
 from benchmarks.quality_run import Settings, Task, base_on
-from benchmarks.quality_subjects import PAIRS, classes
+from benchmarks.quality_subjects import PAIRS, held_out, look_alike_of
 from benchmarks.quality_work import Job, base_digest, do_all
 from dreamtune.adapters import AdapterFile
 
@@ -42,7 +42,7 @@ class ClaimsPlan:
     @property
     def subjects(self) -> list[str]:
         """Held-out subjects, the two of a pair after one another."""
-        return [f"{classes()[pair]} {pair}{which}" for pair in range(self.pairs) for which in TOKENS]
+        return held_out()[: 2 * self.pairs]
 
     def trainings(self, subject: str) -> dict[str, Watched]:
         """Name -> training of one subject."""
@@ -66,17 +66,12 @@ class ClaimsPlan:
 
     def fusions(self, subject: str) -> dict[str, Fused]:
         """Name -> fusion of a subject with its look-alike, examined on the subject."""
-        other = subject[:-1] + ("b" if subject.endswith("a") else "a")
+        other = look_alike_of(subject)
         own, its = self.trainings(subject), self.trainings(other)
-        second = subject if subject.endswith("b") else other
-        apart = {second: "spectral 1"}
         return {
             "lora": Fused(own["lora"], its["lora"]),
             "same columns": Fused(own["spectral 0"], its["spectral 0"]),
-            "other columns": Fused(
-                own[apart.get(subject, "spectral 0")],
-                its[apart.get(other, "spectral 0")],
-            ),
+            "other columns": Fused(own[own_columns(subject)], its[own_columns(other)]),
         }
 
     def _one(

@@ -45,6 +45,11 @@ class Fused:
     other: Watched
 
 
+def own_columns(subject: str) -> str:
+    """The training, of a subject and its look-alike, whose columns the other one does not use."""
+    return "spectral 1" if subject.endswith("b") else "spectral 0"
+
+
 def learning(watched: Watched) -> Job:
     """The job of a training."""
     task = watched.task

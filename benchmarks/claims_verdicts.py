@@ -8,7 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from benchmarks.claims_run import K, own_columns
 from benchmarks.quality_statistics import by_subject, interval, verdict
+from benchmarks.quality_subjects import look_alike_of
 from dreamtune.analysis import predictions
 
 Values = Mapping[str, float]
@@ -39,7 +41,7 @@ def verdicts(
             {"rsLoRA - LoRA": _difference(subjects, learned, "high rank rs", "high rank")},
         ),
     ]
-    return claims + (_methods(quality) if quality else [])
+    return claims + (method_claims(quality) if quality else [])
 
 
 def row(claim: str, source: str, criterion: str, differences: Mapping[str, Values]) -> dict[str, Any]:
@@ -69,7 +71,7 @@ def _directions(subjects: Sequence[str], full: Any) -> list[dict[str, Any]]:
 
     def shared(one: str, other: str, figure: str) -> float:
         low, high = sorted((number[one], number[other]))
-        return full[figure][f"{low}-{high}"] / 8
+        return full[figure][f"{low}-{high}"] / K
 
     def with_strangers(name: str, figure: str) -> float:
         others = [it for it in subjects if it.split()[0] != name.split()[0]]
@@ -77,7 +79,7 @@ def _directions(subjects: Sequence[str], full: Any) -> list[dict[str, Any]]:
 
     with_others = {name: with_strangers(name, "shared") for name in subjects}
     by_chance = {name: with_strangers(name, "chance") for name in subjects}
-    with_twin = {name: shared(name, _twin(name), "shared") for name in subjects}
+    with_twin = {name: shared(name, look_alike_of(name), "shared") for name in subjects}
     return [
         row(
             "Task-specific directions lie at small, but not at the smallest singular values",
@@ -185,9 +187,7 @@ def _spectral(
     def loss(subject: str, fusion: str, single: str) -> float:
         return learned[subject][single]["fidelity"] - together[subject][fusion]["fidelity"]
 
-    apart = {
-        name: loss(name, "other columns", "spectral 1" if name.endswith("b") else "spectral 0") for name in subjects
-    }
+    apart = {name: loss(name, "other columns", own_columns(name)) for name in subjects}
     return [
         row(
             "The additive Spectral Adapter of rank r can change a weight by a matrix of rank 2r",
@@ -208,7 +208,7 @@ def _spectral(
             {
                 "fused - 0.9 alone": {
                     name: together[name]["other columns"]["fidelity"]
-                    - 0.9 * learned[name]["spectral 1" if name.endswith("b") else "spectral 0"]["fidelity"]
+                    - 0.9 * learned[name][own_columns(name)]["fidelity"]
                     for name in subjects
                 }
             },
@@ -216,7 +216,7 @@ def _spectral(
     ]
 
 
-def _methods(quality: dict[str, Any]) -> list[dict[str, Any]]:
+def method_claims(quality: dict[str, Any]) -> list[dict[str, Any]]:
     """Claims that compare methods at equal budgets."""
     budgets = sorted({run["budget"] for run in quality["runs"]})
 
@@ -230,9 +230,8 @@ def _methods(quality: dict[str, Any]) -> list[dict[str, Any]]:
 
     small, large = budgets[0], budgets[-1]
     rivals = [it for it in quality["coverage"]["methods"] if it != "spectral-r" and not it.startswith("PEFT")]
-    gap = {
-        name: it - less("dora", "lora", budget=large)[name] for name, it in less("dora", "lora", budget=small).items()
-    }
+    gain, gain_large = (less("dora", "lora", budget=budget) for budget in (small, large))
+    gap = {name: gain[name] - gain_large[name] for name in gain.keys() & gain_large.keys()}
     at = "subject fidelity at all budgets that were measured"
     return [
         row("LoRA-Dash learns a subject better than LoRA", _DASH, at, {"LoRA-Dash - LoRA": less("lora-dash", "lora")}),
@@ -272,10 +271,6 @@ def _methods(quality: dict[str, Any]) -> list[dict[str, Any]]:
 
 def _difference(subjects: Sequence[str], learned: Mapping[str, Mapping[str, Any]], one: str, other: str) -> Values:
     return {name: learned[name][one]["fidelity"] - learned[name][other]["fidelity"] for name in subjects}
-
-
-def _twin(name: str) -> str:
-    return name[:-1] + ("b" if name.endswith("a") else "a")
 
 
 def _tensors(layers: Mapping[str, Sequence[int]]) -> dict[str, Tensor]:

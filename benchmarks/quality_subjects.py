@@ -73,6 +73,11 @@ def held_out() -> list[str]:
     return [f"{classes()[pair]} {pair}{which}" for pair in range(PAIRS) for which in "ab"]
 
 
+def look_alike_of(name: str) -> str:
+    """Name of the other one of a held-out subject's pair."""
+    return name[:-1] + ("b" if name.endswith("a") else "a")
+
+
 def tuning() -> list[str]:
     """Names of the subjects that learning rates are chosen on."""
     known = classes()

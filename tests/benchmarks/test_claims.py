@@ -8,7 +8,7 @@ from torch import nn
 
 from benchmarks.claims import ClaimsPlan
 from benchmarks.claims_run import choose_directions, learning
-from benchmarks.claims_verdicts import verdicts
+from benchmarks.claims_verdicts import method_claims, verdicts
 from benchmarks.quality_run import Settings
 from dreamtune.adapters import attach
 from dreamtune.adapters.methods.lora_dash import LoRADash, LoRADashConfig
@@ -111,3 +111,31 @@ def test_verdicts_follow_the_figures() -> None:
 
 def test_claims_that_compare_methods_need_the_results_of_all_methods() -> None:
     assert not any("LoRA-Dash learns" in claim for claim in _told(0.1))
+
+
+def test_claims_that_compare_methods_follow_the_results_of_all_methods() -> None:
+    """Fidelity by method; DoRA gains at the small budget alone, and LoHa has the prompts but not the diversity."""
+    fidelity = {"lora": 0.5, "dora": 0.5, "lora-dash": 0.4, "spectral-r": 0.7, "loha": 0.3, "lokr": 0.5}
+    runs = [
+        {"subject": subject, "method": method, "budget": budget, "diversity": 0.5, "prompt": 0.9}
+        | {"fidelity": value + 0.01 * place + (0.1 if (method, budget) == ("dora", 25_000) else 0.0)}
+        | ({"diversity": 0.4, "prompt": 0.95} if method == "loha" else {})
+        for method, value in fidelity.items()
+        for budget in (25_000, 100_000)
+        for place, subject in enumerate(PLAN.subjects)
+    ]
+    methods = [*fidelity, "PEFT lora"]
+    told = {it["claim"]: it for it in method_claims({"runs": runs, "coverage": {"methods": methods}})}
+    assert {claim: it["verdict"] for claim, it in told.items()} == {
+        "LoRA-Dash learns a subject better than LoRA": "does not",
+        "DoRA learns a subject better than LoRA": "holds",
+        "DoRA's gain is larger at low rank": "holds",
+        "The rotational Spectral Adapter is the best at the smallest budget": "holds",
+        "LoKr is more faithful than LoRA, and LoRA than LoHa": "unclear",  # LoKr's is the same
+        "LoHa keeps more diversity and follows prompts better than LoRA": "does not",
+    }
+    best = told["The rotational Spectral Adapter is the best at the smallest budget"]["differences"]
+    assert best.keys() == {f"- {method}" for method in fidelity if method != "spectral-r"}
+    assert best["- dora"]["mean"] == pytest.approx(0.1)
+    one = [run for run in runs if run["budget"] == 25_000]
+    assert len(method_claims({"runs": one, "coverage": {"methods": methods}})) == len(told) - 1
