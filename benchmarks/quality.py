@@ -63,7 +63,10 @@ def measure(plan: Plan, folder: Path, workers: int, device: str) -> dict[str, An
 
 
 def estimate(plan: Plan, folder: Path, workers: int, device: str) -> str:
-    """How long the plan takes here, from a short run of LoRA; what is done already is not counted."""
+    """How long the plan takes here, from a short run of LoRA; what is done already is not counted.
+
+    Runs at a budget whose learning rates are not all tried yet are not known, and count as missing.
+    """
     torch.set_num_threads(1)
     steps, drawing = 6, 4
     probe = replace(plan.settings, steps=steps, drawing_steps=drawing)
@@ -78,14 +81,17 @@ def estimate(plan: Plan, folder: Path, workers: int, device: str) -> str:
     training = settings.steps * per_step
     short, long = (training + pictures * settings.drawing_steps * per_drawing for pictures in (20, 80))
     for number, (budget, seed) in enumerate(plan.levels, 1):
-        chosen = {it.name: plan.grid(it)[0] for it in plan.contestants}
-        tune, test = plan.tuning_jobs(budget), plan.jobs(budget, seed, chosen)
+        tune = [result_of(folder, one, device) for one in plan.tuning_jobs(budget)]
+        tried = [result for result in tune if result is not None]
+        left = len(plan.contestants) * len(plan.subjects)
+        if len(tried) == len(tune):
+            chosen = {name: told["chosen"] for name, told in tuned(plan, budget, tried).items()}
+            left = sum(result_of(folder, one, device) is None for one in plan.jobs(budget, seed, chosen))
         first = budget not in [level[0] for level in plan.levels[: number - 1]]
-        missing = sum(result_of(folder, one, device) is None for one in tune) if first else 0
-        seconds = (missing * short + len(test) * long) / workers
+        seconds = ((len(tune) - len(tried)) * short * first + left * long) / workers
         total += seconds
-        done = f"{len(tune) - missing} of {len(tune)} tuning runs done, " if first and tune else ""
-        lines.append(f"{number}. {budget:>7,} parameters, seed {seed}: {done}{len(test)} runs, {seconds / 60:.0f} min")
+        done = f"{len(tried)} of {len(tune)} tuning runs done, " if first and tune else ""
+        lines.append(f"{number}. {budget:>7,} parameters, seed {seed}: {done}{left} runs, {seconds / 60:.0f} min")
     lines.append(f"in all about {total / 3600:.1f} h on {device} in {workers} processes")
     return "\n".join(lines)
 
