@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
@@ -19,9 +20,11 @@ from typing import Any
 import torch
 from PIL import Image
 
+from benchmarks.machine import RESULTS, write_results
 from benchmarks.pairs_people import FIRST_SEED, PAIRS, PEOPLE, RANK, TRAININGS, Person, trained
+from benchmarks.quality_statistics import bootstrap
 from dreamtune.evaluation.fidelity import likeness
-from dreamtune.evaluation.pairs import Couple, interval, judge_couple
+from dreamtune.evaluation.pairs import Couple, judge_couple
 from dreamtune.fusion import FUSIONS
 from dreamtune.pipelines.fuse import FuseConfig, fuse
 from dreamtune.pipelines.generate import GenerateConfig, generate
@@ -31,18 +34,20 @@ from dreamtune.pocket.evaluators import Evaluators
 from dreamtune.pocket.world import CONTEXTS
 
 WAYS = ("sum", "mean", "ties", "tsv", "gradient", "blocks", "orthogonal", "regions", "blend")
+RESAMPLES = 2_000
+"""Of the intervals in pairs.json."""
 SHOWN = ("beach", "snow", "city", "night")
 Files = dict[tuple[str, str], Path]
 """Token of a subject and name of a training -> its adapter."""
 
 
 def drawn(config: GenerateConfig, folder: Path) -> list[Image.Image]:
-    """The pictures of `config`: those that lie in `folder`, or new ones."""
-    files = sorted(folder.glob("*.png")) if (folder / "done").exists() else []
-    if not files:
-        files = list(generate(config, folder).files)
+    """The pictures of `config`: those that lie in `folder`, or new ones in place of some that were not finished."""
+    if not (folder / "done").exists():
+        shutil.rmtree(folder, ignore_errors=True)  # generate would number on, and both would count
+        generate(config, folder)
         (folder / "done").touch()
-    return [Image.open(file).convert("RGB") for file in files]
+    return [Image.open(file).convert("RGB") for file in sorted(folder.glob("*.png"))]
 
 
 def together(way: str, pair: tuple[Person, Person], files: Files, work: Path) -> list[Image.Image]:
@@ -144,9 +149,9 @@ def summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
         for kind in ("all", "same class", "two classes"):
             chosen = [row[way] for row in rows if kind in ("all", row["kind"])]
             columns = {name: [figures[name] for figures in chosen] for name in chosen[0]}
-            table = {name: (fmean(column), *interval(column)) for name, column in columns.items()}
+            table = {name: (fmean(column), *bootstrap(column, resamples=RESAMPLES)) for name, column in columns.items()}
             kept = fmean(columns["gain"]) / fmean(columns["alone"])
-            table["retention"] = (kept, *interval(columns["gain"], columns["alone"]))
+            table["retention"] = (kept, *bootstrap(columns["gain"], columns["alone"], RESAMPLES))
             found.setdefault(way, {})[kind] = {name: [round(v, 4) for v in row] for name, row in table.items()}
     return found
 
@@ -163,7 +168,7 @@ def main() -> None:
     """Entry point."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, default=Path("pairs-work"))
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
+    parser.add_argument("--out", type=Path, default=RESULTS)
     parser.add_argument("--steps", type=int, default=300, help="of each training (default 300)")
     options = parser.parse_args()
     files = {
@@ -176,8 +181,7 @@ def main() -> None:
         rows.append({"pair": [it.name for it in pair], "kind": kind, **judged})
         print(json.dumps(rows[-1]), flush=True)
     report = {"steps": options.steps, "rank": RANK, "summary": summary(rows), "pairs": rows}
-    options.out.mkdir(parents=True, exist_ok=True)
-    (options.out / "pairs.json").write_text(json.dumps(report, indent=1) + "\n")
+    write_results(options.out / "pairs.json", report)
     for name, pair in (("same", PAIRS[0]), ("two", PAIRS[6])):
         figure(pair, files, options.work).save(options.out / f"pairs-{name}-class.png")
     for way, figures in report["summary"].items():

@@ -8,6 +8,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+from dreamtune.errors import ConfigError
 from dreamtune.fusion import Columns
 from dreamtune.pipelines.train import load_run_config, train
 from dreamtune.pocket import photographs
@@ -54,15 +55,22 @@ PAIRS = (
 
 
 def trained(person: Person, way: str, work: Path, steps: int) -> Path:
-    """The adapter of a subject: as it lies there, or trained, or trained on from where it was stopped."""
+    """The adapter of a subject: as it lies there, or trained, or trained on from where it was stopped.
+
+    Raises ConfigError if what lies there is of another number of steps.
+    """
     pictures, run = work / "pictures" / person.token, work / "runs" / f"{person.token}-{way}"
     pictures.mkdir(parents=True, exist_ok=True)
     for i, photo in enumerate(photographs(person.subject, 5, seed=FIRST_SEED + person.number)):
         photo.save(pictures / f"{i}.png")
-    if (run / "report.json").is_file():  # the last that a training writes
-        return run / "adapter.safetensors"
-    if (run / "checkpoints").is_dir():
-        return train(load_run_config(run), run, resume=True).adapter
+    finished = (run / "report.json").is_file()  # the last that a training writes
+    if finished or (run / "checkpoints").is_dir():
+        begun = load_run_config(run)
+        if begun.steps != steps:
+            raise ConfigError(
+                f"{run} is a training of {begun.steps} steps, not {steps}: take another --work or --steps"
+            )
+        return run / "adapter.safetensors" if finished else train(begun, run, resume=True).adapter
     config = TrainConfig(
         images=pictures,
         class_word=person.cls,

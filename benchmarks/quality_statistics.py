@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import product
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 RESAMPLES = 10_000
-LEVEL = 0.95
+BOUNDS = (0.025, 0.975)
 _EXACT = 12
 """Up to so many subjects all signs are gone through."""
 
@@ -30,17 +30,30 @@ class Interval:
         return {name: round(value, 4) if isinstance(value, float) else value for name, value in asdict(self).items()}
 
 
+def bootstrap(
+    values: Sequence[float], over: Sequence[float] | None = None, resamples: int = RESAMPLES
+) -> tuple[float, float]:
+    """The 95 % percentile interval (Efron and Tibshirani 1993, chapter 13) of the mean of `values`; seeded.
+
+    over: as many others; then it is that of the ratio of the means, values over others.
+    """
+    picks = np.random.default_rng(0).integers(len(values), size=(resamples, len(values)))
+    means = np.asarray(values, dtype=float)[picks].mean(1)
+    if over is not None:
+        means = means / np.asarray(over, dtype=float)[picks].mean(1)
+    low, high = np.quantile(means, BOUNDS)
+    return float(low), float(high)
+
+
 def interval(values: Mapping[str, float]) -> Interval:
-    """Percentile bootstrap over subjects (Efron and Tibshirani 1993, chapter 13), 95 %; seeded.
+    """The mean over subjects with its :func:`bootstrap` interval.
 
     values: subject -> its mean over seeds. Raises ValueError without any.
     """
     if not values:
         raise ValueError("no subjects: a mean needs at least one")
-    own = np.array([values[name] for name in sorted(values)])
-    picks = np.random.default_rng(0).integers(len(own), size=(RESAMPLES, len(own)))
-    low, high = np.quantile(own[picks].mean(1), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return Interval(float(own.mean()), float(low), float(high), len(own))
+    own = [values[name] for name in sorted(values)]
+    return Interval(float(np.mean(own)), *bootstrap(own), len(own))
 
 
 def paired(one: Mapping[str, float], other: Mapping[str, float]) -> tuple[Interval, float]:

@@ -94,14 +94,3 @@ def _judge(table: Tensor, couple: Couple) -> tuple[bool, bool, bool, float, floa
     gain = sum(row[own] - couple.base[own] for row, own in zip(likeness, order, strict=True)) / 2
     leaks = sum(row[1 - own] - couple.control[own] for row, own in zip(likeness, order, strict=True)) / 2
     return there and straight, there and crossed, not (straight or crossed), gain, leaks
-
-
-def interval(values: Sequence[float], over: Sequence[float] | None = None, seed: int = 0) -> tuple[float, float]:
-    """The 95 % bootstrap interval of the mean of `values`, or of its ratio to the mean of `over`."""
-    rng = np.random.default_rng(seed)
-    pick = rng.integers(0, len(values), (2000, len(values)))
-    means = np.asarray(values, dtype=float)[pick].mean(1)
-    if over is not None:
-        means = means / np.asarray(over, dtype=float)[pick].mean(1)
-    low, high = np.quantile(means, (0.025, 0.975))
-    return float(low), float(high)

@@ -5,7 +5,7 @@ import pytest
 
 from benchmarks.claims_verdicts import row
 from benchmarks.quality_plan import choose
-from benchmarks.quality_statistics import Interval, by_subject, holm, interval, paired, verdict
+from benchmarks.quality_statistics import Interval, bootstrap, by_subject, holm, interval, paired, verdict
 
 
 def test_an_interval_is_around_the_mean_and_narrows_with_subjects() -> None:
@@ -18,6 +18,14 @@ def test_an_interval_is_around_the_mean_and_narrows_with_subjects() -> None:
     assert large.high - large.low < 0.4 * (small.high - small.low)
     assert large.high - large.low == pytest.approx(2 * 1.96 * 0.1 / 200**0.5, rel=0.15)
     assert interval(few) == small  # seeded
+
+
+def test_an_interval_of_a_ratio_resamples_both_alike() -> None:
+    assert bootstrap([1.0, 2.0, 3.0], over=[2.0, 4.0, 6.0]) == pytest.approx((0.5, 0.5))
+    low, high = bootstrap([1.0, 2.0, 3.0, 4.0], over=[2.0, 4.0, 6.0, 4.0])
+    assert low < 10 / 16 < high
+    values = [0.0, 1.0] * 10
+    assert bootstrap(values, over=[2.0] * 20) == pytest.approx([bound / 2 for bound in bootstrap(values)])
 
 
 def test_the_order_of_subjects_does_not_matter() -> None:

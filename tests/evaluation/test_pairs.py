@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from dreamtune.evaluation.pairs import Couple, interval, judge_couple
+from dreamtune.evaluation.pairs import Couple, judge_couple
 
 A, B, NEITHER = torch.eye(3)
 
@@ -45,13 +45,3 @@ def test_figures_are_means_over_pictures(couple: Couple) -> None:
     assert couple.gain == pytest.approx(0.6)
     with pytest.raises(ValueError, match="no pictures"):
         judge_couple([], couple)
-
-
-def test_interval_holds_the_mean_and_narrows() -> None:
-    values = [0.0, 1.0] * 10
-    low, high = interval(values)
-    assert 0.2 < low < 0.5 < high < 0.8
-    wide = interval(values[:6])
-    assert wide[0] < low and high < wide[1]
-    assert interval([0.3] * 4) == pytest.approx((0.3, 0.3))
-    assert interval([1.0, 2.0, 3.0], over=[2.0, 4.0, 6.0]) == pytest.approx((0.5, 0.5))
