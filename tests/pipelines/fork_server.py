@@ -50,3 +50,15 @@ class ForkServer:
         line = self._server.stdout.readline()
         assert line, "the server has ended"
         return line
+
+
+def import_all() -> None:
+    """What a training needs; for the server, before it forks anything."""
+    import torch
+
+    torch.set_num_threads(1)  # nothing is computed before the fork: no threads are lost by it
+    import diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion  # noqa: F401
+
+    import dreamtune.data.prior
+    import dreamtune.pipelines.train
+    import dreamtune.training.loop  # noqa: F401

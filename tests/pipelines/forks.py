@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from tests.pipelines.fork_server import ForkServer
+from tests.pipelines.fork_server import ForkServer, import_all
 
 
 class Process:
@@ -61,15 +61,7 @@ class Forks(ForkServer):
 
 
 def _serve() -> None:
-    import torch
-
-    torch.set_num_threads(1)  # nothing is computed before the fork: no threads are lost by it
-    import diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion  # noqa: F401
-
-    import dreamtune.data.prior
-    import dreamtune.pipelines.train
-    import dreamtune.training.loop  # noqa: F401
-
+    import_all()
     answers, previous = os.dup(1), 0
     for line in sys.stdin:
         request = json.loads(line)

@@ -60,6 +60,12 @@ def whole(long: TrainConfig, tmp_path_factory: pytest.TempPathFactory) -> bytes:
     return result.adapter.read_bytes()
 
 
+@pytest.fixture
+def two(jobs: Jobs, long: TrainConfig, tmp_path: Path) -> tuple[Job, Job]:
+    """Two of those trainings, which wait: the first to be disturbed, the other for its turn."""
+    return jobs.submit("train", long, tmp_path / "run"), jobs.submit("train", long, tmp_path / "next")
+
+
 def steps(job: Job) -> list[int]:
     file = job.out / "metrics.jsonl"
     return [json.loads(line)["step"] for line in file.read_text().splitlines()] if file.exists() else []
@@ -171,9 +177,9 @@ def test_told_to_stop_twice_it_ends_at_once_and_can_be_resumed(
     check_whole(done(jobs, jobs.resume(job.id)), whole)
 
 
-def test_kill_of_a_job(workers: Workers, jobs: Jobs, long: TrainConfig, whole: bytes, tmp_path: Path) -> None:
+def test_kill_of_a_job(workers: Workers, jobs: Jobs, two: tuple[Job, Job], whole: bytes) -> None:
     """The worker tells why, and goes on with the next."""
-    job, next_job = jobs.submit("train", long, tmp_path / "run"), jobs.submit("train", long, tmp_path / "next")
+    job, next_job = two
     workers.start(jobs.home)
     until_step(job, 7)
     kill_job(jobs.home, job.id)
@@ -187,9 +193,9 @@ def test_kill_of_a_job(workers: Workers, jobs: Jobs, long: TrainConfig, whole: b
     check_whole(done(jobs, job), whole)
 
 
-def test_kill_of_the_worker(workers: Workers, jobs: Jobs, long: TrainConfig, whole: bytes, tmp_path: Path) -> None:
+def test_kill_of_the_worker(workers: Workers, jobs: Jobs, two: tuple[Job, Job], whole: bytes) -> None:
     """The job goes on; a new worker does not begin another beside it."""
-    job, next_job = jobs.submit("train", long, tmp_path / "run"), jobs.submit("train", long, tmp_path / "next")
+    job, next_job = two
     pid = workers.start(jobs.home)
     until_step(job, 3)
     kill_worker(jobs.home, pid)
@@ -202,11 +208,9 @@ def test_kill_of_the_worker(workers: Workers, jobs: Jobs, long: TrainConfig, who
     check_whole(job, whole)
 
 
-def test_kill_of_the_worker_and_its_job(
-    workers: Workers, jobs: Jobs, long: TrainConfig, whole: bytes, tmp_path: Path
-) -> None:
+def test_kill_of_the_worker_and_its_job(workers: Workers, jobs: Jobs, two: tuple[Job, Job], whole: bytes) -> None:
     """As when the machine goes down: nobody is left to write down what became of it."""
-    job, next_job = jobs.submit("train", long, tmp_path / "run"), jobs.submit("train", long, tmp_path / "next")
+    job, next_job = two
     pid = workers.start(jobs.home)
     until_step(job, 7)
     kill_worker(jobs.home, pid)
@@ -224,9 +228,9 @@ def test_kill_of_the_worker_and_its_job(
 
 @pytest.mark.parametrize("how", ["asked", "SIGTERM", "SIGINT"])
 def test_end_of_the_worker_stops_its_jobs_with_a_checkpoint(
-    workers: Workers, jobs: Jobs, long: TrainConfig, tmp_path: Path, how: str
+    workers: Workers, jobs: Jobs, two: tuple[Job, Job], how: str
 ) -> None:
-    job, next_job = jobs.submit("train", long, tmp_path / "run"), jobs.submit("train", long, tmp_path / "next")
+    job, next_job = two
     pid = workers.start(jobs.home)
     until_step(job, 3)
     if how == "asked":

@@ -18,7 +18,7 @@ from typing import Any
 from dreamtune.pipelines import job_process, worker
 from dreamtune.pipelines.job_lock import is_held
 from dreamtune.pipelines.job_state import lock_path, log_path
-from tests.pipelines.fork_server import ForkServer
+from tests.pipelines.fork_server import ForkServer, import_all
 
 SLOW = 0.03
 """Seconds that a step of their trainings takes longer."""
@@ -117,16 +117,9 @@ def _slow_down(trainer: Any, seconds: float) -> None:
 
 
 def _serve() -> None:
-    import torch
-
-    torch.set_num_threads(1)  # nothing is computed before the fork: no threads are lost by it
-    import diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion  # noqa: F401
-
+    import_all()
     import dreamtune.analysis
-    import dreamtune.data.prior
-    import dreamtune.evaluation
-    import dreamtune.pipelines.train
-    import dreamtune.training.loop  # noqa: F401
+    import dreamtune.evaluation  # noqa: F401
     from dreamtune.pipelines.cli import main
     from dreamtune.training.trainer import Trainer
 
@@ -143,8 +136,8 @@ def _serve() -> None:
             continue
         os.setsid()
         _only(Path(home) / worker.LOG, os.O_TRUNC)
-        for number in (signal.SIGCHLD, signal.SIGINT):
-            signal.signal(number, signal.SIG_DFL if number == signal.SIGCHLD else signal.default_int_handler)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         os.environ["DREAMTUNE_JOBS"] = home
         code = main(["worker", "--workers", str(workers)])
         sys.stderr.flush()
