@@ -3,13 +3,14 @@
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from dreamtune.pipelines.cli import main
-from dreamtune.pipelines.jobs import Jobs
+from dreamtune.pipelines.jobs import Job, Jobs
 from dreamtune.pipelines.train import TrainResult
 from tests.pipelines.conftest import Submit, start
 
@@ -45,6 +46,21 @@ def test_command_line(jobs: Jobs, submit: Submit, capsys: pytest.CaptureFixture[
         printed = capsys.readouterr()
         assert printed.out == "" and printed.err.startswith("Error: ") and printed.err.count("\n") == 1
     assert main(["worker", "--workers", "0"]) == 2
+
+
+def test_a_job_that_runs_is_listed_with_its_progress(
+    jobs: Jobs, submit: Submit, held: Callable[[Job], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    job = submit("rex")
+    held(job)
+    for told, shown in (
+        ({}, "running"),
+        ({"phase": "latents", "done": 1, "total": 4}, "running, latents 1/4"),
+        ({"phase": "train", "done": 3, "total": 8, "eta": 7.4}, "running, train 3/8, 0:07 left"),
+    ):
+        start(jobs, job, **told)
+        assert main(["jobs", "list"]) == 0
+        assert capsys.readouterr().out == f"   1  train     {shown:24}  rex\n"
 
 
 def test_queue_option(photos: Path, trained: TrainResult, jobs: Jobs, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,5 +1,8 @@
 """Parts of the worker and of a job's process, within the process of the tests."""
 
+import os
+import signal
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -8,8 +11,9 @@ from typing import Any
 import pytest
 
 from dreamtune.errors import ConfigError, Interrupted, JobError
-from dreamtune.pipelines import worker
+from dreamtune.pipelines import job_process, worker
 from dreamtune.pipelines.job_kinds import kind_of
+from dreamtune.pipelines.job_lock import take
 from dreamtune.pipelines.job_process import Heartbeat
 from dreamtune.pipelines.job_store import JobStore
 from dreamtune.pipelines.jobs import Job, Jobs
@@ -50,6 +54,33 @@ def test_progress_is_told_within_a_moment(
         beat(Progress("train", 1, 8, seconds_left=7.0))
         assert beat.stop.wait(5), "the job hears that it is to stop"
     assert jobs.get(job.id).eta == 7.0
+
+
+def test_asked_twice_a_job_kills_its_process(
+    jobs: Jobs, submit: Submit, held: Callable[[Job], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing in it can refuse that."""
+    kills: list[tuple[int, int]] = []
+    monkeypatch.setattr(os, "kill", lambda *arguments: kills.append(arguments))
+    job = submit("run")
+    start(jobs, job)
+    held(job)
+    for killed in (set(), {(os.getpid(), signal.SIGKILL)}):
+        jobs.stop(job.id)
+        with Heartbeat(JobStore(jobs.home), int(job.id)) as beat:
+            pass
+        assert beat.stop.is_set() and set(kills) == killed
+
+
+def test_what_a_job_starts_does_not_hold_its_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else it would seem to run for as long as that does."""
+    lock = take(tmp_path / "1.lock")
+    assert lock is not None
+    os.set_inheritable(lock, True)  # as it comes from the worker
+    monkeypatch.setattr(sys, "argv", ["job_process", str(tmp_path), "1", str(lock)])
+    monkeypatch.setattr(job_process, "run_job", lambda home, number: os.get_inheritable(lock))
+    assert job_process.main() is False
+    os.close(lock)
 
 
 def test_a_process_that_cannot_begin_leaves_a_failed_job(
