@@ -64,10 +64,8 @@ class Evaluators:
             scores, boxes, contexts = self._find(x)
             logits = {name: v.unflatten(0, (len(x), 2)) for name, v in self._look(x, boxes)[0].items()}
             told = {name: v.argmax(-1).tolist() for name, v in logits.items()}
-            for i, context in enumerate(contexts.argmax(1).tolist()):
-                there = [0, 1] if scores[i, 1] >= SECOND_SCORE else [0]
+            for i, (context, there) in enumerate(zip(contexts.argmax(1).tolist(), _there(scores, boxes), strict=True)):
                 found = [_found({n: v[i][j] for n, v in told.items()}, boxes[i, j], float(scores[i, j])) for j in there]
-                found.sort(key=lambda s: s.box[0] + s.box[2])
                 readings.append(Reading(_CONTEXTS[context], tuple(found)))
         return readings
 
@@ -87,9 +85,7 @@ class Evaluators:
         for x in _batches(pictures):
             scores, boxes, _ = self._find(x)
             who = self._look(x, boxes)[1].unflatten(0, (len(x), 2))
-            for i, middles in enumerate((boxes[..., 0] + boxes[..., 2]).tolist()):
-                there = [0, 1] if scores[i, 1] >= SECOND_SCORE else [0]
-                rows.append(who[i, sorted(there, key=lambda j, at=middles: at[j])])
+            rows += [who[i, there] for i, there in enumerate(_there(scores, boxes))]
         return rows
 
     @torch.no_grad()
@@ -105,6 +101,13 @@ class Evaluators:
     def _look(self, x: Tensor, boxes: Tensor) -> tuple[dict[str, Tensor], Tensor]:
         """Reader's answers for boxes (n, k, 4), rows in the order picture 0 box 0, picture 0 box 1, ..."""
         return self.reader(crop(x.repeat_interleave(boxes.shape[1], 0), boxes.flatten(0, 1)))
+
+
+def _there(scores: Tensor, boxes: Tensor) -> list[list[int]]:
+    """Of each picture which of its two boxes show a subject, from left to right; the first always does."""
+    order = (boxes[..., 0] + boxes[..., 2]).argsort(dim=1, stable=True).tolist()
+    second = (scores[:, 1] >= SECOND_SCORE).tolist()
+    return [both if two else [0] for both, two in zip(order, second, strict=True)]
 
 
 def to_array(pictures: Pictures) -> np.ndarray:
