@@ -1,4 +1,4 @@
-"""python benchmarks/speed.py [--unet small|sd15|sdxl] [--precision fp32|bf16] [--out FILE.json] [--repeats N].
+"""python -m benchmarks.speed [--unet small|sd15|sdxl] [--precision fp32|bf16] [--out FILE.json] [--repeats N].
 
 Time and memory of one LoRA training step (forward and backward pass), dreamtune beside PEFT: the same rank, layers,
 factors and inputs on one random UNet of the Stable Diffusion design; SD 1.5's own size on CUDA, a small one elsewhere.
@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import copy
-import json
 import statistics
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -24,6 +23,7 @@ from diffusers import UNet2DConditionModel
 from peft import LoraConfig, inject_adapter_in_model
 from torch import Tensor, nn
 
+from benchmarks.machine import pick_device, write_results
 from dreamtune.adapters import attach, select_targets
 from dreamtune.adapters.methods.lora import LoRAConfig
 
@@ -231,7 +231,7 @@ def write_report(path: Path, device: torch.device, facts: Mapping[str, Any], row
         **facts,
         "rows": [asdict(row) for row in rows],
     }
-    path.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    write_results(path, report)
 
 
 def main() -> None:
@@ -244,7 +244,7 @@ def main() -> None:
     options = parser.parse_args()
     if options.repeats < 1:
         parser.error("--repeats must be at least 1")
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = torch.device(pick_device())
     unet_size = options.unet or ("sd15" if device.type == "cuda" else "small")
     rows, difference = measure(options.repeats, device, unet_size, options.precision)
     print(f"{'':<14}{'ms/step':>10}{'÷ base':>9}{'saved MiB':>11}{'+ MiB':>8}{'parameters':>12}")

@@ -22,11 +22,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import init_empty_weights
 from diffusers import DDPMScheduler, UNet2DConditionModel
 from peft import LoraConfig
 
-from benchmarks.speed import SD15, write_report
+from benchmarks.speed import SD15, twin, write_report
 from dreamtune.adapters import attach, select_targets
 from dreamtune.adapters.methods.lora import LoRAConfig
 from dreamtune.data.example import Example
@@ -62,14 +61,6 @@ def make_unet() -> UNet2DConditionModel:
     """SD 1.5's UNet with random weights, frozen."""
     torch.manual_seed(0)
     return UNet2DConditionModel(**CONFIG).requires_grad_(False)
-
-
-def twin(unet: UNet2DConditionModel) -> UNet2DConditionModel:
-    """Another model on the very same weights."""
-    with init_empty_weights():
-        other = UNet2DConditionModel(**CONFIG)
-    other.load_state_dict(unet.state_dict(), assign=True)
-    return other.requires_grad_(False)
 
 
 def scheduler() -> DDPMScheduler:
