@@ -34,13 +34,13 @@ lint: setup  ## ruff: style, docstrings, format
 check: lint  ## lint, then types
 	$(BIN)/pyright
 
-bench: bench-layers bench-speed bench-personalization bench-quality bench-claims  ## every benchmark (hours on a CPU)
+bench: bench-layers bench-speed bench-personalization bench-quality bench-claims bench-pairs  ## all of the benchmarks below (many hours on a CPU)
 
 bench-layers: setup  ## time and memory of every method on SD 1.5's attention layers, beside PEFT and LyCORIS
 	$(BIN)/python -m benchmarks.layers
 
 bench-speed: setup  ## a training step and the time to a subject beside PEFT, using adapters, starting the command line
-	$(BIN)/python benchmarks/speed.py
+	$(BIN)/python -m benchmarks.speed
 	$(BIN)/python -m benchmarks.step --out benchmarks/results/step.json
 	$(BIN)/python -m benchmarks.time_to_subject
 	$(BIN)/python -m benchmarks.use
@@ -67,5 +67,5 @@ docs: setup  ## write the recipes, the tables of the documentation and docs/resu
 	$(BIN)/python docs/generate.py
 	$(BIN)/python -m docs.results
 
-clean:  ## remove what the other targets made, except pocket-work/, quality-work/ and your runs
+clean:  ## remove what the other targets made, except pocket-work/, quality-work/, pairs-work/ and your runs
 	rm -rf .venv build demo dist *.egg-info .hypothesis .pytest_cache .ruff_cache

@@ -46,7 +46,7 @@ def speed() -> str:
 
 _STEP_TEXT = """
 Forward and backward pass of a UNet of that size with random weights, LoRA of rank 8 on all attention layers, beside
-PEFT with the same factors (`python benchmarks/speed.py`). On this device a step waits for the launch of kernels rather
+PEFT with the same factors (`python -m benchmarks.speed`). On this device a step waits for the launch of kernels rather
 than for arithmetic.
 """
 
@@ -96,4 +96,4 @@ def _use(report: dict[str, Any] | None) -> str:
         "starting": "start ",
     }
     body = [[f"{names[part]}{name}", f"{s:.3f}"] for part in names for name, s in report[part].items()]
-    return f"### Using adapters\n\nMedians on {about(report)}, one thread.\n\n" + table(["", "s"], body)
+    return f"### Using adapters\n\nMedians on {about(report)}; on a CPU with one thread.\n\n" + table(["", "s"], body)
