@@ -228,6 +228,27 @@ def test_time_to_subject_is_where_fidelity_stays_near_its_end() -> None:
         reached([{"step": 1, "seconds": 1.0, "fidelity": -0.1}])
 
 
+def test_the_estimate_leaves_out_what_is_done(tmp_path: Path, net: Base, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(quality_work, "base_digest", lambda: "base")
+    monkeypatch.setattr(quality_plan, "base_on", lambda device: net)
+    monkeypatch.setattr(quality, "run", lambda task, device: ({"seconds": 1.0}, None))
+    plan = Plan(Settings(), LEVELS[:1], ("dog 0a", "dog 0b"), ("robot tuning 0",), CONTESTANTS[:2])
+    (budget, seed), fresh = LEVELS[0], quality.estimate(plan, tmp_path, 1, "cpu")
+    assert "0 of 6 tuning runs done, 4 runs" in fresh
+    figures = {"fidelity": 0.5, "prompt": 0.9, "prompt_base": 0.9, "leak": 0.0}
+
+    def finish(job: Job) -> None:
+        place = job.place(tmp_path, "cpu")
+        (place.parent / f"{place.name}.json").write_text(json.dumps(figures))
+
+    for job in plan.tuning_jobs(budget):
+        finish(job)
+    assert "6 of 6 tuning runs done, 4 runs" in quality.estimate(plan, tmp_path, 1, "cpu")
+    for job in plan.jobs(budget, seed, {it.name: plan.grid(it)[0] for it in plan.contestants})[:3]:
+        finish(job)
+    assert "6 of 6 tuning runs done, 1 runs" in quality.estimate(plan, tmp_path, 1, "cpu")
+
+
 @pytest.mark.slow
 def test_two_runs_give_the_same_figures_but_for_times(tmp_path: Path) -> None:
     contestants = tuple(it for it in CONTESTANTS if it.name in ("lora-dash", "PEFT loha"))
