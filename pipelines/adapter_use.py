@@ -15,6 +15,7 @@ from dreamtune.errors import ConfigError, IncompatibleModelError
 
 if TYPE_CHECKING:
     from dreamtune.adapters import AdapterFile, AttachedParts
+    from dreamtune.fusion import Ingredient
     from dreamtune.models import Base
 
 _BLOCK = re.compile(r"(down|up)\.\d+|mid")
@@ -51,6 +52,8 @@ class AdapterUse:
         named, window = split_window(text)
         if window and not windows:
             raise ConfigError(f"{text!r} has a window of steps, which only `dreamtune generate` knows: leave it out")
+        if named[:1] in ("", ":"):
+            raise ConfigError("the name of an adapter file is empty: write FILE or FILE:0.8, in a region FILE+FILE")
         path, strength, blocks = parse(named)
         imported = read_adapter(path)
         remarks = tuple(f"{path.name}: {it}" for it in imported.remarks)
@@ -88,6 +91,13 @@ class AdapterUse:
                 raise ConfigError(f"{self.path.name} changes nothing in the block {block}: leave its strength out")
             found[pattern] = factor
         return found
+
+    @property
+    def ingredient(self) -> Ingredient:
+        """It as part of a fusion. Raises ConfigError as :attr:`patterns` does."""
+        from dreamtune.fusion import Ingredient
+
+        return Ingredient(self.path.name, self.file, self.strength, self.patterns)
 
     def check(self, base: Base, any_base: bool = False) -> None:
         """Make certain that it fits `base`. Raises IncompatibleModelError that names the file."""

@@ -69,25 +69,21 @@ def fuse(config: FuseConfig, out: str | Path, on_progress: OnProgress | None = N
             return fuse(config, out, printer)
     began, tell = time.monotonic(), on_progress
     place = Path(out).expanduser()
-    given, options = check(config, place)
-    uses = [use for use in given if use.strength != 0]
-    word = _word(config, uses)
+    checked = check(config, place)
+    uses, taken, texts, word = checked.uses, checked.ingredients, checked.texts, checked.word
 
-    from dreamtune.fusion import Ingredient, as_file, common_layers, fuse_layers, weighted
+    from dreamtune.fusion import as_file, common_layers, fuse_layers
 
-    ingredients = [Ingredient(use.path.name, use.file, use.strength, use.patterns) for use in given]
-    taken = weighted(ingredients)
     records = common_layers(taken)
-    texts = _texts(config, uses)
     model = _base(config, uses, to_record=texts is not None)
     weights = None if model is None else _weights(taken, model)
     recorder = None
     if texts is None:
-        layers = fuse_layers(ingredients, options, weights, lambda done, total: tell(Progress("fuse", done, total)))
+        layers = fuse_layers(taken, checked.options, weights, lambda done, total: tell(Progress("fuse", done, total)))
     else:
         assert model is not None and weights is not None
         recorder = Recorder(model, records, config.steps, SAMPLING[model.family][1], config.seed)
-        layers = Stages(taken, options, weights, *texts, recorder, tell).run()
+        layers = Stages(taken, checked.options, weights, *texts, recorder, tell).run()
     fused = as_file(
         layers, records, config.rank, whole=config.format == "checkpoint", word=word, **description(config, uses, word)
     )
@@ -105,24 +101,44 @@ def fuse(config: FuseConfig, out: str | Path, on_progress: OnProgress | None = N
         method=config.method,
         ranks=dict(fused.ranks) if config.format == "adapter" else {},
         energy=dict(fused.energy),
-        remarks=tuple(it for use in given for it in use.remarks),
+        remarks=checked.remarks,
         seconds=time.monotonic() - began,
     )
 
 
-def check(config: FuseConfig, place: Path) -> tuple[list[AdapterUse], FusionOptions]:
-    """Look at all that can be looked at without a base, and return the adapters. Raises what :func:`fuse` does."""
+@dataclass(frozen=True)
+class Checked:
+    """What settings and files say together."""
+
+    uses: Sequence[AdapterUse]
+    """Those of a weight other than 0."""
+    ingredients: Sequence[Ingredient]
+    """The same for the fusion."""
+    options: FusionOptions
+    word: AdapterFile | None
+    texts: tuple[list[list[str]], Sequence[str]] | None
+    remarks: tuple[str, ...]
+    """On all files."""
+
+
+def check(config: FuseConfig, place: Path) -> Checked:
+    """Look at all that can be looked at without a base. Raises what :func:`fuse` does."""
     _check_place(place)
     given = [AdapterUse.load(text) for text in config.adapters]
     uses = [use for use in given if use.strength != 0]
+
+    from dreamtune.fusion import FusionOptions, weighted
+
+    ingredients = weighted([use.ingredient for use in given])
     _check_triggers(uses)
-    _word(config, uses)
-
-    from dreamtune.fusion import FusionOptions
-
-    options = FusionOptions(config.method, config.density, config.balance, config.seed)
-    _texts(config, uses)
-    return given, options
+    return Checked(
+        uses=uses,
+        ingredients=ingredients,
+        options=FusionOptions(config.method, config.density, config.balance, config.seed),
+        word=_word(config, uses),
+        texts=_texts(config, uses),
+        remarks=tuple(it for use in given for it in use.remarks),
+    )
 
 
 def _check_place(place: Path) -> None:

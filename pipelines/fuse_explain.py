@@ -107,9 +107,9 @@ def explain(config: FuseConfig, on_progress: OnProgress | None = None) -> Explan
 
 def _gains(uses: Sequence[AdapterUse], base: Base, tell: OnProgress) -> dict[str, dict[int, Tensor]]:
     """Layer -> number of an adapter -> gain of its change at its weight there."""
-    from dreamtune.fusion import Ingredient, changes, common_layers
+    from dreamtune.fusion import changes, common_layers
 
-    ingredients = [Ingredient(use.path.name, use.file, use.strength, use.patterns) for use in uses]
+    ingredients = [use.ingredient for use in uses]
     records = common_layers(ingredients)
     weights = {path: weight for use in uses for path, weight in use.file.weights(base.parts).items()}
     own = [changes(it, records, weights) for it in ingredients]

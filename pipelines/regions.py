@@ -59,8 +59,8 @@ class RegionUse:
                 "FILE@mask.png=PROMPT"
             )
         place = _place(found["place"])
-        files = _split(found["files"])
-        return cls(tuple(AdapterUse.load(file, windows=True) for file in files), place, found["prompt"])
+        uses = tuple(AdapterUse.load(file, windows=True) for file in _split(found["files"]))
+        return cls(uses, place, found["prompt"])
 
     def mask(self, softness: float) -> Tensor:
         """(h, w) where the region is, its edges soft over that share of the picture. Raises ConfigError as box_mask."""
@@ -147,15 +147,11 @@ def place_regions(
 
 def _changes(use: AdapterUse, base: Base) -> dict[str, Delta]:
     from dreamtune.adapters.parts import UNET, split_part
-    from dreamtune.adapters.targets import match_layers
-    from dreamtune.fusion import Delta
+    from dreamtune.fusion import changes
 
-    weights, factors = use.file.weights(base.parts), match_layers(list(use.file.layers), use.patterns, use.path.name)
-    return {
-        path: Delta.of_adapter(adapter, weights[path]).scaled(use.strength * factors.get(path, 1.0))
-        for path, adapter in use.file.adapters().items()
-        if split_part(path)[0] == UNET
-    }
+    change = changes(use.ingredient, use.file.layers, use.file.weights(base.parts))
+    found = {path: change(path) for path in use.file.layers if split_part(path)[0] == UNET}
+    return {path: delta.scaled(strength) for path, (strength, delta) in found.items()}
 
 
 def _summed(parts: Sequence[Mapping[str, Delta]]) -> dict[str, Delta]:

@@ -190,6 +190,23 @@ def test_bad_input_writes_nothing(
     assert set(tmp_path.iterdir()) == before
 
 
+@pytest.mark.parametrize("when", ["--explain", "--queue"])
+@pytest.mark.parametrize("text, message", [("{}:0", "have the weight 0"), ("{}:1,up.7=1", "in the block up.7")])
+def test_weights_are_checked_before_all_else(
+    when: str,
+    text: str,
+    message: str,
+    tmp_path: Path,
+    make: Make,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("DREAMTUNE_DATA", str(tmp_path / "data"))
+    assert main(["fuse", text.format(make("a")), when, "--out", str(tmp_path / "out.safetensors")]) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "data").exists()
+
+
 @pytest.mark.parametrize("out, message", [("a.safetensors", "is there already"), ("out.bin", "ends in .safetensors")])
 def test_places_that_will_not_do(
     out: str, message: str, tmp_path: Path, make: Make, capsys: pytest.CaptureFixture[str]

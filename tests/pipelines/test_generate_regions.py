@@ -185,6 +185,7 @@ def test_each_prompt_is_read_by_its_adapters_own_text_encoder_and_word(tiny: Pat
         ("a.safetensors", "must be written FILE@x0,y0,x1,y1=PROMPT"),
         ("a.safetensors:nan@0,0,1,1=a dog", "is not a number"),
         ("a.safetensors+none.safetensors@0,0,1,1=a dog", "no adapter file none.safetensors"),
+        ("a.safetensors+@0,0,1,1=a dog", "the name of an adapter file is empty"),
         ("a.safetensors@0.5-0.2@0,0,1,1=a dog", "'0.5-0.2' of a.safetensors is no window of steps"),
         ("xl.safetensors@0,0,1,1=a dog", "xl.safetensors: .*made for another"),
     ],
