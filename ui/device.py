@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import contextvars
-import ctypes
 import functools
-import gc
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import ParamSpec, TypeVar
@@ -24,20 +21,6 @@ def on_device(action: Callable[P, T]) -> Callable[P, T]:
     @functools.wraps(action)
     def run(*args: P.args, **kwargs: P.kwargs) -> T:
         context = contextvars.copy_context()
-
-        def act() -> T:
-            try:
-                return context.run(action, *args, **kwargs)
-            finally:
-                _give_back()
-
-        return _thread.submit(act).result()
+        return _thread.submit(lambda: context.run(action, *args, **kwargs)).result()
 
     return run
-
-
-def _give_back() -> None:
-    """Return what a base has left behind to the system: glibc keeps freed pieces, and a server runs for days."""
-    gc.collect()
-    with contextlib.suppress(OSError, AttributeError):  # another libc
-        ctypes.CDLL(None).malloc_trim(0)

@@ -22,7 +22,9 @@ if TYPE_CHECKING:
     from .context import App
 
 LOOK = 0.05
-"""Seconds between two looks at the queue of events."""
+"""Seconds between two looks at the queue of events, and at their progress."""
+SESSIONS = 100
+"""Pages and API calls whose state is kept, the latest: each takes half a megabyte, and every API call is one."""
 WATCH = 5.0
 """Seconds between two looks at the worker."""
 KEEP = (3600, 86400)
@@ -72,8 +74,9 @@ class Server:
         from .theme import css, theme
 
         self.blocks.queue(max_size=64, default_concurrency_limit=8, api_open=False)
-        # Gradio looks at its queue a thousand times a second, which takes 3 % of a core while nobody asks for anything.
-        self.blocks._queue.sleep_when_free = LOOK
+        # Gradio looks for events a thousand times a second and for progress a hundred times, which takes 4 % of a core
+        # while nobody asks for anything.
+        self.blocks._queue.sleep_when_free = self.blocks._queue.progress_update_sleep_when_free = LOOK
         self.blocks.launch(
             server_name=settings.host,
             server_port=port,
@@ -87,6 +90,7 @@ class Server:
             pwa=False,
             enable_monitoring=False,
             max_file_size=UPLOAD,
+            state_session_capacity=SESSIONS,
             allowed_paths=[str(self.app.workspace.pictures), str(self.app.workspace.exports)],
             blocked_paths=[str(self.app.workspace.jobs)],
             footer_links=["api"],

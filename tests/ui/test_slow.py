@@ -20,6 +20,8 @@ from tests.ui.serving import Served, address, served, start
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 SECONDS = float(os.environ.get("DREAMTUNE_LOAD_SECONDS", "30"))
 """How long clients ask; 120 for the whole measurement."""
+EVERY = 2.0
+"""Seconds between two looks of a page at its job."""
 TICK = os.sysconf("SC_CLK_TCK")
 
 
@@ -59,7 +61,7 @@ def test_it_serves_within_eight_seconds_and_rests_when_idle(tmp_path: Path) -> N
         time.sleep(20)
         share = (used(running.process.pid) - before) / 20
         print("idle", share)
-        assert share <= 0.03  # 0.02 to 0.022 on one EPYC core; the goal is 0.02
+        assert share <= 0.02
 
 
 def test_fifty_clients_lose_nothing(tmp_path: Path) -> None:
@@ -110,11 +112,51 @@ def test_fifty_clients_lose_nothing(tmp_path: Path) -> None:
         assert asked and set(asked) <= known
         assert set(found) <= {"complete", "error", "503"}, found  # errors: the queue is full, said so
         assert found["complete"] > 50
-        assert after <= before * 1.25  # it grows by 12 % over 120 calls, for a reason not yet found; the goal is 10 %
+        assert after <= before * 1.1
 
 
 def finished(running: Served, id: str) -> str:
     return Jobs(running.workspace.jobs).wait(id, 600).state
+
+
+def test_twenty_clients_that_poll_leave_a_training_its_steps(tmp_path: Path) -> None:
+    settings = {"steps": 2000, "prior": False, "batch_size": 2, "checkpoint_every": 2000}
+    with served(tmp_path / "home", worker=True) as running:
+        with httpx.Client(base_url=running.url, timeout=60) as client:
+            id = json.loads(ask(client, "train", "sample-cat", "cat", settings, "run")[1])[0]["id"]
+        metrics = running.workspace.runs / "run" / "metrics.jsonl"
+        while not metrics.exists():
+            time.sleep(0.1)
+        polling, ended = threading.Event(), threading.Event()
+        states: Counter[str] = Counter()
+
+        def poll() -> None:
+            with httpx.Client(base_url=running.url, timeout=60) as client:
+                while not ended.is_set():
+                    if polling.wait(0.1):
+                        event, data = ask(client, "job", id)
+                        states[json.loads(data)[0]["state"] if event == "complete" else event] += 1
+                        ended.wait(EVERY)
+
+        clients = [threading.Thread(target=poll) for _ in range(20)]
+        for one in clients:
+            one.start()
+        steps: dict[bool, int] = {False: 0, True: 0}
+        for turn in range(8):  # in turns, since a machine's speed drifts
+            polls = turn % 4 in (1, 2)
+            polling.set() if polls else polling.clear()
+            time.sleep(1)  # what was asked for before is answered
+            before = metrics.read_text().count("\n")
+            time.sleep(8)
+            steps[polls] += metrics.read_text().count("\n") - before
+        ended.set()
+        for one in clients:
+            one.join()
+        Jobs(running.workspace.jobs).stop(id)
+        WorkerProcess(running.workspace.jobs).stop()
+        print(steps, dict(states))
+        assert set(states) == {"running"} and states["running"] > 200
+        assert steps[True] >= 0.9 * steps[False]
 
 
 def test_a_kill_of_the_server_loses_nothing(tmp_path: Path) -> None:
