@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+import os
+import threading
+from collections import deque
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -36,8 +40,8 @@ class RunView:
 def read_run(path: Path) -> RunView:
     """The run in this folder, which need not exist yet. A damaged file of it shows as nothing."""
     folder = RunFolder(path)
-    files = (folder.metrics, folder.curve, folder.report, folder.config, folder.samples)
-    return _read(path, tuple(_stamp(file) for file in files))
+    files = (folder.curve, folder.report, folder.config, folder.samples)
+    return replace(_read(path, tuple(_stamp(file) for file in files)), losses=_losses(folder.metrics).read())
 
 
 def _stamp(path: Path) -> tuple[int, int]:
@@ -52,14 +56,13 @@ def _stamp(path: Path) -> tuple[int, int]:
 def _read(path: Path, stamps: tuple[tuple[int, int], ...]) -> RunView:
     folder = RunFolder(path)
     try:
-        metrics, curve = folder.read_metrics(), folder.read_lines(folder.curve)
+        curve = folder.read_lines(folder.curve)
         token, class_word = _words(folder)
     except (OSError, UnicodeDecodeError, ValueError):
-        metrics, curve, token, class_word = [], [], "", ""
-    losses = [(line["step"], line["loss"]) for line in metrics if isinstance(line.get("loss"), float)]
+        curve, token, class_word = [], "", ""
     samples = sorted(folder.samples.glob("step-*.png")) if folder.samples.is_dir() else []
     return RunView(
-        losses=_smooth(losses),
+        losses=(),
         subject=tuple((line["step"], line["subject"]) for line in curve if line.get("subject") is not None),
         prompt=tuple((line["step"], line["prompt"]) for line in curve if line.get("prompt") is not None),
         samples=tuple(samples),
@@ -76,15 +79,52 @@ def _words(folder: RunFolder) -> tuple[str, str]:
     return config.token, config.class_word
 
 
-def _smooth(losses: list[tuple[int, float]]) -> tuple[tuple[int, float], ...]:
-    """Means over a window, of which at most POINTS are kept and always the last."""
-    every = max(1, len(losses) // POINTS)
-    window, total, shown = [], 0.0, []
-    for index, (step, loss) in enumerate(losses):
-        window.append(loss)
-        total += loss
-        if len(window) > _SMOOTH:
-            total -= window.pop(0)
-        if index % every == 0 or index == len(losses) - 1:
-            shown.append((step, total / len(window)))
-    return tuple(shown)
+class _Losses:
+    """The curve of one metrics.jsonl, which grows with every step: each look reads what is new and nothing else."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._mutex = threading.Lock()
+        self._forget()
+
+    def _forget(self) -> None:
+        self._file, self._end = 0, 0
+        self._window: deque[float] = deque(maxlen=_SMOOTH)
+        self._means: list[tuple[int, float]] = []
+
+    def read(self) -> tuple[tuple[int, float], ...]:
+        """Means over a window, of which at most about POINTS are kept and always the last."""
+        with self._mutex:
+            try:
+                for line in self._news():
+                    self._add(line)
+            except OSError:
+                self._forget()
+            every = max(1, len(self._means) // POINTS)
+            shown = self._means[::every]
+            return tuple(shown if (len(self._means) - 1) % every == 0 else [*shown, self._means[-1]])
+
+    def _news(self) -> list[bytes]:
+        """Lines that were finished since the last look; all of them where a resumed run has cut the file."""
+        with open(self.path, "rb") as file:
+            stat = os.fstat(file.fileno())
+            if stat.st_ino != self._file or stat.st_size < self._end:
+                self._forget()
+                self._file = stat.st_ino
+            file.seek(self._end)
+            whole, end, _ = file.read().rpartition(b"\n")
+        self._end += len(whole) + len(end)
+        return whole.splitlines()
+
+    def _add(self, line: bytes) -> None:
+        try:
+            values = json.loads(line)
+            step, loss = values["step"], values["loss"]
+        except (ValueError, KeyError, TypeError):
+            return  # cut short by a kill
+        if isinstance(step, int) and isinstance(loss, float):
+            self._window.append(loss)
+            self._means.append((step, sum(self._window) / len(self._window)))
+
+
+_losses = lru_cache(maxsize=32)(_Losses)

@@ -10,6 +10,7 @@ from . import api
 from .context import App
 from .launch import KEEP
 from .picker import adapter_choices
+from .sessions import describe_once
 from .tabs.analyze import AnalyzeTab
 from .tabs.fuse import FuseTab
 from .tabs.generate import GenerateTab
@@ -55,4 +56,5 @@ def build(app: App) -> gr.Blocks:
 
         train.draw.click(use, train.panel.job, [tabs, generate.picker.names, generate.prompt], **quiet)
         api.add(app)
+    describe_once(blocks)
     return blocks
