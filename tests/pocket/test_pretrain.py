@@ -21,6 +21,17 @@ from dreamtune.pocket.world import CLASSES, COLORS, vocabulary
 from dreamtune.pocket.world.captions import IDENTIFIERS
 
 
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
+def test_timesteps_are_stratified_and_focused(share: float) -> None:
+    from dreamtune.pocket.pretrain.unet import FOCUS, timesteps
+
+    t = timesteps(PretrainConfig(batch_size=1000, focus_share=share), "cpu")
+    assert t.shape == (1000,) and t.dtype == torch.long and t.min() >= 0 and t.max() <= 999
+    inside = ((t >= FOCUS[0]) & (t < FOCUS[1])).float().mean()
+    assert inside == pytest.approx(share + (1 - share) * 0.45, abs=0.01)
+    assert (t < 250).float().mean() == pytest.approx((1 - share) * 0.25, abs=0.01)
+
+
 def test_orthogonalize_brings_singular_values_near_one_and_keeps_the_directions() -> None:
     torch.manual_seed(0)
     for shape in ((3, 8, 20), (2, 80, 8), (1, 8, 8)):  # both ways of computing it

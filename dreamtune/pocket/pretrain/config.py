@@ -46,8 +46,10 @@ class PretrainConfig:
     unet_heads: int = 4
     batch_size: int = 64
     unet_lr: float = 1.2e-3
-    subject_weight: float = 2.5
+    subject_weight: float = 3.5
     """Loss weight of latent cells inside a subject's box, before normalisation."""
+    focus_share: float = 0.5
+    """Share of each batch's timesteps drawn from 500 to 950, where a pattern is decided, beside those from all."""
     caption_dropout: float = 0.1
 
     minutes: dict[str, float] = field(

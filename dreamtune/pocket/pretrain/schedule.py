@@ -64,21 +64,26 @@ class Muon(torch.optim.Optimizer):
     def step(self, closure: None = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
         """One update of every parameter that has a gradient."""
         for group in self.param_groups:
-            by_shape: dict[torch.Size, list[tuple[Tensor, Tensor]]] = {}
-            for p in group["params"]:
-                if p.grad is None:
-                    continue
-                state = self.state[p]
-                if not state:
-                    state["momentum"] = torch.zeros_like(p)
-                velocity = state["momentum"].lerp_(p.grad, 1 - group["momentum"])
-                update = p.grad.lerp(velocity, group["momentum"]).flatten(1)
-                by_shape.setdefault(update.shape, []).append((p, update))
-            for shape, rows in by_shape.items():
-                updates = orthogonalize(torch.stack([u for _, u in rows])) * (0.2 * math.sqrt(max(shape)))
-                for (p, _), update in zip(rows, updates, strict=True):
-                    p.mul_(1 - group["lr"] * group["weight_decay"])
-                    p.add_(update.view_as(p), alpha=-group["lr"])
+            params = [p for p in group["params"] if p.grad is not None]
+            if not params:
+                continue
+            # Lists at once: on a GPU a small network's step is as long as its kernels are many.
+            grads = [cast("Tensor", p.grad) for p in params]
+            for p in params:
+                if not self.state[p]:
+                    self.state[p]["momentum"] = torch.zeros_like(p)
+            velocities = [self.state[p]["momentum"] for p in params]
+            torch._foreach_lerp_(velocities, grads, 1 - group["momentum"])
+            updates = list(torch._foreach_lerp(grads, velocities, group["momentum"]))
+            by_shape: dict[torch.Size, list[int]] = {}
+            for i, p in enumerate(params):
+                by_shape.setdefault(p.flatten(1).shape, []).append(i)
+            for shape, places in by_shape.items():
+                rows = orthogonalize(torch.stack([updates[i].flatten(1) for i in places]))
+                for i, row in zip(places, rows.mul_(0.2 * math.sqrt(max(shape))), strict=True):
+                    updates[i] = row.view_as(params[i])
+            torch._foreach_mul_(params, 1 - group["lr"] * group["weight_decay"])
+            torch._foreach_add_(params, updates, alpha=-group["lr"])
 
 
 def optimizers(modules: dict[str, tuple[nn.Module, float]], lr: float) -> list[torch.optim.Optimizer]:
@@ -197,9 +202,8 @@ def constant_then_cosine(spent: float, step: int, warmup: int, turn: float = 0.5
 
 def update(optimizers: Sequence[torch.optim.Optimizer], module: nn.Module, loss: Tensor) -> None:
     """One step of all optimizers down the gradient of `loss`, clipped to norm 1."""
-    for optimizer in optimizers:
-        optimizer.zero_grad()
     loss.backward()
     torch.nn.utils.clip_grad_norm_(module.parameters(), 1.0)
     for optimizer in optimizers:
         optimizer.step()
+        optimizer.zero_grad()  # now, not before the next step: a compiled step's gradients lie where its next ones will
