@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from dreamtune.errors import ConfigError
 
 from .fused import dense_linear, factored_linear
+from .svd import Svd
 
 
 @dataclass(frozen=True)
@@ -143,6 +144,14 @@ class Adapter(nn.Module, ABC):
         """Exact factors of ΔW = up @ down, up (out, k), down (k, in), or None if there are none that are small.
 
         They come from the adapter's own tensors: `weight` may be on the meta device, when the base is not at hand.
+        """
+        return None
+
+    def decomposition(self, weight: Tensor) -> Svd | None:
+        """The thin singular value decomposition of ΔW in fp64 on the CPU, or None if it is not had by a short way.
+
+        Asked of methods without :meth:`low_rank`, of finite tensors; `weight` may be on the meta device. Singular
+        values may be 0.
         """
         return None
 

@@ -92,6 +92,20 @@ def test_factors_multiply_to_the_change(method: str) -> None:
     torch.testing.assert_close(up @ down, adapter.delta_weight(weight), rtol=1e-11, atol=1e-11)
 
 
+def test_a_decomposition_is_that_of_the_change(method: str) -> None:
+    adapter, weight = single(method)
+    svd = adapter.decomposition(weight.to("meta"))
+    if svd is None:
+        assert adapter.decomposition(weight) is None
+        return
+    assert svd.u.dtype == svd.s.dtype == svd.v.dtype == torch.float64
+    torch.testing.assert_close((svd.u * svd.s) @ svd.v.T, adapter.delta_weight(weight), rtol=1e-11, atol=1e-11)
+    for vectors in (svd.u, svd.v):
+        torch.testing.assert_close(vectors.T @ vectors, torch.eye(len(svd.s), dtype=torch.float64))
+    assert (svd.s >= 0).all()
+    assert (svd.s.diff() <= 0).all()
+
+
 def test_merged_is_live_and_unmerged_is_bitwise_pristine(method: str) -> None:
     net, x = frozen_net(), inputs()
     attached = attached_to(net, method)

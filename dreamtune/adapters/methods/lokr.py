@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import reduce
 
 import torch
 import torch.nn.functional as F
@@ -13,6 +14,7 @@ from dreamtune.errors import ConfigError
 
 from ..base import MethodConfig
 from ..fused import compute_dtype, exact, kronecker_linear
+from ..svd import Svd
 from .decompose import Decomposable
 
 
@@ -80,6 +82,22 @@ class LoKr(Decomposable):
         w1, up, down = self._matrices()
         return torch.kron(w1, up if down is None else up @ down)
 
+    @torch.no_grad()
+    def decomposition(self, weight: Tensor) -> Svd | None:
+        """Without a weight decomposition that of W₁ ⊗ W₂: its singular vectors and values are Kronecker products too.
+
+        So it takes decompositions of matrices of the size of W₁ and W₂ alone.
+        """
+        if self.magnitude is not None:
+            return None
+        w1, *w2 = (matrix.detach().cpu().double() for matrix in self._matrices() if matrix is not None)
+        u1, s1, vh1 = torch.linalg.svd(w1, full_matrices=False)
+        u2, s2, vh2 = torch.linalg.svd(reduce(torch.matmul, w2), full_matrices=False)
+        kept = min(len(s2), len(w2[-1]))  # of a product of rank r the others are rounding
+        s, order = torch.kron(s1, s2[:kept]).sort(descending=True)
+        u, v = _kronecker(u1, u2[:, :kept]), _kronecker(vh1.T, vh2[:kept].T)
+        return Svd(u[:, order], s, v[:, order])
+
     def delta_output(self, x: Tensor, weight: Tensor) -> Tensor:
         """Without a decomposition in rank space: first to W₂'s rank, then W₁, then the rest of W₂."""
         if self.magnitude is not None:
@@ -108,6 +126,11 @@ class LoKr(Decomposable):
                 w1 = self.up1 @ self.down1
         up, down = (self.w2, None) if hasattr(self, "w2") else (self.up2, self.down2)
         return self.config.scale * w1, up, down
+
+
+def _kronecker(a: Tensor, b: Tensor) -> Tensor:
+    """The product a ⊗ b of matrices with any strides, which torch.kron does not take."""
+    return torch.einsum("ac,bd->abcd", a, b).flatten(2).flatten(0, 1)
 
 
 def split(size: int, factor: int) -> tuple[int, int]:
