@@ -42,17 +42,10 @@ def strongest(projections: Projections, norm: float, k: int) -> Tensor:
 
 @torch.no_grad()
 def amplification(svd: Svd, indices: Tensor, up: Tensor, down: Tensor) -> float | None:
-    """‖Ūᵀ(W+ΔW)V̄‖/‖ŪᵀWV̄‖ (Frobenius) of ΔW = up @ down, with Ū, V̄ the columns `indices` of U, V.
-
-    The paper's amplification factor: 1 where ΔW leaves these directions as they are. None without any direction, or
-    where W has nothing along them.
-    """
-    own = svd.s[indices].double()
-    if not len(indices) or not own.norm():
-        return None
-    left, right = svd.u[:, indices].double(), svd.v[:, indices].double()
-    changed = own.diag() + (left.T @ up.detach().cpu().double()) @ (down.detach().cpu().double() @ right)
-    return float(changed.norm() / own.norm())
+    """That of :meth:`Projections.amplification`, of ΔW = up @ down, up (out, r), down (r, in)."""
+    left = svd.u[:, indices].double().T @ up.detach().cpu().double()
+    right = svd.v[:, indices].double().T @ down.detach().cpu().double().T
+    return Projections(svd.s[indices].double(), left, right).amplification(torch.arange(len(indices)))
 
 
 @dataclass(frozen=True)

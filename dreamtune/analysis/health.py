@@ -63,12 +63,15 @@ def intruder_dimensions(weight: Tensor, svd: Svd, change: Change) -> int | None:
     """How many of the ten first left singular vectors of W + ΔW are like none of W's: cosine below 0.5 to all.
 
     Shuttleworth et al. (arXiv 2410.21228), whose k is 10 and whose ε 0.5. By block Krylov iteration from the first
-    vectors of W and all of ΔW; None where it does not converge (spectra without gaps), or if W has fewer than ten.
+    vectors of W and a sketch of ΔW's; None where it does not converge (spectra without gaps), or if W has fewer than
+    ten.
     """
     if len(svd.s) < TOP:
         return None
-    changed = weight.detach().cpu().float() + change.dense()  # (out, in)
-    start = torch.cat([svd.v[:, : 2 * TOP], change.v[:, :TOP].float()], 1)
+    dense = change.dense()
+    changed = weight.detach().cpu().float() + dense  # (out, in)
+    sketch = dense.T @ torch.randn(len(dense), TOP, generator=torch.Generator().manual_seed(0))
+    start = torch.cat([svd.v[:, : 2 * TOP], sketch], 1)
     powers, columns = [torch.linalg.qr(start).Q], start.shape[1]
     while len(powers) <= _DEPTH and (len(powers) + 1) * columns <= min(changed.shape):
         powers.append(torch.linalg.qr(changed.T @ (changed @ powers[-1])).Q)

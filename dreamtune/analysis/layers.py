@@ -109,70 +109,76 @@ def study(
         number: _seen(weight, svd, change, top_k, (terms or {}).get(number, {})) for number, change in changes.items()
     }
     generator = torch.Generator().manual_seed(0)
-    several = len(changes) > 1
-    nulls = {n: Null.of(svd, change, top_k, generator) for n, change in changes.items() if several and change.rank}
-    dense = {n: change.dense() for n, change in changes.items()} if several else {}
-    pairs = tuple(
-        _pair((a, b), svd, (changes[a], changes[b]), (seen[a], seen[b]), (nulls.get(a), nulls.get(b)), dense, top_k)
-        for a, b in combinations(sorted(changes), 2)
-    )
+    sides = {n: _Side.of(svd, changes[n], seen[n], top_k, generator) for n in changes} if len(changes) > 1 else {}
+    pairs = tuple(_pair((a, b), sides[a], sides[b], top_k, len(svd.s)) for a, b in combinations(sorted(sides), 2))
     return Layer(name, (weight.shape[0], weight.shape[1]), svd.s, seen, pairs)
+
+
+@dataclass(frozen=True, eq=False)
+class _Side:
+    """What all pairs of an adapter need of it."""
+
+    change: Change
+    seen: Seen
+    null: Null | None
+    """None for ΔW = 0."""
+    dense: Tensor
+    left: Tensor
+    """The first top_k directions of ΔW (out, ≤ top_k)."""
+    right: Tensor
+    """(in, ≤ top_k)"""
+
+    @classmethod
+    def of(cls, svd: Svd, change: Change, seen: Seen, top_k: int, generator: torch.Generator) -> _Side:
+        null = Null.of(svd, change, top_k, generator) if change.rank else None
+        return cls(change, seen, null, change.dense(), *change.leading(top_k))
 
 
 def _seen(weight: Tensor, svd: Svd, change: Change, top_k: int, terms: Mapping[str, tuple[Tensor, Tensor]]) -> Seen:
     projections = Projections.of(svd, change)
     leading = strongest(projections, change.norm, 2 * top_k)
     indices = leading[:top_k]
-    factors = {"all": change.factors, **terms}
-    columns = (projections.right * change.s).square().sum(1) / max(change.norm, 1e-300) ** 2
     return Seen(
         tsd=indices,
         leading=leading,
         rates=projections.rates,
         position=position(svd, indices),
-        amplification={name: amplification(svd, indices, *own) for name, own in factors.items()},
+        amplification={"all": projections.amplification(indices)}
+        | {name: amplification(svd, indices, *own) for name, own in terms.items()},
         shares=Shares.of(projections, change, top_k),
         health=health(weight, svd, change),
-        columns=columns if change.rank else columns[:0],
+        columns=projections.columns / change.norm**2 if change.rank else projections.columns[:0],
     )
 
 
-def _pair(
-    numbers: tuple[int, int],
-    svd: Svd,
-    changes: tuple[Change, Change],
-    seen: tuple[Seen, Seen],
-    nulls: tuple[Null | None, Null | None],
-    dense: Mapping[int, Tensor],
-    top_k: int,
-) -> Pair:
-    (a, b), (first, second) = changes, nulls
-    k = min(len(one.tsd) for one in seen)
-    null = chance(first, second) if first and second and k == min(top_k, len(svd.s)) else None
-    alone = a.rank and b.rank
-    some = [side[:, :top_k] for side in (a.u, b.u, a.v, b.v)]
-    widest = max(some[0].shape[1], some[1].shape[1])
+def _pair(numbers: tuple[int, int], a: _Side, b: _Side, top_k: int, directions: int) -> Pair:
+    """directions: how many core directions the layer has."""
+    tsd = a.seen.tsd, b.seen.tsd
+    k = min(len(one) for one in tsd)
+    null = chance(a.null, b.null) if a.null and b.null and k == min(top_k, directions) else None
+    alone = a.change.rank and b.change.rank
+    widest = max(a.left.shape[1], b.left.shape[1])
     return Pair(
         a=numbers[0],
         b=numbers[1],
         k=k,
-        shared=shared(seen[0].tsd[:k], seen[1].tsd[:k]) if k else None,
+        shared=shared(tsd[0][:k], tsd[1][:k]) if k else None,
         chance=null.mean if null else None,
         chance_low=null.low if null else None,
         chance_high=null.high if null else None,
         chance_variance=null.variance if null else None,
-        chance_uniform=sum(m * p for m, p in enumerate(hypergeometric(len(svd.s), k))) if k else None,
-        rbo=rank_biased_overlap(seen[0].tsd, seen[1].tsd),
+        chance_uniform=sum(m * p for m, p in enumerate(hypergeometric(directions, k))) if k else None,
+        rbo=rank_biased_overlap(*tsd),
         rbo_chance=null.rbo if null else None,
-        spearman=spearman(seen[0].rates, seen[1].rates) if alone else None,
+        spearman=spearman(a.seen.rates, b.seen.rates) if alone else None,
         spearman_chance=null.spearman if null else None,
-        left=subspace_similarity(some[0], some[1]),
-        right=subspace_similarity(some[2], some[3]),
-        left_chance=widest / len(a.u) if alone else None,
-        right_chance=widest / len(a.v) if alone else None,
-        cosine=cosine(a, b),
-        excess_sign_conflict=excess_sign_conflict(dense[numbers[0]], dense[numbers[1]]) if alone else None,
-        norm_ratio=norm_ratio(a, b),
+        left=subspace_similarity(a.left, b.left),
+        right=subspace_similarity(a.right, b.right),
+        left_chance=widest / len(a.left) if alone else None,
+        right_chance=widest / len(a.right) if alone else None,
+        cosine=cosine(a.change, b.change),
+        excess_sign_conflict=excess_sign_conflict(a.dense, b.dense) if alone else None,
+        norm_ratio=norm_ratio(a.change, b.change),
     )
 
 

@@ -62,11 +62,10 @@ def subspace_similarity(a: Tensor, b: Tensor) -> float | None:
 
 
 def cosine(a: Change, b: Change) -> float | None:
-    """⟨ΔA, ΔB⟩/(‖ΔA‖‖ΔB‖), without forming either. None if one is 0."""
+    """⟨ΔA, ΔB⟩/(‖ΔA‖‖ΔB‖). None if one is 0."""
     if not (a.rank and b.rank):
         return None
-    inner = ((a.u.T @ b.u) * (a.s[:, None] * (a.v.T @ b.v) * b.s)).sum()
-    return max(-1.0, min(1.0, float(inner) / (a.norm * b.norm)))
+    return max(-1.0, min(1.0, a.inner(b) / (a.norm * b.norm)))
 
 
 def excess_sign_conflict(a: Tensor, b: Tensor) -> float | None:

@@ -6,6 +6,7 @@ W = Σ σᵢ uᵢ vᵢᵀ is made of the core directions uᵢ vᵢᵀ. They belo
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 import torch.nn.functional as F
@@ -22,30 +23,47 @@ GRID = 32
 
 @dataclass(frozen=True, eq=False)
 class Projections:
-    """uᵢᵀ ΔW vⱼ for all i and j is left @ rightᵀ, fp64 on the CPU; its diagonal are those on the core directions."""
+    """uᵢᵀ ΔW vⱼ for all i and j is left @ rightᵀ, on the CPU; its diagonal are those on the core directions."""
 
     sigma: Tensor
     """Singular values of W (k,), k = min(out, in)."""
     left: Tensor
-    """(k, r)"""
+    """(k, r) fp64, or fp32 for a ΔW without small factors: U itself, as it is kept"""
     right: Tensor
-    """(k, r)"""
+    """(k, r) fp64"""
 
     @classmethod
     @torch.no_grad()
     def of(cls, svd: Svd, change: Change) -> Projections:
-        """In O((out + in)·k·r)."""
-        return cls(svd.s.double(), (svd.u.double().T @ change.u) * change.s, svd.v.double().T @ change.v)
+        """In O((out + in)·k·r) for a ΔW of small rank r, else in O(out·in·k)."""
+        return cls(svd.s.double(), *change.along(svd))
 
-    @property
+    @cached_property
     def core(self) -> Tensor:
-        """uᵢᵀ ΔW vᵢ, with its sign: (k,)."""
+        """uᵢᵀ ΔW vᵢ, with its sign: (k,) fp64."""
         return (self.left * self.right).sum(1)
 
     @property
     def rates(self) -> Tensor:
         """The paper's δᵢ = |uᵢᵀ ΔW vᵢ|/(σᵢ + ε) of every core direction, (k,)."""
         return self.core.abs() / (self.sigma + EPSILON)
+
+    @property
+    def columns(self) -> Tensor:
+        """‖ΔW vⱼ‖² of every right singular vector of W, (k,) fp64."""
+        return self.right.square().sum(1)
+
+    def amplification(self, indices: Tensor) -> float | None:
+        """‖Ūᵀ(W+ΔW)V̄‖/‖ŪᵀWV̄‖ (Frobenius), with Ū, V̄ the columns `indices` of U, V.
+
+        The paper's amplification factor: 1 where ΔW leaves these directions as they are. None without any direction,
+        or where W has nothing along them.
+        """
+        own = self.sigma[indices]
+        if not len(indices) or not own.norm():
+            return None
+        changed = own.diag() + self.left[indices].double() @ self.right[indices].T
+        return float(changed.norm() / own.norm())
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,17 +86,18 @@ class Shares:
     @classmethod
     @torch.no_grad()
     def of(cls, projections: Projections, change: Change, count: int = 8) -> Shares | None:
-        """With the `count` strongest; None for ΔW = 0. In O(k²·r)."""
+        """With the `count` strongest; None for ΔW = 0. In O(k²·r), r as of `projections`."""
         if not change.rank:
             return None
-        shares = (projections.left @ projections.right.T).square() / change.norm**2  # (k, k)
+        left = projections.left  # in its precision: fp32 errs by 1e-8 of ‖ΔW‖, and shares are squares
+        shares = (left @ projections.right.T.to(left.dtype)).square() / change.norm**2  # (k, k)
         k = len(shares)
         largest = shares.flatten().topk(k)
         places = [(int(at) // k, int(at) % k) for at in largest.indices[:count]]
         return cls(
-            core=shares.diagonal().clone(),
-            core_by_chance=k / (len(change.u) * len(change.v)),
-            whole=float(shares.sum()),
+            core=projections.core.square() / change.norm**2,
+            core_by_chance=k / (change.shape[0] * change.shape[1]),
+            whole=float(shares.sum(dtype=torch.float64)),
             strongest=tuple((i, j, float(shares[i, j])) for i, j in places),
             falling=largest.values,
             grid=F.adaptive_avg_pool2d(shares[None], min(k, GRID))[0],

@@ -27,7 +27,7 @@ def test_figures_of_a_known_change() -> None:
 def test_intruders_are_those_of_the_full_decomposition(scale: float) -> None:
     weight, change = falling(), random_change(5, rank=3)
     svd = decomposed(weight)
-    changed = Change(change.u, change.s / change.s[0] * scale, change.v)
+    changed = Change.of_factors(change.u * change.s / change.s[0] * scale, change.v.T)
     full = torch.linalg.svd(weight.double() + (changed.u * changed.s) @ changed.v.T)
     expected = int(((svd.u.double().T @ full.U[:, :10]).abs().amax(0) < 0.5).sum())
     assert intruder_dimensions(weight, svd, changed) == expected

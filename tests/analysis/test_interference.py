@@ -55,7 +55,8 @@ def test_a_layer_that_one_adapter_leaves_alone() -> None:
 
 def test_advice_balances_and_names_the_dominant() -> None:
     small = random_change(1, rank=2, shape=SHAPE)
-    large = Change(small.u, 4 * small.s, small.v)
+    up, down = small.factors
+    large = Change.of_factors(4 * up, down)
     x = torch.randn(50, 7, generator=generator(0))
     advice = advise(record([x, x], {0: small, 1: large}), 0, 1)
     assert advice.dominant == 1
