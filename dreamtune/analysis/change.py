@@ -189,8 +189,8 @@ class _Dense(Change):
         return (inner, outer) if self._is_wide else (outer, inner)
 
     def along(self, svd: Svd) -> tuple[Tensor, Tensor]:
-        """Uᵀ in fp32, as it is kept, and (ΔW V)ᵀ in fp64."""
-        return svd.u.T, (self._matrix @ svd.v.double()).T
+        """Uᵀ and (ΔW V)ᵀ in fp32, as precise as U and V are kept."""
+        return svd.u.T, (self._matrix.float() @ svd.v).T
 
     def whole(self) -> Tensor:
         return self._matrix

@@ -28,9 +28,9 @@ class Projections:
     sigma: Tensor
     """Singular values of W (k,), k = min(out, in)."""
     left: Tensor
-    """(k, r) fp64, or fp32 for a ΔW without small factors: U itself, as it is kept"""
+    """(k, r) fp64, or fp32 for a ΔW without small factors: as precise as W's vectors are kept"""
     right: Tensor
-    """(k, r) fp64"""
+    """(k, r) likewise"""
 
     @classmethod
     @torch.no_grad()
@@ -41,7 +41,7 @@ class Projections:
     @cached_property
     def core(self) -> Tensor:
         """uᵢᵀ ΔW vᵢ, with its sign: (k,) fp64."""
-        return (self.left * self.right).sum(1)
+        return (self.left.double() * self.right.double()).sum(1)
 
     @property
     def rates(self) -> Tensor:
@@ -51,7 +51,7 @@ class Projections:
     @property
     def columns(self) -> Tensor:
         """‖ΔW vⱼ‖² of every right singular vector of W, (k,) fp64."""
-        return self.right.square().sum(1)
+        return self.right.double().square().sum(1)
 
     def amplification(self, indices: Tensor) -> float | None:
         """‖Ūᵀ(W+ΔW)V̄‖/‖ŪᵀWV̄‖ (Frobenius), with Ū, V̄ the columns `indices` of U, V.
@@ -62,7 +62,7 @@ class Projections:
         own = self.sigma[indices]
         if not len(indices) or not own.norm():
             return None
-        changed = own.diag() + self.left[indices].double() @ self.right[indices].T
+        changed = own.diag() + self.left[indices].double() @ self.right[indices].double().T
         return float(changed.norm() / own.norm())
 
 
@@ -89,8 +89,7 @@ class Shares:
         """With the `count` strongest; None for ΔW = 0. In O(k²·r), r as of `projections`."""
         if not change.rank:
             return None
-        left = projections.left  # in its precision: fp32 errs by 1e-8 of ‖ΔW‖, and shares are squares
-        shares = (left @ projections.right.T.to(left.dtype)).square() / change.norm**2  # (k, k)
+        shares = (projections.left @ projections.right.T / change.norm).square()  # (k, k)
         k = len(shares)
         largest = shares.flatten().topk(k)
         places = [(int(at) // k, int(at) % k) for at in largest.indices[:count]]

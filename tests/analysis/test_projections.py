@@ -57,3 +57,16 @@ def test_changes_on_the_core_outside_the_weights_space_and_none() -> None:
     assert [one.whole for one in shares if one] == pytest.approx([1, 0], abs=1e-5)
     zero = Change.of_matrix(torch.zeros(SHAPE))
     assert Shares.of(Projections.of(svd, zero), zero) is None
+
+
+@pytest.mark.parametrize("scale", [1e-25, 1e25])
+def test_shares_of_a_change_without_small_factors_do_not_depend_on_its_size(scale: float) -> None:
+    """Also where squares are beyond fp32's range."""
+    svd, matrix = decomposed(random_weight()), random_change(1).dense()
+    one, other = (Change.of_matrix(factor * matrix) for factor in (1.0, scale))
+    expected, found = (Shares.of(Projections.of(svd, change), change) for change in (one, other))
+    assert expected is not None
+    assert found is not None
+    torch.testing.assert_close(found.falling, expected.falling)
+    torch.testing.assert_close(found.core, expected.core)
+    assert found.whole == pytest.approx(expected.whole)
