@@ -41,6 +41,7 @@ bench-layers: setup  ## time and memory of every method on SD 1.5's attention la
 
 bench-speed: setup  ## a training step and the time to a subject beside PEFT, using adapters, starting the command line
 	$(BIN)/python -m benchmarks.speed
+	$(BIN)/python -m benchmarks.speed --unet launch --precision bf16
 	$(BIN)/python -m benchmarks.step --out benchmarks/results/step.json
 	$(BIN)/python -m benchmarks.time_to_subject
 	$(BIN)/python -m benchmarks.use

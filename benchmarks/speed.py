@@ -1,4 +1,4 @@
-"""python -m benchmarks.speed [--unet small|sd15|sdxl] [--precision fp32|bf16] [--out FILE.json] [--repeats N].
+"""python -m benchmarks.speed [--unet small|launch|sd15|sdxl] [--precision fp32|bf16] [--out FILE.json] [--repeats N].
 
 Time and memory of one LoRA training step (forward and backward pass), dreamtune beside PEFT: the same rank, layers,
 factors and inputs on one random UNet of the Stable Diffusion design; SD 1.5's own size on CUDA, a small one elsewhere.
@@ -52,7 +52,14 @@ SDXL = {
     "addition_time_embed_dim": 256,
     "projection_class_embeddings_input_dim": 2816,
 }
-UNETS: dict[str, dict[str, Any]] = {"small": SMALL, "sd15": SD15, "sdxl": SDXL}
+LAUNCH = SDXL | {
+    "sample_size": 16,
+    "block_out_channels": (32, 64, 128),
+    "attention_head_dim": (1, 2, 4),
+    "cross_attention_dim": 64,
+}
+"""SDXL's layers, all of them, each tiny: a step takes as long as it takes to launch its operations."""
+UNETS: dict[str, dict[str, Any]] = {"small": SMALL, "launch": LAUNCH, "sd15": SD15, "sdxl": SDXL}
 
 
 @dataclass

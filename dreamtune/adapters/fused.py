@@ -23,12 +23,35 @@ def factored_linear(
     than `in`; with an excess also the result, which must then not be changed in place (autograd notices).
     """
     dtype = compute_dtype(x)
-    with torch.autocast(x.device.type, enabled=False):
-        weight, bias = weight.to(dtype), None if bias is None else bias.to(dtype)
-        merged = exact(dtype) and x.numel() >= x.shape[-1] ** 2
-        if excess is not None:
-            excess = excess.to(torch.promote_types(dtype, torch.float32))
-        return _FactoredLinear.apply(x.to(dtype), weight, bias, up.to(dtype), down.to(dtype), excess, merged)
+    x, weight, bias = shared_cast(x, dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
+    up, down = up.to(dtype), down.to(dtype)  # everything is in autocast's precision now, which then changes nothing
+    if excess is None and not exact(dtype):
+        # Where GPUs are fast, a layer takes as long as its host needs to launch it: autograd's own operations are
+        # launched sooner than those of a Function, in the backward pass above all.
+        tokens = x.reshape(-1, x.shape[-1])
+        y = F.linear(tokens, weight, bias).addmm_(F.linear(tokens, down), up.T)
+        return y.view(*x.shape[:-1], y.shape[-1])
+    if excess is not None:
+        excess = excess.to(torch.promote_types(dtype, torch.float32))
+    merged = exact(dtype) and x.numel() >= x.shape[-1] ** 2
+    return _FactoredLinear.apply(x, weight, bias, up, down, excess, merged)
+
+
+def shared_cast(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """`x` in `dtype`; layers that get the very same tensor, as an attention's q, k and v do, share one copy of it.
+
+    Under autocast a norm gives fp32, and each layer would make, and keep for its backward pass, a copy of its own.
+    """
+    if x.dtype == dtype:
+        return x
+    if torch.compiler.is_compiling() or x.is_inference():  # tensors of inference mode do not tell of changes in place
+        return x.to(dtype)
+    state = (dtype, x._version, torch.is_grad_enabled(), torch.is_inference_mode_enabled())
+    known = getattr(x, "_dreamtune_cast", None)
+    if known is None or known[0] != state:
+        known = (state, x.to(dtype))
+        x._dreamtune_cast = known  # pyright: ignore[reportAttributeAccessIssue]
+    return known[1]
 
 
 def dense_linear(x: Tensor, weight: Tensor, bias: Tensor | None, change: Callable[[], Tensor]) -> Tensor:
@@ -81,8 +104,8 @@ def _whole_float32() -> bool:
 class _FactoredLinear(Function):
     """For many tokens the changed weight is made, in both passes, and only the gradients of the factors are factored.
 
-    For few tokens, and in half precision, activations go through the factors, and are scaled, in both passes. Either
-    way no change means the bits of the frozen layer.
+    For few tokens, and with an excess in half precision, activations go through the factors, and are scaled, in both
+    passes. Either way no change means the bits of the frozen layer.
     """
 
     @staticmethod

@@ -58,20 +58,19 @@ class AdaptedLinear(nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:
         """The layer's output (..., out) for input (..., in)."""
+        weight, bias = self._parameters["weight"], self._parameters["bias"]  # as attributes they take microseconds
+        assert weight is not None
         live = [slot for slot in self._slots if slot.strength and not slot.merged]
-        if len(live) == 1 and self._pristine is None and not self._trained:
-            return live[0].adapter.layer_output(input, self.weight, self.bias, live[0].strength)
-        y = F.linear(input, self.weight, self.bias)
+        trained = weight.requires_grad or (bias is not None and bias.requires_grad)
+        if len(live) == 1 and self._pristine is None and not trained:
+            return live[0].adapter.layer_output(input, weight, bias, live[0].strength)
+        y = F.linear(input, weight, bias)
         change = None  # summed on its own first: two adapters then add up to the same bits in either order
         for slot in live:
             part = slot.adapter.delta_output(input, self.pristine)
             part = part if slot.strength == 1 else slot.strength * part
             change = part if change is None else change + part
         return y if change is None else y + change
-
-    @property
-    def _trained(self) -> bool:
-        return self.weight.requires_grad or (self.bias is not None and self.bias.requires_grad)
 
     def insert(self, slot: Slot) -> None:
         """Let `slot` act here."""

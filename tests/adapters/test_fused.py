@@ -1,0 +1,80 @@
+"""Layers that get one tensor under autocast share its copy, and nobody can tell from the results."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from dreamtune.adapters import attach
+from tests.adapters.nets import config_of, disturb
+
+
+class Attention(nn.Module):
+    """Three layers on one input, as queries, keys and values are made."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.q, self.k, self.v = (nn.Linear(8, 8, bias=False) for _ in range(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.q(x) + 2 * self.k(x) + 3 * self.v(x)
+
+
+@pytest.fixture
+def net() -> Attention:
+    torch.manual_seed(0)
+    net = Attention().requires_grad_(False).to(torch.bfloat16)
+    for name, adapter in attach(net, config_of("lora"), "[qkv]").adapters.items():
+        disturb(adapter, net.get_submodule(name).weight)  # pyright: ignore[reportArgumentType]
+    return net
+
+
+def run(net: Attention, x: Tensor) -> Tensor:
+    with torch.autocast("cpu", torch.bfloat16):
+        return net(x)
+
+
+def test_one_copy_is_kept_for_all_three(net: Attention) -> None:
+    kept: dict[int, Tensor] = {}
+    x = torch.randn(2, 6, 8)
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.setdefault(t.data_ptr(), t), lambda t: t):
+        run(net, x)
+    assert len([t for t in kept.values() if t.numel() == x.numel()]) == 1
+
+
+def test_gradients_are_those_of_separate_inputs(net: Attention) -> None:
+    x = torch.randn(2, 6, 8, requires_grad=True)
+    (shared,) = torch.autograd.grad(run(net, x).float().square().sum(), x)
+    with torch.autocast("cpu", torch.bfloat16):  # a copy each
+        apart = net.q(x.clone()) + 2 * net.k(x.clone()) + 3 * net.v(x.clone())
+    (own,) = torch.autograd.grad(apart.float().square().sum(), x)
+    torch.testing.assert_close(shared, own, rtol=0.02, atol=0.02 * float(own.abs().max()))
+
+
+def test_a_change_in_place_is_seen(net: Attention) -> None:
+    x = torch.randn(2, 6, 8)
+    with torch.no_grad():
+        run(net, x)
+        x.mul_(2)
+        assert torch.equal(run(net, x), run(net, x.clone()))
+
+
+def test_what_was_made_without_a_graph_is_not_used_with_one(net: Attention) -> None:
+    x = torch.randn(2, 6, 8, requires_grad=True)
+    with torch.no_grad():
+        run(net, x)
+    with torch.inference_mode():
+        run(net, x)
+        run(net, torch.randn(2, 6, 8))
+    (grad,) = torch.autograd.grad(run(net, x).float().sum(), x)
+    assert grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_checkpointing_changes_nothing(net: Attention, reentrant: bool) -> None:
+    x = torch.randn(2, 6, 8, requires_grad=True)
+    (plain,) = torch.autograd.grad(run(net, x).float().square().sum(), x)
+    y = checkpoint(lambda x: run(net, x), x, use_reentrant=reentrant)
+    assert isinstance(y, Tensor)
+    y.float().square().sum().backward()
+    assert x.grad is not None and torch.equal(x.grad, plain)
