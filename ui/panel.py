@@ -27,69 +27,69 @@ class JobPanel:
     def __init__(self, app: App, kinds: tuple[JobKind, ...], empty: str) -> None:
         self.app, self.kinds, self.empty = app, kinds, empty
         self.job = gr.State("")
-        self.seen = gr.State("")
+        self.seen = gr.Textbox("", label="Seen", visible="hidden")  # a State would not tell that it has changed
         self.status = gr.HTML(fragments.hint(empty), elem_classes="dt-status")
         with gr.Row():
             self.stop = gr.Button("Stop", visible=False, size="sm")
             self.resume = gr.Button("Resume", visible=False, size="sm", variant="primary")
         self.samples = gr.HTML("", elem_classes="dt-samples")
         self.timer = gr.Timer(EVERY, active=False)
+        self.then(self._changed, [self.job], [self.samples, self.stop, self.resume, self.timer])
         quiet: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
-        self.timer.tick(self.show, [self.job, self.seen], self.outputs, **quiet)
-        self.stop.click(told(self._stop), [self.job, self.seen], self.outputs, **quiet)
-        self.resume.click(told(self._resume), [self.job, self.seen], self.outputs, **quiet)
+        self.timer.tick(self._look, self.job, self.outputs[1:], **quiet)
+        self.stop.click(told(self._stop), self.job, self.outputs, **quiet)
+        self.resume.click(told(self._resume), self.job, self.outputs, **quiet)
 
     @property
     def outputs(self) -> list[Any]:
-        """Components that :meth:`show` and :meth:`newest` give values for."""
-        return [self.job, self.seen, self.status, self.samples, self.stop, self.resume, self.timer]
+        """Components that :meth:`follow` and :meth:`newest` give values for."""
+        return [self.job, self.seen, self.status]
 
     def newest(self) -> tuple[Any, ...]:
         """The job to follow when a page opens: one under way, or else the last that was asked for."""
         mine = [job for job in self.app.jobs.list() if job.kind in self.kinds and job.state != "cancelled"]
         active = [job for job in mine if job.state in UNFINISHED]
         job = (active or sorted(mine, key=lambda it: -it.created) or [None])[0]
-        return self.show(job.id if job else "", "")
+        return self.follow(job)
 
-    def show(self, id: str, seen: str) -> tuple[Any, ...]:
-        """The job as it stands; `seen` names the pictures that the page has already."""
+    def follow(self, job: Job | None) -> tuple[Any, ...]:
+        """Show this job from now on."""
+        return job.id if job else "", *self._look(job.id if job else "")
+
+    def _look(self, id: str) -> tuple[str, str]:
+        """All that each look asks for: which job in which state, and its progress. Every component costs time."""
         if not id:
-            return "", "", fragments.hint(self.empty), "", *([gr.update(visible=False)] * 2), gr.Timer(active=False)
+            return "", fragments.hint(self.empty)
         job = self.app.jobs.get(id)
-        shown, samples, key = fragments.progress(job), "", ""
+        shown, samples = fragments.progress(job), 0
         if self.app.trouble and job.state == "queued":
             shown += f'<p class="dt-bad">{fragments.text(self.app.trouble)}</p>'
         if job.kind == "train":
             run = read_run(job.out)
             shown += fragments.plot("Loss", [("mean of 20 steps", run.losses)])
             shown += fragments.plot("Scores", [("like the subject", run.subject), ("follows the prompt", run.prompt)])
-            key = f"{id}:{len(run.samples)}"
-            newest = run.samples[-_SAMPLES:]
-            if newest and key != seen:
-                shots = [(path, f"step {int(path.stem.split('-')[1])}", ()) for path in reversed(newest)]
-                samples = fragments.tiles(shots)
-        unchanged = bool(key) and key == seen
+            samples = len(run.samples)
+        return f"{id} {job.state} {samples}", shown
+
+    def _changed(self, id: str) -> tuple[Any, ...]:
+        """What only another job, state or picture changes."""
+        job = self.app.jobs.get(id) if id else None
+        newest = read_run(job.out).samples[-_SAMPLES:] if job and job.kind == "train" else ()
+        shots = [(path, f"step {int(path.stem.split('-')[1])}", ()) for path in reversed(newest)]
         return (
-            id,
-            key,
-            shown,
-            gr.skip() if unchanged else samples,
-            gr.update(visible=job.state == "running"),
-            gr.update(visible=job.resumable),
-            gr.Timer(active=job.state in UNFINISHED),
+            fragments.tiles(shots) if shots else "",
+            gr.update(visible=job is not None and job.state == "running"),
+            gr.update(visible=job is not None and job.resumable),
+            gr.Timer(active=job is not None and job.state in UNFINISHED),
         )
 
-    def then(self, action: Callable[..., Any], inputs: list[Any]) -> Any:
-        """Whenever the state of the followed job changes on the page."""
-        return self.status.change(action, inputs, queue=False, show_progress="hidden", api_visibility="private")
+    def then(self, action: Callable[..., Any], inputs: list[Any], outputs: list[Any]) -> None:
+        """Whenever the page learns of another job, another state, or another picture."""
+        quiet: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
+        self.seen.change(action, inputs, outputs, **quiet)  # not of the status, which is another at every look
 
-    def follow(self, job: Job) -> tuple[Any, ...]:
-        """Show this job from now on."""
-        return self.show(job.id, "")
+    def _stop(self, id: str) -> tuple[Any, ...]:
+        return self.follow(self.app.jobs.stop(id))
 
-    def _stop(self, id: str, seen: str) -> tuple[Any, ...]:
-        self.app.jobs.stop(id)
-        return self.show(id, seen)
-
-    def _resume(self, id: str, seen: str) -> tuple[Any, ...]:
+    def _resume(self, id: str) -> tuple[Any, ...]:
         return self.follow(resume(self.app, id))

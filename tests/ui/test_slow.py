@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import threading
 import time
@@ -115,6 +116,31 @@ def test_fifty_clients_lose_nothing(tmp_path: Path) -> None:
         assert after <= before * 1.1
 
 
+class Page:
+    """What a browser does that shows the tab Train: opened once, then a tick of its timer."""
+
+    def __init__(self, client: httpx.Client, name: str) -> None:
+        self.client, self.name = client, name
+        self.events = client.get("/config").json()["dependencies"]
+        self.values: dict[int, object] = {}
+        self._do("load")
+
+    def look(self) -> str:
+        """The state that the page shows."""
+        self._do("tick")
+        return next(found[1] for it in self.values.values() if (found := re.search(r'data-state="(\w+)"', str(it))))
+
+    def _do(self, event: str) -> None:
+        found = next(it for it in self.events if event in [name for _, name in it["targets"]])
+        sent = [self.values.get(id) for id in found["inputs"]]
+        call = {"data": sent, "fn_index": found["id"], "session_hash": self.name}
+        answer = self.client.post("/gradio_api/run/predict", json=call)
+        assert answer.status_code == 200, answer.text
+        for id, value in zip(found["outputs"], answer.json()["data"], strict=True):
+            if not (isinstance(value, dict) and value.get("__type__") == "update"):
+                self.values[id] = value
+
+
 def finished(running: Served, id: str) -> str:
     return Jobs(running.workspace.jobs).wait(id, 600).state
 
@@ -130,15 +156,19 @@ def test_twenty_clients_that_poll_leave_a_training_its_steps(tmp_path: Path) -> 
         polling, ended = threading.Event(), threading.Event()
         states: Counter[str] = Counter()
 
-        def poll() -> None:
+        def poll(number: int) -> None:
             with httpx.Client(base_url=running.url, timeout=60) as client:
+                page = Page(client, f"page{number}") if number % 2 else None
                 while not ended.is_set():
-                    if polling.wait(0.1):
-                        event, data = ask(client, "job", id)
-                        states[json.loads(data)[0]["state"] if event == "complete" else event] += 1
+                    if polling.wait(0.5):
+                        if page:
+                            states[page.look()] += 1
+                        else:
+                            event, data = ask(client, "job", id)
+                            states[json.loads(data)[0]["state"] if event == "complete" else event] += 1
                         ended.wait(EVERY)
 
-        clients = [threading.Thread(target=poll) for _ in range(20)]
+        clients = [threading.Thread(target=poll, args=(number,)) for number in range(20)]
         for one in clients:
             one.start()
         steps: dict[bool, int] = {False: 0, True: 0}

@@ -64,11 +64,10 @@ class AnalyzeTab:
                 self.download = gr.DownloadButton("Download", visible=False, size="sm")
         self.page = gr.HTML("", elem_id="analyze-page")
         private: dict[str, Any] = {"api_visibility": "private"}
-        quiet: dict[str, Any] = {**private, "queue": False, "show_progress": "hidden"}
         inputs = [self.names, self.top, self.steps, self.disturb, self.times]
         self.start.click(told(self._analyze), inputs, self.panel.outputs, **private)
         self.score.click(told(self._score), [self.one, self.dataset], self.panel.outputs, **private)
-        self.panel.status.change(self._finished, [self.panel.job, self.reports], self.reports, **quiet)
+        self.panel.then(self._finished, [self.panel.job, self.reports], [self.reports])
         self.reports.change(told(self._report), self.reports, [self.page, self.download], **private)
 
     def _analyze(self, names: list[str], top: int, steps: int | None, disturb: bool, times: bool) -> tuple[Any, ...]:

@@ -162,7 +162,7 @@ class TrainTab:
             told(on_device(self._plan)), self._form, self.planned, concurrency_id=DEVICE, concurrency_limit=1, **private
         )
         self.start.click(told(self._start), [*self._form, self.name], [*self.panel.outputs, self.planned], **private)
-        self.panel.status.change(self._offer, self.panel.job, self.draw, **quiet)
+        self.panel.then(self._offer, [self.panel.job], [self.draw])
 
     def _tiles(self, name: str) -> str:
         """The pictures as they are, before they have been looked at."""
