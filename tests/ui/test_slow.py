@@ -158,14 +158,10 @@ def test_twenty_clients_that_poll_leave_a_training_its_steps(tmp_path: Path) -> 
 
         def poll(number: int) -> None:
             with httpx.Client(base_url=running.url, timeout=60) as client:
-                page = Page(client, f"page{number}") if number % 2 else None
+                page = Page(client, f"page{number}")
                 while not ended.is_set():
                     if polling.wait(0.5):
-                        if page:
-                            states[page.look()] += 1
-                        else:
-                            event, data = ask(client, "job", id)
-                            states[json.loads(data)[0]["state"] if event == "complete" else event] += 1
+                        states[page.look()] += 1
                         ended.wait(EVERY)
 
         clients = [threading.Thread(target=poll, args=(number,)) for number in range(20)]
