@@ -47,7 +47,7 @@ bench-speed: setup  ## a training step and the time to a subject beside PEFT, us
 	$(BIN)/python -m benchmarks.use
 
 bench-personalization: setup  ## how well adapters learn subjects the base has never seen
-	$(BIN)/python benchmarks/personalization.py
+	$(BIN)/python -m benchmarks.personalization
 
 bench-quality: setup  ## every method beside PEFT on unseen subjects at equal budgets; resumable; QUICK=1: minutes
 	$(BIN)/python -m benchmarks.quality $(if $(QUICK),--quick)

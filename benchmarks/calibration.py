@@ -26,6 +26,7 @@ from torch import Tensor
 import dreamtune
 from benchmarks.machine import RESULTS, machine, write_results
 from benchmarks.pairs_people import PEOPLE, RANK, TRAININGS, trained
+from benchmarks.quality_work import base_digest
 from dreamtune.analysis.overlap import spearman
 from dreamtune.evaluation import default_prompts, subject_fidelity
 from dreamtune.evaluation.pocket_judge import PocketJudge
@@ -173,6 +174,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     measured = fidelities(files, options.work / "fidelities.json")
     result = {
         "machine": machine(),
+        "base": base_digest(),
         "training": {"trainings": TRAININGS, "rank": RANK, "steps": options.steps},
         "drawing": {"steps": STEPS, "guidance": GUIDANCE, "pictures": len(default_prompts("sks", "dog"))},
         "subjects": [{"class": person.cls, "token": person.token} for person in PEOPLE],

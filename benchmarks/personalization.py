@@ -1,4 +1,4 @@
-"""`python benchmarks/personalization.py [--out DIR] [--subjects N] [--first N] [--set KEY=VALUE]...`: unseen subjects.
+"""`python -m benchmarks.personalization [--out DIR] [--subjects N] [--first N] [--set KEY=VALUE]...`: unseen subjects.
 
 Trains an adapter with one recipe for each of N individuals of the pocket world, one class after the other, on five
 photographs, and measures it against other renders of the same individual. Writes personalization.json and one grid:
@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from benchmarks.quality_work import base_digest
 from dreamtune.adapters import AdapterFile
 from dreamtune.evaluation import Personalization, measure_personalization
 from dreamtune.models import load_base
@@ -86,7 +87,7 @@ def main() -> None:
             grid.append(np.concatenate([np.asarray(p) for p in pictures], 1))
             print(json.dumps(figures), flush=True)
             Image.fromarray(np.concatenate(grid)).save(args.out / "personalization.png")
-            report = {"options": options, "summary": summary(rows), "subjects": rows}
+            report = {"base": base_digest(), "options": options, "summary": summary(rows), "subjects": rows}
             (args.out / "personalization.json").write_text(json.dumps(report, indent=1) + "\n")
     print(json.dumps(summary(rows)))
 

@@ -15,7 +15,7 @@ from benchmarks.machine import RESULTS
 from benchmarks.quality_statistics import by_subject, holm, interval, paired
 from docs.results_figures import digest, draw_figure, draw_pictures
 from docs.results_pairs import pairs
-from docs.results_speed import about, load, missing, speed
+from docs.results_speed import about, load, missing, of_earlier_base, speed
 from dreamtune.storage import atomic
 from dreamtune.training.reference import table
 
@@ -89,6 +89,7 @@ def quality(report: dict[str, Any] | None) -> str:
     left = ", ".join(f"{it['budget']:,} (seed {it['seed']})" for it in told["remaining"])
     lines = [
         f"## {title}\n",
+        *filter(None, [of_earlier_base(report)]),
         f"`make bench-quality` on {about(report)}. The embedded base, {len(told['subjects'])} subjects that were used "
         f"for nothing else, in pairs of look-alikes ({', '.join(told['subjects'])}), {told['photographs']} photographs "
         "each; "
@@ -177,7 +178,8 @@ def claims(report: dict[str, Any] | None) -> str:
         "steps. A claim holds when the 95 % intervals over subjects of all of its differences lie above 0, does not "
         "when one lies below, and is unclear otherwise. All of it is about a small base and short trainings.\n"
     )
-    return f"## {title}\n\n{text}\n" + table(["claim", "source", "what would show it", "measured", "verdict"], body)
+    lines = [f"## {title}\n", *filter(None, [of_earlier_base(report)]), f"{text}\n"]
+    return "\n".join(lines) + table(["claim", "source", "what would show it", "measured", "verdict"], body)
 
 
 def unseen(report: dict[str, Any] | None) -> str:
@@ -193,7 +195,8 @@ def unseen(report: dict[str, Any] | None) -> str:
         ]
         for it in report["subjects"]
     ]
-    return f"## {title}\n\n`make bench-personalization`: LoRA by pocket's preset.\n\n" + table(head, body)
+    told = ["`make bench-personalization`: LoRA by pocket's preset.\n", *filter(None, [of_earlier_base(report)])]
+    return "\n".join([f"## {title}\n", *told, table(head, body)])
 
 
 def main() -> None:

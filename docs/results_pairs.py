@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from docs.results_speed import missing
+from docs.results_speed import missing, of_earlier_base
 from dreamtune.training.reference import table
 
 TITLE = "Two subjects in one picture"
@@ -34,7 +34,7 @@ def pairs(report: dict[str, Any] | None) -> str:
     """The section."""
     if report is None:
         return missing(TITLE, "make bench-pairs")
-    parts = [_TEXT.format(title=TITLE, **report)]
+    parts = [_TEXT.format(title=TITLE, **report), *filter(None, [of_earlier_base(report)])]
     for kind, title in (("all", "All twelve"), ("same class", "Of one class"), ("two classes", "A cat and a dog")):
         body = [[way, *(_cell(kinds[kind][name]) for name in _COLUMNS)] for way, kinds in report["summary"].items()]
         parts.append(f"{title}:\n\n" + table([kind, *_COLUMNS.values()], body))

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.machine import RESULTS
+from benchmarks.quality_work import base_digest
 from dreamtune.training.reference import table
 
 
@@ -20,6 +21,12 @@ def about(report: dict[str, Any]) -> str:
     """What a report was measured on."""
     it = report["about"]
     return f"{it['device']} ({it['cores']} cores, torch {it['versions']['torch']}, commit {it['commit']})"
+
+
+def of_earlier_base(report: dict[str, Any]) -> str:
+    """A remark if the embedded base has changed since; nothing of reports that no base has a part in."""
+    base = report.get("base", report.get("about", {}).get("base"))
+    return "" if base in (None, base_digest()) else "**Measured on an earlier embedded base than today's.**\n"
 
 
 def missing(title: str, command: str) -> str:
