@@ -6,6 +6,7 @@ job after the other, and each job has a process of its own, which goes on whatev
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from collections import deque
@@ -161,6 +162,10 @@ class Jobs:
             return ""
         except OSError as error:
             raise JobError(f"cannot read {path}: {error.strerror}") from None
+
+    def settings(self, id: str) -> dict[str, Any]:
+        """The settings that a job was given; what is left to presets is not among them."""
+        return json.loads(self._row(id).config)
 
     def wait(self, id: str, timeout: float) -> Job:
         """The job when it is over, or as it is after `timeout` seconds."""

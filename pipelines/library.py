@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -14,6 +14,9 @@ from dreamtune.pipelines.workspace import Workspace, plain_name, tidy_name
 
 MOST_BYTES = 4 << 30
 """Of a file that is brought in."""
+WORDS = ("sks", "zwx", "qpl", "vrk", "xob", "ohw", "tuv", "jmz")
+"""Words for subjects, in the order in which they are proposed: pocket has learned that they mean nothing, and to the
+tokenizers of Stable Diffusion they are no word either."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +85,15 @@ def entries(workspace: Workspace) -> list[Entry]:
             continue
         found.append(_entry(name, path, stat.st_size, stat.st_mtime_ns))
     return found
+
+
+def free_word(workspace: Workspace, pending: Iterable[str] = ()) -> str:
+    """A word that calls no adapter of the library yet, nor any of `pending`: two of one word cannot be fused.
+
+    The first word again once all are taken.
+    """
+    taken = {found.trigger.lower() for found in entries(workspace)} | {word.lower() for word in pending}
+    return next((word for word in WORDS if word not in taken), WORDS[0])
 
 
 def entry(workspace: Workspace, name: str) -> Entry:

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from dreamtune.errors import ConfigError, Interrupted
-from dreamtune.pipelines.job import Job
+from dreamtune.pipelines import library
+from dreamtune.pipelines.job import UNFINISHED, Job
 from dreamtune.pipelines.progress import OnProgress, Progress
 from dreamtune.pipelines.workspace import plain_name
 
@@ -89,6 +90,12 @@ def train(app: App, dataset: str, values: Mapping[str, Any], more: str = "", nam
     config = train_config(app, dataset, values, more)
     place = run_place(app, dataset, config.method, name)
     return submit(app, "train", config, place, f"{place.name}: {config.class_word}, {config.method}")
+
+
+def free_word(app: App) -> str:
+    """A word for the next subject, which neither an adapter nor a training under way has."""
+    trainings = [job.id for job in app.jobs.list() if job.kind == "train" and job.state in UNFINISHED]
+    return library.free_word(app.workspace, [app.jobs.settings(id).get("token", "sks") for id in trainings])
 
 
 def plan(app: App, dataset: str, values: Mapping[str, Any], more: str, tell: OnProgress) -> PlanResult:

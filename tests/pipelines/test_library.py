@@ -2,6 +2,7 @@
 
 import io
 import pickle
+import shutil
 import zipfile
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from dreamtune.pipelines.generate_grid import GRID
 from dreamtune.pipelines.run_view import read_run
 from dreamtune.pipelines.train import train
 from dreamtune.pipelines.workspace import Workspace
+from dreamtune.pocket.world import IDENTIFIERS
 from dreamtune.training.config import TrainConfig
 from tests.tiny_models import pictures
 
@@ -62,6 +64,15 @@ def test_a_run_is_an_entry_with_a_picture_and_health(workspace: Workspace, train
         place.rename(workspace.runs / "dog")
     finally:
         (workspace.runs / "dog").rename(trained)
+
+
+def test_a_word_is_proposed_that_no_adapter_has(workspace: Workspace, trained: Path) -> None:
+    assert library.WORDS == IDENTIFIERS  # which the embedded base knows
+    assert library.free_word(workspace) == "sks"
+    shutil.copy(trained / "adapter.safetensors", workspace.adapters / "dog.safetensors")
+    assert library.free_word(workspace) == "zwx"
+    assert library.free_word(workspace, ["ZWX"]) == "qpl"
+    assert library.free_word(workspace, library.WORDS) == "sks"
 
 
 def test_a_damaged_file_says_so_and_hides_no_other(workspace: Workspace, trained: Path) -> None:

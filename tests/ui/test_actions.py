@@ -22,6 +22,16 @@ def test_a_training_is_queued_and_a_worker_asked_for(app: App, worker: Idle) -> 
     assert actions.train(app, "mine", CAT).out.name == "mine-lora-2"
 
 
+def test_each_subject_is_offered_a_word_of_its_own(app: App) -> None:
+    assert actions.free_word(app) == "sks"
+    first = actions.train(app, "mine", CAT)  # the default is sks, as on the command line
+    assert actions.free_word(app) == "zwx"
+    actions.train(app, "mine", CAT | {"token": "ZWX"})
+    assert actions.free_word(app) == "qpl"
+    app.jobs.cancel(first.id)
+    assert actions.free_word(app) == "sks"
+
+
 @pytest.mark.parametrize("key", ["images", "base", "dino", "clip", "trackers", "images.x"])
 def test_no_setting_names_a_file(app: App, key: str) -> None:
     with pytest.raises(ConfigError):

@@ -70,7 +70,13 @@ class TrainTab:
             self.class_word = gr.Textbox(
                 "cat", label="Class", info="What it is, in a word the base knows.", min_width=150, elem_id="train-class"
             )
-            self.token = gr.Textbox("sks", label="Word", info="A rare word that will mean it.", min_width=150)
+            self.token = gr.Textbox(
+                "sks",
+                label="Word",
+                info="A rare word that will mean it, for each subject another.",
+                min_width=150,
+                elem_id="train-word",
+            )
         with gr.Row():
             self.base = gr.Dropdown(
                 list(self.app.workspace.all_bases()),
@@ -147,7 +153,7 @@ class TrainTab:
         quiet: dict[str, Any] = {**private, "queue": False, "show_progress": "hidden"}
         looked = [self.tiles]
         self.method.change(lambda name: gr.update(info=METHODS[name]), self.method, self.method, **quiet)
-        self.dataset.input(self._class_of, self.dataset, self.class_word, **quiet)
+        self.dataset.input(told(self._called), self.dataset, [self.class_word, self.token], **quiet)
         self.dataset.change(told(self._tiles), self.dataset, self.tiles, **quiet).then(
             told(on_device(self._check)),
             [self.dataset, self.base, self.class_word, self.token],
@@ -157,7 +163,8 @@ class TrainTab:
             show_progress="minimal",
             **private,
         )
-        self.drop.upload(told(self._bring), self.drop, [self.drop, self.dataset, self.class_word], **private)
+        brought = [self.drop, self.dataset, self.class_word, self.token]
+        self.drop.upload(told(self._bring), self.drop, brought, **private)
         self.plan.click(
             told(on_device(self._plan)), self._form, self.planned, concurrency_id=DEVICE, concurrency_limit=1, **private
         )
@@ -199,14 +206,16 @@ class TrainTab:
         kind = "bad" if found.error else "good"
         return f'<p class="dt-{kind}" data-checked="yes">{fragments.text(summary)}</p>{shown}{lines}'
 
-    def _class_of(self, name: str) -> Any:
-        return SAMPLES[name][1] if name in SAMPLES else gr.skip()
+    def _called(self, name: str) -> tuple[Any, str]:
+        """Class and word of the subject of these pictures."""
+        return SAMPLES[name][1] if name in SAMPLES else gr.skip(), actions.free_word(self.app)
 
-    def _bring(self, files: list[str] | None) -> tuple[Any, Any, Any]:
+    def _bring(self, files: list[str] | None) -> tuple[Any, Any, Any, str]:
         brought = uploaded(self.app, files)
         name = datasets.bring(self.app.workspace, brought)
         note(f"{len(brought)} files are in {name}; say what the subject is")
-        return None, gr.update(choices=list(self.app.workspace.all_datasets()), value=name), ""
+        sets = gr.update(choices=list(self.app.workspace.all_datasets()), value=name)
+        return None, sets, "", actions.free_word(self.app)
 
     def _values(self, form: tuple[Any, ...]) -> tuple[str, dict[str, Any], str]:
         dataset, class_word, token, base, method, steps, rank, lr, seed, prior, text, flip, sample, score, more = form
@@ -253,9 +262,9 @@ class TrainTab:
     def open(self) -> tuple[Any, ...]:
         """Values of the tab when the page opens, for :attr:`opened`."""
         sets = list(self.app.workspace.all_datasets())
-        return gr.update(choices=sets), self._tiles(FIRST), *self.panel.newest()
+        return gr.update(choices=sets), actions.free_word(self.app), self._tiles(FIRST), *self.panel.newest()
 
     @property
     def opened(self) -> list[Any]:
         """Components that :meth:`open` fills."""
-        return [self.dataset, self.tiles, *self.panel.outputs]
+        return [self.dataset, self.token, self.tiles, *self.panel.outputs]
