@@ -43,6 +43,7 @@ bench-speed: setup  ## a training step and the time to a subject beside PEFT, us
 	$(BIN)/python -m benchmarks.speed
 	$(BIN)/python -m benchmarks.speed --unet launch --precision bf16
 	$(BIN)/python -m benchmarks.step --out benchmarks/results/step.json
+	$(BIN)/python -m benchmarks.costs
 	$(BIN)/python -m benchmarks.time_to_subject
 	$(BIN)/python -m benchmarks.use
 

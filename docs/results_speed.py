@@ -47,7 +47,7 @@ def speed() -> str:
     step = load("step")
     if step:
         parts += ["### An optimizer step on a CPU\n", _cpu_step(step)]
-    parts += [_time_to_subject(load("time-to-subject")), _use(load("use"))]
+    parts += [_costs(load("costs")), _time_to_subject(load("time-to-subject")), _use(load("use"))]
     return "\n".join(parts)
 
 
@@ -80,6 +80,39 @@ def _cpu_step(report: dict[str, Any]) -> str:
     text += "(`python -m benchmarks.step`).\n\n"
     ratios = ", ".join(f"{name} {value:.2f}" for name, value in report["ratios"].items())
     return text + table(["", "CPU s", "peak MiB"], body) + f"\ndreamtune / PEFT: {ratios}.\n"
+
+
+_REMEDIES = {
+    "thin products": "the factors' own arithmetic; one kernel for W and the factors would read the input once",
+    "full products": "none while the change has full rank: it must be formed, or its gradient is as large as W",
+    "Python and autograd": "what the host does around a layer: one graph of the whole step (CUDA graphs)",
+    "copy": "precision and layout: factors kept in the order of memory that products want",
+    "mul": "one pass over a matrix as large as W: a kernel that does it while it forms the product",
+    "add": "one pass over a matrix as large as W: a kernel that adds while it forms the product",
+    "addcmul": "one pass over a matrix as large as W: a kernel that forms W₁ ⊗ W₂ block by block",
+    "sum": "sums over all tokens for the magnitude's gradient, one pass over the gradient",
+}
+
+
+def _costs(report: dict[str, Any] | None) -> str:
+    if report is None:
+        return "### What the methods' time is spent on\n\nNot measured yet: `make bench-speed`.\n"
+    body = [
+        [method, f"{row['ratio']:.2f}", *(f"{it['operation']} {it['share']:.0%}" for it in row["costs"])]
+        for method, row in report["methods"].items()
+    ]
+    met = {it["operation"] for row in report["methods"].values() for it in row["costs"]}
+    text = (
+        f"Forward and backward pass of SD 1.5's attention layers, rank {report['rank']}, one thread of "
+        f"{about(report)}, by torch's profiler, which makes small operations look larger (`python -m "
+        "benchmarks.costs`): time over the frozen layers', and the largest shares of what a method adds.\n\n"
+    )
+    told = "".join(f"* **{name}**: {remedy}.\n" for name, remedy in _REMEDIES.items() if name in met)
+    return (
+        f"### What the methods' time is spent on\n\n{text}"
+        + table(["method", "÷ frozen layers", "first", "second", "third"], body)
+        + f"\nWhat would remove them:\n\n{told}"
+    )
 
 
 def _time_to_subject(report: dict[str, Any] | None) -> str:

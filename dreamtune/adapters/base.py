@@ -133,9 +133,9 @@ class Adapter(nn.Module, ABC):
         with torch.autocast(x.device.type, enabled=False):
             factors = self.low_rank(weight)
         if factors is None:
-            return dense_linear(x, weight, bias, lambda: strength * self.delta_weight(weight))
+            return dense_linear(x, weight, bias, lambda: scaled(strength, self.delta_weight(weight)))
         up, down = factors
-        return factored_linear(x, weight, bias, up if strength == 1 else strength * up, down)
+        return factored_linear(x, weight, bias, scaled(strength, up), down)
 
     def on_weight(self, weight: Tensor) -> None:
         """Told the pristine `weight` (out, in) when the adapter comes to a layer, and when that weight changes."""
@@ -182,3 +182,8 @@ class Adapter(nn.Module, ABC):
     def extra_repr(self) -> str:
         """Shape and configuration, shown by print."""
         return f"in={self.in_features}, out={self.out_features}, {self.config}"
+
+
+def scaled(factor: float, tensor: Tensor) -> Tensor:
+    """The product; for 1 the tensor itself, without a copy that the backward pass would have to keep."""
+    return tensor if factor == 1 else factor * tensor

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from dreamtune.errors import IncompatibleModelError
 
-from .base import Adapter
+from .base import Adapter, scaled
 
 
 class Slot:
@@ -67,8 +67,7 @@ class AdaptedLinear(nn.Linear):
         y = F.linear(input, weight, bias)
         change = None  # summed on its own first: two adapters then add up to the same bits in either order
         for slot in live:
-            part = slot.adapter.delta_output(input, self.pristine)
-            part = part if slot.strength == 1 else slot.strength * part
+            part = scaled(slot.strength, slot.adapter.delta_output(input, self.pristine))
             change = part if change is None else change + part
         return y if change is None else y + change
 

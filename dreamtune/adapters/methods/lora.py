@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ..base import Adapter, MethodConfig, ParameterOptions
+from ..base import Adapter, MethodConfig, ParameterOptions, scaled
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class LoRA(Adapter):
 
     def low_rank(self, weight: Tensor) -> tuple[Tensor, Tensor]:
         """(sB, A); with the usual s = 1 without a copy that the backward pass would have to keep."""
-        return self.up if self.config.scale == 1 else self.config.scale * self.up, self.down
+        return scaled(self.config.scale, self.up), self.down
 
     def parameter_options(self) -> dict[str, ParameterOptions]:
         """`up` is B."""

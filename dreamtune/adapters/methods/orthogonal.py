@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from dreamtune.errors import ConfigError
 
-from ..base import Adapter, MethodConfig
+from ..base import Adapter, MethodConfig, scaled
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class Orthogonal(Adapter):
 
     def low_rank(self, weight: Tensor) -> tuple[Tensor, Tensor]:
         """(sB, A)."""
-        return self.up if self.config.scale == 1 else self.config.scale * self.up, self.down
+        return scaled(self.config.scale, self.up), self.down
 
 
 def basis_rows(size: int, start: int, stop: int) -> Tensor:
