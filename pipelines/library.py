@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -14,6 +15,10 @@ from dreamtune.pipelines.workspace import Workspace, plain_name, tidy_name
 
 MOST_BYTES = 4 << 30
 """Of a file that is brought in."""
+QUICK_BYTES = 64 << 20
+"""Of a file that is measured without being asked for."""
+_MOST_KNOWN = 256
+"""Files of which it is known how healthy they are."""
 WORDS = ("sks", "zwx", "qpl", "vrk", "xob", "ohw", "tuv", "jmz")
 """Words for subjects, in the order in which they are proposed: pocket has learned that they mean nothing, and to the
 tokenizers of Stable Diffusion they are no word either."""
@@ -58,6 +63,8 @@ class Health:
 
     measured: int
     """Layers whose change could be measured without the base."""
+    norm: float
+    """‖ΔW‖ (Frobenius) of these together."""
     empty: tuple[str, ...]
     """Layers that it leaves exactly as they are."""
     rank_used: int
@@ -127,24 +134,46 @@ def _entry(name: str, path: Path, size: int, changed: int) -> Entry:
     )
 
 
-@lru_cache(maxsize=64)
-def _health(path: Path, changed: int) -> Health:
+_healths: dict[tuple[Path, int, float], Health] = {}
+
+
+def known_health(found: Entry) -> Health | None:
+    """What was measured of this very file, at once; None if nothing was."""
+    return _healths.get(_version(found))
+
+
+def health(workspace: Workspace, name: str) -> Health:
+    """Measure the changes of an adapter, unless that was done. Raises ConfigError and AdapterFileError."""
     from dreamtune.pipelines.inspect import inspect
 
-    layers = inspect(path).layers
+    found = entry(workspace, name)
+    if (known := known_health(found)) is not None:
+        return known
+    layers = inspect(found.path).layers
     ranks = sorted(layer.rank_used for layer in layers)
-    return Health(
+    measured = Health(
         measured=len(layers),
+        norm=sum(layer.norm**2 for layer in layers) ** 0.5,
         empty=tuple(layer.path for layer in layers if layer.norm == 0),
         rank_used=ranks[len(ranks) // 2] if ranks else 0,
         strongest=tuple((layer.path, layer.energy) for layer in layers[:5]),
     )
+    while len(_healths) >= _MOST_KNOWN:
+        _healths.pop(next(iter(_healths)), None)
+    _healths[_version(found)] = measured
+    return measured
 
 
-def health(workspace: Workspace, name: str) -> Health:
-    """Measure the changes of an adapter. Raises ConfigError and AdapterFileError."""
-    path = workspace.adapter(name)
-    return _health(path, path.stat().st_mtime_ns)
+def measure(workspace: Workspace) -> None:
+    """Measure all adapters of which nothing is known yet, but for large ones: that takes minutes, and is asked for."""
+    for found in entries(workspace)[:_MOST_KNOWN]:
+        if not found.error and found.size <= QUICK_BYTES and known_health(found) is None:
+            with suppress(DreamtuneError):  # which the details tell
+                health(workspace, found.name)
+
+
+def _version(found: Entry) -> tuple[Path, int, float]:
+    return found.path, found.size, found.changed
 
 
 def import_adapter(workspace: Workspace, file: Path, name: str) -> str:

@@ -43,8 +43,9 @@ def build(app: App) -> gr.Blocks:
         quiet: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
         blocks.load(train.open, None, train.opened, **quiet)
         train_tab.select(train.panel.newest, None, train.panel.outputs, **quiet)
-        for place, tab in ((fuse_tab, fuse), (analyze_tab, analyze), (jobs_tab, jobs), (library_tab, library)):
+        for place, tab in ((fuse_tab, fuse), (analyze_tab, analyze), (jobs_tab, jobs)):
             place.select(tab.open, None, tab.opened, **quiet)
+        library.measured(library_tab.select(library.open, None, library.opened, **quiet))
         generate_tab.select(generate.fresh, None, generate.picker.names, **quiet)
 
         def use(id: str) -> tuple[Any, ...]:

@@ -4,11 +4,13 @@ import io
 import pickle
 import shutil
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
+from dreamtune.adapters.file import AdapterFile
 from dreamtune.adapters.methods import METHODS
 from dreamtune.errors import AdapterFileError, ConfigError, DatasetError
 from dreamtune.fusion import FUSIONS
@@ -64,6 +66,30 @@ def test_a_run_is_an_entry_with_a_picture_and_health(workspace: Workspace, train
         place.rename(workspace.runs / "dog")
     finally:
         (workspace.runs / "dog").rename(trained)
+
+
+def test_health_is_measured_once_for_each_version(
+    workspace: Workspace, trained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dog = workspace.adapters / "dog.safetensors"
+    shutil.copy(trained / "adapter.safetensors", dog)
+    assert library.known_health(library.entries(workspace)[0]) is None
+    library.measure(workspace)
+    known = library.known_health(library.entries(workspace)[0])
+    assert known is not None and known.verdict == "healthy" and known.norm > 0
+    monkeypatch.setattr("dreamtune.pipelines.inspect.inspect", lambda path: pytest.fail("measured again"))
+    library.measure(workspace)
+    monkeypatch.undo()
+    file = AdapterFile.load(dog)
+    dead = {name: tensor * (not name.endswith("up")) for name, tensor in file.tensors.items()}
+    replace(file, tensors=dead).save(dog)
+    (entry,) = library.entries(workspace)
+    assert library.known_health(entry) is None
+    monkeypatch.setattr(library, "QUICK_BYTES", entry.size - 1)  # a large one waits until it is asked for
+    library.measure(workspace)
+    assert library.known_health(entry) is None
+    assert library.health(workspace, "adapters/dog").verdict == "changes nothing: train it again"
+    assert library.known_health(entry) is not None
 
 
 def test_a_word_is_proposed_that_no_adapter_has(workspace: Workspace, trained: Path) -> None:

@@ -189,7 +189,7 @@ def test_wrong_files_are_told_and_names_are_inert(page: "Page", server: Served, 
     page.get_by_role("button", name="Refresh").click()
     page.locator("#jobs td", has_text="onerror").wait_for()
     tab(page, "Library")
-    page.locator("#library .dt-card").first.wait_for()
+    page.locator("#library .dt-card", has_text="healthy").first.wait_for()
     tab(page, "Train")
     page.locator(".dt-job:visible", has_text="onerror").wait_for()
     assert page.evaluate("window.pwned") is None

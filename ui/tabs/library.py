@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import gradio as gr
+from gradio.events import Dependency
 
 from dreamtune.errors import ConfigError
 from dreamtune.pipelines import library
@@ -12,6 +13,7 @@ from dreamtune.pipelines.files import human
 
 from .. import fragments
 from ..context import App
+from ..device import DEVICE, on_device
 from ..messages import note, told
 from ..theme import script
 from ..uploads import ADAPTER_TYPES, upload
@@ -69,12 +71,17 @@ class LibraryTab:
         self.chosen.input(told(self._details), self.chosen, [self.details, self.file], **private)
         self.export.click(told(self._export), [self.chosen, self.format], self.file, concurrency_limit=1, **private)
         self.remove.click(told(self._remove), self.chosen, [*fresh, self.details], **private)
-        self.drop.upload(told(self._import), self.drop, [self.drop, *fresh], **private)
+        self.measured(self.drop.upload(told(self._import), self.drop, [self.drop, *fresh], **private))
 
     @property
     def opened(self) -> list[Any]:
         """Components that :meth:`open` fills."""
         return [self.cards, self.chosen]
+
+    def measured(self, shown: Dependency) -> None:
+        """After an event that shows the cards: fill in what takes time, while they are looked at."""
+        options: dict[str, Any] = {"concurrency_id": DEVICE, "concurrency_limit": 1, "api_visibility": "private"}
+        shown.then(told(on_device(self.measure)), None, self.cards, show_progress="hidden", **options)
 
     def open(self) -> tuple[Any, ...]:
         """The adapters as they are now."""
@@ -86,6 +93,11 @@ class LibraryTab:
             )
         cards = "".join(self._card(entry) for entry in found)
         return f'<div class="dt-cards">{cards}</div>', gr.update(choices=choices)
+
+    def measure(self) -> str:
+        """The cards once more, with the health of all adapters. Takes a moment for each that is new."""
+        library.measure(self.app.workspace)
+        return self.open()[0]
 
     def _card(self, entry: library.Entry) -> str:
         text, shown = fragments.text, library.thumbnail(self.app.workspace, entry)
@@ -99,7 +111,7 @@ class LibraryTab:
                 "base": entry.base or "not told",
                 "size": human(entry.size),
                 "by": entry.tool,
-                "health": "can be read, numbers finite",
+                "health": _health(entry),
             }
             facts = (
                 "<dl>" + "".join(f"<dt>{text(key)}</dt><dd>{text(value)}</dd>" for key, value in rows.items()) + "</dl>"
@@ -149,6 +161,13 @@ class LibraryTab:
         name = library.import_adapter(self.app.workspace, path, path.name)
         note(f"{name.rpartition('/')[2]} is in the library")
         return None, *self.open()
+
+
+def _health(entry: library.Entry) -> str:
+    found = library.known_health(entry)
+    if found is None:
+        return "press Details to measure it" if entry.size > library.QUICK_BYTES else "being measured"
+    return f"{found.verdict}, ‖ΔW‖ {found.norm:.3g}" if found.measured else found.verdict
 
 
 def _chosen(name: str | None) -> str:
