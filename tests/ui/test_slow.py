@@ -4,6 +4,8 @@ import json
 import os
 import re
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections import Counter
@@ -16,6 +18,7 @@ from dreamtune.pipelines.jobs import Jobs
 from dreamtune.pipelines.train import train
 from dreamtune.pipelines.worker import WorkerProcess
 from dreamtune.training.config import TrainConfig
+from tests.tiny_models import pictures
 from tests.ui.serving import Served, address, served, start
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
@@ -183,6 +186,20 @@ def test_twenty_clients_that_poll_leave_a_training_its_steps(tmp_path: Path) -> 
         print(steps, dict(states))
         assert set(states) == {"running"} and states["running"] > 200
         assert steps[True] >= 0.9 * steps[False]
+
+
+def test_the_example_for_programs_trains_and_draws(tmp_path: Path) -> None:
+    script = Path(__file__).parents[2] / "examples" / "api_client.py"
+    auth = ("--auth", "me:long-password")
+    photos = pictures(tmp_path / "photos")
+    with served(tmp_path / "home", *auth, worker=True) as running:
+        command = [sys.executable, str(script), running.url, *auth, "--pictures", str(photos), "--class", "dog"]
+        ended = subprocess.run([*command, "--steps", "3"], capture_output=True, text=True, timeout=900, cwd=tmp_path)
+        assert ended.returncode == 0, ended.stdout + ended.stderr
+        assert "3 pictures can be used" in ended.stdout and "done" in ended.stdout
+        drawn = re.findall(r"^picture +(.*)$", ended.stdout, re.MULTILINE)
+        assert len(drawn) == 2 and all(Path(path).read_bytes().startswith(b"\x89PNG") for path in drawn), ended.stdout
+        WorkerProcess(running.workspace.jobs).stop()
 
 
 def test_a_kill_of_the_server_loses_nothing(tmp_path: Path) -> None:
