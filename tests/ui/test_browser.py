@@ -92,6 +92,12 @@ def train(page: "Page", steps: int) -> None:
     page.locator("#train-start").click()
 
 
+def told(picture: Path) -> str:
+    """How a picture was made, as its file says."""
+    with Image.open(picture) as opened:
+        return str(opened.info)
+
+
 def status(page: "Page", state: str) -> None:
     page.locator(f".dt-job[data-state={state}]:visible").first.wait_for()
 
@@ -169,7 +175,7 @@ def test_fuse_two_and_analyze_two(page: "Page", server: Served) -> None:
     page.locator("#generate").click()
     page.locator("#generated img").first.wait_for()
     drawn = set(server.workspace.pictures.glob("*.png")) - before
-    assert any(f"{fused}.safetensors" in str(Image.open(path).info) for path in drawn)
+    assert any(f"{fused}.safetensors" in told(path) for path in drawn)
     tab(page, "Analyze")
     choose(page, one, two)
     page.locator("#analyze-start").click()
