@@ -12,7 +12,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-from demo import SHOWN, SUBJECTS, known_subject
 from PIL import Image
 
 from dreamtune.adapters import AdapterFile
@@ -23,6 +22,8 @@ from dreamtune.pipelines.train import train
 from dreamtune.pocket.evaluators import Evaluators
 from dreamtune.pocket.world import CONTEXTS, Subject
 from dreamtune.training.config import TrainConfig
+
+from demo import SHOWN, SUBJECTS, known_subject
 
 METHODS = ("lora", "dora", "lora-dash", "spectral-a", "spectral-r", "loha", "lokr")
 
