@@ -70,7 +70,7 @@ def take(page: Page, url: str) -> None:
         elif name == "Fuse":
             choose(page, "Adapters", list(SUBJECTS))
             page.locator("#fuse-forecast").click()
-            page.locator("li", has_text="cat").first.wait_for()
+            page.locator("#fuse-told li").first.wait_for()
         elif name == "Analyze":
             choose(page, "Reports", ["cat and robot"])
             page.locator("#analyze-page iframe").wait_for()

@@ -158,7 +158,7 @@ def forecast(app: App, picks: Sequence[Pick], tell: OnProgress) -> list[str]:
         raise ConfigError("choose at least two adapters: one alone disturbs nobody")
     files = tuple(str(app.workspace.adapter(name)) for name, _ in picks)
     report = study(AnalyzeConfig(adapters=files), None, tell)
-    return [*advice(report), *report.remarks]
+    return [*advice(report), *report.remarks] or ["Nothing that was measured speaks against using them together."]
 
 
 def draw(app: App, picks: Sequence[Pick], values: Mapping[str, Any], tell: OnProgress) -> GenerateResult:

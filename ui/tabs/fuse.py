@@ -48,7 +48,7 @@ class FuseTab:
                     self.start = gr.Button("Fuse", variant="primary", elem_id="fuse-start")
             with gr.Column(scale=6, min_width=320, elem_classes="dt-panel"):
                 gr.Markdown("### Result")
-                self.forecast = gr.HTML("")
+                self.forecast = gr.HTML("", elem_id="fuse-told")
                 self.panel = JobPanel(
                     app,
                     ("fuse",),
