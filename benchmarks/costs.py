@@ -16,9 +16,8 @@ from typing import Any
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from benchmarks.layers import BASE, Contestant, Measurement, kinds
+from benchmarks.layers import BASE, Contestant, Measurement, kinds, parse
 from benchmarks.machine import RESULTS, machine, write_results
-from dreamtune.adapters import METHODS
 
 SHOWN = 3
 _PRODUCTS = ("aten::mm", "aten::addmm", "aten::addmm_", "aten::bmm", "aten::baddbmm")
@@ -73,12 +72,7 @@ def main() -> None:
     """Measure, print, and write JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=RESULTS / "costs.json", metavar="FILE.json")
-    parser.add_argument("--rank", type=int, default=8, metavar="R", help="rank of all adapters (default 8)")
-    parser.add_argument("--repeats", type=int, default=5, metavar="N", help="passes of each (default 5)")
-    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS), help="default: all")
-    options = parser.parse_args()
-    if options.repeats < 1 or not 1 <= options.rank <= 320:
-        parser.error("--repeats must be at least 1 and --rank between 1 and 320")
+    options = parse(parser, repeats=5)
     torch.set_num_threads(1)
     methods = measure(options.rank, options.repeats, options.methods)
     write_results(options.out, {"about": machine(), "rank": options.rank, "methods": methods})

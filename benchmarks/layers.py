@@ -206,16 +206,22 @@ def measure(rank: int, repeats: int, methods: Sequence[str], device: torch.devic
     ]
 
 
-def main() -> None:
-    """Measure; print a table or JSON."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
+def parse(parser: argparse.ArgumentParser, repeats: int) -> argparse.Namespace:
+    """What was given on the command line, rank, repeats and methods besides; repeats: of these the default."""
     parser.add_argument("--rank", type=int, default=8, metavar="R", help="rank of all adapters (default 8)")
-    parser.add_argument("--repeats", type=int, default=9, metavar="N", help="passes of each (default 9)")
+    parser.add_argument("--repeats", type=int, default=repeats, metavar="N", help=f"passes of each (default {repeats})")
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS), help="default: all")
     options = parser.parse_args()
     if options.repeats < 1 or not 1 <= options.rank <= 320:
         parser.error("--repeats must be at least 1 and --rank between 1 and 320")
+    return options
+
+
+def main() -> None:
+    """Measure; print a table or JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
+    options = parse(parser, repeats=9)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if device.type == "cpu":
         torch.set_num_threads(1)

@@ -11,12 +11,7 @@ from .context import App
 from .launch import KEEP
 from .picker import adapter_choices
 from .sessions import describe_once
-from .tabs.analyze import AnalyzeTab
-from .tabs.fuse import FuseTab
-from .tabs.generate import GenerateTab
-from .tabs.jobs import JobsTab
-from .tabs.library import LibraryTab
-from .tabs.train import TrainTab
+from .tabs import AnalyzeTab, FuseTab, GenerateTab, JobsTab, LibraryTab, TrainTab
 
 _HEAD = (
     """<div class="dt-head"><h1>dreamtune</h1><p>Teach Stable Diffusion your subject from a few pictures.</p></div>"""

@@ -40,13 +40,15 @@ def factored_linear(
 def shared_cast(x: Tensor, dtype: torch.dtype) -> Tensor:
     """`x` in `dtype`; layers that get the very same tensor, as an attention's q, k and v do, share one copy of it.
 
-    Under autocast a norm gives fp32, and each layer would make, and keep for its backward pass, a copy of its own.
+    Under autocast a norm gives fp32, and each layer would make a copy of its own and keep it for the backward pass.
+    Only where there is one, and not in a graph that is being recorded, which must make its copy at each run.
     """
     if x.dtype == dtype:
         return x
-    if torch.compiler.is_compiling() or x.is_inference():  # tensors of inference mode do not tell of changes in place
+    recorded = torch.compiler.is_compiling() or (x.is_cuda and torch.cuda.is_current_stream_capturing())
+    if recorded or not torch.is_grad_enabled() or x.is_inference():
         return x.to(dtype)
-    state = (dtype, x._version, torch.is_grad_enabled(), torch.is_inference_mode_enabled())
+    state = (dtype, x.requires_grad, x._version)
     known = getattr(x, "_dreamtune_cast", None)
     if known is None or known[0] != state:
         known = (state, x.to(dtype))

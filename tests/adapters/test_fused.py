@@ -51,23 +51,30 @@ def test_gradients_are_those_of_separate_inputs(net: Attention) -> None:
     torch.testing.assert_close(shared, own, rtol=0.02, atol=0.02 * float(own.abs().max()))
 
 
-def test_a_change_in_place_is_seen(net: Attention) -> None:
+@pytest.mark.parametrize("graph", [False, True])
+def test_a_change_in_place_is_seen(net: Attention, graph: bool) -> None:
     x = torch.randn(2, 6, 8)
-    with torch.no_grad():
+    with torch.set_grad_enabled(graph):
         run(net, x)
         x.mul_(2)
         assert torch.equal(run(net, x), run(net, x.clone()))
 
 
 def test_what_was_made_without_a_graph_is_not_used_with_one(net: Attention) -> None:
-    x = torch.randn(2, 6, 8, requires_grad=True)
+    x = torch.randn(2, 6, 8)
+    run(net, x)
     with torch.no_grad():
         run(net, x)
     with torch.inference_mode():
         run(net, x)
-        run(net, torch.randn(2, 6, 8))
-    (grad,) = torch.autograd.grad(run(net, x).float().sum(), x)
+    (grad,) = torch.autograd.grad(run(net, x.requires_grad_()).float().sum(), x)
     assert grad.abs().sum() > 0
+
+
+def test_tensors_of_inference_mode_are_taken(net: Attention) -> None:
+    with torch.inference_mode():
+        x = torch.randn(2, 6, 8)
+        assert torch.equal(run(net, x), run(net, x.clone()))
 
 
 @pytest.mark.parametrize("reentrant", [False, True])

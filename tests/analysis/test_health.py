@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from dreamtune.adapters.svd import Svd
 from dreamtune.analysis import Change
 from dreamtune.analysis.health import health, intruder_dimensions
 from tests.analysis.truth import along, decomposed, generator, random_change
@@ -33,6 +34,14 @@ def test_intruders_are_those_of_the_full_decomposition(scale: float) -> None:
     assert intruder_dimensions(weight, svd, changed) == expected
     if scale == 3.0:
         assert expected == 3
+
+
+def test_an_intruder_far_from_the_weights_first_directions_is_found() -> None:
+    values = torch.linspace(2, 1, 512)
+    weight, svd = values.diag(), Svd(torch.eye(512), values, torch.eye(512))
+    spread = torch.zeros(512)
+    spread[300:420] = 120**-0.5
+    assert intruder_dimensions(weight, svd, Change.of_matrix(10 * torch.outer(spread, spread))) == 1
 
 
 def test_a_change_along_the_weights_own_directions_intrudes_nowhere() -> None:
