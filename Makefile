@@ -39,13 +39,14 @@ bench: bench-layers bench-speed bench-personalization bench-quality bench-claims
 bench-layers: setup  ## time and memory of every method on SD 1.5's attention layers, beside PEFT and LyCORIS
 	$(BIN)/python -m benchmarks.layers
 
-bench-speed: setup  ## a training step and the time to a subject beside PEFT, using adapters, starting the command line
+bench-speed: setup  ## steps and time to a subject beside PEFT, using adapters, regions, the analyzer, the command line
 	$(BIN)/python -m benchmarks.speed
-	$(BIN)/python -m benchmarks.speed --unet launch --precision bf16
-	$(BIN)/python -m benchmarks.step --out benchmarks/results/step.json
+	$(BIN)/python -m benchmarks.step
 	$(BIN)/python -m benchmarks.costs
 	$(BIN)/python -m benchmarks.time_to_subject
 	$(BIN)/python -m benchmarks.use
+	$(BIN)/python -m benchmarks.regions
+	$(BIN)/python -m benchmarks.analyzer --methods lora loha lokr dora full
 
 bench-personalization: setup  ## how well adapters learn subjects the base has never seen
 	$(BIN)/python -m benchmarks.personalization

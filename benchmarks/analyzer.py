@@ -1,4 +1,4 @@
-"""python -m benchmarks.analyzer [--json] [--methods NAME...] [--threads N] [--layers N].
+"""python -m benchmarks.analyzer [--out FILE.json] [--methods NAME...] [--threads N] [--layers N].
 
 Time and memory of the TSD analyzer on the 128 attention layers of Stable Diffusion 1.5 with random weights: two
 adapters of rank 8 with an empty store of singular vectors, then one, two and four with a full one, from which follows
@@ -9,7 +9,6 @@ store is a temporary folder of about 1.5 GB. Other work on the machine changes t
 from __future__ import annotations
 
 import argparse
-import json
 import resource
 import tempfile
 import time
@@ -21,6 +20,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.layers import kinds
+from benchmarks.machine import RESULTS, machine, write_results
 from dreamtune.adapters import METHODS
 from dreamtune.adapters.svd import SvdStore
 from dreamtune.analysis import Change, study, summarize
@@ -77,9 +77,9 @@ def cost(rows: Sequence[dict[str, Any]], method: str) -> dict[str, float]:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure and print."""
+    """Measure, print, and write JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument("--out", type=Path, default=RESULTS / "analyzer.json", metavar="FILE.json")
     parser.add_argument("--methods", nargs="+", default=["lora"], choices=list(METHODS), help="(lora)")
     parser.add_argument("--threads", type=int, default=2, help="of the arithmetic (2)")
     parser.add_argument("--layers", type=int, help="only so many of the layers")
@@ -95,9 +95,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 rows.append({"method": method, "adapters": adapters, "cached": cached, **figures})
     costs = {method: cost(rows, method) for method in options.methods}
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    if options.json:
-        print(json.dumps({"rows": rows, "costs": costs, "peak_mb": peak, "threads": options.threads}))
-        return
+    report = {"rank": RANK, "threads": options.threads, "peak_mb": round(peak), "rows": rows, "costs": costs}
+    write_results(options.out, {"about": machine()} | report)
     print(
         f"{'method':10} {'adapters':>8} {'cached':>6} {'wall s':>8} {'cpu s':>8} {'svd':>8} {'changes':>8} {'study':>8}"
     )

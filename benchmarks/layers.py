@@ -1,4 +1,4 @@
-"""python -m benchmarks.layers [--json] [--rank R] [--repeats N] [--methods NAME...].
+"""python -m benchmarks.layers [--out FILE.json] [--rank R] [--repeats N] [--methods NAME...].
 
 Time and memory of every method on the attention layers of Stable Diffusion 1.5 at 512 pixels, beside PEFT and LyCORIS.
 A row's `ratio` is the time of all 128 layers forward and backward over that of the frozen layers, with gradients to
@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import copy
-import json
 import logging
 import statistics
 import time
@@ -23,11 +22,13 @@ import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import torch
 from peft import LoHaConfig, LoKrConfig, LoraConfig, inject_adapter_in_model
 from torch import nn
 
+from benchmarks.machine import RESULTS, machine, pick_device, write_results
 from benchmarks.speed import kept_for_backward
 from dreamtune.adapters import METHODS, attach
 
@@ -218,18 +219,16 @@ def parse(parser: argparse.ArgumentParser, repeats: int) -> argparse.Namespace:
 
 
 def main() -> None:
-    """Measure; print a table or JSON."""
+    """Measure, print, and write JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
+    parser.add_argument("--out", type=Path, default=RESULTS / "layers.json", metavar="FILE.json")
     options = parse(parser, repeats=9)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = torch.device(pick_device())
     if device.type == "cpu":
         torch.set_num_threads(1)
     rows = measure(options.rank, options.repeats, options.methods, device)
-    if options.json:
-        plain = [{name: value for name, value in asdict(row).items() if value is not None} for row in rows]
-        print(json.dumps({"device": device.type, "torch": torch.__version__, "rank": options.rank, "rows": plain}))
-        return
+    plain = [{name: value for name, value in asdict(row).items() if value is not None} for row in rows]
+    write_results(options.out, {"about": machine(device.type), "rank": options.rank, "rows": plain})
     print(f"{'':<16}{'':<12}{'÷ base':>8}{'saved MB':>10}{'peak MB':>9}")
     for row in rows:
         peak = "" if row.peak_mb is None else f"{row.peak_mb:.1f}"

@@ -1,16 +1,16 @@
-"""`python -m benchmarks.regions [--unet pocket|sd15] [--repeats N] [--steps N] [--out FILE]`: the price of regions.
+"""`python -m benchmarks.regions [--unet pocket|sd15] [--repeats N] [--steps N] [--out FILE.json]`.
 
-Wall time of generation with two adapters in two regions that fill the picture, beside plain generation with one adapter
-merged into the weights, on the same UNet, noise, size and steps; with guidance, so every step is a batch of two.
-pocket is drawn from prompt to picture, sd15 is a random UNet of SD 1.5's size from latents to latents (512 pixels). The
-two alternate, and the ratio is the median of those within each repeat, so that a machine that slows down slows both.
-The ratio of processor time is told beside it: on a machine that is shared with others it is the surer one.
+The price of regions: wall time of generation with two adapters in two regions that fill the picture, beside plain
+generation with one adapter merged into the weights, on the same UNet, noise, size and steps; with guidance, so every
+step is a batch of two. pocket is drawn from prompt to picture, sd15 is a random UNet of SD 1.5's size from latents to
+latents (512 pixels). The two alternate, and the ratio is the median of those within each repeat, so that a machine
+that slows down slows both. The ratio of processor time is told beside it: on a machine that is shared with others it
+is the surer one.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import time
 from collections.abc import Callable
@@ -22,6 +22,7 @@ import torch
 from diffusers import DDIMScheduler, UNet2DConditionModel
 from torch import Tensor, nn
 
+from benchmarks.machine import RESULTS, machine, pick_device, write_results
 from benchmarks.speed import UNETS
 from dreamtune.adapters import attach
 from dreamtune.adapters.methods.lora import LoRAConfig
@@ -71,7 +72,7 @@ def pocket(steps: int) -> tuple[nn.Module, Callable[[], Any], list[Tensor]]:
 
 def sd15(steps: int) -> tuple[nn.Module, Callable[[], Any], list[Tensor]]:
     """The same with a random UNet of SD 1.5's size."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = torch.device(pick_device())
     with torch.device(device):
         unet: Any = UNet2DConditionModel(**UNETS["sd15"]).eval().requires_grad_(False)
     random = torch.Generator().manual_seed(0)
@@ -122,15 +123,15 @@ def main() -> None:
     parser.add_argument("--unet", choices=("pocket", "sd15"), help="one of them alone")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--steps", type=int, help="20 with pocket, 2 with sd15 if not set")
-    parser.add_argument("--out", type=Path)
+    parser.add_argument("--out", type=Path, default=RESULTS / "regions.json", metavar="FILE.json")
     args = parser.parse_args()
-    found: dict[str, Any] = {"torch": torch.__version__, "threads": torch.get_num_threads(), "limit": LIMIT}
+    about = machine(pick_device())
+    found: dict[str, Any] = {"about": about, "threads": torch.get_num_threads(), "limit": LIMIT}
     for name, make, steps in (("pocket", pocket, 20), ("sd15", sd15, 2)):
         if args.unet in (None, name):
             found[name] = {"steps": args.steps or steps} | measure(*make(args.steps or steps), args.repeats)
-            print(name, json.dumps(found[name]), flush=True)
-    if args.out:
-        args.out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+            print(name, found[name], flush=True)
+    write_results(args.out, found)
 
 
 if __name__ == "__main__":

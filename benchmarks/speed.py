@@ -1,15 +1,19 @@
-"""python -m benchmarks.speed [--unet small|launch|sd15|sdxl] [--precision fp32|bf16] [--out FILE.json] [--repeats N].
+"""python -m benchmarks.speed [--unet small|launch|sd15|sdxl] [--precision fp32|bf16] [--out FOLDER] [--repeats N].
 
 Time and memory of one LoRA training step (forward and backward pass), dreamtune beside PEFT: the same rank, layers,
-factors and inputs on one random UNet of the Stable Diffusion design; SD 1.5's own size on CUDA, a small one elsewhere.
-bf16 is that of the frozen weights and the arithmetic, the factors stay fp32, as in a training. The steps of all
-contestants alternate, so that a machine that slows down slows all of them.
+factors and inputs on one random UNet of the Stable Diffusion design. bf16 is that of the frozen weights and the
+arithmetic, the factors stay fp32, as in a training. The steps of all contestants alternate, so that a machine that
+slows down slows all of them.
+
+Without --unet and --precision: on CUDA SD 1.5's size in fp32 and bf16 and SDXL's in bf16; on a CPU a small UNet in
+fp32, and one with SDXL's number of layers, each tiny, in bf16, whose step takes as long as launching operations does.
 """
 
 from __future__ import annotations
 
 import argparse
 import copy
+import re
 import statistics
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -23,7 +27,7 @@ from diffusers import UNet2DConditionModel
 from peft import LoraConfig, inject_adapter_in_model
 from torch import Tensor, nn
 
-from benchmarks.machine import pick_device, write_results
+from benchmarks.machine import RESULTS, machine, pick_device, write_results
 from dreamtune.adapters import attach, select_targets
 from dreamtune.adapters.methods.lora import LoRAConfig
 
@@ -60,6 +64,12 @@ LAUNCH = SDXL | {
 }
 """SDXL's layers, all of them, each tiny: a step takes as long as it takes to launch its operations."""
 UNETS: dict[str, dict[str, Any]] = {"small": SMALL, "launch": LAUNCH, "sd15": SD15, "sdxl": SDXL}
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
+USUAL = {
+    "cuda": (("sd15", "fp32"), ("sd15", "bf16"), ("sdxl", "bf16")),
+    "cpu": (("small", "fp32"), ("launch", "bf16")),
+}
+"""What is measured on a device if nothing is asked for."""
 
 
 @dataclass
@@ -200,7 +210,7 @@ def measure(repeats: int, device: torch.device, unet_size: str, precision: str) 
     torch.manual_seed(0)
     with device:
         unet = UNet2DConditionModel(**UNETS[unet_size]).requires_grad_(False)
-    nn.Module.to(unet, {"fp32": torch.float32, "bf16": torch.bfloat16}[precision])  # diffusers' own warns
+    nn.Module.to(unet, PRECISIONS[precision])  # diffusers' own warns
     inputs = Inputs.random(unet, device)
     base, *adapted = field = contestants(unet)
     with torch.no_grad():
@@ -231,29 +241,38 @@ def measure(repeats: int, device: torch.device, unet_size: str, precision: str) 
 
 def write_report(path: Path, device: torch.device, facts: Mapping[str, Any], rows: Iterable[Any]) -> None:
     """Write the figures of `rows`, which are dataclasses, as JSON, with what they were measured on."""
-    report = {
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-        **facts,
-        "rows": [asdict(row) for row in rows],
-    }
-    write_results(path, report)
+    about = {"about": machine(device.type), "threads": torch.get_num_threads()}
+    write_results(path, about | dict(facts) | {"rows": [asdict(row) for row in rows]})
+
+
+def own_file(folder: Path, device: str, unet_size: str, precision: str) -> Path:
+    """Where results go: those of different devices, sizes and precisions are kept beside each other."""
+    short = "cpu" if device == "cpu" else re.sub(r"nvidia|geforce|\W", "", torch.cuda.get_device_name().lower())
+    return folder / f"speed-{short}-{unet_size}-{precision}.json"
 
 
 def main() -> None:
-    """Measure, print a table, write JSON."""
+    """Measure, print tables, write JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, metavar="FILE.json", help="write the figures here too")
+    parser.add_argument("--out", type=Path, default=RESULTS, metavar="FOLDER", help="(benchmarks/results)")
     parser.add_argument("--repeats", type=int, default=20, metavar="N", help="steps of each (default 20)")
-    parser.add_argument("--unet", choices=UNETS, help="its size (default sd15 on CUDA, else small)")
-    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="default fp32")
+    parser.add_argument("--unet", choices=UNETS, help="its size")
+    parser.add_argument("--precision", choices=PRECISIONS, help="fp32 if only --unet is given")
     options = parser.parse_args()
     if options.repeats < 1:
         parser.error("--repeats must be at least 1")
     device = torch.device(pick_device())
-    unet_size = options.unet or ("sd15" if device.type == "cuda" else "small")
-    rows, difference = measure(options.repeats, device, unet_size, options.precision)
+    asked = USUAL[device.type]
+    if options.unet or options.precision:
+        asked = ((options.unet or asked[0][0], options.precision or "fp32"),)
+    for unet_size, precision in asked:
+        run(options.out, options.repeats, device, unet_size, precision)
+
+
+def run(folder: Path, repeats: int, device: torch.device, unet_size: str, precision: str) -> None:
+    """Measure one size in one precision."""
+    rows, difference = measure(repeats, device, unet_size, precision)
+    print(f"{unet_size}, {precision}")
     print(f"{'':<14}{'ms/step':>10}{'÷ base':>9}{'saved MiB':>11}{'+ MiB':>8}{'parameters':>12}")
     for row in rows:
         extra = (row.saved_bytes - rows[0].saved_bytes) / 2**20
@@ -262,16 +281,16 @@ def main() -> None:
             f"{extra:>8.1f}{row.parameters:>12,}"
         )
     print(f"largest difference between the two outputs: {difference:.1e}")
-    if options.out:
-        facts = {
-            "rank": RANK,
-            "targets": TARGETS,
-            "unet": UNETS[unet_size],
-            "precision": options.precision,
-            "repeats": options.repeats,
-            "largest_difference": difference,
-        }
-        write_report(options.out, device, facts, rows)
+    facts = {
+        "rank": RANK,
+        "targets": TARGETS,
+        "size": unet_size,
+        "unet": UNETS[unet_size],
+        "precision": precision,
+        "repeats": repeats,
+        "largest_difference": difference,
+    }
+    write_report(own_file(folder, device.type, unet_size, precision), device, facts, rows)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +24,7 @@ import torch
 from diffusers import DDPMScheduler, UNet2DConditionModel
 from peft import LoraConfig
 
+from benchmarks.machine import RESULTS
 from benchmarks.speed import SD15, twin, write_report
 from dreamtune.adapters import attach, select_targets
 from dreamtune.adapters.methods.lora import LoRAConfig
@@ -158,7 +158,7 @@ def in_own_process(name: str, size: int) -> float:
 def main() -> None:
     """Measure, print a table, write JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, metavar="FILE.json", help="write the figures here too")
+    parser.add_argument("--out", type=Path, default=RESULTS / "step.json", metavar="FILE.json")
     parser.add_argument("--repeats", type=int, default=9, metavar="N", help="steps of each (default 9)")
     parser.add_argument("--size", type=int, default=256, metavar="PIXELS", help="side of the picture (default 256)")
     parser.add_argument("--memory-of", choices=NAMES, help=argparse.SUPPRESS)
@@ -184,9 +184,8 @@ def main() -> None:
         "memory": ours_row.peak_mib / theirs_row.peak_mib,
     }
     print("dreamtune / PEFT: " + ", ".join(f"{name} {value:.3f}" for name, value in ratios.items()))
-    if options.out:
-        facts = {"peft": version("peft"), "size": options.size, "rank": RANK, "repeats": options.repeats}
-        write_report(options.out, torch.device("cpu"), facts | {"ratios": ratios}, rows)
+    facts = {"size": options.size, "rank": RANK, "repeats": options.repeats, "ratios": ratios}
+    write_report(options.out, torch.device("cpu"), facts, rows)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 from benchmarks.machine import RESULTS
@@ -39,35 +38,38 @@ def speed() -> str:
     parts = ["## Speed\n"]
     files = sorted(RESULTS.glob("speed-*.json"))
     if files:
-        parts += [
-            "### A training step on a GPU\n",
-            _STEP_TEXT.lstrip(),
-            _steps([json.loads(it.read_text()) for it in files], files),
-        ]
+        parts += ["### A training step\n", _STEP_TEXT.lstrip(), _steps([json.loads(it.read_text()) for it in files])]
     step = load("step")
     if step:
         parts += ["### An optimizer step on a CPU\n", _cpu_step(step)]
-    parts += [_costs(load("costs")), _time_to_subject(load("time-to-subject")), _use(load("use"))]
+    parts += [
+        _layers(load("layers")),
+        _costs(load("costs")),
+        _time_to_subject(load("time-to-subject")),
+        _use(load("use")),
+        _regions(load("regions")),
+        _analyzer(load("analyzer")),
+    ]
     return "\n".join(parts)
 
 
 _STEP_TEXT = """
 Forward and backward pass of a UNet of that size with random weights, LoRA of rank 8 on all attention layers, beside
-PEFT with the same factors (`python -m benchmarks.speed`). On this device a step waits for the launch of kernels rather
-than for arithmetic.
+PEFT with the same factors (`python -m benchmarks.speed`). On an H200 a step waits for the launch of kernels rather than
+for arithmetic; `launch` has SDXL's number of layers, each tiny, and shows that wait on a CPU.
 """
 
 
-def _steps(reports: list[dict[str, Any]], files: list[Path]) -> str:
+def _steps(reports: list[dict[str, Any]]) -> str:
     body = []
-    for report, file in zip(reports, files, strict=True):
+    for report in reports:
         base = report["rows"][0]
         for row in report["rows"]:
             more = (row["saved_bytes"] - base["saved_bytes"]) / 2**20
-            size = file.stem.split("-")[2]
             body.append(
                 [
-                    *(report["device"], size, report["precision"], row["name"], f"{row['seconds'] * 1e3:.1f}"),
+                    *(report["about"]["device"], report["size"], report["precision"], row["name"]),
+                    f"{row['seconds'] * 1e3:.1f}",
                     *(f"{row['ratio']:.3f}", f"{more:+.0f}" if row is not base else ""),
                 ]
             )
@@ -80,6 +82,28 @@ def _cpu_step(report: dict[str, Any]) -> str:
     text += "(`python -m benchmarks.step`).\n\n"
     ratios = ", ".join(f"{name} {value:.2f}" for name, value in report["ratios"].items())
     return text + table(["", "CPU s", "peak MiB"], body) + f"\ndreamtune / PEFT: {ratios}.\n"
+
+
+def _layers(report: dict[str, Any] | None) -> str:
+    title = "### Attention layers"
+    if report is None:
+        return f"{title}\n\nNot measured yet: `make bench-layers`.\n"
+    found = {(row["library"], row["method"]): row for row in report["rows"]}
+    libraries = list(dict.fromkeys(library for library, _ in found))
+    body = [
+        [method, *(_cell(found.get((library, method))) for library in libraries)]
+        for method in dict.fromkeys(method for _, method in found)
+    ]
+    text = (
+        f"Forward and backward pass of SD 1.5's 128 attention layers at 512 pixels, rank {report['rank']}, on "
+        f"{about(report)}, one thread on a CPU (`make bench-layers`): time over that of the frozen layers, and MB kept "
+        "for the backward pass. Medians of passes in turns.\n\n"
+    )
+    return f"{title}\n\n{text}" + table(["method", *libraries], body)
+
+
+def _cell(row: dict[str, Any] | None) -> str:
+    return "" if row is None else f"{row['ratio']:.2f}, {row['saved_mb']:.0f} MB"
 
 
 _REMEDIES = {
@@ -137,3 +161,44 @@ def _use(report: dict[str, Any] | None) -> str:
     }
     body = [[f"{names[part]}{name}", f"{s:.3f}"] for part in names for name, s in report[part].items()]
     return f"### Using adapters\n\nMedians on {about(report)}; on a CPU with one thread.\n\n" + table(["", "s"], body)
+
+
+def _regions(report: dict[str, Any] | None) -> str:
+    title = "### Two regions"
+    if report is None:
+        return f"{title}\n\nNot measured yet: `make bench-speed`.\n"
+    body = [
+        [
+            *(name, f"{it['plain_seconds']:.2f}", f"{it['regions_seconds']:.2f}"),
+            f"{it['ratio']:.2f} ({it['ratios'][0]:.2f} to {it['ratios'][1]:.2f})",
+            f"{it['processor_ratio']:.2f}",
+        ]
+        for name in ("pocket", "sd15")
+        if (it := report.get(name))
+    ]
+    text = (
+        "Drawing with two adapters in two regions, over drawing with one merged adapter, in turns on "
+        f"{about(report)} (`python -m benchmarks.regions`); sd15 is a random UNet of that size at 512 pixels.\n\n"
+    )
+    return f"{title}\n\n{text}" + table(["UNet", "plain, s", "regions, s", "ratio (range)", "ratio of CPU time"], body)
+
+
+def _analyzer(report: dict[str, Any] | None) -> str:
+    title = "### The analyzer"
+    if report is None:
+        return f"{title}\n\nNot measured yet: `make bench-speed`.\n"
+    rows = {(row["method"], row["adapters"]): row for row in report["rows"] if row["cached"]}
+    counts = sorted({count for _, count in rows})
+    body = [
+        [method, *(f"{rows[method, count]['wall']:.0f} ({rows[method, count]['cpu']:.0f})" for count in counts)]
+        for method in report["costs"]
+    ]
+    first = next(row for row in report["rows"] if not row["cached"])
+    text = (
+        f"Seconds (in parentheses: of CPU time) for adapters of rank {report['rank']} on SD 1.5's 128 attention "
+        f"layers, on {about(report)}, {report['threads']} threads (`python -m benchmarks.analyzer`), with stored "
+        f"singular vectors; these take {first['svd']:.0f} s of CPU time more, once. Peak memory "
+        f"{report['peak_mb']} MiB.\n\n"
+    )
+    heads = [f"{count} adapter{'s' if count > 1 else ''}" for count in counts]
+    return f"{title}\n\n{text}" + table(["method", *heads], body)

@@ -1,16 +1,17 @@
 """The analyzer's benchmark measures every layer with and without stored singular vectors."""
 
 import json
+from pathlib import Path
 
 import pytest
 
 from benchmarks import analyzer, layers
 
 
-def test_rows_of_small_layers(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_rows_of_small_layers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(analyzer, "kinds", lambda: [layers.Kind(8, 32, 24, False, 2), layers.Kind(8, 24, 40, False, 1)])
-    analyzer.main(["--json", "--threads", "1", "--methods", "lora", "dora"])
-    told = json.loads(capsys.readouterr().out)
+    analyzer.main(["--out", str(tmp_path / "rows.json"), "--threads", "1", "--methods", "lora", "dora"])
+    told = json.loads((tmp_path / "rows.json").read_text())
     rows = [(row["method"], row["adapters"], row["cached"]) for row in told["rows"]]
     stored = [(method, adapters, True) for method in ("lora", "dora") for adapters in (1, 2, 4)]
     assert rows == [("lora", 2, False), *stored]

@@ -1,6 +1,7 @@
 """The layer benchmark measures what it says it does."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -18,12 +19,13 @@ def test_layers_are_those_of_sd_1_5() -> None:
 
 
 def test_every_library_and_method_has_a_row(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     monkeypatch.setattr(layers, "kinds", lambda: [layers.Kind(50, 48, 32, True, 3), layers.Kind(8, 48, 32, False, 1)])
-    monkeypatch.setattr("sys.argv", ["layers", "--json", "--rank", "4", "--repeats", "1"])
+    monkeypatch.setattr("sys.argv", ["layers", "--out", str(tmp_path / "rows.json"), "--rank", "4", "--repeats", "1"])
     layers.main()
-    rows = json.loads(capsys.readouterr().out)["rows"]
+    rows = json.loads((tmp_path / "rows.json").read_text())["rows"]
+    assert len(capsys.readouterr().out.splitlines()) == 1 + len(rows)
     named = {(row["library"], row["method"]): row for row in rows}
     assert len(named) == len(rows) == len(METHODS) + 4 + 7
     assert {("dreamtune", method) for method in METHODS} <= named.keys()

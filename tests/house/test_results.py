@@ -96,3 +96,32 @@ def test_a_verdict_is_printed_as_it_is() -> None:
         "claims": [claim | {"verdict": "does not"}],
     }
     assert "| A is better | a paper | A less B | A - B -0.10 | does not |" in results.claims(report)
+
+
+def test_speed_has_a_part_for_every_measurement(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(results_speed, "RESULTS", tmp_path)
+    assert results_speed.speed().count("Not measured yet") == 6
+    row = {"seconds": 0.0, "library": "peft", "method": "lora", "ratio": 1.25, "saved_mb": 30.4}
+    region = {
+        "plain_seconds": 1.0,
+        "regions_seconds": 1.1,
+        "ratio": 1.12,
+        "ratios": [1.0, 1.5],
+        "processor_ratio": 1.07,
+    }
+    taken = {"method": "lora", "adapters": 2, "svd": 45.2, "wall": 11.1, "cpu": 20.4}
+    reports = {
+        "layers": {"rank": 8, "rows": [row, row | {"library": "dreamtune", "ratio": 1.1}]},
+        "regions": {"pocket": region},
+        "analyzer": {
+            **{"rank": 8, "threads": 2, "peak_mb": 900, "costs": {"lora": {}}},
+            "rows": [taken | {"cached": False}, taken | {"cached": True}],
+        },
+    }
+    for name, report in reports.items():
+        (tmp_path / f"{name}.json").write_text(json.dumps({"about": ABOUT} | report))
+    text = results_speed.speed()
+    assert text.count("Not measured yet") == 3
+    assert "| lora | 1.25, 30 MB | 1.10, 30 MB |" in text
+    assert "| pocket | 1.00 | 1.10 | 1.12 (1.00 to 1.50) | 1.07 |" in text
+    assert "| lora | 11 (20) |" in text and "these take 45 s" in text
