@@ -2,7 +2,8 @@
 
 What papers claim of the methods, measured on the embedded base: each claim with its source, what would show it, what
 was measured on the held-out subjects, and whether it holds, by 95 % intervals over subjects. Claims that compare
-methods are read from the results of `make bench-quality`; the others have trainings of their own here, of one recipe.
+methods are read from the results of `make bench-quality`; the others have trainings of their own here, alike but for
+the learning rate, which is a method's best on the subjects for tuning.
 """
 
 from __future__ import annotations
@@ -23,13 +24,14 @@ from benchmarks.quality_subjects import PAIRS, held_out, look_alike_of
 from benchmarks.quality_work import Job, base_digest, do_all
 from dreamtune.adapters import AdapterFile
 
-LR = 3e-3
-FULL_LR = 3e-4
-"""Of full fine-tuning, whose numbers are the weights themselves."""
+RATES = {"lora": 1e-2, "lora-dash": 1e-2, "spectral-a": 3e-3, "full": 1e-3}
+"""Learning rates: the best of `make bench-quality`'s grids that keeps prompts; of full fine-tuning of 1e-4 to 3e-3."""
 RANK = 5
 """About 100,000 trainable numbers of LoRA on the embedded base."""
 HIGH_RANK, STANDARD_ALPHA = 64, 8.0
 """For rsLoRA: scale alpha/√rank against alpha/rank."""
+HIGH_RATES = {"high rank": (1e-2, False), "high rank rs": (3e-3, True), "high rank same": (3e-3, False)}
+"""Learning rate and rsLoRA: each at its best of 1e-3 to 3e-2, and plain LoRA at the other's best too."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,7 @@ class ClaimsPlan:
         steps = self.settings.steps
         launch = {"launch_step": steps // 5}
         found = {
-            "full": self._one(subject, "full", lr=FULL_LR),
+            "full": self._one(subject, "full"),
             "lora": self._one(subject, "lora", every=max(1, steps // 10)),
             "dash": self._one(subject, "lora-dash", launch),
             "dash late": self._one(subject, "lora-dash", {"launch_step": 3 * steps // 5}),
@@ -59,9 +61,9 @@ class ClaimsPlan:
         }
         if subject.endswith("b"):
             found["spectral 1"] = self._one(subject, "spectral-a", {"column_offset": 1})
-        for name, rslora in (("high rank", False), ("high rank rs", True)):
+        for name, (lr, rslora) in HIGH_RATES.items():
             own = {"rank": HIGH_RANK, "alpha": STANDARD_ALPHA, "rslora": rslora}
-            found[name] = self._one(subject, "lora", own)
+            found[name] = self._one(subject, "lora", own, lr=lr)
         return found
 
     def fusions(self, subject: str) -> dict[str, Fused]:
@@ -81,10 +83,11 @@ class ClaimsPlan:
         own: dict[str, Any] | None = None,
         every: int = 0,
         choice: str = "",
-        lr: float = LR,
+        lr: float | None = None,
     ) -> Watched:
         options = {"rank": RANK, "alpha": float(RANK)} | (own or {})
         token = TOKENS[subject[-1]]
+        lr = RATES[method] if lr is None else lr
         task = Task(subject, "dreamtune", method, tuple(sorted(options.items())), lr, 0, self.settings, token=token)
         return Watched(task, every, choice)
 
@@ -113,7 +116,7 @@ def measure(
     }
     return {
         "about": machine(device) | {"base": base_digest()},
-        "settings": asdict(plan.settings) | {"lr": LR, "full_lr": FULL_LR, "rank": RANK},
+        "settings": asdict(plan.settings) | {"rates": RATES, "high_rates": HIGH_RATES, "rank": RANK},
         "subjects": plan.subjects,
         "claims": verdicts(plan.subjects, learned, together, seen, truth(plan, folder, device), quality),
         "runs": {subject: {n: _short(it) for n, it in runs.items()} for subject, runs in learned.items()},

@@ -54,7 +54,7 @@ def learning(watched: Watched) -> Job:
     """The job of a training."""
     task = watched.task
     what = "-".join(f"{name}{value}" for name, value in task.options if name != "alpha")
-    return Job(f"claim {task.subject} {task.method} {what} {watched.choice}".rstrip(), learn, watched)
+    return Job(f"claim {task.subject} {task.method} {what} {task.lr:g} {watched.choice}".rstrip(), learn, watched)
 
 
 def learn(watched: Watched, device: str, place: Path) -> dict[str, Any]:

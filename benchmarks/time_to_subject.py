@@ -24,7 +24,7 @@ from benchmarks.quality_subjects import TOKEN, held_out
 from dreamtune.errors import ConfigError
 from dreamtune.training.trainer import StepRecord
 
-BUDGET, LR = 100_000, 3e-3
+BUDGET, LR = 100_000, 1e-2
 SHARE = 0.9
 POINTS = 10
 """Points of a curve."""

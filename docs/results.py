@@ -173,10 +173,12 @@ def claims(report: dict[str, Any] | None) -> str:
     if report is None:
         return missing(title, "make bench-claims")
     body = [[it["claim"], it["source"], it["criterion"], it["measured"], it["verdict"]] for it in report["claims"]]
+    rates = ", ".join(f"{method} {rate:g}" for method, rate in report["settings"]["rates"].items())
     text = (
         f"`make bench-claims` on {about(report)}: {len(report['subjects'])} subjects, {report['settings']['steps']} "
-        "steps. A claim holds when the 95 % intervals over subjects of all of its differences lie above 0, does not "
-        "when one lies below, and is unclear otherwise. All of it is about a small base and short trainings.\n"
+        f"steps, learning rates chosen on others ({rates}). A claim holds when the 95 % intervals over subjects of all "
+        "of its differences lie above 0, does not when one lies below, and is unclear otherwise. All of it is about a "
+        "small base and short trainings.\n"
     )
     lines = [f"## {title}\n", *filter(None, [of_earlier_base(report)]), f"{text}\n"]
     return "\n".join(lines) + table(["claim", "source", "what would show it", "measured", "verdict"], body)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from benchmarks.claims import ClaimsPlan
+from benchmarks.claims import HIGH_RANK, RATES, ClaimsPlan
 from benchmarks.claims_run import choose_directions, learning
 from benchmarks.claims_verdicts import method_claims, verdicts
 from benchmarks.quality_run import Settings
@@ -20,7 +20,9 @@ def test_every_training_is_another_one_and_all_have_the_same_recipe() -> None:
     watched = [it for subject in PLAN.subjects for it in PLAN.trainings(subject).values()]
     assert len({repr(it) for it in watched}) == len(watched)
     assert {it.task.settings for it in watched} == {PLAN.settings}
-    assert {it.task.lr for it in watched if it.task.method != "full"} == {3e-3}
+    usual = [it for it in watched if dict(it.task.options)["rank"] != HIGH_RANK]
+    assert all(it.task.lr == RATES[it.task.method] for it in usual)
+    assert len(watched) - len(usual) == 3 * len(PLAN.subjects)
     assert len({learning(it).label for it in watched}) == len(watched)
 
 
@@ -66,7 +68,8 @@ def _figures(gain: float) -> dict[str, Any]:
     found = plain | {"lora": {"fidelity": 0.4, "seen": seen}, "dash": {"fidelity": 0.5 + gain}}
     for rank, name in enumerate(("dash bottom", "dash random", "dash top"), 1):
         found[name] = {"fidelity": 0.5 - 0.1 * rank}
-    return found | {"dash late": {"fidelity": 0.5}, "dash 32": {"fidelity": 0.5}, "high rank rs": {"fidelity": 0.9}}
+    found |= {"high rank rs": {"fidelity": 0.45}, "high rank same": {"fidelity": 0.1}}
+    return found | {"dash late": {"fidelity": 0.5}, "dash 32": {"fidelity": 0.5}}
 
 
 def _told(gain: float) -> dict[str, str]:
@@ -103,6 +106,8 @@ def test_verdicts_follow_the_figures() -> None:
     assert told["A pre-launch phase longer than needed hurts"] == "holds"
     assert told["Disjoint columns prevent loss of identity in fusion"] == "holds"
     assert told["In disjoint columns a subject loses less than a tenth by fusion"] == "holds"
+    assert told["At one learning rate rsLoRA learns more than LoRA at rank 64 (alpha 8)"] == "holds"
+    assert told["At its best learning rate rsLoRA learns more than LoRA at its own"] == "does not"
     worse = _told(gain=-0.2)
     assert worse["A pre-launch phase longer than needed hurts"] == "does not"
     assert worse["Task-specific directions are better than those of the smallest singular values"] == "does not"

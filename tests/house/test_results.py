@@ -92,7 +92,7 @@ def test_a_verdict_is_printed_as_it_is() -> None:
     report = {
         "about": ABOUT,
         "subjects": ["cat 0a"],
-        "settings": {"steps": 120},
+        "settings": {"steps": 120, "rates": {"lora": 0.01}},
         "claims": [claim | {"verdict": "does not"}],
     }
     assert "| A is better | a paper | A less B | A - B -0.10 | does not |" in results.claims(report)
