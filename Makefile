@@ -19,7 +19,7 @@ setup: .venv/ready  ## install dreamtune and the tools of a contributor into .ve
 	touch $@
 
 demo: setup  ## teach the embedded base a sample subject and draw it in new places, into demo/
-	$(BIN)/python examples/demo.py
+	$(BIN)/python examples/first_subject.py
 
 test: setup  ## quick tests: offline, on the CPU
 	$(BIN)/python -m pytest

@@ -22,8 +22,7 @@ from dreamtune.pipelines.train import train
 from dreamtune.pocket.evaluators import Evaluators
 from dreamtune.pocket.world import CONTEXTS, Subject
 from dreamtune.training.config import TrainConfig
-
-from demo import SHOWN, SUBJECTS, known_subject
+from first_subject import SHOWN, SUBJECTS, known_subject
 
 METHODS = ("lora", "dora", "lora-dash", "spectral-a", "spectral-r", "loha", "lokr")
 

@@ -1,4 +1,4 @@
-"""`python examples/demo.py [--out demo] [--subject cat]`: teach the embedded base a sample subject and look at it.
+"""`python examples/first_subject.py [--out demo] [--subject cat]`: teach the embedded base a subject and look at it.
 
 Trains an adapter on examples/subjects/<subject>, draws it in four contexts, writes <out>/demo.png (its photographs;
 the base with the class word alone; the adapter, from the same noise) and prints subject and prompt fidelity before and
