@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..base import Adapter, MethodConfig
+from ..base import Adapter, MethodConfig, scaled
 from ..fused import factored_linear
 
 SMALLEST_NORM = 1e-6
@@ -92,7 +92,7 @@ class Decomposable(Adapter):
         with torch.autocast(x.device.type, enabled=False):
             up, down = factors
             excess = gain_excess(self.magnitude, self.norms, growth_of_factors(weight, self.norms, up, down))
-            up, excess = strength * (1 + excess).unsqueeze(1) * up, torch.mul(excess, strength)
+            up, excess = scaled(strength, (1 + excess).unsqueeze(1) * up), scaled(strength, excess)
         return factored_linear(x, weight, bias, up, down, excess)
 
     def on_weight(self, weight: Tensor) -> None:
@@ -121,7 +121,7 @@ def growth_of_factors(weight: Tensor, norms: Tensor, up: Tensor, down: Tensor) -
     """
     # Thin products are faster with the thin side's rows contiguous.
     overlap = F.linear(down, weight.to(down.dtype)).T  # (out, k)
-    return (up * (2 * overlap + up @ (down @ down.T))).sum(1) / norms.square()
+    return torch.linalg.vecdot(up, torch.addmm(overlap, up, down @ down.T, beta=2)) / norms.square()
 
 
 def gain_excess(magnitude: Tensor, norms: Tensor, growth: Tensor) -> Tensor:
@@ -131,4 +131,4 @@ def gain_excess(magnitude: Tensor, norms: Tensor, growth: Tensor) -> Tensor:
     """
     root = (1 + growth).clamp_min(torch.finfo(growth.dtype).tiny).sqrt()  # ‖W+D‖/‖W‖
     relative = (magnitude - norms.float()) / norms
-    return relative / root - growth / (root * (1 + root))
+    return (relative - growth / (1 + root)) / root

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ..base import MethodConfig, ParameterOptions
+from ..base import MethodConfig, ParameterOptions, scaled
 from .decompose import Decomposable
 from .lora import initialize_factors
 
@@ -43,11 +43,11 @@ class DoRA(Decomposable):
 
     def change(self) -> Tensor:
         """s·BA."""
-        return self.config.scale * self.up @ self.down
+        return scaled(self.config.scale, self.up) @ self.down
 
     def factors(self) -> tuple[Tensor, Tensor]:
         """(sB, A)."""
-        return self.config.scale * self.up, self.down
+        return scaled(self.config.scale, self.up), self.down
 
     def parameter_options(self) -> dict[str, ParameterOptions]:
         """`up` is B."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ..base import MethodConfig
+from ..base import MethodConfig, scaled
 from .decompose import Decomposable
 
 
@@ -47,7 +47,7 @@ class LoHa(Decomposable):
 
     def change(self) -> Tensor:
         """s·(B₁A₁) ⊙ (B₂A₂)."""
-        return (self.config.scale * self.up1 @ self.down1) * (self.up2 @ self.down2)
+        return (scaled(self.config.scale, self.up1) @ self.down1) * (self.up2 @ self.down2)
 
     def factors(self) -> tuple[Tensor, Tensor] | None:
         """Row-wise Kronecker products of B₁ and B₂ and of A₁ and A₂ (Khatri-Rao), of rank r², if r² is small.
@@ -58,6 +58,6 @@ class LoHa(Decomposable):
         rank, out_features, in_features = self.config.rank, self.out_features, self.in_features
         if rank**2 >= out_features * in_features / (out_features + in_features) / 2:
             return None
-        up = (self.config.scale * self.up1).unsqueeze(2) * self.up2.unsqueeze(1)  # (out, r, r)
+        up = scaled(self.config.scale, self.up1).unsqueeze(2) * self.up2.unsqueeze(1)  # (out, r, r)
         down = self.down1.unsqueeze(1) * self.down2  # (r, r, in)
         return up.flatten(1), down.flatten(0, 1)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from dreamtune.errors import ConfigError
 
-from ..base import MethodConfig
+from ..base import MethodConfig, scaled
 from ..fused import compute_dtype, exact, kronecker_linear
 from ..svd import Svd
 from .decompose import Decomposable
@@ -115,7 +115,7 @@ class LoKr(Decomposable):
         if self.dropping or not exact(compute_dtype(x)):
             return torch.add(F.linear(x, weight, bias), self.delta_output(x, weight), alpha=strength)
         w1, up, down = self._matrices()
-        return kronecker_linear(x, weight, bias, strength * w1, up, down)
+        return kronecker_linear(x, weight, bias, scaled(strength, w1), up, down)
 
     def _matrices(self) -> tuple[Tensor, Tensor, Tensor | None]:
         """s·W₁, and W₂ as a product of two, or as one and None."""
@@ -125,7 +125,7 @@ class LoKr(Decomposable):
             with torch.autocast(self.up1.device.type, enabled=False):
                 w1 = self.up1 @ self.down1
         up, down = (self.w2, None) if hasattr(self, "w2") else (self.up2, self.down2)
-        return self.config.scale * w1, up, down
+        return scaled(self.config.scale, w1), up, down
 
 
 def _kronecker(a: Tensor, b: Tensor) -> Tensor:

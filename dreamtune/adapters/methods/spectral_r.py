@@ -9,7 +9,7 @@ from torch import Tensor
 
 from dreamtune.errors import ConfigError
 
-from ..base import MethodConfig
+from ..base import MethodConfig, scaled
 from .spectral import Spectral, SpectralConfig
 
 
@@ -62,7 +62,7 @@ class SpectralR(Spectral):
         core = (left * sums) @ right.T + left * sums + sums[:, None] * right.T
         if self.values is not None:
             core = core + torch.diag(self.s * self.values)
-        return self.config.scale * core
+        return scaled(self.config.scale, core)
 
     def _rotation_less_identity(self) -> Tensor:
         """R - I (2, r, r) for the left and the right: (I-K)(I+K)⁻¹ - I = -2K(I+K)⁻¹, exactly 0 at K = 0."""
