@@ -6,12 +6,12 @@ import hashlib
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from dreamtune.errors import ConfigError, IncompatibleModelError
+from dreamtune.errors import ConfigError, DreamtuneError, IncompatibleModelError
 
 if TYPE_CHECKING:
     from dreamtune.adapters import AdapterFile, AttachedParts
@@ -151,7 +151,9 @@ def text_of(path: Path, told: Mapping[str, Any]) -> str:
 def base_name(adapters: Sequence[AdapterUse]) -> str:
     """The one base that the adapters were trained on, pocket without any; those that do not tell theirs do not count.
 
-    Raises ConfigError when there are several, when none tells it, or when it is a folder or file that is not here.
+    Of a folder or file adapters tell the name alone; its path is taken from the run that an adapter lies in, or else it
+    must be in the current folder. Raises ConfigError when there are several, when none tells it, or when it is not
+    there.
     """
     telling = [adapter for adapter in adapters if adapter.file.base]
     names = sorted({adapter.file.base for adapter in telling}) or ["pocket"]
@@ -160,12 +162,29 @@ def base_name(adapters: Sequence[AdapterUse]) -> str:
     if len(names) > 1:
         raise ConfigError(f"the adapters were trained on different bases ({', '.join(names)}): name the base to use")
     name = names[0]
-    if name != "pocket" and "/" not in name and not Path(name).exists():
+    if name == "pocket" or "/" in name:
+        return name
+    known = next(filter(None, (base_in_run(adapter.path, name) for adapter in telling)), None)
+    if known is None and not Path(name).exists():
         raise ConfigError(
             f"{telling[0].path} was trained on the base {name!r}, a folder or file which is not here: "
             "give its path as base"
         )
-    return name
+    return known or name
+
+
+def base_in_run(path: Path, name: str) -> str | None:
+    """Where the base `name` is, by the settings of the run whose adapter or checkpoint `path` is; None if not there."""
+    from dreamtune.pipelines.run_folder import RunFolder
+
+    run = next((RunFolder(it) for it in path.absolute().parents[:3] if RunFolder(it).config.is_file()), None)
+    if run is not None:
+        with suppress(DreamtuneError):  # a damaged run: as if there were none
+            base = run.read_config().base
+            found = Path(base).expanduser()
+            if found.exists() and name in (found.name, found.resolve().name):
+                return base
+    return None
 
 
 def split_window(text: str) -> tuple[str, Window | None]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Self
 from PIL import Image
 
 from dreamtune.errors import AdapterFileError, ConfigError
-from dreamtune.pipelines.adapter_use import AdapterUse, digest_of, text_of
+from dreamtune.pipelines.adapter_use import AdapterUse, base_in_run, digest_of, text_of
 from dreamtune.pipelines.generate_config import GenerateConfig
 from dreamtune.pipelines.provenance import provenance
 
@@ -104,22 +104,26 @@ def again(picture: Path, **changes: Any) -> GenerateConfig:
     """
     told = _told(picture)
     places = [Path(), picture.parent, picture.parent.parent]
+    used: list[Path] = []
     try:
         values: dict[str, Any] = {"prompts": [told["prompt"]], "n": 1, "base": told["base"]}
         values |= {name: told[name] for name in _SAME if name in told}
         if "adapters" not in changes:
-            values["adapters"] = [_adapter(it, picture, places) for it in told["adapters"]]
+            values["adapters"] = [_adapter(it, picture, places, used) for it in told["adapters"]]
         if "regions" not in changes:
-            values["regions"] = [_region(it, picture, places) for it in told.get("regions", [])]
+            values["regions"] = [_region(it, picture, places, used) for it in told.get("regions", [])]
         if "init" in told and "init" not in changes:
             values["init"] = _found(told["init"], "the picture it started from", "--init", picture, places, _hash)
     except (KeyError, TypeError, AttributeError):
         raise ConfigError(f"what {picture} says of how it was made is damaged: use another copy of it") from None
     name = changes.get("base", told["base"])
     if name not in ("pocket", "auto") and "/" not in name and not Path(name).exists():
-        raise ConfigError(
-            f"{picture} was drawn with the base {name!r}, a folder or file which is not here: give its path as base"
-        )
+        known = next(filter(None, (base_in_run(path, name) for path in used)), None)
+        if known is None:
+            raise ConfigError(
+                f"{picture} was drawn with the base {name!r}, a folder or file which is not here: give its path as base"
+            )
+        changes["base"] = known
     return GenerateConfig.from_mapping({**values, **changes}, str(picture))
 
 
@@ -151,13 +155,14 @@ def _told(picture: Path) -> dict[str, Any]:
     return told
 
 
-def _adapter(told: Mapping[str, Any], picture: Path, places: Sequence[Path]) -> str:
+def _adapter(told: Mapping[str, Any], picture: Path, places: Sequence[Path], used: list[Path]) -> str:
     path = _found(told, "the adapter", "--adapter or --region", picture, places, digest_of)
+    used.append(path)
     return text_of(path, told)
 
 
-def _region(told: Mapping[str, Any], picture: Path, places: Sequence[Path]) -> str:
-    files = "+".join(_adapter(it, picture, places) for it in told["adapters"])
+def _region(told: Mapping[str, Any], picture: Path, places: Sequence[Path], used: list[Path]) -> str:
+    files = "+".join(_adapter(it, picture, places, used) for it in told["adapters"])
     if "mask" in told:
         place = str(_found(told["mask"], "the mask", "--region", picture, places, _hash))
     else:

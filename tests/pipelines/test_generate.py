@@ -107,12 +107,14 @@ def test_auto_base_is_the_adapters_own(
     draw: Any, tiny: Path, trained: TrainResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(
-        ConfigError, match=r"trained on the base 'tiny', a folder or file which is not here: give its path"
-    ):
-        draw(base="auto")
+    assert draw("by-run", base="auto").base == "tiny"  # where it is stands in the settings of the run
+    alone = tmp_path / "alone.safetensors"
+    alone.write_bytes(trained.adapter.read_bytes())
+    not_here = r"trained on the base 'tiny', a folder or file which is not here: give its path"
+    with pytest.raises(ConfigError, match=not_here):
+        draw("alone", base="auto", adapters=[str(alone)])
     monkeypatch.chdir(tiny.parent)
-    assert draw(base="auto").base == "tiny"
+    assert draw("alone", base="auto", adapters=[str(alone)]).base == "tiny"
     file = AdapterFile.load(trained.adapter)
     replace(file, base="pocket").save(tmp_path / "pocket.safetensors")
     with pytest.raises(ConfigError, match=r"different bases \(pocket, tiny\): name the base to use"):

@@ -10,6 +10,7 @@ from PIL import Image, ImageChops, ImageDraw
 from PIL.PngImagePlugin import PngInfo
 
 from dreamtune.adapters import AdapterFile
+from dreamtune.errors import ConfigError
 from dreamtune.pipelines.cli import main
 from dreamtune.pipelines.generate_record import again
 from dreamtune.pipelines.train import TrainResult
@@ -79,6 +80,21 @@ def test_adapters_are_found_beside_the_picture_too(place: Path, monkeypatch: pyt
     monkeypatch.chdir(place / "elsewhere")
     config = again(place / "out" / "0000.png", base=str(place / "tiny"))
     assert Path(config.adapters[0].partition(":")[0]).resolve() == place / TWO
+
+
+@pytest.mark.parametrize(
+    "arguments", [("--adapter", TWO), ("--region", f"{TWO}@0,0,0.3,1=a dog")], ids=["adapter", "region"]
+)
+def test_the_base_is_found_by_the_adapters_run(
+    arguments: tuple[str, ...], place: Path, trained: TrainResult, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert draw("--prompt", "x", "--base", "tiny", *arguments) == 0
+    (place / "elsewhere").mkdir()
+    monkeypatch.chdir(place / "elsewhere")
+    with pytest.raises(ConfigError, match="the base 'tiny', a folder or file which is not here"):
+        again(place / "out" / "0000.png")
+    shutil.copy(trained.run / "config.yaml", place / "runs" / "two")
+    assert Path(again(place / "out" / "0000.png").base).samefile(place / "tiny")
 
 
 @pytest.mark.parametrize(
