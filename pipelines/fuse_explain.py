@@ -27,6 +27,8 @@ _LOSS = 0.1
 """Loss of subject fidelity, of 1 for all of it, that is no reason to do more than to add."""
 CALIBRATION = Path(__file__).resolve().parents[1] / "benchmarks" / "results" / "calibration.json"
 """What `python -m benchmarks.calibration` wrote; it lies beside the sources, not in an installed package."""
+CALIBRATED = "pocket"
+"""The base it was measured on. It says nothing of others."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,7 @@ def explain(config: FuseConfig, on_progress: OnProgress | None = None) -> Explan
         use.check(base, config.any_base)
     settings = AnalyzeConfig(adapters=config.adapters, any_base=config.any_base, seed=config.seed)
     found = record(settings, uses, base, _gains(uses, base, on_progress), on_progress)
-    total, measured = found.total().tolist(), _calibration()
+    total, measured = found.total().tolist(), _calibration() if base.id == CALIBRATED else None
     names = [_name(use) for use in uses]
     advice = {(it.a, it.b): it for it in found.advice()}
     pairs = []

@@ -104,7 +104,7 @@ def show_explanation(told: Explanation) -> None:
             share, lost = "-" if x is None else f"{x**0.5:.0%}", "-" if loss is None else f"{loss:.2f}"
             print(f"{names[0]:{width}}  {names[1]:{width}}  {share:>13}  {lost:>5}")
     if told.calibration is None:
-        print("not calibrated: nobody has measured here what such figures mean for pictures")
+        print("not calibrated: nobody has measured what such figures mean for pictures of this base")
     else:
         low, middle, high = (told.calibration[name] for name in ("low", "spearman", "high"))
         print(

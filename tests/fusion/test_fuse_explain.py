@@ -19,8 +19,9 @@ Make = Callable[..., Path]
 
 @pytest.fixture(autouse=True)
 def not_calibrated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where a calibration would be."""
+    """Where a calibration would be, of the base of these tests."""
     monkeypatch.setattr(fuse_explain, "CALIBRATION", tmp_path / "calibration.json")
+    monkeypatch.setattr(fuse_explain, "CALIBRATED", "tiny")
     return tmp_path / "calibration.json"
 
 
@@ -53,8 +54,8 @@ def test_command_tells_before_it_fuses(make: Make, tmp_path: Path, capsys: pytes
 
 
 @pytest.mark.parametrize("losses, method", [((0.0, 0.02), "sum"), ((0.0, 0.6), "gradient")])
-def test_what_was_measured_decides(
-    losses: tuple[float, float], method: str, make: Make, not_calibrated: Path, capsys: pytest.CaptureFixture[str]
+def test_what_was_measured_decides_on_the_same_base(
+    losses: tuple[float, float], method: str, make: Make, not_calibrated: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows = [{"to": 1e-9, "median": losses[0]}, {"to": 1e9, "median": losses[1]}]
     figures = {"spearman": 0.7, "low": 0.5, "high": 0.8}
@@ -64,6 +65,9 @@ def test_what_was_measured_decides(
     found = told(make("a"), make("bb"))
     assert (found.method, found.pairs[0].forecast) == (method, (losses[1], losses[1]))
     assert found.calibration == {**figures, "pairs": 45}
+    monkeypatch.setattr(fuse_explain, "CALIBRATED", "pocket")
+    other = told(make("c"), make("dd"))
+    assert (other.method, other.pairs[0].forecast, other.calibration) == ("gradient", (None, None), None)
 
 
 def test_a_strong_adapter_is_named(make: Make) -> None:
