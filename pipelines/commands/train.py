@@ -43,7 +43,7 @@ def train(
         str | None, Option(help="pocket, a diffusers folder, a .safetensors checkpoint, or a hub id (pocket).")
     ] = None,
     method: Annotated[
-        str | None, Option(help="lora, dora, lora-dash, spectral-a, spectral-r, loha, lokr, full (lora).")
+        str | None, Option(help="lora, dora, lora-dash, spectral-a, spectral-r, loha, lokr, orthogonal, full (lora).")
     ] = None,
     rank: Annotated[int | None, Option(help="Rank of the change per layer (the method's own).")] = None,
     alpha: Annotated[float | None, Option(help="The change is scaled by alpha/rank (alpha = rank).")] = None,

@@ -1,7 +1,8 @@
 """Make the pocket base from nothing: `python -m dreamtune.pocket.pretrain --work DIR`.
 
-Stages vae -> text -> decoder -> unet -> evaluators, each time-boxed, checkpointed and resumable: run the same command
-again after an interruption. `--stages` picks some of them, `--export` puts the finished parts into the package.
+Stages vae -> text -> decoder -> unet -> finder -> reader -> image-text, each time-boxed, checkpointed and resumable:
+run the same command again after an interruption. `--stages` picks some of them, `--export` puts the finished parts
+into the package.
 """
 
 # diffusers and transformers annotate arguments more narrowly than they accept.
