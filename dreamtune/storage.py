@@ -21,8 +21,11 @@ def data_dir() -> Path:
 
 
 @contextlib.contextmanager
-def atomic(path: Path) -> Iterator[Path]:
-    """Give a temporary name beside `path` to write to; when the block succeeds, flush it and rename it to `path`."""
+def atomic(path: Path, replace: bool = True) -> Iterator[Path]:
+    """Give a temporary name beside `path` to write to; when the block succeeds, flush it and rename it to `path`.
+
+    Without `replace` raises FileExistsError if there is a file by then, also one that another process has just made.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     # Not made by tempfile: its mode 0600 would outlive the rename and keep the file from other users.
     temporary = path.parent / f".{path.name}.{secrets.token_hex(4)}.tmp"
@@ -30,9 +33,21 @@ def atomic(path: Path) -> Iterator[Path]:
         yield temporary
         with open(temporary, "rb+") as file:
             os.fsync(file.fileno())
+        if not replace:
+            _claim(temporary, path)
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _claim(temporary: Path, path: Path) -> None:
+    """Make `path`, at best with the contents of `temporary`, unless it is there."""
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        raise
+    except OSError:  # a file system without hard links
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL))
 
 
 def sweep(folder: Path) -> None:

@@ -56,12 +56,12 @@ def complete(place: Path, error: type[DreamtuneError] = ConfigError) -> Iterator
                 folder.rmdir()
 
 
-def write_png(path: Path, picture: Image.Image, texts: Mapping[str, str] | None = None) -> None:
-    """Write a PNG with `texts` as its text chunks. Raises OSError."""
+def write_png(path: Path, picture: Image.Image, texts: Mapping[str, str] | None = None, replace: bool = True) -> None:
+    """Write a PNG with `texts` as its text chunks. Raises OSError, without `replace` also for a file that is there."""
     info = PngInfo()
     for key, text in (texts or {}).items():
         info.add_itxt(key, text)  # UTF-8; the older tEXt chunks are Latin-1
-    with atomic(path) as temporary:
+    with atomic(path, replace) as temporary:
         picture.save(temporary, format="PNG", pnginfo=info)
 
 

@@ -182,7 +182,7 @@ def _draw(plan: _Plan, folder: Path, tell: OnProgress) -> tuple[list[Path], list
     pictures: dict[int, Image.Image] = {}
     for part in _batches(plan):
         for index, picture, texts in part:
-            _write(files[index], picture, texts)
+            files[index] = _write(files[index], picture, texts)
             if plan.config.grid:
                 pictures[index] = picture
             if len(picture.getcolors(1) or ()) == 1:
@@ -197,8 +197,7 @@ def _draw(plan: _Plan, folder: Path, tell: OnProgress) -> tuple[list[Path], list
     sheet = folder / f"{number:04d}-grid.png"
     about = {"grid": list(plan.config.grid), "pictures": [path.name for path in files], "version": __version__}
     image = grid_sheet(plan.shots, [pictures[index] for index in range(len(files))])
-    _write(sheet, image, {"dreamtune": json.dumps(about)})
-    return files, remarks, sheet
+    return files, remarks, _write(sheet, image, {"dreamtune": json.dumps(about)})
 
 
 def _batches(plan: _Plan) -> Iterator[list[tuple[int, Image.Image, dict[str, str]]]]:
@@ -246,11 +245,17 @@ def _decoded(plan: _Plan, shots: Sequence[Shot], latents: Tensor) -> list[Image.
     return plan.base.to_pictures(latents)
 
 
-def _write(path: Path, picture: Image.Image, texts: dict[str, str]) -> None:
-    try:
-        write_png(path, picture, texts)
-    except OSError as error:
-        raise GenerationError(f"cannot write {path}: {error.strerror or error}") from None
+def _write(path: Path, picture: Image.Image, texts: dict[str, str]) -> Path:
+    """Write a picture, under the next number if there is one of this number by now, by another process."""
+    while True:
+        try:
+            write_png(path, picture, texts, replace=False)
+            return path
+        except FileExistsError:
+            number, dash, rest = path.stem.partition("-")
+            path = path.with_name(f"{max(int(number) + 1, _next_number(path.parent)):04d}{dash}{rest}.png")
+        except OSError as error:
+            raise GenerationError(f"cannot write {path}: {error.strerror or error}") from None
 
 
 def _next_number(folder: Path) -> int:

@@ -1,10 +1,11 @@
 """The cache finds what was put under the same description, and nothing else."""
 
+import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
-from unittest.mock import patch
+from unittest.mock import Mock, patch
 
 import pytest
 import torch
@@ -92,6 +93,19 @@ def test_atomic_leaves_nothing_behind_on_failure(tmp_path: Path) -> None:
         temporary.write_text("half")
         raise RuntimeError
     assert target.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [target]
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_atomic_replaces_nothing_if_it_must_not(links: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not links:
+        monkeypatch.setattr(os, "link", Mock(side_effect=PermissionError("no hard links here")))
+    target = tmp_path / "file"
+    with atomic(target, replace=False) as temporary:
+        temporary.write_text("first")
+    with pytest.raises(FileExistsError), atomic(target, replace=False) as temporary:
+        temporary.write_text("second")
+    assert target.read_text() == "first"
     assert list(tmp_path.iterdir()) == [target]
 
 

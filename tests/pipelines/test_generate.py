@@ -85,6 +85,29 @@ def test_strength_zero_is_the_base_and_adapters_add_up(draw: Any, trained: Train
     assert max(difference) <= 1
 
 
+def test_pictures_of_two_at_once_keep_out_of_each_others_way(
+    draw: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While these are drawn, another process writes 0001.png, and leaves a sheet of a grid."""
+    plain = Base.to_pictures
+
+    def meanwhile(self: Base, latents: torch.Tensor) -> list[Image.Image]:
+        for name in ("0001.png", "0000-grid.png"):
+            Image.new("RGB", (8, 8)).save(tmp_path / "out" / name)
+        return plain(self, latents)
+
+    (tmp_path / "out").mkdir()
+    monkeypatch.setattr(Base, "to_pictures", meanwhile)
+    result = draw(n=3, grid=["guidance=1,2"])
+    assert result.sheet is not None
+    assert len({*result.files, result.sheet}) == 3 * 2 + 1
+    for name in ("0001.png", "0000-grid.png"):
+        assert tmp_path / "out" / name not in (*result.files, result.sheet)
+        with Image.open(tmp_path / "out" / name) as kept:
+            assert kept.size == (8, 8)
+    assert all(path.is_file() for path in (*result.files, result.sheet))
+
+
 def test_prompt_without_the_trigger_is_remarked(draw: Any) -> None:
     (remark,) = draw(prompts=["a dog"]).remarks
     assert remark.startswith("no prompt holds 'sks'")
