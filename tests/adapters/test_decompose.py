@@ -103,6 +103,24 @@ def test_rows_of_zeros_train(method: str, options: dict[str, Any]) -> None:
     assert layer(inputs(torch.float32)[..., :6]).isfinite().all()
 
 
+@decomposed
+def test_what_learns_nothing_does_not_decay_the_base(method: str, options: dict[str, Any]) -> None:
+    net = nn.ModuleDict({"layer": nn.Linear(16, 12, bias=False)}).requires_grad_(False)
+    weight = net["layer"].get_parameter("weight").clone()
+    with attach(net, METHODS[method].config_class(rank=2, **options), "layer") as attached:
+        groups = [
+            {"params": parameters, "weight_decay": 0.1 if options.weight_decay else 0.0}
+            for options, parameters in attached.parameter_groups().items()
+        ]
+        optimizer = torch.optim.AdamW(groups, lr=0.1)
+        for _ in range(10):
+            for parameter in attached.parameters():
+                parameter.grad = torch.zeros_like(parameter)
+            optimizer.step()
+        (adapter,) = attached.adapters.values()
+        assert not adapter.delta_weight(weight).any()
+
+
 def test_magnitude_of_zero_turns_its_output_off_without_nan() -> None:
     net, x = frozen_net(), inputs().requires_grad_()
     attached = attach(net, DoRAConfig(rank=2), "first").double()

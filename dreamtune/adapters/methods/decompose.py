@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..base import Adapter, MethodConfig, scaled
+from ..base import Adapter, MethodConfig, ParameterOptions, scaled
 from ..fused import factored_linear
 
 SMALLEST_NORM = 1e-6
@@ -94,6 +94,10 @@ class Decomposable(Adapter):
             excess = gain_excess(self.magnitude, self.norms, growth_of_factors(weight, self.norms, up, down))
             up, excess = scaled(strength, (1 + excess).unsqueeze(1) * up), scaled(strength, excess)
         return factored_linear(x, weight, bias, up, down, excess)
+
+    def parameter_options(self) -> dict[str, ParameterOptions]:
+        """`magnitude` is not pulled towards 0: it begins as ‖W‖, and the base would shrink with it."""
+        return {} if self.magnitude is None else {"magnitude": ParameterOptions(weight_decay=False)}
 
     def on_weight(self, weight: Tensor) -> None:
         """Compute the norms."""

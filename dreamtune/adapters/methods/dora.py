@@ -51,4 +51,4 @@ class DoRA(Decomposable):
 
     def parameter_options(self) -> dict[str, ParameterOptions]:
         """`up` is B."""
-        return {"up": ParameterOptions(is_up=True)}
+        return super().parameter_options() | {"up": ParameterOptions(is_up=True)}
