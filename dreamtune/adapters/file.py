@@ -278,10 +278,10 @@ def _check_tensor(name: str, tensor: Tensor, expected: Tensor) -> None:
         raise AdapterFileError(f"the tensor {name} is {has}, not {needs}: {DAMAGED}")
     if tensor.is_floating_point() != expected.is_floating_point():
         raise AdapterFileError(f"the tensor {name} is of type {tensor.dtype}: {DAMAGED}")
-    if tensor.is_floating_point() and not tensor.isfinite().all():
+    if tensor.is_floating_point() and not _widened(tensor).isfinite().all():
         raise AdapterFileError(f"the tensor {name} holds NaN or infinity: train it again, with a smaller learning rate")
 
 
 def _widened(tensor: Tensor) -> Tensor:
     """At least fp32, in which adapters are trained."""
-    return tensor.to(torch.promote_types(tensor.dtype, torch.float32)) if tensor.is_floating_point() else tensor
+    return tensor.float() if tensor.is_floating_point() and tensor.dtype != torch.float64 else tensor

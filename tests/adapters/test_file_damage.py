@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -166,3 +167,17 @@ def test_full_disk_leaves_the_old_file(path: Path, monkeypatch: pytest.MonkeyPat
 def test_new_folders_are_made(path: Path, tmp_path: Path) -> None:
     AdapterFile.load(path).save(tmp_path / "new" / "folder" / "a.safetensors")
     assert AdapterFile.load(str(tmp_path / "new" / "folder" / "a.safetensors")).trigger == "sks"
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2])
+def test_narrow_numbers_are_read_and_checked_for_what_is_no_number(tmp_path: Path, dtype: torch.dtype) -> None:
+    file = make_file()
+    narrow = {name: tensor.to(dtype) for name, tensor in file.tensors.items()}
+    replace(file, tensors=narrow).save(tmp_path / "narrow.safetensors")
+    for path, adapter in AdapterFile.load(tmp_path / "narrow.safetensors").adapters().items():
+        for name, tensor in adapter.state_dict().items():
+            assert torch.equal(tensor, narrow[f"{path}.{name}"].float())
+    name = min(narrow)
+    narrow[name] = torch.full_like(narrow[name].float(), torch.nan).to(dtype)
+    with pytest.raises(AdapterFileError, match=f"{name} holds NaN or infinity"):
+        replace(file, tensors=narrow).save(tmp_path / "nan.safetensors")
