@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, cast
 
 import torch
@@ -110,8 +110,14 @@ class AdaptedLinear(nn.Linear):
             slot.adapter.on_weight(self.pristine)
         return self
 
-    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
-        """Tell the adapters of the new weight."""
-        super()._load_from_state_dict(*args, **kwargs)
+    def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
+        """Tell the adapters of the new weight, which is one without adapters: merged ones are merged into it."""
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+        merged = self._pristine is not None and f"{prefix}weight" in state_dict
+        if merged:
+            self._pristine = None
+            self.weight.data = self.weight.data.clone()  # it may be the caller's own tensor
         for slot in self._slots:
             slot.adapter.on_weight(self.pristine)
+        if merged:
+            self.refresh()

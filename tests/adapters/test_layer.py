@@ -125,6 +125,25 @@ def test_adapter_follows_a_new_weight(method: str, options: dict[str, Any]) -> N
         state = {name: 0.5 * tensor for name, tensor in state.items()}
 
 
+@every_method
+@pytest.mark.parametrize("assign", [False, True])
+def test_merged_adapter_follows_a_new_weight(assign: bool, method: str, options: dict[str, Any]) -> None:
+    """It is merged into what is loaded, which comes back when it is taken out; the caller's tensor stays as it is."""
+    layer, adapter = only_layer(method, 1.0, True, **options)
+    (slot,) = layer._slots
+    slot.merged = True
+    layer.refresh()
+    loaded = 2 * layer.pristine + 0.1
+    state = {"weight": loaded.clone(), "bias": layer.bias}
+    layer.load_state_dict(state, assign=assign)
+    layer.requires_grad_(False)
+    assert torch.equal(state["weight"], loaded) and torch.equal(layer.pristine, loaded)
+    torch.testing.assert_close(layer.weight, loaded + adapter.delta_weight(loaded), rtol=1e-11, atol=1e-11)
+    slot.merged = False
+    layer.refresh()
+    assert torch.equal(layer.weight, loaded)
+
+
 @pytest.mark.filterwarnings("ignore:.*Function'> should not be instantiated:DeprecationWarning")  # the compiler does it
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize(("tokens", "autocast"), [(3, False), (24, False), (24, True)])
