@@ -286,6 +286,7 @@ def test_refused(kind: str, tmp_path: Path) -> None:
         (json.dumps({"peft_type": "LORA", "r": 2, "lora_alpha": "x"}), "are no positive numbers"),
         (json.dumps({"peft_type": "LORA", "r": 0, "lora_alpha": 1}), "are no positive numbers"),
         (json.dumps({"peft_type": "LORA", "r": 2, "lora_alpha": 1, "rank_pattern": {"(": 3}}), "no regular expression"),
+        (json.dumps({"peft_type": "LORA", "r": 2, "lora_alpha": 1, "init_lora_weights": "pissa_niter_4"}), "= pissa_nit"),
     ],
 )
 def test_refused_settings_of_peft(config: str, message: str, tmp_path: Path) -> None:

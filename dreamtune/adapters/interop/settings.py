@@ -16,6 +16,8 @@ from ..parts import PARTS
 DIFFUSERS_KEY = "lora_adapter_metadata"
 """Key in the metadata of diffusers' files; its JSON holds PEFT's options with a part's name before each."""
 _KINDS = ("LORA", "LOHA", "LOKR")
+_CHANGE_THE_BASE = ("pissa", "corda", "olora", "lora_ga", "loftq")
+"""Values of `init_lora_weights` by which PEFT takes the first factors off the base's weights, as they begin."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,8 @@ class PeftSettings:
             if part not in PARTS or not name:
                 raise AdapterFileError(f"{DIFFUSERS_KEY} has an option {key!r} of no part of Stable Diffusion")
             configs.setdefault(part, {})[name] = value
+        for config in configs.values():
+            _check_base(config, DIFFUSERS_KEY)
         return cls(configs)
 
     @classmethod
@@ -49,6 +53,7 @@ class PeftSettings:
             raise AdapterFileError(
                 f"{path} is of the method {config.get('peft_type')}: only {', '.join(_KINDS)} can be read"
             )
+        _check_base(config, str(path))
         return cls(dict.fromkeys(PARTS, config))  # a folder is of one model, whichever
 
     def scaling(self, part: str, path: str, rank: int) -> tuple[float, bool] | None:
@@ -71,6 +76,15 @@ class PeftSettings:
                 f"r = {own_rank!r}, alpha = {alpha!r} of {path} are no positive numbers: save it again"
             )
         return alpha * (rank / own_rank) ** (0.5 if rslora else 1.0), rslora
+
+
+def _check_base(config: Mapping[str, Any], where: str) -> None:
+    begin = str(config.get("init_lora_weights")).lower()
+    if begin.startswith(_CHANGE_THE_BASE):
+        raise AdapterFileError(
+            f"{where} says init_lora_weights = {begin}: the factors belong to a base that PEFT has changed; save them "
+            "again with path_initial_model_for_weight_conversion"
+        )
 
 
 def _pattern(patterns: Any, path: str, default: Any) -> Any:
