@@ -19,6 +19,7 @@ from tests.adapters.nets import frozen_net, inputs
 
 Tensors = dict[str, Tensor]
 KOHYA = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q"
+ORIGINAL = "lora_unet_input_blocks_1_1_transformer_blocks_0_attn1_to_q"
 PATH = "down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"
 
 
@@ -233,7 +234,18 @@ def lora(name: str = KOHYA, *, kernel: bool = False) -> Tensors:
         lora("lora_unet_down_blocks_0_resnets_0_conv1", kernel=True),
         lora("lora_unet_input_blocks_3_0_op", kernel=True),
         lora("lora_unet_down_blocks_0_attentions_0_proj_in", kernel=True),
-        {f"lora_unet_mid_block_resnets_0_conv1.{n}": t for n, t in KOHYA_LAYERS["loha"]().items()},
+        *(
+            {f"{name}.{n}": t for n, t in KOHYA_LAYERS["loha"]().items()}
+            for name in (
+                "lora_unet_mid_block_resnets_0_conv1",
+                "lora_unet_conv_in",
+                "lora_unet_conv_out",
+                "lora_unet_input_blocks_0_0",
+                "lora_unet_out_2",
+            )
+        ),
+        {f"lora_unet_input_blocks_0_0.{n}": t for n, t in KOHYA_LAYERS["lokr"]().items()},
+        {f"diffusion_model.out.2.{n}": t for n, t in KOHYA_LAYERS["lokr"]().items()},
     ],
 )
 def test_convolutions_are_left_out_and_counted(convolution: Tensors, tmp_path: Path) -> None:
@@ -264,9 +276,14 @@ REFUSED: dict[str, tuple[Callable[[], Tensors], str]] = {
     "infinite alpha": (lambda: lora() | {f"{KOHYA}.alpha": torch.tensor(float("inf"))}, "alpha is inf"),
     "NaN": (lambda: lora() | {f"{KOHYA}.lora_up.weight": torch.full((12, 2), torch.nan)}, "holds NaN or infinity"),
     "unlike ranks": (lambda: lora() | {f"{KOHYA}.lora_up.weight": rand(12, 3)}, r"is 12x3, not|do not fit together"),
-    "twice": (
-        lambda: lora() | lora("lora_unet_input_blocks_1_1_transformer_blocks_0_attn1_to_q"),
-        "are one layer: the file is damaged",
+    "empty": (lambda: {f"{KOHYA}.lora_up.weight": rand(12, 0), f"{KOHYA}.lora_down.weight": rand(0, 8)}, "up is empty"),
+    "unlike twins": (
+        lambda: lora() | lora(ORIGINAL) | {f"{ORIGINAL}.alpha": torch.tensor(1.0)},
+        "one layer, but differ",
+    ),
+    "twin without alpha": (
+        lambda: {k: t for k, t in (lora() | lora(ORIGINAL)).items() if k != f"{KOHYA}.alpha"},
+        "differ",
     ),
 }
 
@@ -286,7 +303,7 @@ def test_refused(kind: str, tmp_path: Path) -> None:
         (json.dumps({"peft_type": "LORA", "r": 2, "lora_alpha": "x"}), "are no positive numbers"),
         (json.dumps({"peft_type": "LORA", "r": 0, "lora_alpha": 1}), "are no positive numbers"),
         (json.dumps({"peft_type": "LORA", "r": 2, "lora_alpha": 1, "rank_pattern": {"(": 3}}), "no regular expression"),
-        (json.dumps({"peft_type": "LORA", "r": 2, "lora_alpha": 1, "init_lora_weights": "pissa_niter_4"}), "= pissa_nit"),
+        (json.dumps({"peft_type": "LORA", "init_lora_weights": "pissa_niter_4"}), "= pissa_nit"),
     ],
 )
 def test_refused_settings_of_peft(config: str, message: str, tmp_path: Path) -> None:
