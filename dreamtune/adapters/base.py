@@ -89,17 +89,22 @@ class Adapter(nn.Module, ABC):
     def __init__(self, config: MethodConfig, out_features: int, in_features: int) -> None:
         """Make the tensors, not yet initialised. Raises ConfigError for a rank that the layer cannot have."""
         super().__init__()
-        if config.rank > min(out_features, in_features):
+        self.config, self.out_features, self.in_features = config, out_features, in_features
+        if config.rank > self.most_rank:
             raise ConfigError(
                 f"rank = {config.rank} is more than a layer of {out_features}x{in_features} can have: "
-                f"use at most {min(out_features, in_features)}"
+                f"use at most {self.most_rank}"
             )
-        self.config, self.out_features, self.in_features = config, out_features, in_features
 
     @property
     def shape(self) -> tuple[int, int]:
         """(out, in) of the weight."""
         return self.out_features, self.in_features
+
+    @property
+    def most_rank(self) -> int:
+        """The largest rank that the configuration may have on a layer of this shape."""
+        return min(self.shape)
 
     @property
     def uses_weight(self) -> bool:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
@@ -13,6 +14,7 @@ from torch import Tensor
 from dreamtune.errors import AdapterFileError, ConfigError
 
 from ..methods import METHODS
+from ..methods.lokr import LoKrConfig, sizes, whole_from
 from .factors import truncated
 
 _METHODS = {
@@ -46,6 +48,8 @@ class ForeignLayer:
         for key, tensor in own.items():
             if tensor.ndim != 2 and key != "magnitude":
                 raise AdapterFileError(f"{name}: {key} has {tensor.ndim} dimensions, not 2: copy the file again")
+            if not tensor.numel():
+                raise AdapterFileError(f"{name}: {key} is empty: copy the file again")
         shape = _shape_of(method, own)
         by_input = False
         if "magnitude" in own:
@@ -58,15 +62,20 @@ class ForeignLayer:
         down = next((self.tensors[key] for key in ("down", "down1", "down2") if key in self.tensors), None)
         if down is not None:
             return down.shape[0]
-        return max(1, -(-max(self.tensors["w2"].shape) // 2))
+        return whole_from(*self.tensors["w2"].shape)
 
     @property
     def whole(self) -> bool:
         """Whether it is a LoKr of two whole matrices, whose alpha LyCORIS and ComfyUI do not apply."""
         return self.tensors.keys() >= {"w1", "w2"}
 
-    def fitted(self, alpha: float, rslora: bool) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        """Options of our method and tensors for them. Raises AdapterFileError if no options give these tensors."""
+    def fitted(
+        self, alpha: float, rslora: bool, common: Mapping[str, Any] | None
+    ) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """Options of our method and tensors for them. Raises AdapterFileError if no options give these tensors.
+
+        common: what :func:`lokr_split` finds for the layers of the whole file.
+        """
         options: dict[str, Any] = {"rank": self.rank, "alpha": alpha, "rslora": rslora}
         tensors = dict(self.tensors)
         if self.method in ("lora", "dora") and self.rank > min(self.shape):  # more than there can be: the same in less
@@ -74,36 +83,52 @@ class ForeignLayer:
             tensors |= {"up": less.up.float().contiguous(), "down": less.down.float().contiguous()}
             options["rank"] = min(self.shape)
             options["alpha"] = alpha * (options["rank"] / self.rank) ** (0.5 if rslora else 1.0)
-        for more in self._candidates():
+        own = self._own_options(common)
+        if own is not None:
+            options |= own
             try:
                 with torch.device("meta"):
-                    adapter = METHODS[self.method](METHODS[self.method].config_class(**options, **more), *self.shape)
+                    adapter = METHODS[self.method](METHODS[self.method].config_class(**options), *self.shape)
             except ConfigError as error:
                 raise AdapterFileError(f"{self.name}: {error}") from None
             if {key: t.shape for key, t in adapter.state_dict().items()} == {k: t.shape for k, t in tensors.items()}:
-                return options | more, tensors
+                return options, tensors
         shapes = ", ".join(f"{key} {'x'.join(map(str, tensor.shape))}" for key, tensor in sorted(tensors.items()))
         raise AdapterFileError(
             f"{self.name}: {shapes} do not fit together as {self.method}: save it again, with another factor"
         )
 
-    def _candidates(self) -> Iterator[dict[str, Any]]:
-        """The method's own options that may have made these tensors."""
+    def _own_options(self, common: Mapping[str, Any] | None) -> dict[str, Any] | None:
+        """The method's own options that made these tensors; None if there are none."""
         if self.method == "lora":
-            yield {}
-            return
-        decompose: dict[str, Any] = {"by_input": self.by_input}
+            return {}
+        own: dict[str, Any] = {"by_input": self.by_input}
         if self.method == "dora":
-            yield decompose
-            return
-        decompose["weight_decompose"] = "magnitude" in self.tensors
+            return own
+        own["weight_decompose"] = "magnitude" in self.tensors
         if self.method == "loha":
-            yield decompose
-            return
-        first = self.tensors["w1"].shape if "w1" in self.tensors else _product(self.tensors, "1")
-        second = self.tensors["w2"].shape if "w2" in self.tensors else _product(self.tensors, "2")
-        for factor, both in product(dict.fromkeys((-1, *first, *second)), (False, True)):
-            yield {"factor": factor, "decompose_both": both, **decompose}
+            return own
+        options = common or lokr_split([self])
+        return None if options is None else own | dict(options)
+
+
+def lokr_split(layers: Sequence[ForeignLayer]) -> dict[str, Any] | None:
+    """LoKr's `factor` and `decompose_both` that give the tensors of all these layers; None if there are no such two.
+
+    Many factors may split one layer alike, as -1 and 16 do one of 320x320: only together do layers tell which it was.
+    """
+    if not layers:
+        return None
+    kinds = {(layer.shape, layer.rank, frozenset(_sizes(layer.tensors).items())) for layer in layers}
+    # No factor is less than what it splits off; those above the roots of all sizes matter only where they divide one.
+    least = max(side for layer in layers for side in _matrix(layer.tensors, "1"))
+    root = max(math.isqrt(size) for layer in layers for size in layer.shape)
+    larger = sorted(side for layer in layers for side in _matrix(layer.tensors, "2"))
+    for factor, both in product(dict.fromkeys((-1, *range(least, root + 1), *larger)), (False, True)):
+        options = {"factor": factor, "decompose_both": both}
+        if all(sizes(LoKrConfig(rank, **options), *shape).items() == found for shape, rank, found in kinds):
+            return options
+    return None
 
 
 def _method_of(name: str, roles: set[str]) -> str:
@@ -126,15 +151,25 @@ def _method_of(name: str, roles: set[str]) -> str:
 
 def _shape_of(method: str, tensors: Mapping[str, Tensor]) -> tuple[int, int]:
     if method == "lokr":
-        (out1, in1), (out2, in2) = (
-            tensors[f"w{n}"].shape if f"w{n}" in tensors else _product(tensors, n) for n in ("1", "2")
-        )
+        (out1, in1), (out2, in2) = _matrix(tensors, "1"), _matrix(tensors, "2")
         return out1 * out2, in1 * in2
     return _product(tensors, "1" if method == "loha" else "")
 
 
+def _matrix(tensors: Mapping[str, Tensor], number: str) -> tuple[int, int]:
+    """Size of a matrix of LoKr's, whole or in factors."""
+    if f"w{number}" in tensors:
+        rows, columns = tensors[f"w{number}"].shape
+        return rows, columns
+    return _product(tensors, number)
+
+
 def _product(tensors: Mapping[str, Tensor], number: str) -> tuple[int, int]:
     return tensors[f"up{number}"].shape[0], tensors[f"down{number}"].shape[1]
+
+
+def _sizes(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(tensor.shape) for name, tensor in tensors.items() if name != "magnitude"}
 
 
 def _magnitude(name: str, tensor: Tensor, shape: tuple[int, int]) -> tuple[Tensor, bool]:

@@ -19,11 +19,15 @@ from ..description import LayerRecord
 from ..file import AdapterFile
 from ..methods import METHODS
 from ..parts import PARTS, split_part
-from .layers import ForeignLayer
+from .layers import ForeignLayer, lokr_split
 from .names import layer_path, split_tensor_name
 from .settings import PeftSettings
 
-_CONVOLUTION = re.compile(r"(conv\w*|skip_connection|in_layers[._]\d|out_layers[._]\d|[._]op)$")
+_CONVOLUTION = re.compile(
+    r"(conv\w*|skip_connection|in_layers[._]\d|out_layers[._]\d|[._]op"
+    r"|(lora_unet_|lycoris_|diffusion_model\.)(input_blocks[._]0[._]0|out[._]2))$"
+)
+_POOLED = re.compile(r"(^|[._])text_projection$")
 _PROJECTION = re.compile(r"\.attentions\.\d+\.proj_(in|out)$")
 _SD1_TEXT_WIDTH = 768
 
@@ -42,11 +46,12 @@ class Imported:
 def read_adapter(path: str | Path) -> Imported:
     """Read an adapter file of any of the known tools; of PEFT also the folder that it saves.
 
-    A file of another tool says nothing certain about the base: no layer has a fingerprint, and `base` is "". Layers
-    that are convolutions cannot be adapted here; they are left out and counted in the remarks.
+    A file of another tool says nothing certain about the base: no layer has a fingerprint, and `base` is "".
+    Convolutions, and the projections of pooled texts, cannot be adapted here; they are left out and counted in the
+    remarks.
 
     Raises AdapterFileError when it is missing, damaged, incomplete, a pickle, of no known tool or method, mixes
-    methods, or has a `dora_scale` per input, which is no DoRA.
+    methods, or has a layer under two names with unlike tensors.
     """
     path = Path(path).expanduser()
     source = tensor_file(path)
@@ -67,42 +72,38 @@ def tensor_file(path: Path) -> Path:
 
 
 def _convert(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], tool: str, settings: PeftSettings) -> Imported:
-    grouped, left_out = _without_convolutions(_grouped(tensors))
-    remarks = []
-    if left_out:
-        remarks.append(
-            f"{len(left_out)} of {len(left_out) + len(grouped)} layers are convolutions, {min(left_out)} the first: "
-            "they are left out, and pictures differ from those of other tools"
-        )
+    grouped = _grouped(tensors)
+    left_out = _left_out(grouped)
+    layers = _by_path({name: own for name, own in grouped.items() if name not in left_out})
+    common = lokr_split([layer for layer, _ in layers.values() if layer.method == "lokr"])
     found: dict[str, tuple[ForeignLayer, dict[str, Any], dict[str, Tensor]]] = {}
     assumed = 0
-    for name, own in grouped.items():
-        path = layer_path(name)
-        if path is None:
-            raise AdapterFileError(f"{name} is no layer of Stable Diffusion 1.x, 2.x or XL: use the tool it is for")
-        if path in found:
-            raise AdapterFileError(f"{name} and {found[path][0].name} are one layer: the file is damaged")
-        layer = ForeignLayer.of(name, own)
-        alpha, rslora, certain = _scaling(layer, path, own.get("alpha"), settings, tool)
+    for path, (layer, given) in layers.items():
+        alpha, rslora, certain = _scaling(layer, path, given, settings, tool)
         assumed += not certain
-        found[path] = (layer, *layer.fitted(alpha, rslora))
+        found[path] = (layer, *layer.fitted(alpha, rslora, common))
+    remarks = [
+        f"{count} of {len(grouped)} layers are {kind}, {min(n for n in left_out if left_out[n] == kind)} the first: "
+        "they are left out, and pictures may differ from those of other tools"
+        for kind, count in sorted(Counter(left_out.values()).items())
+    ]
     if assumed:
         remarks.append(f"the alpha of {assumed} layers is not in the file: it was taken to be the rank")
     methods = Counter(layer.method for layer, _, _ in found.values())
     if len(methods) > 1:
         mix = ", ".join(f"{method} in {count} layers" for method, count in methods.most_common())
         raise AdapterFileError(f"it mixes methods ({mix}): only files of one method can be read")
-    return Imported(_assemble(found, metadata, tool, len(left_out)), tool, tuple(remarks))
+    return Imported(_assemble(found, metadata, tool, Counter(left_out.values())), tool, tuple(remarks))
 
 
 def _assemble(
     found: Mapping[str, tuple[ForeignLayer, dict[str, Any], dict[str, Tensor]]],
     metadata: Mapping[str, str],
     tool: str,
-    left_out: int,
+    left_out: Mapping[str, int],
 ) -> AdapterFile:
     if not found:
-        raise AdapterFileError("it changes no layer that can be adapted here, only convolutions")
+        raise AdapterFileError(f"it changes no layer that can be adapted here, only {' and '.join(sorted(left_out))}")
     method = next(iter(found.values()))[0].method
     usual, _ = Counter(tuple(sorted(options.items())) for _, options, _ in found.values()).most_common(1)[0]
     layers = {
@@ -117,7 +118,7 @@ def _assemble(
         base="",
         trigger=trigger if isinstance(trigger, str) else "",
         class_word="",
-        training={"imported_from": tool, "layers_left_out": left_out},
+        training={"imported_from": tool, "layers_left_out": sum(left_out.values())},
         tensors={
             f"{path}.{key}": tensor.contiguous() for path, (_, _, own) in found.items() for key, tensor in own.items()
         },
@@ -142,25 +143,48 @@ def _grouped(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
     return grouped
 
 
-def _without_convolutions(
-    grouped: dict[str, dict[str, Tensor]],
-) -> tuple[dict[str, dict[str, Tensor]], list[str]]:
-    """The layers that are linear, and the names of the others."""
-    widths = {
-        t.shape[-1]
-        for name, own in grouped.items()
-        if (layer_path(name) or "").endswith("attn2.to_k")
-        for key, t in own.items()
-        if key in ("down", "down1")
-    }
-    sd1 = _SD1_TEXT_WIDTH in widths  # there proj_in and proj_out are convolutions, though LoHa's factors do not show it
+def _left_out(grouped: Mapping[str, Mapping[str, Tensor]]) -> dict[str, str]:
+    """Name of each layer that cannot be adapted here -> what such layers are."""
+    widths = {_width(own) for name, own in grouped.items() if (layer_path(name) or "").endswith("attn2.to_k")}
+    sd1 = _SD1_TEXT_WIDTH in widths  # there proj_in and proj_out are convolutions: factors of LoHa, LoKr hide it
 
     def convolves(name: str, own: Mapping[str, Tensor]) -> bool:
         shaped = "kernel" in own or any(t.ndim > 2 for key, t in own.items() if key != "magnitude")
         return shaped or bool(_CONVOLUTION.search(name)) or (sd1 and bool(_PROJECTION.search(layer_path(name) or "")))
 
-    left_out = [name for name, own in grouped.items() if convolves(name, own)]
-    return {name: own for name, own in grouped.items() if name not in set(left_out)}, left_out
+    kinds = {
+        name: "projections of pooled texts" if _POOLED.search(name) else "convolutions" if convolves(name, own) else ""
+        for name, own in grouped.items()
+    }
+    return {name: kind for name, kind in kinds.items() if kind}
+
+
+def _width(own: Mapping[str, Tensor]) -> int:
+    """Size of a layer's input, with LoKr the product of those of both matrices."""
+    roles = ("down", "down1", "w1", "lokr_down1", "w2", "lokr_down2")
+    return math.prod(size for role in roles if role in own for size in own[role].shape[-1:])
+
+
+def _by_path(grouped: Mapping[str, Mapping[str, Tensor]]) -> dict[str, tuple[ForeignLayer, Tensor | None]]:
+    """Path of each layer -> the layer and its alpha. Some files name a layer in two ways, with the same tensors."""
+    layers: dict[str, tuple[ForeignLayer, Tensor | None]] = {}
+    for name, own in grouped.items():
+        path = layer_path(name)
+        if path is None:
+            raise AdapterFileError(f"{name} is no layer of Stable Diffusion 1.x, 2.x or XL: use the tool it is for")
+        if path in layers:
+            other = layers[path][0].name
+            if not _same(own, grouped[other]):
+                raise AdapterFileError(f"{name} and {other} are one layer, but differ: save the file with one of them")
+            continue
+        layers[path] = (ForeignLayer.of(name, own), own.get("alpha"))
+    return layers
+
+
+def _same(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
+    return one.keys() == other.keys() and all(
+        one[key].shape == other[key].shape and bool((one[key] == other[key]).all()) for key in one
+    )
 
 
 def _scaling(

@@ -50,20 +50,23 @@ class LoKr(Decomposable):
 
     config_class = LoKrConfig
     config: LoKrConfig
+    w1: nn.Parameter
+    up1: nn.Parameter
+    down1: nn.Parameter
+    w2: nn.Parameter
+    up2: nn.Parameter
+    down2: nn.Parameter
 
     def __init__(self, config: LoKrConfig, out_features: int, in_features: int) -> None:
         super().__init__(config, out_features, in_features, decompose=config.weight_decompose, by_input=config.by_input)
-        (out1, out2), (in1, in2) = split(out_features, config.factor), split(in_features, config.factor)
-        if config.decompose_both and config.rank < max(out1, in1) / 2:
-            self.up1 = nn.Parameter(torch.empty(out1, config.rank))
-            self.down1 = nn.Parameter(torch.empty(config.rank, in1))
-        else:
-            self.w1 = nn.Parameter(torch.empty(out1, in1))
-        if config.rank < max(out2, in2) / 2:
-            self.up2 = nn.Parameter(torch.empty(out2, config.rank))
-            self.down2 = nn.Parameter(torch.empty(config.rank, in2))
-        else:
-            self.w2 = nn.Parameter(torch.empty(out2, in2))
+        for name, size in sizes(config, out_features, in_features).items():
+            self.register_parameter(name, nn.Parameter(torch.empty(size)))
+
+    @property
+    def most_rank(self) -> int:
+        """At least the rank that leaves W₂ whole, which may be more than the layer's own."""
+        larger = (split(size, self.config.factor)[1] for size in self.shape)
+        return max(super().most_rank, whole_from(*larger))
 
     @torch.no_grad()
     def initialize(self, weight: Tensor, generator: torch.Generator) -> None:
@@ -126,6 +129,23 @@ class LoKr(Decomposable):
                 w1 = self.up1 @ self.down1
         up, down = (self.w2, None) if hasattr(self, "w2") else (self.up2, self.down2)
         return scaled(self.config.scale, w1), up, down
+
+
+def sizes(config: LoKrConfig, out_features: int, in_features: int) -> dict[str, tuple[int, int]]:
+    """Name of each tensor of the product, and its size."""
+    (out1, out2), (in1, in2) = split(out_features, config.factor), split(in_features, config.factor)
+    found: dict[str, tuple[int, int]] = {}
+    for number, rows, columns, reducible in ((1, out1, in1, config.decompose_both), (2, out2, in2, True)):
+        if reducible and config.rank < whole_from(rows, columns):
+            found |= {f"up{number}": (rows, config.rank), f"down{number}": (config.rank, columns)}
+        else:
+            found[f"w{number}"] = (rows, columns)
+    return found
+
+
+def whole_from(rows: int, columns: int) -> int:
+    """The least rank for which a matrix has no low-rank factors: half its larger side, rounded up."""
+    return -(-max(rows, columns) // 2)
 
 
 def _kronecker(a: Tensor, b: Tensor) -> Tensor:
