@@ -56,16 +56,18 @@ def fuse_magnitude(parts: Sequence[Part], density: float) -> Delta:
 def fuse_tsv(parts: Sequence[Part], density: float) -> Delta:
     """Task Singular Vectors (Gargiulo et al., arXiv 2412.00081, TSV-Merge): U and V of all made orthogonal together.
 
-    U = [U₁ U₂ ...] becomes its orthogonal polar factor, V as well; ΔW = U diag(λᵢ Sᵢ) Vᵀ. Where the columns of n
-    adapters do not fit into the layer, each has its min(out, in)/n largest.
+    U = [U₁ U₂ ...] becomes its orthogonal polar factor, V as well; ΔW = U diag(λᵢ Sᵢ) Vᵀ. Where the columns of all do
+    not fit into the layer, each has its k largest, with the largest k that fits: min(out, in)/n, as in the paper, or
+    more where others need less.
     """
     if len(parts) == 1:
         return parts[0].weighted
-    most = min(parts[0].delta.shape) // len(parts)
-    found = [(part.weight, *part.delta.svd(most)) for part in parts]
-    values = torch.cat([weight * s for weight, _, s, _ in found])
-    left = _polar(torch.cat([u for _, u, _, _ in found], 1))
-    right = _polar(torch.cat([vh for _, _, _, vh in found]).T)
+    room, found = min(parts[0].delta.shape), [(part.weight, *part.delta.svd()) for part in parts]
+    fitting = (k for k in range(room, 0, -1) if sum(min(k, len(s)) for _, _, s, _ in found) <= room)
+    most = next(fitting, 1)  # with more adapters than columns, those of each share what there is
+    values = torch.cat([weight * s[:most] for weight, _, s, _ in found])
+    left = _polar(torch.cat([u[:, :most] for _, u, _, _ in found], 1))
+    right = _polar(torch.cat([vh[:most] for _, _, _, vh in found]).T)
     return Delta.of_factors((left * values).float(), right.T.float())
 
 
@@ -76,10 +78,13 @@ def fuse_knots(parts: Sequence[Part], density: float) -> Delta:
     weighted = [part.weighted for part in parts]
     q = torch.linalg.qr(torch.cat([it.up.double() for it in weighted], 1)).Q
     inner = [(q.T @ it.up.double()) @ it.down.double() for it in weighted]
-    u, s, vh = torch.linalg.svd(torch.cat(inner, 1), full_matrices=False)  # (k, k), (k,), (k, n·in)
+    u, s, _ = torch.linalg.svd(torch.cat(inner, 1), full_matrices=False)  # (k, k), (k,)
     keep = real_columns(s)
-    merged = _ties(torch.stack(vh[:keep].chunk(len(parts), 1)), density)
-    return Delta.of_factors((q @ (u[:, :keep] * s[:keep])).float(), merged.float())
+    if not keep:
+        return Delta.zero(parts[0].delta.shape)
+    u, s = u[:, :keep], s[:keep]
+    rows = [u.T @ it / s[:, None] for it in inner]  # Vᵢᵀ, exactly 0 where ΔWᵢ is: rounding would vote on signs
+    return Delta.of_factors((q @ (u * s)).float(), _ties(torch.stack(rows), density).float())
 
 
 FUSIONS: dict[str, Fusion] = {
@@ -118,6 +123,11 @@ def _ties(changes: Tensor, density: float) -> Tensor:
 
 
 def _polar(matrix: Tensor) -> Tensor:
-    """The matrix with orthonormal columns that is nearest to `matrix` (n, k), k ≤ n."""
-    u, _, vh = torch.linalg.svd(matrix, full_matrices=False)
-    return u @ vh
+    """The matrix with orthonormal columns that is nearest to `matrix` (n, k).
+
+    Where there are many and none is nearest, as columns depend on each other, it is the mean of all those: no direction
+    is made up.
+    """
+    u, s, vh = torch.linalg.svd(matrix, full_matrices=False)
+    real = real_columns(s)
+    return u[:, :real] @ vh[:real]

@@ -1,6 +1,7 @@
 """What every fusion must do, over FUSIONS and METHODS themselves, and what each is by definition."""
 
 import itertools
+from dataclasses import replace
 from functools import cache
 
 import pytest
@@ -42,7 +43,7 @@ def options(fusion: str, density: float = 1.0, **more: object) -> FusionOptions:
 
 
 def fused(ingredients: list[Ingredient], fusion: str, **more: float) -> dict[str, Tensor]:
-    weights = ingredients[0].file.weights({"unet": NET})
+    weights = {path: w for it in ingredients for path, w in it.file.weights({"unet": NET}).items()}
     layers = fuse_layers(ingredients, options(fusion, **more), weights, inputs=inputs_of(ingredients))
     return {path: delta.dense() for path, delta in layers}
 
@@ -156,10 +157,41 @@ def test_tsv_takes_the_overlap_out() -> None:
     torch.testing.assert_close(values[:4], expected, rtol=1e-5, atol=1e-5)
 
 
-def test_tsv_makes_room_for_full_changes() -> None:
-    found = torch.linalg.svdvals(run("tsv", [full(0), full(1)]).double())
-    expected = torch.cat([full(seed).svd(10)[1] for seed in (0, 1)]).sort(descending=True).values
-    torch.testing.assert_close(found[:20], expected, rtol=1e-4, atol=1e-4)
+@pytest.mark.parametrize(
+    ("deltas", "ranks"),
+    [
+        ([low(15, 0), low(5, 1)], [15, 5]),  # all 20 columns that the layer can have
+        ([low(8, 0), low(6, 1), low(6, 2)], [8, 6, 6]),
+        ([full(0), full(1)], [10, 10]),
+        ([full(0), Delta.zero(SHAPE), full(1)], [10, 0, 10]),
+        ([full(0), low(5, 1)], [15, 5]),
+        ([full(0), low(5, 1), full(2)], [7, 5, 7]),
+    ],
+    ids=lambda value: " ".join(map(str, value)) if isinstance(value[0], int) else "",
+)
+def test_tsv_cuts_only_what_does_not_fit(deltas: list[Delta], ranks: list[int]) -> None:
+    found = torch.linalg.svdvals(run("tsv", deltas).double())
+    values = [delta.svd(rank)[1] for delta, rank in zip(deltas, ranks, strict=True)]
+    expected = torch.cat(values).sort(descending=True).values
+    torch.testing.assert_close(found[: len(expected)], expected, rtol=1e-4, atol=1e-4)
+    assert float(found[len(expected) :].sum()) < 1e-4
+
+
+def test_tsv_adds_no_directions_where_changes_share_theirs() -> None:
+    """As those of one frozen A do: no order, and no direction that is in none of them."""
+    torch.testing.assert_close(run("tsv", [low(3, 0), low(3, 0)]), low(3, 0).dense(), rtol=1e-5, atol=1e-5)
+    down = low(3, 0).down
+    parts = _parts([Delta.of_factors(low(3, seed).up, down) for seed in (1, 2)])
+    found = FUSIONS["tsv"](parts, 1.0).dense()
+    torch.testing.assert_close(FUSIONS["tsv"](parts[::-1], 1.0).dense(), found, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(found @ torch.linalg.pinv(down) @ down, found, rtol=1e-5, atol=1e-5)
+
+
+def test_tsv_takes_more_adapters_than_a_layer_has_rows() -> None:
+    deltas = [Delta.of_matrix(torch.randn(2, 9, generator=torch.Generator().manual_seed(seed))) for seed in range(3)]
+    found = run("tsv", deltas)
+    assert float(found.norm()) > 1
+    torch.testing.assert_close(run("tsv", deltas[::-1]), found, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("deltas", [[low(2, 0), low(3, 1)], [low(2, 0), full(1)]])
@@ -207,9 +239,50 @@ def test_factors_stay_factors_where_they_can(fusion: str) -> None:
     assert (FUSIONS[fusion](parts, 1.0).rank <= 5) == (fusion != "ties")
 
 
+def _parts(deltas: list[Delta]) -> list[Part]:
+    return [Part(delta, 1 - 0.3 * s, s, moment(SHAPE[1], s), moment(SHAPE[1], 1000)) for s, delta in enumerate(deltas)]
+
+
+ZEROS = {
+    "absent": Delta.zero(SHAPE),
+    "no gradient": Delta.of_factors(torch.zeros(SHAPE[0], 3), low(3, 7).down),
+    "whole": Delta.of_matrix(torch.zeros(SHAPE)),
+}
+"""How an adapter leaves a layer alone."""
+DENSITIES = [(fusion, density) for fusion in FUSIONS for density in (1.0, 0.4) if density == 1 or fusion in THINNED]
+
+
+@pytest.mark.parametrize("alone", ZEROS)
+@pytest.mark.parametrize(("fusion", "density"), DENSITIES)
+def test_all_adapters_may_leave_a_layer_alone(fusion: str, alone: str, density: float) -> None:
+    found = FUSIONS[fusion](_parts([ZEROS[alone], ZEROS[alone]]), density)
+    assert found.shape == SHAPE
+    assert not found.dense().any()
+
+
+@pytest.mark.parametrize("alone", ZEROS)
+@pytest.mark.parametrize("changed", [low(2, 0), low(15, 0), full(0)], ids=["2", "15", "full"])
+@pytest.mark.parametrize(("fusion", "density"), DENSITIES)
+def test_an_adapter_may_leave_a_layer_alone(fusion: str, changed: Delta, alone: str, density: float) -> None:
+    """What the others do there stays as it is, in any order; what each gets counts as ever."""
+    parts = _parts([changed, ZEROS[alone], ZEROS["absent"]])
+    if fusion in MEASURED:
+        expected = FUSIONS[fusion](_parts([changed, ZEROS["absent"], ZEROS["absent"]]), density).dense()
+        assert expected.any()
+    else:
+        expected = FUSIONS[fusion](parts[:1], density).dense() / (3 if fusion == "mean" else 1)
+    for order in itertools.permutations(parts):
+        torch.testing.assert_close(FUSIONS[fusion](order, density).dense(), expected, rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize("fusion", [fusion for fusion in FUSIONS if fusion not in MEASURED])
-def test_an_adapter_may_leave_a_layer_alone(fusion: str) -> None:
-    found = run(fusion, [low(2, 0), Delta.zero(SHAPE)])
-    expected = low(2, 0).dense() * (0.5 if fusion == "mean" else 1.0)
-    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
-    assert not run(fusion, [Delta.zero(SHAPE), Delta.zero(SHAPE)]).any()
+def test_a_layer_that_one_adapter_has(fusion: str) -> None:
+    a, b = file_of("lora"), file_of("lora", 1)
+    without = replace(
+        b,
+        layers={path: record for path, record in b.layers.items() if path != "first"},
+        tensors={name: tensor for name, tensor in b.tensors.items() if not name.startswith("first.")},
+    )
+    alone = fused([Ingredient("a", a)], fusion)["first"] / (2 if fusion == "mean" else 1)
+    for order in itertools.permutations([Ingredient("a", a), Ingredient("b", without)]):
+        torch.testing.assert_close(fused(list(order), fusion)["first"], alone, rtol=1e-5, atol=1e-6)
