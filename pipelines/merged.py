@@ -18,6 +18,9 @@ from dreamtune.adapters.parts import TEXT_ENCODERS, holder, split_part
 from dreamtune.errors import ConfigError
 from dreamtune.models import Base
 
+_HASHES = ("modelspec.hash_", "sshs_")
+"""How keys of a single file's metadata begin that are hashes of its tensors, by ModelSpec and by kohya."""
+
 
 def write_merged(
     form: str,
@@ -80,7 +83,7 @@ def _write_checkpoint(
 ) -> dict[str, str]:
     """Layer path -> name of its weight in the file."""
     with safe_open(source, "pt") as opened:
-        metadata = opened.metadata()
+        metadata = {key: value for key, value in (opened.metadata() or {}).items() if not key.startswith(_HASHES)}
     tensors, names = load_file(source), {}
     for path in file.layers:
         name = f"{original_name(path, base.unet.config['layers_per_block'], base.family == 'sdxl')}.weight"
