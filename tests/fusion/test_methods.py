@@ -167,7 +167,7 @@ def test_tsv_takes_the_overlap_out() -> None:
         ([full(0), low(5, 1)], [15, 5]),
         ([full(0), low(5, 1), full(2)], [7, 5, 7]),
     ],
-    ids=lambda value: " ".join(map(str, value)) if isinstance(value[0], int) else "",
+    ids=["two fit", "three fit", "two full", "one of three is 0", "one is low", "one of three is low"],
 )
 def test_tsv_cuts_only_what_does_not_fit(deltas: list[Delta], ranks: list[int]) -> None:
     found = torch.linalg.svdvals(run("tsv", deltas).double())
