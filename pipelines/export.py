@@ -130,7 +130,8 @@ def export(
         assert precision is not None
         converted, energy = _converted(file, form, rank, weights)
         written_as = converted.method
-        write = partial(_write_adapter, converted, form, energy, precision, weights)
+        sdxl = None if model is None else model.family == "sdxl"
+        write = partial(_write_adapter, converted, form, energy, precision, weights, sdxl)
     with complete(place, AdapterFileError) as target:
         written = write(target)
         errors = () if form == "embedding" else tuple(compare(file, written, weights, energy))
@@ -227,6 +228,7 @@ def _write_adapter(
     energy: Mapping[str, float],
     dtype: torch.dtype,
     weights: Mapping[str, Tensor] | None,
+    sdxl: bool | None,
     target: Path,
 ) -> Iterator[tuple[str, Tensor]]:
     """Write `target`, and give the ΔW of every layer as read from there; nothing if it needs weights not given."""
@@ -238,7 +240,7 @@ def _write_adapter(
         container.write_plain(target / "adapter_model.safetensors", tensors, metadata)
         (target / "adapter_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     else:
-        tensors, metadata = (to_kohya if form == "kohya" else to_diffusers)(file, dtype)
+        tensors, metadata = to_kohya(file, dtype, sdxl) if form == "kohya" else to_diffusers(file, dtype)
         kept = {"energy_kept": json.dumps(energy)} if energy else {}
         container.write_plain(target, tensors, metadata | kept)
     yield from changes_of(read_adapter(target).file, weights)

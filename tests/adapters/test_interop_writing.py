@@ -1,4 +1,10 @@
-"""What is written acts in the tool that reads it as it does here: PEFT, LyCORIS; diffusers in the pipelines' tests."""
+"""What is written acts in the tool that reads it as it does here: PEFT, LyCORIS, and LoRA of kohya's in diffusers.
+
+kohya's sd-scripts is no package and is not asked itself: the names of SDXL's layers are compared with those in a
+checkpoint of the original naming, which its UNet has, and given to diffusers, which has its own rules for them.
+"""
+
+# pyright: reportArgumentType=false
 
 import json
 from collections.abc import Callable
@@ -7,15 +13,19 @@ from typing import Any
 
 import pytest
 import torch
+from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
 from lycoris.modules import get_module, make_module
 from peft import PeftModel
-from safetensors.torch import save_file
-from torch import Tensor
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
 
 from dreamtune.adapters import AdapterFile, attach
-from dreamtune.adapters.interop import read_adapter, to_diffusers, to_kohya, to_peft_folder
+from dreamtune.adapters.interop import read_adapter, to_diffusers, to_peft_folder
+from dreamtune.adapters.interop import to_kohya as any_to_kohya
+from dreamtune.adapters.interop.names import kohya_name, original_name
 from dreamtune.errors import ConfigError
 from tests.adapters.nets import TARGETS, attached_to, config_of, disturb, frozen_net, inputs
+from tests.tiny_models import tiny_checkpoint
 
 OPTIONS: dict[str, tuple[str, dict[str, Any]]] = {
     "lora": ("lora", {}),
@@ -29,6 +39,11 @@ OPTIONS: dict[str, tuple[str, dict[str, Any]]] = {
     "decomposed loha": ("loha", {"weight_decompose": True}),
     "decomposed lokr": ("lokr", {"weight_decompose": True}),
 }
+
+
+def to_kohya(file: AdapterFile, dtype: torch.dtype) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """As for SD 1.x: the small network's paths do not tell; a second text encoder does."""
+    return any_to_kohya(file, dtype, sdxl=None if "text_encoder_2" in file.parts else False)
 
 
 def file_of(kind: str) -> AdapterFile:
@@ -51,8 +66,8 @@ def output(file: AdapterFile) -> Tensor:
         return net(inputs(torch.float32))
 
 
-def peft_folder(file: AdapterFile, folder: Path) -> Path:
-    (tensors, metadata), config = to_peft_folder(file, torch.float32)
+def peft_folder(file: AdapterFile, folder: Path, dtype: torch.dtype = torch.float32) -> Path:
+    (tensors, metadata), config = to_peft_folder(file, dtype)
     folder.mkdir(exist_ok=True)
     save_file(tensors, folder / "adapter_model.safetensors", metadata)
     (folder / "adapter_config.json").write_text(json.dumps(config))
@@ -68,7 +83,7 @@ FILES |= {f"two ranks of {method}": lambda method=method: with_two_ranks(method)
 def test_peft_reads_the_same(kind: str, tmp_path: Path) -> None:
     file = FILES[kind]()
     folder = peft_folder(file, tmp_path)
-    model: Any = PeftModel.from_pretrained(frozen_net(torch.float32), str(folder))  # pyright: ignore[reportArgumentType]
+    model: Any = PeftModel.from_pretrained(frozen_net(torch.float32), str(folder))
     torch.testing.assert_close(model.eval()(inputs(torch.float32)), output(file), rtol=1e-4, atol=1e-5)
     back = read_adapter(folder)
     assert back.remarks == ()
@@ -80,7 +95,7 @@ def lycoris_output(tensors: dict[str, Tensor]) -> Tensor:
     for path in ("first", "block.second"):
         layer, name = net.get_submodule(path), f"lora_unet_{path.replace('.', '_')}"
         kind, parameters = get_module(tensors, name)
-        module: Any = make_module(kind, parameters, name, layer)  # pyright: ignore[reportArgumentType]
+        module: Any = make_module(kind, parameters, name, layer)
         module.apply_to()
     return net(inputs(torch.float32)).detach()
 
@@ -150,12 +165,170 @@ def test_magnitudes_of_inputs(method: str, tmp_path: Path) -> None:
         to_peft_folder(file, torch.float32)
 
 
-def test_sdxl_numbers_its_text_encoders() -> None:
-    def names(path: str) -> set[str]:
-        return {name.split("_text_model")[0] for name in to_kohya(real_layer(file_of("lora"), path), torch.float32)[0]}
+def pipeline(folder: Path) -> Any:
+    kind = StableDiffusionXLPipeline if (folder / "text_encoder_2").is_dir() else StableDiffusionPipeline
+    return kind.from_pretrained(folder)
 
-    assert names("text_encoder.encoder.layers.0.self_attn.q_proj") == {"lora_te"}
-    assert names("text_encoder_2.encoder.layers.0.self_attn.q_proj") == {"lora_te2"}
+
+def file_on(
+    pipe: Any, targets: str, parts: tuple[str, ...], ranks: dict[str, int], method: str = "lora", **options: Any
+) -> AdapterFile:
+    """As in the middle of a training, on the UNet of a pipeline and these text encoders; ranks: for the UNet."""
+    config = config_of(method, **options)
+    unet = attach(pipe.unet, config, targets, ranks=ranks)
+    others = {part: attach(getattr(pipe, part), config, "text", ranks={"q_proj": 1}) for part in parts}
+    for one in (unet, *others.values()):
+        for _, layer, adapter in one.layers():
+            disturb(adapter, layer.pristine)
+    file = AdapterFile.from_attached(unet, base="b", trigger="sks", class_word="dog", training={}, text_encoders=others)
+    for one in (unet, *others.values()):
+        one.detach()
+    return file
+
+
+def weights_of(file: AdapterFile, pipe: Any) -> dict[str, Tensor]:
+    return {path: w.clone() for path, w in file.weights({part: getattr(pipe, part) for part in file.parts}).items()}
+
+
+def check_in_diffusers(file: AdapterFile, pipe: Any, path: Path) -> None:
+    """diffusers' own loading changes each weight by this file's ΔW, and dreamtune's reading says the same."""
+    before, read = weights_of(file, pipe), read_adapter(path)
+    pipe.load_lora_weights(str(path.parent), weight_name=path.name)
+    pipe.fuse_lora()
+    pipe.unload_lora_weights()
+    after, back = weights_of(file, pipe), read.file.adapters()
+    assert (back.keys(), read.remarks) == (file.layers.keys(), ())
+    for layer, adapter in file.adapters().items():
+        change = adapter.delta_weight(before[layer]).detach()
+        torch.testing.assert_close(after[layer] - before[layer], change, rtol=1e-4, atol=1e-5, msg=layer)
+        torch.testing.assert_close(back[layer].delta_weight(before[layer]).detach(), change, msg=layer)
+
+
+@pytest.mark.parametrize("ranks", [{}, {"to_out": 1, "to_q": 3, "attn2.to_k": 5}])
+@pytest.mark.parametrize("rslora", [False, True])
+def test_diffusers_reads_ranks_of_layers(ranks: dict[str, int], rslora: bool, tiny: Path, tmp_path: Path) -> None:
+    """It loses the alphas of a UNet's layers that differ from the rest, and says nothing."""
+    pipe = pipeline(tiny)
+    file = file_on(pipe, "attn", ("text_encoder",), ranks, rslora=rslora)
+    tensors, metadata = any_to_kohya(file, torch.float32)
+    assert len({float(t) for name, t in tensors.items() if name.endswith(".alpha")}) == 1
+    found = {t.shape[0] for name, t in tensors.items() if name.endswith("lora_down.weight")}
+    assert found == {2, 1, *ranks.values()}
+    save_file(tensors, tmp_path / "a.safetensors", metadata)
+    check_in_diffusers(file, pipe, tmp_path / "a.safetensors")
+
+
+def test_equal_alphas_leave_the_factors_as_they_are() -> None:
+    file = file_of("lora")
+    tensors, _ = to_kohya(file, torch.float32)
+    for path in file.layers:
+        name = f"lora_unet_{path.replace('.', '_')}"
+        assert float(tensors[f"{name}.alpha"]) == file.config.alpha
+        torch.testing.assert_close(tensors[f"{name}.lora_up.weight"], file.tensors[f"{path}.up"], rtol=0, atol=0)
+
+
+OF_EACH_KIND = r"attn1\.to_q|attn2\.to_out|proj_in|ff|emb"
+"""Of attention blocks, of the resnets, and of the embeddings of time and size."""
+
+
+@pytest.mark.parametrize("parts", [(), ("text_encoder", "text_encoder_2")])
+def test_diffusers_reads_the_names_of_sdxl(parts: tuple[str, ...], tiny_sdxl: Path, tmp_path: Path) -> None:
+    pipe = pipeline(tiny_sdxl)
+    file = file_on(pipe, OF_EACH_KIND, parts, {"to_out": 1})
+    tensors, metadata = any_to_kohya(file, torch.float32)
+    assert not any("_blocks_" in name.split("transformer_blocks")[0].replace("put_blocks", "") for name in tensors)
+    starts = {name.split("_")[1] for name in tensors}
+    assert starts == ({"unet", "te1", "te2"} if parts else {"unet"})
+    save_file(tensors, tmp_path / "a.safetensors", metadata)
+    check_in_diffusers(file, pipe, tmp_path / "a.safetensors")
+
+
+@pytest.mark.parametrize("design", ["tiny", "tiny_sdxl"])
+def test_original_names(design: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    """A checkpoint in the original naming has each layer's weight under its name; kohya's of SDXL are the same."""
+    folder: Path = request.getfixturevalue(design)
+    xl, pipe = design == "tiny_sdxl", pipeline(folder)
+    stored = load_file(tiny_checkpoint(folder, tmp_path / "base.safetensors"))
+    for path, layer in pipe.unet.named_modules():
+        if isinstance(layer, nn.Linear):
+            name = original_name(path, pipe.unet.config["layers_per_block"], xl)
+            torch.testing.assert_close(stored[f"{name}.weight"], layer.weight.detach(), rtol=0, atol=0)
+            inner = str(name).removeprefix("model.diffusion_model.") if xl else path
+            assert kohya_name(path, xl) == f"lora_unet_{inner.replace('.', '_')}"
+
+
+def test_names_as_sd_scripts_has_them() -> None:
+    for path, name in {
+        "down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_k": (
+            "input_blocks_4_1_transformer_blocks_0_attn1_to_k"
+        ),
+        "down_blocks.2.attentions.1.transformer_blocks.9.ff.net.0.proj": (
+            "input_blocks_8_1_transformer_blocks_9_ff_net_0_proj"
+        ),
+        "mid_block.attentions.0.proj_in": "middle_block_1_proj_in",
+        "up_blocks.1.attentions.2.transformer_blocks.1.attn2.to_out.0": (
+            "output_blocks_5_1_transformer_blocks_1_attn2_to_out_0"
+        ),
+        "down_blocks.0.resnets.0.time_emb_proj": "input_blocks_1_0_emb_layers_1",
+        "add_embedding.linear_1": "label_emb_0_0",
+    }.items():
+        assert kohya_name(path, xl=True) == f"lora_unet_{name}"
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "down_blocks.1.attentions.2.transformer_blocks.0.attn1.to_q",  # with three layers in a block, as no SDXL has
+        "down_blocks.1.resnets.0.conv1",
+        "first",
+    ],
+)
+def test_layers_of_sdxl_without_a_name(path: str) -> None:
+    with pytest.raises(ConfigError, match=f"kohya has no name for the layer {path} of an SDXL base: use the format"):
+        any_to_kohya(real_layer(file_of("lora"), path), torch.float32, sdxl=True)
+
+
+@pytest.mark.parametrize(
+    ("path", "start"),
+    [
+        ("text_encoder_2.encoder.layers.0.self_attn.q_proj", "lora_te2_"),
+        ("up_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q", "lora_unet_output_blocks_0_1_"),
+        ("mid_block.attentions.0.transformer_blocks.1.attn1.to_q", "lora_unet_middle_block_1_"),
+        ("down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q", "lora_unet_down_blocks_0_"),
+        ("up_blocks.3.attentions.0.transformer_blocks.0.attn1.to_q", "lora_unet_up_blocks_3_"),
+    ],
+)
+def test_layers_tell_the_base(path: str, start: str) -> None:
+    tensors, _ = any_to_kohya(real_layer(file_of("lora"), path), torch.float32)
+    assert all(name.startswith(start) for name in tensors)
+
+
+@pytest.mark.parametrize(("width", "start"), [(768, "mid_block"), (1024, "mid_block"), (2048, "middle_block")])
+def test_keys_of_the_text_tell_the_base(width: int, start: str) -> None:
+    net = nn.Module()
+    net.attn2 = nn.Module()
+    net.attn2.to_v = nn.Linear(width, 2)
+    unet = nn.Module()
+    unet.mid_block = nn.Module()
+    unet.mid_block.attentions = nn.ModuleList([nn.Module()])
+    unet.mid_block.attentions[0].transformer_blocks = nn.ModuleList([net])
+    with attach(unet, config_of("lora"), "to_v") as attached:
+        file = AdapterFile.from_attached(attached, base="b", trigger="", class_word="", training={})
+    assert all(name.startswith(f"lora_unet_{start}_") for name in any_to_kohya(file, torch.float32)[0])
+
+
+@pytest.mark.parametrize(
+    ("path", "first"),
+    [
+        ("mid_block.attentions.0.transformer_blocks.0.attn1.to_q", "lora_unet_middle_block_1_"),
+        ("text_encoder.encoder.layers.0.self_attn.q_proj", "lora_te1_"),
+    ],
+)
+def test_layers_that_do_not_tell_the_base(path: str, first: str) -> None:
+    file = real_layer(file_of("lora"), path)
+    with pytest.raises(ConfigError, match="layers do not tell whether they are of SDXL.*give the base"):
+        any_to_kohya(file, torch.float32)
+    assert all(name.startswith(first) for name in any_to_kohya(file, torch.float32, sdxl=True)[0])
 
 
 @pytest.mark.parametrize("kind", ["decomposed loha", "decomposed lokr"])
@@ -176,6 +349,69 @@ def test_what_no_format_holds() -> None:
         to_kohya(AdapterFile(**{**vars(large), "tensors": tensors}), torch.float16)
 
 
-def test_precision_of_the_tensors() -> None:
-    tensors, _ = to_kohya(file_of("dora"), torch.bfloat16)
-    assert {t.dtype for name, t in tensors.items() if not name.endswith(".alpha")} == {torch.bfloat16}
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize(
+    ("kind", "form"),
+    [
+        ("dora", to_kohya),
+        ("dora", to_diffusers),
+        ("dora", to_peft_folder),
+        ("decomposed loha", to_kohya),
+        ("decomposed lokr", to_kohya),
+    ],
+)
+def test_magnitudes_keep_their_precision(kind: str, form: Any, dtype: torch.dtype, tmp_path: Path) -> None:
+    """They are about ‖W‖: rounded to bf16 they would change W by 2e-3 of it, which is percents of ΔW."""
+    method, options = OPTIONS[kind]
+    with attach(frozen_net(torch.float32), config_of(method, **options), TARGETS) as attached:
+        for _, layer, adapter in attached.layers():
+            start = {name: parameter.detach().clone() for name, parameter in adapter.named_parameters()}
+            disturb(adapter, layer.pristine)
+            for name, parameter in adapter.named_parameters():
+                parameter.data = start[name] + 0.04 * (parameter.data - start[name])
+        whole = AdapterFile.from_attached(attached, base="b", trigger="sks", class_word="dog", training={})
+    path = "mid_block.attentions.0.transformer_blocks.0.attn1.to_out.0"
+    file = real_layer(whole, path)
+    content = form(file, dtype)
+    (tensors, metadata), config = content if form is to_peft_folder else (content, None)
+    for name, tensor in tensors.items():
+        kept = any(ending in name for ending in (".alpha", "dora_scale", "lora_magnitude_vector"))
+        assert tensor.dtype == (torch.float32 if kept else dtype), name
+    save_file(tensors, tmp_path / "adapter_model.safetensors", metadata)
+    if config:
+        (tmp_path / "adapter_config.json").write_text(json.dumps(config))
+    weight = frozen_net(torch.float32).first.weight.detach()
+    back = read_adapter(tmp_path if config else tmp_path / "adapter_model.safetensors").file
+    change = file.adapters()[path].delta_weight(weight)
+    assert 0 < (back.adapters()[path].delta_weight(weight) - change).norm() < 5e-3 * change.norm()
+    assert change.norm() < 0.1 * weight.norm()
+
+
+@pytest.mark.parametrize("kind", ["dora", "decomposed loha", "decomposed lokr"])
+def test_lycoris_reads_mixed_precisions(kind: str) -> None:
+    tensors, _ = to_kohya(file_of(kind), torch.bfloat16)
+    torch.testing.assert_close(lycoris_output(tensors), output(file_of(kind)), rtol=2e-2, atol=2e-2)
+
+
+def test_peft_reads_mixed_precisions(tmp_path: Path) -> None:
+    folder = peft_folder(file_of("dora"), tmp_path, torch.bfloat16)
+    model: Any = PeftModel.from_pretrained(frozen_net(torch.float32), str(folder))
+    expected = output(read_adapter(folder).file)
+    torch.testing.assert_close(model.eval()(inputs(torch.float32)), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_diffusers_reads_mixed_precisions(dtype: torch.dtype, tiny: Path, tmp_path: Path) -> None:
+    """Into a pipeline in fp32, and into one in half precision, to which it rounds the magnitudes itself."""
+    pipe = pipeline(tiny)
+    file = file_on(pipe, "attn", ("text_encoder",), {}, method="dora")
+    pipe.to(dtype=dtype)
+    tensors, metadata = to_diffusers(file, torch.bfloat16)
+    save_file(tensors, tmp_path / "a.safetensors", metadata)
+    before = weights_of(file, pipe)
+    pipe.load_lora_weights(str(tmp_path), weight_name="a.safetensors")
+    pipe.fuse_lora()
+    pipe.unload_lora_weights()
+    for layer, weight in weights_of(file, pipe).items():
+        change = file.adapters()[layer].delta_weight(before[layer].float()).detach()
+        assert (weight.float() - before[layer].float() - change).norm() < 2e-2 * change.norm(), layer

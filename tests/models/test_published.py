@@ -62,7 +62,7 @@ def test_adapter_on_the_attention_of_a_whole_unet(family: str, layers: int, para
         attached = attach(unet, LoRAConfig(rank=4, alpha=4.0))
     assert len(attached.adapters) == layers
     assert sum(p.numel() for p in attached.parameters()) == parameters
-    names = {path: kohya_name(path, two_encoders=family == "sdxl") for path in attached.adapters}
+    names = {path: kohya_name(path, xl=family == "sdxl") for path in attached.adapters}
     assert len(set(names.values())) == layers
     assert all(layer_path(name) == path for path, name in names.items())
 

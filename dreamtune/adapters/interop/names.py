@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import re
 
+from dreamtune.errors import ConfigError
+
 from ..parts import TEXT_ENCODERS, UNET, join_part, split_part
 
 _WORD = re.compile(
@@ -25,6 +27,13 @@ _KOHYA_PREFIXES = {
 }
 _LAYERS_PER_BLOCK = 2
 """In the UNets whose layers have names of the original Stable Diffusion: 1.x, 2.x and XL."""
+_OUTSIDE_BLOCKS = {
+    "time_embedding.linear_1": "time_embed.0",
+    "time_embedding.linear_2": "time_embed.2",
+    "add_embedding.linear_1": "label_emb.0.0",
+    "add_embedding.linear_2": "label_emb.0.2",
+}
+"""diffusers' path of a linear layer of a UNet -> the original's."""
 
 _ROLES = {
     "down": r"(?:\.lora_down|\.lora_A|\.lora_A\.default|[._]lora\.down|\.lora_linear_layer\.down)\.weight",
@@ -97,8 +106,7 @@ def _dotted(name: str) -> str | None:
 
 def _modern(name: str) -> str:
     """The form with _ of diffusers' path for a name of the original UNet; other names as they are."""
-    fixed = {"time_embed_0": "time_embedding_linear_1", "time_embed_2": "time_embedding_linear_2"}
-    fixed |= {"label_emb_0_0": "add_embedding_linear_1", "label_emb_0_2": "add_embedding_linear_2"}
+    fixed = {original.replace(".", "_"): path.replace(".", "_") for path, original in _OUTSIDE_BLOCKS.items()}
     if name in fixed:
         return fixed[name]
     match = re.match(r"(?:(input|output)_blocks_(\d+)|middle_block)_(\d+)_(.+)$", name)
@@ -113,17 +121,24 @@ def _modern(name: str) -> str:
     return f"{'down' if side == 'input' else 'up'}_blocks_{block}_{kind}_{index}_{rest}"
 
 
-def kohya_name(path: str, two_encoders: bool) -> str:
-    """Name in kohya's files of a layer of an adapter file; `two_encoders` for SDXL, whose encoders are numbered."""
+def kohya_name(path: str, xl: bool) -> str:
+    """Name in kohya's files of a layer of an adapter file.
+
+    xl: for SDXL, whose text encoders are numbered, and whose UNet's layers have their original names: sd-scripts finds
+    them under no others. Raises ConfigError for a layer that has none.
+    """
     part, inner = split_part(path)
-    if part == UNET:
-        return f"lora_unet_{inner.replace('.', '_')}"
-    number = TEXT_ENCODERS.index(part) + 1 if two_encoders else ""
-    return f"lora_te{number}_text_model_{inner.replace('.', '_')}"
+    if part != UNET:
+        number = TEXT_ENCODERS.index(part) + 1 if xl else ""
+        return f"lora_te{number}_text_model_{inner.replace('.', '_')}"
+    name = _original(inner, _LAYERS_PER_BLOCK) if xl else inner
+    if name is None:
+        raise ConfigError(f"kohya has no name for the layer {path} of an SDXL base: use the format lora or peft")
+    return f"lora_unet_{name.replace('.', '_')}"
 
 
 def original_name(path: str, layers_per_block: int, xl: bool) -> str | None:
-    """Name of an attention block's layer in a single-file checkpoint of Stable Diffusion; None for other layers.
+    """Name of a linear layer in a single-file checkpoint of Stable Diffusion; None for other layers.
 
     layers_per_block: of the UNet; xl: whether it is SDXL. Of text encoders those of SD 1.x and the first of SDXL are
     known, whose checkpoints keep CLIP's own names.
@@ -131,12 +146,25 @@ def original_name(path: str, layers_per_block: int, xl: bool) -> str | None:
     part, inner = split_part(path)
     if part == TEXT_ENCODERS[0]:
         return f"{'conditioner.embedders.0' if xl else 'cond_stage_model'}.transformer.text_model.{inner}"
-    match = re.match(r"(?:(down|up)_blocks\.(\d+)|mid_block)\.attentions\.(\d+)\.(.+)$", inner)
-    if part != UNET or match is None:
+    name = _original(inner, layers_per_block) if part == UNET else None
+    return None if name is None else f"model.diffusion_model.{name}"
+
+
+def _original(path: str, layers_per_block: int) -> str | None:
+    """The original's path of a linear layer of a UNet."""
+    if path in _OUTSIDE_BLOCKS:
+        return _OUTSIDE_BLOCKS[path]
+    match = re.match(
+        r"(?:(down|up)_blocks\.(\d+)|mid_block)\.(?:attentions\.(\d+)\.(.+)|resnets\.(\d+)\.time_emb_proj)$", path
+    )
+    if match is None:
         return None
-    side, block, index, rest = match.groups()
+    side, block, attention, rest, resnet = match.groups()
+    # each of the original's blocks begins with a resnet, and the attention comes second
+    index, inner, rest = (int(resnet), 0, "emb_layers.1") if rest is None else (int(attention), 1, rest)
     if side is None:
-        return f"model.diffusion_model.middle_block.1.{rest}"
-    number = int(block) * (layers_per_block + 1) + int(index)
-    name = f"input_blocks.{number + 1}" if side == "down" else f"output_blocks.{number}"
-    return f"model.diffusion_model.{name}.1.{rest}"
+        return f"middle_block.{2 * index + inner}.{rest}"
+    if index >= layers_per_block + (side == "up"):  # no such design: the name would be another layer's
+        return None
+    number = int(block) * (layers_per_block + 1) + index
+    return f"{f'input_blocks.{number + 1}' if side == 'down' else f'output_blocks.{number}'}.{inner}.{rest}"

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ from ..base import Adapter
 from ..file import AdapterFile
 from ..methods.decompose import Decomposable
 from ..methods.lokr import LoKr, split
-from ..parts import TEXT_ENCODERS, UNET, split_part
+from ..parts import TEXT_ENCODERS, UNET
 from .names import kohya_name
 from .settings import DIFFUSERS_KEY
 
@@ -35,23 +36,35 @@ _KOHYA_LORA = {"down": "lora_down.weight", "up": "lora_up.weight"}
 _KOHYA = {"lora": _KOHYA_LORA, "dora": _KOHYA_LORA, "loha": _LOHA, "lokr": _LOKR}
 """Method -> our name of a tensor -> theirs."""
 _SDXL_TEXT_WIDTH = 2048
+_OTHER_TEXT_WIDTHS = {768, 1024}
+_CROSS = re.compile(r"\.attn2\.to_[kv]$")
+_NOT_IN_SDXL = re.compile(r"down_blocks\.0\.attentions|(?:down|up)_blocks\.3\.|up_blocks\.2\.attentions")
+_ONLY_IN_SDXL = re.compile(r"^up_blocks\.0\.attentions|\.transformer_blocks\.[1-9]|^add_embedding\.")
+"""Paths in UNets; asked in this order, since pocket's has attention in all blocks."""
 
 Content = tuple[dict[str, Tensor], dict[str, str]]
 """Tensors and metadata of a safetensors file."""
 
 
-def to_kohya(file: AdapterFile, dtype: torch.dtype) -> Content:
+def to_kohya(file: AdapterFile, dtype: torch.dtype, sdxl: bool | None = None) -> Content:
     """A file of kohya or LyCORIS, which ComfyUI and others read too.
 
-    Each layer's alpha carries the whole scale, rank-stabilised or not. LyCORIS ignores the alpha of a LoKr whose two
-    matrices are whole; there the scale is multiplied into the first. Raises ConfigError for another method, and for
-    values beyond `dtype`.
+    sdxl: whether it is for an SDXL base, whose layers have other names; None to tell it by the adapter's layers. Each
+    layer's alpha carries the whole scale, rank-stabilised or not. diffusers gives the commonest alpha to every layer of
+    a UNet, so that LoRA has one for all, and what differs is multiplied into `lora_up`. LyCORIS ignores the alpha of a
+    LoKr whose two matrices are whole; there the scale is multiplied into the first. Magnitudes stay in fp32: they are
+    about ‖W‖, and rounding them would be a change as large as ΔW. Raises ConfigError for another method, for layers
+    that have no name there or do not tell whether they are SDXL's, and for values beyond `dtype`.
     """
     _check_method(file)
-    two = any(_is_of_sdxl(path, record.shape[1]) for path, record in file.layers.items())
+    xl = _is_of_sdxl(file) if sdxl is None else sdxl
     tensors: dict[str, Tensor] = {}
-    for path, adapter in file.adapters().items():
-        name, state, alpha = kohya_name(path, two), adapter.state_dict(), _alpha(adapter)
+    adapters = file.adapters()
+    common = _commonest(_alpha(adapter) for adapter in adapters.values())
+    for path, adapter in adapters.items():
+        name, state, alpha = kohya_name(path, xl), adapter.state_dict(), _alpha(adapter)
+        if file.method == "lora" and alpha != common:
+            state["up"], alpha = alpha / common * state["up"], common
         if state.keys() >= {"w1", "w2"}:
             state["w1"], alpha = adapter.config.scale * state["w1"], float(adapter.config.rank)
         for own, theirs in _KOHYA[file.method].items():
@@ -59,7 +72,7 @@ def to_kohya(file: AdapterFile, dtype: torch.dtype) -> Content:
                 tensors[f"{name}.{theirs}"] = _cast(state[own], dtype, path)
         if "magnitude" in state:
             across = 0 if _by_input(adapter) else 1
-            tensors[f"{name}.dora_scale"] = _cast(state["magnitude"].unsqueeze(across), dtype, path)
+            tensors[f"{name}.dora_scale"] = _cast(state["magnitude"].unsqueeze(across), torch.float32, path)
         tensors[f"{name}.alpha"] = torch.tensor(alpha)
     shown = _shown(file)
     if file.method == "lora":
@@ -70,7 +83,7 @@ def to_kohya(file: AdapterFile, dtype: torch.dtype) -> Content:
 
 
 def to_diffusers(file: AdapterFile, dtype: torch.dtype) -> Content:
-    """A file that diffusers' `load_lora_weights` reads, with PEFT's options in its metadata.
+    """A file that diffusers' `load_lora_weights` reads, with PEFT's options in its metadata; magnitudes in fp32.
 
     Raises ConfigError for methods other than LoRA and DoRA, and for values beyond `dtype`.
     """
@@ -112,7 +125,7 @@ def to_peft_folder(file: AdapterFile, dtype: torch.dtype) -> tuple[Content, dict
 
 def _peft_tensors(method: str, adapters: Mapping[str, Adapter], dtype: torch.dtype) -> dict[str, Tensor]:
     return {
-        f"{path}.{_PEFT[method][own]}": _cast(tensor, dtype, path)
+        f"{path}.{_PEFT[method][own]}": _cast(tensor, torch.float32 if own == "magnitude" else dtype, path)
         for path, adapter in adapters.items()
         for own, tensor in adapter.state_dict().items()
     }
@@ -121,7 +134,7 @@ def _peft_tensors(method: str, adapters: Mapping[str, Adapter], dtype: torch.dty
 def _peft_config(method: str, adapters: Mapping[str, Adapter]) -> dict[str, Any]:
     ranks = {path: adapter.config.rank for path, adapter in adapters.items()}
     alphas = {path: _alpha(adapter) for path, adapter in adapters.items()}
-    rank, alpha = (Counter(values.values()).most_common(1)[0][0] for values in (ranks, alphas))
+    rank, alpha = _commonest(ranks.values()), _commonest(alphas.values())
     config = {
         "r": rank,
         "rank_pattern": {path: value for path, value in ranks.items() if value != rank},
@@ -151,9 +164,23 @@ def _alpha(adapter: Adapter) -> float:
     return config.scale * config.rank if config.rslora else config.alpha
 
 
-def _is_of_sdxl(path: str, width: int) -> bool:
-    keys = path.endswith("attn2.to_k") and width == _SDXL_TEXT_WIDTH
-    return keys or split_part(path)[0] == TEXT_ENCODERS[1]
+def _commonest(values: Iterable[float]) -> float:
+    return Counter(values).most_common(1)[0][0]
+
+
+def _is_of_sdxl(file: AdapterFile) -> bool:
+    """Told by what only one design has: text encoders and their widths, and where in the UNet attention is."""
+    parts = {*file.parts, *file.embeddings}
+    widths = {record.shape[1] for path, record in file.layers.items() if _CROSS.search(path)}
+    if TEXT_ENCODERS[1] in parts or _SDXL_TEXT_WIDTH in widths:
+        return True
+    if widths & _OTHER_TEXT_WIDTHS or any(_NOT_IN_SDXL.match(path) for path in file.layers):
+        return False
+    if any(_ONLY_IN_SDXL.search(path) for path in file.layers):
+        return True
+    raise ConfigError(
+        "the adapter's layers do not tell whether they are of SDXL, where kohya calls them otherwise: give the base"
+    )
 
 
 def _decomposes(file: AdapterFile) -> bool:
