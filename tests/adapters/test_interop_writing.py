@@ -1,7 +1,7 @@
 """What is written acts in the tool that reads it as it does here: PEFT, LyCORIS, and LoRA of kohya's in diffusers.
 
-kohya's sd-scripts is no package and is not asked itself: the names of SDXL's layers are compared with those in a
-checkpoint of the original naming, which its UNet has, and given to diffusers, which has its own rules for them.
+kohya's sd-scripts is no package and is not asked itself: its names of SDXL's layers are given to diffusers, which has
+its own rules for them, and in test_interop_names.py compared with those of a checkpoint.
 """
 
 # pyright: reportArgumentType=false
@@ -16,16 +16,14 @@ import torch
 from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
 from lycoris.modules import get_module, make_module
 from peft import PeftModel
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from dreamtune.adapters import AdapterFile, attach
 from dreamtune.adapters.interop import read_adapter, to_diffusers, to_peft_folder
 from dreamtune.adapters.interop import to_kohya as any_to_kohya
-from dreamtune.adapters.interop.names import kohya_name, original_name
 from dreamtune.errors import ConfigError
 from tests.adapters.nets import TARGETS, attached_to, config_of, disturb, frozen_net, inputs
-from tests.tiny_models import tiny_checkpoint
 
 OPTIONS: dict[str, tuple[str, dict[str, Any]]] = {
     "lora": ("lora", {}),
@@ -241,51 +239,6 @@ def test_diffusers_reads_the_names_of_sdxl(parts: tuple[str, ...], tiny_sdxl: Pa
     assert starts == ({"unet", "te1", "te2"} if parts else {"unet"})
     save_file(tensors, tmp_path / "a.safetensors", metadata)
     check_in_diffusers(file, pipe, tmp_path / "a.safetensors")
-
-
-@pytest.mark.parametrize("design", ["tiny", "tiny_sdxl"])
-def test_original_names(design: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
-    """A checkpoint in the original naming has each layer's weight under its name; kohya's of SDXL are the same."""
-    folder: Path = request.getfixturevalue(design)
-    xl, pipe = design == "tiny_sdxl", pipeline(folder)
-    stored = load_file(tiny_checkpoint(folder, tmp_path / "base.safetensors"))
-    for path, layer in pipe.unet.named_modules():
-        if isinstance(layer, nn.Linear):
-            name = original_name(path, pipe.unet.config["layers_per_block"], xl)
-            torch.testing.assert_close(stored[f"{name}.weight"], layer.weight.detach(), rtol=0, atol=0)
-            inner = str(name).removeprefix("model.diffusion_model.") if xl else path
-            assert kohya_name(path, xl) == f"lora_unet_{inner.replace('.', '_')}"
-
-
-def test_names_as_sd_scripts_has_them() -> None:
-    for path, name in {
-        "down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_k": (
-            "input_blocks_4_1_transformer_blocks_0_attn1_to_k"
-        ),
-        "down_blocks.2.attentions.1.transformer_blocks.9.ff.net.0.proj": (
-            "input_blocks_8_1_transformer_blocks_9_ff_net_0_proj"
-        ),
-        "mid_block.attentions.0.proj_in": "middle_block_1_proj_in",
-        "up_blocks.1.attentions.2.transformer_blocks.1.attn2.to_out.0": (
-            "output_blocks_5_1_transformer_blocks_1_attn2_to_out_0"
-        ),
-        "down_blocks.0.resnets.0.time_emb_proj": "input_blocks_1_0_emb_layers_1",
-        "add_embedding.linear_1": "label_emb_0_0",
-    }.items():
-        assert kohya_name(path, xl=True) == f"lora_unet_{name}"
-
-
-@pytest.mark.parametrize(
-    "path",
-    [
-        "down_blocks.1.attentions.2.transformer_blocks.0.attn1.to_q",  # with three layers in a block, as no SDXL has
-        "down_blocks.1.resnets.0.conv1",
-        "first",
-    ],
-)
-def test_layers_of_sdxl_without_a_name(path: str) -> None:
-    with pytest.raises(ConfigError, match=f"kohya has no name for the layer {path} of an SDXL base: use the format"):
-        any_to_kohya(real_layer(file_of("lora"), path), torch.float32, sdxl=True)
 
 
 @pytest.mark.parametrize(
