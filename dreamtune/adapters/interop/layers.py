@@ -45,7 +45,7 @@ class ForeignLayer:
         """Sort the tensors of the layer `name`. Raises AdapterFileError if some are missing or do not fit together."""
         method = _method_of(name, set(tensors))
         own = {key.removeprefix("lokr_"): tensor for key, tensor in tensors.items() if key != "alpha"}
-        for key, tensor in own.items():
+        for key, tensor in sorted(own.items()):
             if tensor.ndim != 2 and key != "magnitude":
                 raise AdapterFileError(f"{name}: {key} has {tensor.ndim} dimensions, not 2: copy the file again")
             if not tensor.numel():
