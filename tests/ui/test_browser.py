@@ -89,6 +89,8 @@ def train(page: "Page", steps: int) -> None:
     field(page, "train-sample").fill("2")
     field(page, "train-prior").uncheck()
     field(page, "train-more").fill("batch_size: 1\nsampling_steps: 2")
+    # Again: what is written in the instant in which the settings open, as no hand can, may not reach the page's state.
+    field(page, "train-steps").fill(str(steps))
     page.locator("#train-start").click()
 
 
