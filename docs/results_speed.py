@@ -195,9 +195,10 @@ def _analyzer(report: dict[str, Any] | None) -> str:
         for method in report["costs"]
     ]
     first = next(row for row in report["rows"] if not row["cached"])
+    threads = f"{report['threads']} thread{'s' if report['threads'] > 1 else ''}"
     text = (
         f"Seconds (in parentheses: of CPU time) for adapters of rank {report['rank']} on SD 1.5's 128 attention "
-        f"layers, on {about(report)}, {report['threads']} threads (`python -m benchmarks.analyzer`), with stored "
+        f"layers, on {about(report)}, {threads} (`python -m benchmarks.analyzer`), with stored "
         f"singular vectors; these take {first['svd']:.0f} s of CPU time more, once. Peak memory "
         f"{report['peak_mb']} MiB.\n\n"
     )
