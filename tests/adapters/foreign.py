@@ -1,0 +1,51 @@
+"""Adapter files that are written for other tools, of every method and kind that they have."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dreamtune.adapters import AdapterFile, attach
+from dreamtune.adapters.interop import to_kohya as any_to_kohya
+from tests.adapters.nets import TARGETS, attached_to, config_of, disturb, frozen_net
+
+OPTIONS: dict[str, tuple[str, dict[str, Any]]] = {
+    "lora": ("lora", {}),
+    "rslora": ("lora", {"rslora": True}),
+    "dora": ("dora", {}),
+    "loha": ("loha", {}),
+    "rank-stabilised loha": ("loha", {"rslora": True}),
+    "lokr": ("lokr", {"rank": 1}),
+    "whole lokr": ("lokr", {"rank": 5, "factor": 2}),
+    "lokr of factors": ("lokr", {"rank": 1, "decompose_both": True}),
+    "decomposed loha": ("loha", {"weight_decompose": True}),
+    "decomposed lokr": ("lokr", {"weight_decompose": True}),
+}
+
+
+def to_kohya(file: AdapterFile, dtype: torch.dtype) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """As for SD 1.x: the small network's paths do not tell; a second text encoder does."""
+    return any_to_kohya(file, dtype, sdxl=None if "text_encoder_2" in file.parts else False)
+
+
+def file_of(kind: str) -> AdapterFile:
+    method, options = OPTIONS[kind]
+    with attached_to(frozen_net(torch.float32), method, **options) as attached:
+        return AdapterFile.from_attached(attached, base="b", trigger="sks", class_word="dog", training={})
+
+
+def with_two_ranks(method: str) -> AdapterFile:
+    net = frozen_net(torch.float32)
+    with attach(net, config_of(method), TARGETS, ranks={"second": 3}) as attached:
+        for _, layer, adapter in attached.layers():
+            disturb(adapter, layer.pristine)
+        return AdapterFile.from_attached(attached, base="b", trigger="sks", class_word="dog", training={})
+
+
+def real_layer(file: AdapterFile, path: str) -> AdapterFile:
+    """The first layer's adapter under a path of Stable Diffusion."""
+    record = file.layers["first"]
+    tensors = {
+        f"{path}.{name.removeprefix('first.')}": t for name, t in file.tensors.items() if name.startswith("first.")
+    }
+    return AdapterFile(**{**vars(file), "layers": {path: record}, "tensors": tensors})
