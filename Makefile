@@ -19,7 +19,7 @@ setup: .venv/ready  ## install dreamtune and the tools of a contributor into .ve
 	touch $@
 
 demo: setup  ## teach the embedded base a sample subject and draw it in new places, into demo/
-	$(BIN)/python examples/first_subject.py
+	GOMP_SPINCOUNT=$${GOMP_SPINCOUNT:-20000} $(BIN)/python examples/first_subject.py
 
 test: setup  ## quick tests: offline, on the CPU
 	$(BIN)/python -m pytest

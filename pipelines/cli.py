@@ -57,6 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in arguments  # taken out here, so that it may stand anywhere
     arguments = [argument for argument in arguments if argument != "--debug"] or ["--help"]
+    console.share_cores()
     command = typer.main.get_command(app)
     try:
         if debug:

@@ -123,6 +123,7 @@ def _outcome(row: Row, tell: OnProgress, stop: threading.Event) -> tuple[JobStat
 
 def main() -> int:
     """Run the job that the arguments name."""
+    console.share_cores()
     home, number, lock = sys.argv[1:]
     os.set_inheritable(int(lock), False)  # what this process starts must not seem to be this process
     try:

@@ -4,12 +4,15 @@ import json
 import os
 import shutil
 import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 from PIL import Image
 
+from dreamtune.pipelines import console
 from dreamtune.pipelines import train as training
 from dreamtune.pipelines.cli import main
 from dreamtune.pipelines.progress import Printer, Progress
@@ -202,6 +205,20 @@ def test_doctor(capsys: pytest.CaptureFixture[str]) -> None:
     assert code == (0 if result["healthy"] else 1)
     main(["doctor"])
     assert "torch" in capsys.readouterr().out
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="torch computes with another library for threads")
+@pytest.mark.parametrize(
+    ("own", "spin"), [({}, console.SPIN), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "passive"}, "0")]
+)
+def test_threads_of_torch_sleep_soon_unless_the_user_says_otherwise(own: dict[str, str], spin: str) -> None:
+    """Told by the library of threads itself, when torch loads it."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("OMP_", "GOMP_"))}
+    run = "from dreamtune.pipelines.cli import main; main(['--version']); import torch"
+    command = [sys.executable, "-P", "-c", run]
+    environment |= {"OMP_DISPLAY_ENV": "verbose"} | own
+    told = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    assert f"GOMP_SPINCOUNT = '{spin}'" in told.stderr
 
 
 def test_pocket_draw(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
