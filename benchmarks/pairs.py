@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from PIL import Image
 
-from benchmarks.machine import RESULTS, write_results
+from benchmarks.machine import RESULTS, machine, pick_device, write_results
 from benchmarks.pairs_people import FIRST_SEED, PAIRS, PEOPLE, RANK, TRAININGS, Person, trained
 from benchmarks.quality_statistics import bootstrap
 from benchmarks.quality_work import base_digest
@@ -181,7 +181,8 @@ def main() -> None:
         judged = {way: jury.judge(way, pair) for way in WAYS}
         rows.append({"pair": [it.name for it in pair], "kind": kind, **judged})
         print(json.dumps(rows[-1]), flush=True)
-    report = {"base": base_digest(), "steps": options.steps, "rank": RANK, "summary": summary(rows), "pairs": rows}
+    report = {"about": machine(pick_device()), "base": base_digest(), "steps": options.steps, "rank": RANK}
+    report |= {"summary": summary(rows), "pairs": rows}
     write_results(options.out / "pairs.json", report)
     for name, pair in (("same", PAIRS[0]), ("two", PAIRS[6])):
         figure(pair, files, options.work).save(options.out / f"pairs-{name}-class.png")

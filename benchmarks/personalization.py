@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from benchmarks.machine import RESULTS, machine, pick_device, write_results
 from benchmarks.quality_work import base_digest
 from dreamtune.adapters import AdapterFile
 from dreamtune.evaluation import Personalization, measure_personalization
@@ -70,7 +71,7 @@ def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
 def main() -> None:
     """Entry point."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
+    parser.add_argument("--out", type=Path, default=RESULTS)
     parser.add_argument("--subjects", type=int, default=6)
     parser.add_argument("--first", type=int, default=0, help="number of the first individual")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a setting of the training")
@@ -87,8 +88,8 @@ def main() -> None:
             grid.append(np.concatenate([np.asarray(p) for p in pictures], 1))
             print(json.dumps(figures), flush=True)
             Image.fromarray(np.concatenate(grid)).save(args.out / "personalization.png")
-            report = {"base": base_digest(), "options": options, "summary": summary(rows), "subjects": rows}
-            (args.out / "personalization.json").write_text(json.dumps(report, indent=1) + "\n")
+            report = {"about": machine(pick_device()), "base": base_digest(), "options": options}
+            write_results(args.out / "personalization.json", report | {"summary": summary(rows), "subjects": rows})
     print(json.dumps(summary(rows)))
 
 
