@@ -149,7 +149,7 @@ def finished(running: Served, id: str) -> str:
 
 
 def test_twenty_clients_that_poll_leave_a_training_its_steps(tmp_path: Path) -> None:
-    settings = {"steps": 2000, "prior": False, "batch_size": 2, "checkpoint_every": 2000}
+    settings = {"steps": 9000, "prior": False, "batch_size": 2, "checkpoint_every": 9000}
     with served(tmp_path / "home", worker=True) as running:
         with httpx.Client(base_url=running.url, timeout=60) as client:
             id = json.loads(ask(client, "train", "sample-cat", "cat", settings, "run")[1])[0]["id"]
