@@ -34,14 +34,14 @@ def atomic(path: Path, replace: bool = True) -> Iterator[Path]:
         with open(temporary, "rb+") as file:
             os.fsync(file.fileno())
         if not replace:
-            _claim(temporary, path)
+            claim(temporary, path)
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def _claim(temporary: Path, path: Path) -> None:
-    """Make `path`, at best with the contents of `temporary`, unless it is there."""
+def claim(temporary: Path, path: Path) -> None:
+    """Make the file `path`, at best with the contents of `temporary`. Raises FileExistsError if it is there."""
     try:
         os.link(temporary, path)
     except FileExistsError:

@@ -14,7 +14,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from dreamtune.errors import ConfigError, DreamtuneError
-from dreamtune.storage import atomic
+from dreamtune.storage import atomic, claim
 
 
 def check_place(folder: Path, error: type[DreamtuneError] = ConfigError) -> None:
@@ -32,7 +32,8 @@ def check_place(folder: Path, error: type[DreamtuneError] = ConfigError) -> None
 def complete(place: Path, error: type[DreamtuneError] = ConfigError) -> Iterator[Path]:
     """A temporary name beside `place`, for a file or a folder, which becomes `place` when the block succeeds.
 
-    Raises `error` where that cannot be written; then nothing is there, neither the folders that were made for it.
+    Raises `error` where that cannot be written; then nothing is there, neither the folders that were made for it. Also
+    where another process has made it by then, which stays.
     """
     target = place.parent / f".{secrets.token_hex(4)}.{place.name}"
     made = [folder for folder in place.parents if not folder.exists()]
@@ -43,7 +44,11 @@ def complete(place: Path, error: type[DreamtuneError] = ConfigError) -> Iterator
             if path.is_file():
                 with open(path, "rb+") as file:
                     os.fsync(file.fileno())
+        if target.is_file():  # a folder replaces only an empty one
+            claim(target, place)
         os.replace(target, place)
+    except FileExistsError:
+        raise error(f"{place} has been written by another process meanwhile: choose another name") from None
     except OSError as fault:
         reason = fault.strerror or fault
         raise error(f"cannot write {place}: {reason}; make room or choose another place") from None

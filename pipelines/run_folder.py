@@ -14,6 +14,7 @@ from PIL import Image
 from dreamtune.errors import ConfigError, RunFolderError, TrainingError
 from dreamtune.pipelines.files import check_place, write_png
 from dreamtune.storage import atomic, sweep
+from dreamtune.training.checkpoints import latest
 from dreamtune.training.config import TrainConfig
 from dreamtune.training.recipe import read_yaml
 
@@ -43,6 +44,11 @@ class RunFolder:
             raise RunFolderError(f"the run folder {self.path} exists already: resume it, or choose another name")
         if resume and not self._is_used():
             raise RunFolderError(f"no run to resume in {self.path}: check the path")
+        if resume and self._has_trained() and latest(self.checkpoints) is None:  # it would begin anew, over all that
+            raise RunFolderError(
+                f"no checkpoint in {self.checkpoints} is whole, so there is nothing to go on from: put one back, "
+                "or start a new run"
+            )
         check_place(self.path, RunFolderError)
 
     @contextlib.contextmanager
@@ -145,6 +151,10 @@ class RunFolder:
         """Write a PNG whole or not at all. Raises TrainingError."""
         with self.writing(path):
             write_png(path, picture)
+
+    def _has_trained(self) -> bool:
+        """Whether there is, or was, a step to go on from: a run stopped before its first checkpoint begins again."""
+        return self.adapter.exists() or self.report.exists() or any(self.checkpoints.glob("step-*"))
 
     def _is_used(self) -> bool:
         if not self.path.is_dir():

@@ -197,6 +197,23 @@ def test_resume_needs_the_same_settings_and_pictures(
         train(load_run_config(run), run, resume=True, on_progress=quiet)
 
 
+@pytest.mark.parametrize("lost", ["damaged", "removed"])
+def test_a_run_whose_checkpoints_are_lost_is_not_begun_anew(trained: TrainResult, tmp_path: Path, lost: str) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(trained.run, run)
+    if lost == "removed":
+        shutil.rmtree(run / "checkpoints")
+    else:
+        (run / "adapter.safetensors").unlink()
+        (run / "report.json").unlink()
+        for file in (run / "checkpoints").glob("*/*.safetensors"):
+            os.truncate(file, 100)
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    with pytest.raises(RunFolderError, match="no checkpoint in .* is whole.*: put one back, or start a new run"):
+        train(load_run_config(run), run, resume=True, on_progress=quiet)
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+
+
 def test_nan_stops_before_it_is_learned(settings: Settings, tmp_path: Path) -> None:
     config = settings(lr=10.0, lr_schedule="constant", warmup_steps=0, max_grad_norm=1e30, steps=300, prior=False)
     with pytest.raises(
