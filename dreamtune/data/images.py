@@ -55,6 +55,8 @@ _DAMAGE = (
 )
 """What Pillow's decoders raise on damaged files; AVIF's the last."""
 _ONE_LARGE = threading.Lock()
+BRIGHT = 16.0
+"""Floating point up to this is taken for 0 to 1 with lights above; of 0 to 255 it would be black."""
 _SLICE = 256
 """Rows that are converted from 16 bits at a time."""
 
@@ -160,10 +162,19 @@ def decode(data: bytes, suffix: str, side: int | None = None) -> Picture:
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Convert any mode to RGB: alpha onto white, 16-bit scaled to 8, palettes and CMYK expanded."""
+    """Convert any mode to RGB: alpha onto white, 16-bit and floating point scaled to 8, palettes and CMYK expanded.
+
+    Floating point has no range of its own: 0 to 1 (lights above are cut off), 0 to 255 or 0 to 65535, by the brightest
+    number. Raises UnusablePicture where one is not finite.
+    """
     if image.mode in ("I;16", "I;16L", "I;16B", "I;16N", "I", "F"):
         values = np.asarray(image)
-        top = 65535.0 if image.mode.startswith("I;16") or values.max() > 255 else 255.0
+        brightest = float(values.max())
+        if image.mode == "F" and not np.isfinite(values).all():
+            raise UnusablePicture("holds numbers that are not finite", "save it as JPEG or PNG")
+        top = 65535.0 if image.mode.startswith("I;16") or brightest > 255 else 255.0
+        if image.mode == "F" and brightest <= BRIGHT:
+            top = 1.0
         small = np.empty(values.shape, np.uint8)
         for start in range(0, len(values), _SLICE):  # in slices: whole in fp64 it would take a gigabyte
             rows = values[start : start + _SLICE].astype(np.float64)

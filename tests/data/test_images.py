@@ -71,6 +71,21 @@ def test_every_mode_becomes_rgb(mode: str) -> None:
     assert not np.array_equal(left, right), "the picture's content is lost"
 
 
+@pytest.mark.parametrize(("top", "brightest"), [(1.0, 1.0), (1.0, 4.0), (255.0, 255.0), (65535.0, 65535.0)])
+def test_floating_point_of_any_range_keeps_its_brightness(top: float, brightest: float) -> None:
+    values = np.linspace(0, top, 400, dtype=np.float32).reshape(20, 20)
+    values[0, 0] = brightest
+    shown = np.asarray(decode(encoded(Image.fromarray(values), "TIFF"), ".tif").image)[..., 0]
+    expected = values.clip(0, top) * (255.0 / top)
+    assert np.abs(shown - expected).max() <= 0.51
+
+
+def test_floating_point_that_is_no_number_is_told() -> None:
+    values = np.full((20, 20), np.nan, np.float32)
+    with pytest.raises(UnusablePicture, match="not finite"):
+        decode(encoded(Image.fromarray(values), "TIFF"), ".tif")
+
+
 def test_first_frame_of_an_animation_with_a_note() -> None:
     frames = [Image.new("RGB", (20, 20), RED), Image.new("RGB", (20, 20), BLUE)]
     picture = decode(encoded(frames[0], "GIF", save_all=True, append_images=frames[1:]), ".gif")
