@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url, try_to_load_from_cache
+from huggingface_hub import HfApi, get_hf_file_metadata, hf_hub_download, hf_hub_url, try_to_load_from_cache
 from huggingface_hub.errors import EntryNotFoundError, GatedRepoError, RepositoryNotFoundError
 
 from ..errors import BaseModelError, first_line
@@ -38,6 +38,16 @@ def hub_file(repo: str, name: str) -> tuple[Path, bool]:
         raise BaseModelError(
             f"no folder {repo!r} here, and the hub cannot be reached to look for it ({type(error).__name__}): "
             "check the name and the network, or give a folder"
+        ) from None
+
+
+def hub_files(repo: str) -> list[str]:
+    """Names ("folder/file") of the files of `repo` on the hub, which has answered. Raises BaseModelError."""
+    try:
+        return HfApi().list_repo_files(repo)
+    except Exception as error:  # as above
+        raise BaseModelError(
+            f"the hub does not tell the files of {repo} ({type(error).__name__}): try again, or give a folder"
         ) from None
 
 

@@ -7,8 +7,9 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -26,6 +27,7 @@ from .sdxl import SdxlBase
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+$")
 _WHAT_IS_ONE = "give 'pocket', a diffusers folder, a .safetensors file or a hub id"
+_MARKED = re.compile(r"\.fp16(-\d+-of-\d+)?\.safetensors$")
 _NEEDED = {"unet", "vae", "text_encoder", "text_encoder_2"}
 """Components that have weights."""
 
@@ -87,6 +89,8 @@ def pick_device(name: str) -> torch.device:
         name = next(kind for kind, there in present.items() if there)
     if not present.get(name.partition(":")[0], False):
         raise ConfigError(f"the device {name!r} is not available here: use auto or cpu")
+    if name == "cuda" and "LOCAL_RANK" in os.environ:  # each process of accelerate launch has a card of its own
+        return torch.device(name, int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
     return torch.device(name)
 
 
@@ -95,25 +99,42 @@ def _in_folder(folder: Path, shown: str, label: str) -> _Found:
     if not index.is_file():
         raise BaseModelError(f"{shown} is not a diffusers folder: it holds no model_index.json")
     design = _design(index, shown)
-    variants = set[str | None]()
-    for part in filter(Path.is_dir, (folder / name for name in _NEEDED)):
-        names = [file.name for file in part.iterdir()]
-        halves = [name for name in names if name.endswith(".fp16.safetensors")]
-        if any(name.endswith(".safetensors") for name in names):
-            variants.add("fp16" if len(halves) == sum(name.endswith(".safetensors") for name in names) else None)
-        elif any(name.endswith((".bin", ".ckpt", ".pt")) for name in names):
-            raise BaseModelError(f"{shown}: the weights in {part.name}/ are pickled: {PICKLE_ADVICE}")
-    variant = "fp16" if variants == {"fp16"} else None  # of parts that differ diffusers finds the unmarked ones
+    variant = _variant(_files_of(folder), shown)
     load = partial(_load, design, str(folder), shown, local_files_only=True, variant=variant)
     return _Found(label, _family(design, folder / "unet" / "config.json"), load)
 
 
 def _on_hub(repo: str) -> _Found:
-    from .hub import hub_file
+    from .hub import hub_file, hub_files
 
     index, online = hub_file(repo, "model_index.json")
     design, (unet, _) = _design(index, repo), hub_file(repo, "unet/config.json")
-    return _Found(repo, _family(design, unet), partial(_load, design, repo, repo, local_files_only=not online))
+    variant = _variant(hub_files(repo) if online else _files_of(index.parent), repo)
+    load = partial(_load, design, repo, repo, local_files_only=not online, variant=variant)
+    return _Found(repo, _family(design, unet), load)
+
+
+def _files_of(folder: Path) -> list[str]:
+    return [f"{name}/{file.name}" for name in _NEEDED if (folder / name).is_dir() for file in (folder / name).iterdir()]
+
+
+def _variant(names: Iterable[str], shown: str) -> str | None:
+    """What from_pretrained is to be told of the weights among files "part/file". Raises BaseModelError for pickles.
+
+    fp16 as soon as one part has no others: asked for it, diffusers takes unmarked files where none are marked, but
+    not the other way round.
+    """
+    parts: dict[str, list[str]] = {}
+    for part, _, file in (name.partition("/") for name in names):
+        if part in _NEEDED:
+            parts.setdefault(part, []).append(file)
+    halves = False
+    for part, files in sorted(parts.items()):
+        weights = [file for file in files if file.endswith(".safetensors")]
+        if not weights and any(file.endswith((".bin", ".ckpt", ".pt")) for file in files):
+            raise BaseModelError(f"{shown}: the weights in {part}/ are pickled: {PICKLE_ADVICE}")
+        halves |= bool(weights) and all(map(_MARKED.search, weights))
+    return "fp16" if halves else None
 
 
 def _design(index: Path, shown: str) -> type[Pipeline]:

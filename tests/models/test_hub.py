@@ -6,6 +6,7 @@ from unittest.mock import MagicMock
 
 import pytest
 import torch
+from diffusers import StableDiffusionPipeline
 from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
@@ -55,14 +56,18 @@ def test_refusals_of_the_hub(monkeypatch: pytest.MonkeyPatch, kind: type[HfHubHT
         load_base("some/model")
 
 
+@pytest.mark.parametrize("half", [False, True])
 @pytest.mark.parametrize("kind", ["tiny", "tiny_sdxl"])
 def test_model_of_the_hub_is_loaded_from_its_cache(
-    kind: str, request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    kind: str, half: bool, request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where the hub is out of reach, as it is in tests, what was downloaded before will do."""
+    """Where the hub is out of reach, as it is in tests, what was downloaded before will do, also the variant fp16."""
     folder: Path = request.getfixturevalue(kind)
     cached, commit = tmp_path / "models--some--model", "0" * 40
     shutil.copytree(folder, cached / "snapshots" / commit)
+    if half:
+        for file in cached.rglob("*.safetensors"):
+            file.rename(file.with_suffix(".fp16.safetensors"))
     (cached / "refs").mkdir()
     (cached / "refs" / "main").write_text(commit)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
@@ -71,3 +76,39 @@ def test_model_of_the_hub_is_loaded_from_its_cache(
     assert family_of("some/model") == expected.family
     for name, part in base.parts.items():
         assert all(torch.equal(t, expected.parts[name].state_dict()[key]) for key, t in part.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("files", "variant"),
+    [
+        (["unet/a.safetensors", "unet/a.fp16.safetensors", "vae/b.safetensors"], None),
+        (["unet/a.fp16.safetensors", "vae/b.fp16.safetensors", "all.safetensors"], "fp16"),
+        (["unet/a.fp16-00001-of-00002.safetensors", "unet/a.fp16-00002-of-00002.safetensors"], "fp16"),
+    ],
+)
+def test_variant_of_a_model_on_the_hub(
+    monkeypatch: pytest.MonkeyPatch, tiny: Path, files: list[str], variant: str | None
+) -> None:
+    asked: list[object] = []
+    monkeypatch.setattr(hub, "hub_file", lambda repo, name: (tiny / name, True))
+    monkeypatch.setattr(hub.HfApi, "list_repo_files", lambda self, repo: files)
+    monkeypatch.setattr(
+        StableDiffusionPipeline, "from_pretrained", lambda repo, **given: asked.append(given["variant"])
+    )
+    with pytest.raises(AttributeError):  # what is loaded here is nothing
+        load_base("some/model", device="cpu")
+    assert asked == [variant]
+
+
+def test_pickles_on_the_hub_and_a_list_that_fails(monkeypatch: pytest.MonkeyPatch, tiny: Path) -> None:
+    monkeypatch.setattr(hub, "hub_file", lambda repo, name: (tiny / name, True))
+    monkeypatch.setattr(hub.HfApi, "list_repo_files", lambda self, repo: ["unet/diffusion_pytorch_model.bin"])
+    with pytest.raises(BaseModelError, match="some/model: the weights in unet/ are pickled"):
+        load_base("some/model", device="cpu")
+
+    def fail(self: object, repo: str) -> list[str]:
+        raise ConnectionError("gone")
+
+    monkeypatch.setattr(hub.HfApi, "list_repo_files", fail)
+    with pytest.raises(BaseModelError, match=r"does not tell the files of some/model \(ConnectionError\)"):
+        load_base("some/model", device="cpu")

@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from dreamtune.errors import BaseModelError, ConfigError
 from dreamtune.models import Base, load_base
+from dreamtune.models.load import pick_device
 from tests.models.conftest import weights
 from tests.tiny_models import tiny_folder
 
@@ -55,11 +56,35 @@ def test_half_precision_takes_half_the_memory_and_the_vae_stays_whole(tiny: Path
         torch.testing.assert_close(found.embedding, wanted[0].embedding, atol=0.05, rtol=0)
 
 
-def test_half_precision_alone_on_disk_is_found(tiny: Path, base: Base, tmp_path: Path) -> None:
-    shutil.copytree(tiny, tmp_path / "half")
-    for file in (tmp_path / "half").rglob("*.safetensors"):
-        file.rename(file.with_suffix(".fp16.safetensors"))
-    assert torch.equal(load_base(tmp_path / "half", device="cpu").unet.conv_in.weight, base.unet.conv_in.weight)
+@pytest.mark.parametrize("parts", [["unet", "vae", "text_encoder"], ["unet"], ["vae"], ["unet", "text_encoder"]])
+@pytest.mark.parametrize("both", [False, True])
+def test_half_precision_alone_on_disk_is_found(
+    tiny: Path, base: Base, tmp_path: Path, parts: list[str], both: bool
+) -> None:
+    """Of some parts, as where another VAE was put into a folder; the others may have both."""
+    half = tmp_path / "half"
+    shutil.copytree(tiny, half)
+    for file in half.rglob("*.safetensors"):
+        marked = file.with_suffix(".fp16.safetensors")
+        if file.parent.name in parts:
+            file.rename(marked)
+        elif both:
+            shutil.copy(file, marked)
+    assert torch.equal(load_base(half, device="cpu").unet.conv_in.weight, base.unet.conv_in.weight)
+
+
+@pytest.mark.parametrize(("rank", "index"), [(None, None), ("0", 0), ("1", 1), ("3", 1)])
+def test_each_process_of_a_launch_loads_onto_its_own_card(
+    monkeypatch: pytest.MonkeyPatch, rank: str | None, index: int | None
+) -> None:
+    """The one that accelerate takes for it; all on the first would fill that."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    if rank is not None:
+        monkeypatch.setenv("LOCAL_RANK", rank)
+    assert pick_device("auto") == pick_device("cuda") == torch.device("cuda", index)
+    assert pick_device("cpu") == torch.device("cpu")
 
 
 def test_fp16_needs_cuda(tiny: Path) -> None:
