@@ -179,7 +179,7 @@ def _prompts(config: EvaluateConfig, token: str, class_word: str) -> list[Prompt
     if config.prompts is None:
         return default_prompts(token, class_word)
     try:
-        lines = config.prompts.expanduser().read_text(encoding="utf-8").splitlines()
+        lines = config.prompts.expanduser().read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
         raise ConfigError(f"cannot read the prompts in {config.prompts}: {reason}") from None

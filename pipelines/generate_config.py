@@ -119,7 +119,7 @@ def read_prompts(path: Path) -> list[str]:
     Raises ConfigError for a file that cannot be read or has none.
     """
     try:
-        lines = path.expanduser().read_text(encoding="utf-8").splitlines()
+        lines = path.expanduser().read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
         raise ConfigError(f"cannot read the prompts in {path}: {reason}") from None

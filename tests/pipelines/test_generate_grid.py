@@ -163,9 +163,10 @@ def test_scheduler_by_name(draw: Any) -> None:
     assert (told(own)["sampler"], told(euler)["sampler"], told(euler)["scheduler"]) == ("DDIM", "euler", "euler")
 
 
-def test_prompts_of_a_file(tmp_path: Path) -> None:
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])  # the latter is Windows Notepad's
+def test_prompts_of_a_file(tmp_path: Path, encoding: str) -> None:
     path = tmp_path / "prompts.txt"
-    path.write_text("# places\na sks dog on the beach\n\n  a sks dog at night \n", encoding="utf-8")
+    path.write_text("# places\na sks dog on the beach\n\n  a sks dog at night \n", encoding=encoding)
     assert read_prompts(path) == ["a sks dog on the beach", "a sks dog at night"]
     path.write_text("# none\n")
     with pytest.raises(ConfigError, match="holds no prompt: write one per line"):
