@@ -34,7 +34,7 @@ class AnalyzeConfig(Recipe):
     """Draw a picture with each adapter, and forecast from what its layers see how much the others disturb it."""
     timestep_profile: bool = False
     """Also show at which steps of the drawing each adapter acts."""
-    steps: int = Field(default=6, ge=1, le=1000)
+    steps: int = Field(default=6, ge=1, le=999)
     """Denoising steps of the recorded drawing."""
     seed: int = Field(default=0, ge=0, lt=2**32)
     """Of its noise."""

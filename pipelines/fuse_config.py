@@ -36,7 +36,7 @@ class FuseConfig(Recipe):
     {token}; if not set, each adapter's subject in ten places. The first four of an adapter are drawn."""
     captions: tuple[str, ...] = ()
     """What custom-diffusion is to leave alone; if not set, common things in ten places."""
-    steps: int = Field(default=10, ge=1, le=1000)
+    steps: int = Field(default=10, ge=1, le=999)
     """Denoising steps of the pictures that are recorded."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """Where they are drawn."""

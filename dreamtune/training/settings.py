@@ -129,7 +129,7 @@ class TrainSettings(Recipe):
     """Weight of the prior's loss (lambda in DreamBooth, equation 2)."""
     prior_images: int = Field(default=100, ge=1)
     """Number of class pictures; generated once and shared by all runs with the same base, class and size."""
-    sampling_steps: int = Field(default=30, ge=1, le=1000)
+    sampling_steps: int = Field(default=30, ge=1, le=999)
     """Denoising steps for each class or sample picture."""
     guidance: float = Field(default=5.0, ge=0, allow_inf_nan=False)
     """Classifier-free guidance for class and sample pictures."""

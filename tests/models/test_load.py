@@ -73,9 +73,9 @@ def test_half_precision_alone_on_disk_is_found(
     assert torch.equal(load_base(half, device="cpu").unet.conv_in.weight, base.unet.conv_in.weight)
 
 
-@pytest.mark.parametrize(("rank", "index"), [(None, None), ("0", 0), ("1", 1), ("3", 1)])
+@pytest.mark.parametrize(("rank", "device"), [(None, "cuda"), ("0", "cuda:0"), ("1", "cuda:1"), ("3", "cuda:1")])
 def test_each_process_of_a_launch_loads_onto_its_own_card(
-    monkeypatch: pytest.MonkeyPatch, rank: str | None, index: int | None
+    monkeypatch: pytest.MonkeyPatch, rank: str | None, device: str
 ) -> None:
     """The one that accelerate takes for it; all on the first would fill that."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
@@ -83,7 +83,7 @@ def test_each_process_of_a_launch_loads_onto_its_own_card(
     monkeypatch.delenv("LOCAL_RANK", raising=False)
     if rank is not None:
         monkeypatch.setenv("LOCAL_RANK", rank)
-    assert pick_device("auto") == pick_device("cuda") == torch.device("cuda", index)
+    assert pick_device("auto") == pick_device("cuda") == torch.device(device)
     assert pick_device("cpu") == torch.device("cpu")
 
 

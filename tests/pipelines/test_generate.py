@@ -160,6 +160,7 @@ def test_nan_is_an_error_and_one_colour_a_remark(draw: Any, monkeypatch: pytest.
         ({"prompts": []}, ConfigError, "prompts"),
         ({"size": 50}, ConfigError, "size = 50 must be a multiple of 8; try 48"),
         ({"steps": 0}, ConfigError, "steps = 0"),
+        ({"steps": 1000}, ConfigError, "steps = 1000"),
         ({"guidanc": 3}, ConfigError, "unknown setting 'guidanc'; did you mean 'guidance'"),
         ({"base": "nowhere"}, BaseModelError, "no base model 'nowhere'"),
         ({"adapters": ["none.safetensors:0.5"]}, AdapterFileError, "no adapter file none.safetensors: check"),
