@@ -16,7 +16,7 @@ _SECONDS = {"m": 60.0, "h": 3600.0, "d": 86400.0, "w": 7 * 86400.0}
 
 @dataclass(frozen=True)
 class KindUse:
-    """All entries of one kind: latents, prompts, prior (class pictures) or svd (singular vectors)."""
+    """All entries of one kind: latents, prompts, prior (class pictures), svd (singular vectors) or recordings."""
 
     kind: str
     entries: int
@@ -77,9 +77,9 @@ def list_cache() -> CacheUse:
 
 
 def clear_cache(kind: str | None = None, older_than: str | None = None) -> Cleared:
-    """Remove everything from the cache, or only one kind, or only what was not used for a time like "30d" or "12h".
+    """Remove every entry from the cache, or only one kind, or only what was not used for a time like "30d" or "12h".
 
-    What a running process needs again it computes again. Raises ConfigError for a kind that is not there or a time
+    What a running process needs again it computes again; what others keep in the folder stays. Raises ConfigError for a kind that is not there or a time
     that cannot be understood, and for entries that cannot be removed.
     """
     from dreamtune.data import room

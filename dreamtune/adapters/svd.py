@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,8 @@ LIMIT = 8 * 2**30
 """Bytes that the store keeps: enough for all attention layers of SDXL."""
 _RULES = "1"
 """Part of every key: a change of how entries are computed makes the old ones unreachable."""
+_NAME = re.compile(r"\.?[0-9a-f]{16}-(full|top\d+)-\d+\.safetensors(\.[0-9a-f]{8}\.tmp)?")
+"""Of entries, by these rules or older ones, and of their temporary files; nothing else in the folder is touched."""
 _DEPTH, _CYCLES, _SURPLUS = 12, 2, 8
 """Of the truncated decomposition: powers in one Krylov space, restarts, columns beyond those asked for."""
 _TOLERANCE = 1e-10
@@ -92,6 +95,8 @@ class SvdStore:
         """Remove the entries beyond the limit, and what killed processes left, oldest first."""
         found = []
         for path in self.folder.iterdir():
+            if not _NAME.fullmatch(path.name):
+                continue
             with contextlib.suppress(OSError):  # another process may remove it at any moment
                 status = path.stat()
                 found.append((status.st_mtime_ns, status.st_size, path))

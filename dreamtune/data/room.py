@@ -1,8 +1,11 @@
 """What lies in the cache, and keeping it within its limit.
 
 Below the cache's folder each kind of thing has a folder of its own. An entry is a file in it (perhaps in a folder of
-two letters, which only keeps listings short), or a folder of files that belong together, as class pictures are.
+two letters, which only keeps listings short), or the files of a folder that belong together, as class pictures do.
 Its last use is the newest modification time in it: whoever uses an entry touches it.
+
+$DREAMTUNE_CACHE may point at a folder that holds other things too. So only the kinds of :data:`KINDS` are looked into,
+and of what lies there only what is named as dreamtune names it; nothing else is counted or removed.
 """
 
 from __future__ import annotations
@@ -10,10 +13,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import secrets
-import shutil
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,30 +27,62 @@ _STARTED = time.time()
 
 
 @dataclass(frozen=True)
+class Layout:
+    """How the entries of a kind are named, as regular expressions for whole names."""
+
+    file: str
+    folder: str | None = None
+    """Of the folders that the files lie in, below that of the kind; None if they lie in that itself."""
+    together: bool = False
+    """Whether the files of such a folder are one entry."""
+
+    def has_file(self, name: str) -> bool:
+        """Whether a file is of this kind: whole, or under the name that `storage.atomic` gives it until it is."""
+        return re.fullmatch(rf"(?:{self.file})|\.(?:{self.file})\.[0-9a-f]{{8}}\.tmp", name) is not None
+
+    def has_folder(self, name: str) -> bool:
+        """Whether files of this kind may lie in a folder."""
+        return self.folder is not None and re.fullmatch(self.folder, name) is not None
+
+
+_BY_KEY = Layout(r"[0-9a-f]{64}\.safetensors", folder="[0-9a-f]{2}")
+KINDS = {
+    "latents": _BY_KEY,
+    "prompts": _BY_KEY,
+    "prior": Layout(r"\d{5,}\.(png|safetensors)|prior\.json", folder="[0-9a-f]{32}", together=True),
+    "svd": Layout(r"[0-9a-f]{16}-(full|top\d+)-\d+\.safetensors"),
+    "recordings": _BY_KEY,
+}
+"""All that dreamtune keeps in the cache: name of the folder -> names in it."""
+
+
+@dataclass(frozen=True)
 class Entry:
     """One thing in the cache that is kept or removed as a whole."""
 
     kind: str
-    """Name of its folder: latents, prompts, prior, svd."""
+    """Name of its folder, one of KINDS."""
     path: Path
+    """Of its file, or of the folder of its files."""
+    files: tuple[Path, ...]
     size: int
     """Bytes."""
     used: float
     """Time of the last use, in seconds since 1970."""
 
     def remove(self) -> bool:
-        """Remove it, whole for all processes at once; whether it is gone. One that is read just now stays readable."""
+        """Remove its files, and their folder if nothing else lies there; whether they are gone.
+
+        A file that is read just now stays readable.
+        """
         try:
-            if not self.path.is_dir():
-                self.path.unlink()
-                return True
-            hidden = self.path.parent / f".{self.path.name}.{secrets.token_hex(4)}.tmp"
-            self.path.rename(hidden)
-            shutil.rmtree(hidden, ignore_errors=True)
-        except FileNotFoundError:  # another process was quicker
-            return True
+            for file in self.files:
+                file.unlink(missing_ok=True)  # another process may have been quicker
         except OSError:
             return False
+        if self.path not in self.files:
+            with contextlib.suppress(OSError):  # somebody's own file, or one that was written meanwhile
+                self.path.rmdir()
         return True
 
 
@@ -96,35 +128,29 @@ def make_room(root: Path | None = None) -> int:
 
 
 def _unfinished(entry: Entry) -> bool:
-    """Whether it is a temporary file of one that writes, or a folder of one that removes, or was left by a kill."""
+    """Whether it is a temporary file of one that writes, or was left by a kill."""
     return entry.path.name.startswith(".")
 
 
 def _all(root: Path | None) -> list[Entry]:
     found: list[Entry] = []
-    for kind in _folders(root or cache_dir()):
-        for item in _scan(kind.path):
-            shard = item.is_dir() and len(item.name) == 2
-            for thing in _scan(item.path) if shard else [item]:
+    for kind, layout in KINDS.items():
+        top = (root or cache_dir()) / kind
+        folders = [str(top)]
+        if layout.folder is not None:
+            inner = [item for item in _scan(str(top)) if layout.has_folder(item.name)]
+            folders = [item.path for item in inner if item.is_dir(follow_symlinks=False)]
+        for folder in [] if top.is_symlink() else folders:
+            items = [item for item in _scan(folder) if layout.has_file(item.name)]
+            files = [item for item in items if item.is_file(follow_symlinks=False)]
+            for group in [files] if layout.together else [[file] for file in files]:
                 with contextlib.suppress(OSError):
-                    files = [entry.stat() for entry in _files(thing)]
-                    if files:
-                        size, used = sum(file.st_size for file in files), max(file.st_mtime for file in files)
-                        found.append(Entry(kind.name, Path(thing.path), size, used))
+                    states = [file.stat() for file in group]
+                    if states:
+                        size, used = sum(state.st_size for state in states), max(state.st_mtime for state in states)
+                        path = folder if layout.together else group[0].path
+                        found.append(Entry(kind, Path(path), tuple(Path(file.path) for file in group), size, used))
     return found
-
-
-def _folders(root: Path) -> Iterator[os.DirEntry[str]]:
-    return (item for item in _scan(str(root)) if item.is_dir(follow_symlinks=False))
-
-
-def _files(item: os.DirEntry[str]) -> Iterator[os.DirEntry[str]]:
-    """The file itself, or all files below a folder."""
-    if not item.is_dir(follow_symlinks=False):
-        yield item
-        return
-    for inner in _scan(item.path):
-        yield from _files(inner)
 
 
 def _scan(folder: str) -> list[os.DirEntry[str]]:

@@ -33,7 +33,7 @@ def list_(as_json: Json = False) -> None:
 
 @app.command()
 def clear(
-    kind: Annotated[str | None, Option(help="Only this kind: latents, prompts, prior or svd.")] = None,
+    kind: Annotated[str | None, Option(help="Only this kind: latents, prompts, prior, svd or recordings.")] = None,
     older_than: Annotated[
         str | None, Option("--older-than", metavar="TIME", help="Only what was not used for this long: 30d, 12h.")
     ] = None,

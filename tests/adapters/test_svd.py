@@ -159,9 +159,11 @@ def test_longest_unused_go_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     store.full(weights[1])
     for path in tmp_path.iterdir():
         os.utime(path, (1e9, 1e9 + (path != first)))
-    abandoned = tmp_path / ".old.1234.tmp"
-    abandoned.write_bytes(b"x")
-    os.utime(abandoned, (1, 1))
+    abandoned = tmp_path / f".{first.name}.{'a' * 8}.tmp"
+    foreign = [tmp_path / name for name in ("mine.safetensors", ".env", f"{first.name}.bak")]
+    for path in (abandoned, *foreign):
+        path.write_bytes(b"x" * (3 * size if path in foreign else 1))
+        os.utime(path, (1, 1))
     store.full(weights[0])  # used now, so that the second is the oldest
     limited = SvdStore(tmp_path, limit=2 * size + size // 2)
     limited.full(weights[2])
@@ -172,7 +174,9 @@ def test_longest_unused_go_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert computed == []
     limited.full(weights[1])
     assert computed == ["_full"]
-    assert sum(path.stat().st_size for path in tmp_path.iterdir()) <= limited.limit
+    assert all(path.exists() for path in foreign), "nothing that is not its own"
+    own = [path for path in tmp_path.iterdir() if path not in foreign]
+    assert sum(path.stat().st_size for path in own) <= limited.limit
 
 
 def _use(folder: Path, barrier: Barrier) -> None:

@@ -1,6 +1,7 @@
 """The cache keeps within its limit: the longest unused goes, what is in use stays."""
 
 import os
+import re
 import subprocess
 import sys
 import time
@@ -9,9 +10,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from dreamtune.adapters.svd import SvdStore
 from dreamtune.data import room
 from dreamtune.data.cache import Cache, key_of
 from dreamtune.errors import ConfigError
+from tests.house.tree import ROOT
 
 SIZE = 4096
 """Bytes of tensor in an entry; the file is a little larger."""
@@ -94,8 +97,8 @@ def test_a_folder_of_class_pictures_is_one_entry(idle: Cache, tmp_path: Path, mo
     folder = tmp_path / "prior" / ("a" * 32)
     folder.mkdir(parents=True)
     for number in range(3):
-        (folder / f"{number}.png").write_bytes(b"x" * 1000)
-        age(folder / f"{number}.png", 5 + number)
+        (folder / f"{number:05d}.png").write_bytes(b"x" * 1000)
+        age(folder / f"{number:05d}.png", 5 + number)
     put(idle, 0, hours_ago=6)
     found = {entry.kind: entry for entry in room.entries(tmp_path)}
     assert set(found) == {"prior", "latents"}
@@ -111,12 +114,95 @@ def test_a_folder_of_class_pictures_is_one_entry(idle: Cache, tmp_path: Path, mo
 
 def test_what_a_killed_process_left_goes_after_a_day(idle: Cache, tmp_path: Path) -> None:
     path = put(idle, 0, 0)
-    left, fresh = path.parent / ".a.1234.tmp", path.parent / ".b.1234.tmp"
+    left, fresh = (path.parent / f".{path.name}.{letter * 8}.tmp" for letter in "ab")
     left.write_bytes(b"half")
     age(left, 25)
     fresh.write_bytes(b"half")
     room.make_room(tmp_path)
     assert (left.exists(), fresh.exists(), path.exists()) == (False, True, True)
+
+
+FOREIGN = (
+    "README.md",
+    ".env",
+    "project/.git/config",
+    "project/.env",
+    "project/main.py",
+    "hub/models--a--b/blobs/" + "a" * 64,
+    "hub/ab/" + "ab" * 32 + ".safetensors",
+    "photos/00000.png",
+    "latents/notes.txt",
+    "latents/.env",
+    "latents/ab/picture.safetensors",
+    "latents/ab/." + "ab" * 32 + ".safetensors.swp",
+    "latents/" + "ab" * 32 + ".safetensors",
+    "prompts/ab/cd/" + "ab" * 32 + ".safetensors",
+    "prior/00000.png",
+    "prior/.git/00000.png",
+    "prior/" + "a" * 32 + "/my favourite.png",
+    "prior/" + "a" * 32 + "/.DS_Store",
+    "prior/" + "a" * 32 + "/edited/00000.png",
+    "svd/my.safetensors",
+    "svd/.gitignore",
+    "recordings/voice.wav",
+)
+"""What a user may keep below the folder."""
+
+
+@pytest.fixture
+def foreign(tmp_path: Path) -> list[Path]:
+    """Files that are not dreamtune's, 20 days old, in the cache's folder and those of its kinds."""
+    paths = [tmp_path / name for name in FOREIGN]
+    for path in paths:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"x" * 10_000)
+        age(path, 20 * 24)
+    return paths
+
+
+def test_what_is_not_dreamtunes_stays(
+    idle: Cache, foreign: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = put(idle, 0, hours_ago=5)
+    left = own.parent / f".{own.name}.{'a' * 8}.tmp"
+    pictures = [tmp_path / "prior" / ("a" * 32) / name for name in ("00000.png", "00000.safetensors", "prior.json")]
+    for path in (left, *pictures):
+        path.write_bytes(b"x" * 10)
+        age(path, 48)
+    assert {entry.path for entry in room.entries(tmp_path)} == {own, pictures[0].parent}
+    monkeypatch.setenv("DREAMTUNE_CACHE_LIMIT", "0")
+    size = own.stat().st_size
+    assert room.make_room(tmp_path) == size + 40
+    assert [path for path in (own, left, *pictures) if path.exists()] == []
+    assert [path for path in foreign if not path.exists()] == []
+    assert room.entries(tmp_path) == []
+
+
+def test_links_are_not_followed(idle: Cache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = put(Cache("latents", tmp_path / "other"), 0, hours_ago=5)
+    root = tmp_path / "cache"
+    (root / "prompts").mkdir(parents=True)
+    (root / "latents").symlink_to(path.parents[1])
+    (root / "prompts" / path.parent.name).symlink_to(path.parent)
+    monkeypatch.setenv("DREAMTUNE_CACHE_LIMIT", "0")
+    assert room.entries(root) == []
+    assert room.make_room(root) == 0
+    assert path.exists()
+
+
+def test_every_kind_that_is_written_is_known(tmp_path: Path) -> None:
+    source = "".join(
+        path.read_text("utf-8") for folder in ("dreamtune", "pipelines") for path in (ROOT / folder).rglob("*.py")
+    )
+    assert set(re.findall(r'\bCache\("(\w+)"', source)) | {"prior", "svd"} == set(room.KINDS)
+    svd = SvdStore(tmp_path / "svd")
+    svd.full(torch.eye(3))
+    svd.top(torch.eye(3), 2)
+    for kind in ("latents", "prompts", "recordings"):
+        put(Cache(kind, tmp_path), 0, hours_ago=0)
+    found = [file for entry in room.entries(tmp_path) for file in entry.files]
+    assert sorted(found) == sorted(path for path in tmp_path.rglob("*") if path.is_file())
+    assert len(found) == 5
 
 
 def test_an_empty_or_missing_cache(tmp_path: Path) -> None:

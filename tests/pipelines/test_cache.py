@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from dreamtune.data.cache import Cache, key_of
+from dreamtune.data.room import KINDS, entries
 from dreamtune.errors import ConfigError
 from dreamtune.pipelines.cache import clear_cache, list_cache
 from dreamtune.pipelines.cli import main
@@ -65,6 +66,27 @@ def test_clear(filled: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert list_cache().kinds == ()
 
 
+def test_clear_leaves_what_is_not_dreamtunes(filled: Path) -> None:
+    foreign = [
+        filled / name for name in ("project/.git/config", ".env", "latents/.env", "prior/photo.png", "svd/a.bin")
+    ]
+    for path in foreign:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"x")
+        os.utime(path, (1, 1))
+    assert {kind.kind for kind in list_cache().kinds} == {"latents", "prior", "prompts"}
+    with pytest.raises(ConfigError, match="holds no 'project'"):
+        clear_cache("project")
+    assert clear_cache().entries == 7
+    assert sorted(path for path in filled.rglob("*") if path.is_file()) == sorted(foreign)
+
+
+def test_help_names_every_kind(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["cache", "clear", "--help"]) == 0
+    text = capsys.readouterr().out
+    assert [kind for kind in KINDS if kind not in text] == []
+
+
 def test_bad_input(filled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConfigError, match="holds no 'latent'; it holds latents, prior, prompts"):
         clear_cache("latent")
@@ -95,6 +117,8 @@ def test_training_keeps_within_the_limit_and_needs_nothing_that_went(
         return train(config, tmp_path / name, on_progress=lambda progress: None).adapter.read_bytes()
 
     first = adapter("a")
+    files = [path for path in (tmp_path / "cache").rglob("*") if path.is_file()]
+    assert sorted(path for entry in entries() for path in entry.files) == sorted(files), "all of it is known"
     assert {kind.kind for kind in list_cache().kinds} >= {"latents", "prompts", "prior"}
     for path in (tmp_path / "cache").rglob("*"):
         os.utime(path, (1, 1))
