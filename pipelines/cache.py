@@ -79,8 +79,8 @@ def list_cache() -> CacheUse:
 def clear_cache(kind: str | None = None, older_than: str | None = None) -> Cleared:
     """Remove every entry from the cache, or only one kind, or only what was not used for a time like "30d" or "12h".
 
-    What a running process needs again it computes again; what others keep in the folder stays. Raises ConfigError for a kind that is not there or a time
-    that cannot be understood, and for entries that cannot be removed.
+    What a running process needs again it computes again; what others keep in the folder stays. Raises ConfigError for a
+    kind that is not there or a time that cannot be understood, and for entries that cannot be removed.
     """
     from dreamtune.data import room
 
