@@ -21,6 +21,10 @@ DENOISE = 0.6
 """Share of the steps that are done from a picture, where it is not set."""
 
 
+SEEDS = 2**32
+"""Seeds are below this."""
+
+
 class DrawingConfig(Recipe):
     """How to draw with a base, whatever for."""
 
@@ -32,7 +36,7 @@ class DrawingConfig(Recipe):
     """Classifier-free guidance, 1 for none; if not set, what suits the base."""
     size: int | None = Field(default=None, ge=8, le=8192)
     """Side of the square pictures in pixels; the base's own if not set."""
-    seed: int = Field(default=0, ge=0, lt=2**32)
+    seed: int = Field(default=0, ge=0, lt=SEEDS)
     """Picture i of the call (0, 1, ...) starts from noise of the seed `seed + i`, whatever is drawn beside it."""
     any_base: bool = False
     """Put adapters on a base with other weights than the one they were trained on."""

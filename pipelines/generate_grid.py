@@ -9,7 +9,7 @@ from itertools import product
 from typing import TYPE_CHECKING, Any
 
 from dreamtune.errors import ConfigError
-from dreamtune.pipelines.generate_config import DENOISE, GenerateConfig
+from dreamtune.pipelines.generate_config import DENOISE, SEEDS, GenerateConfig
 from dreamtune.pipelines.sheet import sheet
 from dreamtune.training.recipe import suggest
 
@@ -89,13 +89,18 @@ def shots_of(config: GenerateConfig, axes: Sequence[Axis], base: Base) -> list[S
 
     Without axes the pictures of every prompt follow each other, each of the next seed. With axes there is a row for
     each prompt, value of the second axis, and seed (the same ones in all), and a column for each value of the first.
+
+    Raises ConfigError if they need seeds that there are not.
     """
+    count = config.n if axes else config.n * len(config.prompts)
+    seeds = [config.seed] if any(axis.name == "seed" for axis in axes) else range(config.seed, config.seed + count)
+    if seeds[-1] >= SEEDS:
+        raise ConfigError(f"{count} pictures from seed {config.seed} on need seeds beyond {SEEDS - 1}: lower seed or n")
     steps, guidance, _ = config.sampling(base)
     plain = Manner(steps, guidance, config.scheduler, (config.denoise or DENOISE) if config.init else 1.0, 1.0)
     if not axes:
         each = [prompt for prompt in config.prompts for _ in range(config.n)]
-        return [Shot(prompt, config.seed + index, plain) for index, prompt in enumerate(each)]
-    seeds = [config.seed] if any(axis.name == "seed" for axis in axes) else range(config.seed, config.seed + config.n)
+        return [Shot(prompt, seed, plain) for prompt, seed in zip(each, seeds, strict=True)]
     across, down = _values(axes[0]), _values(axes[1]) if len(axes) > 1 else [{}]
     found = []
     for prompt, second, seed in product(config.prompts, down, seeds):

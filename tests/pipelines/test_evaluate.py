@@ -140,7 +140,8 @@ def test_bad_input_writes_nothing(
 
 def test_prompts_of_a_file_from_windows(examine: Any, tmp_path: Path) -> None:
     (tmp_path / "prompts.txt").write_text("# places\na {token} {class} at night\n", encoding="utf-8-sig")
-    assert [row.prompt for row in examine(prompts=tmp_path / "prompts.txt").measured.by_prompt] == ["a sks dog at night"]
+    (row,) = examine(prompts=tmp_path / "prompts.txt").measured.by_prompt
+    assert row.prompt == "a sks dog at night"
 
 
 def test_a_report_is_never_overwritten(examine: Any, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from dreamtune.pipelines.cli import main
 from dreamtune.pipelines.generate import GenerateConfig
 from dreamtune.pipelines.generate_config import read_prompts
 from dreamtune.pipelines.generate_grid import Axis, axes_of
+from dreamtune.pipelines.generate_record import again
 from dreamtune.pipelines.train import TrainResult
 
 
@@ -57,6 +58,8 @@ def test_grid_draws_every_value_and_a_sheet_of_them(draw: Any, trained: TrainRes
         ({"grid": ["denoise=0.5"]}, "give init too"),
         ({"grid": ["scheduler=ddim,nothing"]}, "scheduler = 'nothing' must be auto or one of ddim"),
         ({"denoise": 0.5}, "give init too"),
+        ({"seed": 2**32 - 1, "prompts": ["a", "b"]}, "2 pictures from seed 4294967295 on need seeds beyond"),
+        ({"seed": 2**32 - 2, "n": 3, "grid": ["guidance=1,2"]}, "3 pictures from seed 4294967294 on need seeds beyond"),
         ({"init": "none.png"}, "the picture none.png cannot be read"),
         ({"mode": "composite"}, "mode = composite is for several adapters"),
     ],
@@ -66,6 +69,12 @@ def test_what_cannot_be_drawn_writes_nothing(draw: Any, tmp_path: Path, changes:
         draw(**changes)
     assert caught.value.exit_code == 2
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_last_seed_can_be_drawn_again(draw: Any) -> None:
+    result = draw(seed=2**32 - 1, adapters=[])
+    assert again(result.files[0], base="pocket").seed == result.seeds[0] == 2**32 - 1
+    assert draw("axis", seed=2**32 - 1, grid=["seed=1,2"]).seeds == (1, 2)
 
 
 def test_labels_say_what_is_compared() -> None:
