@@ -75,9 +75,8 @@ class Recorder:
 
         Raises ConfigError for a cache that cannot be written, or a device without memory for it.
         """
-        import torch
-
         from dreamtune.fusion import Moments, recorded
+        from dreamtune.models.memory import enough_memory
 
         cache, moments, done = _cache(), Moments(), 0
         keys = self._keys(paths, prompts, changes)
@@ -88,9 +87,12 @@ class Recorder:
                 moments, done = Moments.of_tensors(stored, self.base.device), count
                 break
         tell(done)
+        device = self.base.device.type
+        remedy = "close other programs" if device == "cpu" else "record on another device, for example cpu"
+        too_little = ConfigError(f"the memory of {device} is not enough to draw with {self.base.id} in fp32: {remedy}")
         with self._acting(changes), recorded(self._modules(paths), moments):
             for number in range(done, len(prompts)):
-                try:
+                with enough_memory(too_little):
                     self.base.draw(
                         [prompts[number]],
                         [self.seed + number],
@@ -98,11 +100,6 @@ class Recorder:
                         steps=self.steps,
                         guidance=self.guidance,
                     )
-                except torch.OutOfMemoryError:
-                    raise ConfigError(
-                        f"the memory of {self.base.device.type} is not enough to draw with {self.base.id}: "
-                        "record on another device, for example cpu"
-                    ) from None
                 cache.put(keys[number], moments.tensors())
                 if number:
                     cache.path(keys[number - 1]).unlink(missing_ok=True)  # this one has all of it

@@ -202,8 +202,9 @@ def _draw(plan: _Plan, folder: Path, tell: OnProgress) -> tuple[list[Path], list
 
 def _batches(plan: _Plan) -> Iterator[list[tuple[int, Image.Image, dict[str, str]]]]:
     """Pictures that are drawn at once, each with its place among the shots and its text chunks."""
-    import torch
+    from dreamtune.models.memory import enough_memory
 
+    too_little = GenerationError(f"the device's memory is not enough for {plan.size} pixels: lower size")
     order = list(dict.fromkeys(shot.manner for shot in plan.shots))
     indices = sorted(range(len(plan.shots)), key=lambda index: order.index(plan.shots[index].manner))
     size = plan.base.batch_for(plan.size)
@@ -213,12 +214,8 @@ def _batches(plan: _Plan) -> Iterator[list[tuple[int, Image.Image, dict[str, str
             for start in range(0, len(of_manner), size):
                 part = of_manner[start : start + size]
                 shots = [plan.shots[index] for index in part]
-                try:
+                with enough_memory(too_little):
                     found = _decoded(plan, shots, _latents(plan, manner, shots, stage.on_step))
-                except torch.OutOfMemoryError:
-                    raise GenerationError(
-                        f"the device's memory is not enough for {plan.size} pixels: lower size"
-                    ) from None
                 yield [(i, it, own.provenance(shot)) for i, it, shot in zip(part, found, shots, strict=True)]
 
 

@@ -7,11 +7,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import torch
 from PIL import Image
 from torch import Tensor
 
 from ..errors import GenerationError
+from ..models.memory import enough_memory
 from .fidelity import SubjectFidelity, likeness, movement, subject_fidelity
 from .judges import Judge
 from .prompts import PromptPair
@@ -145,17 +145,18 @@ class Exam:
 
     def _draw(self, prompts: Sequence[str]) -> list[Image.Image]:
         s, pictures = self.sampling, list[Image.Image]()
+        too_little = GenerationError(f"the device's memory is not enough for {s.size} pixels: lower size")
         batch = self.base.batch_for(s.size)
         for i in range(0, len(prompts), batch):
             part = prompts[i : i + batch]
             seeds = range(s.seed + i, s.seed + i + len(part))
-            try:
+            with enough_memory(too_little):
                 latents = self.base.draw(part, seeds, size=s.size, steps=s.steps, guidance=s.guidance)
-            except torch.OutOfMemoryError:
-                raise GenerationError(f"the device's memory is not enough for {s.size} pixels: lower size") from None
-            if not latents.isfinite().all():
-                raise GenerationError(f"a picture of {part[0]!r} came out as NaN: lower the strength, check the base")
-            pictures += self.base.to_pictures(latents)
+                if not latents.isfinite().all():
+                    raise GenerationError(
+                        f"a picture of {part[0]!r} came out as NaN: lower the strength, check the base"
+                    )
+                pictures += self.base.to_pictures(latents)
         return pictures
 
     @contextmanager

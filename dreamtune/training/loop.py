@@ -6,10 +6,10 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, cast
 
-import torch
 from torch import nn
 
 from dreamtune.errors import Interrupted, TrainingError
+from dreamtune.models.memory import enough_memory
 from dreamtune.training import rng
 from dreamtune.training.config import TrainConfig
 from dreamtune.training.data import Conditioner, TrainingData
@@ -67,23 +67,23 @@ def fit(
         done, last = start, any_process(accelerator, start >= config.steps or enough.is_set())
         if config.gradient_checkpointing:
             cast(Any, unet).enable_gradient_checkpointing()
+        too_little = TrainingError(
+            "the device's memory is not enough: lower batch_size (and raise accumulation), or the resolution"
+        )
         try:
-            while not last:
-                record = trainer.step(done, on_method)
-                done += 1
-                if on_step:
-                    with trainer.averaged():
-                        on_step(record)
-                stopping = any_process(accelerator, stop.is_set())
-                last = any_process(accelerator, done >= config.steps or enough.is_set())
-                if stopping or last or (config.checkpoint_every and done % config.checkpoint_every == 0):
-                    trainer.save(done)
-                if stopping and not last:
-                    raise Interrupted(f"stopped after step {done} of {config.steps}; a checkpoint was written")
-        except torch.OutOfMemoryError:
-            raise TrainingError(
-                "the device's memory is not enough: lower batch_size (and raise accumulation), or the resolution"
-            ) from None
+            with enough_memory(too_little):
+                while not last:
+                    record = trainer.step(done, on_method)
+                    done += 1
+                    if on_step:
+                        with trainer.averaged():
+                            on_step(record)
+                    stopping = any_process(accelerator, stop.is_set())
+                    last = any_process(accelerator, done >= config.steps or enough.is_set())
+                    if stopping or last or (config.checkpoint_every and done % config.checkpoint_every == 0):
+                        trainer.save(done)
+                    if stopping and not last:
+                        raise Interrupted(f"stopped after step {done} of {config.steps}; a checkpoint was written")
         finally:
             attached.eval()
             if config.gradient_checkpointing:

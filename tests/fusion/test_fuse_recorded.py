@@ -217,3 +217,13 @@ def test_bad_input_writes_nothing(
     with pytest.raises(ConfigError, match=message):
         run(tmp_path / "new" / "out.safetensors", *given, **options)
     assert set(tmp_path.iterdir()) == before
+
+
+def test_too_little_memory_is_told_with_the_remedy(make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from dreamtune.errors import ConfigError
+
+    files = [make("a"), make("bb")]
+    monkeypatch.setattr(Base, "draw", lambda *_, **__: torch.empty(2**58))
+    with pytest.raises(ConfigError, match="the memory of cpu is not enough to draw with tiny.*close other programs"):
+        run(tmp_path / "out.safetensors", *files)
+    assert not (tmp_path / "out.safetensors").exists()

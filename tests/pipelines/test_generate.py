@@ -154,6 +154,13 @@ def test_nan_is_an_error_and_one_colour_a_remark(draw: Any, monkeypatch: pytest.
     assert not (tmp_path / "nan").exists()
 
 
+def test_too_little_memory_is_an_error_that_says_so(draw: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(Base, "draw", lambda *_, **__: torch.empty(2**58))
+    with pytest.raises(GenerationError, match="memory is not enough for 32 pixels: lower size"):
+        draw()
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize(
     ("changes", "kind", "message"),
     [

@@ -42,10 +42,13 @@ def test_bf16_follows_fp32(tmp_path: Path) -> None:
     assert all(tensor.dtype == torch.float32 for tensor in half.weights.values())
 
 
-def test_memory_that_is_not_enough_is_told_with_the_remedy(tmp_path: Path) -> None:
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_memory_that_is_not_enough_is_told_with_the_remedy(device: str, tmp_path: Path) -> None:
     unet = make_unet()
 
     def demand(module: Any, inputs: Any) -> None:
+        if device == "cpu":
+            torch.empty(2**58)
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
 
     unet.mid_block.register_forward_pre_hook(demand)  # pyright: ignore[reportOptionalMemberAccess]
