@@ -4,7 +4,10 @@
 # pyright: reportAttributeAccessIssue=false
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -37,7 +40,8 @@ def write_merged(
 
     form: "diffusers" for a folder, "checkpoint" for a copy of the single file `source` of the base. pristine: layer
     path -> a copy of its W. dtype: of all tensors, None for the file's own. The base is used up. Raises ConfigError for
-    a layer that a single file does not hold under a name known here, and for values beyond `dtype`.
+    a layer that a single file does not hold under a name known here and for values beyond `dtype`, OSError if
+    `target` cannot be written.
     """
     for attached in file.attach_parts(base.parts, any_base=any_base).values():
         attached.merge()
@@ -69,7 +73,8 @@ def _write_folder(file: AdapterFile, base: Base, dtype: torch.dtype, target: Pat
     for part in (base.unet, base.vae):
         part.register_to_config(_name_or_path=base.id)  # else the path of the base's folder is saved
     pipeline.register_to_config(_name_or_path=base.id)
-    pipeline.save_pretrained(target, safe_serialization=True)
+    with _told_by_the_system():
+        pipeline.save_pretrained(target, safe_serialization=True)
     names = {}
     for path in file.layers:
         part, inner = split_part(path)
@@ -94,7 +99,9 @@ def _write_checkpoint(
         tensors[name], names[path] = _fits(path, merged, dtype or tensors[name].dtype), name
     if dtype is not None:
         tensors = {name: t.to(dtype) if t.is_floating_point() else t for name, t in tensors.items()}
-    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, target, metadata)
+    tensors = {name: tensor.contiguous() for name, tensor in tensors.items()}
+    with _told_by_the_system():
+        save_file(tensors, target, metadata)
     return names
 
 
@@ -103,3 +110,15 @@ def _fits(path: str, weight: Tensor, dtype: torch.dtype) -> Tensor:
     if not cast.isfinite().all():
         raise ConfigError(f"the values of layer {path} do not fit into {dtype}: use fp32 or bf16")
     return cast
+
+
+@contextmanager
+def _told_by_the_system() -> Iterator[None]:
+    """Raise OSError where a library in Rust wraps one into an error of its own: of a full disk, for example."""
+    try:
+        yield
+    except Exception as fault:  # safetensors has a class for it, tokenizers a plain Exception
+        number = re.search(r"\(os error (\d+)\)", str(fault))
+        if number is None:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1]))) from None
