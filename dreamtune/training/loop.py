@@ -67,8 +67,9 @@ def fit(
         done, last = start, any_process(accelerator, start >= config.steps or enough.is_set())
         if config.gradient_checkpointing:
             cast(Any, unet).enable_gradient_checkpointing()
+        first = "" if config.gradient_checkpointing else "set gradient_checkpointing=true, "
         too_little = TrainingError(
-            "the device's memory is not enough: lower batch_size (and raise accumulation), or the resolution"
+            f"the device's memory is not enough: {first}lower batch_size (and raise accumulation), or the resolution"
         )
         try:
             with enough_memory(too_little):

@@ -42,8 +42,13 @@ def test_bf16_follows_fp32(tmp_path: Path) -> None:
     assert all(tensor.dtype == torch.float32 for tensor in half.weights.values())
 
 
-@pytest.mark.parametrize("device", ["cpu", "cuda"])
-def test_memory_that_is_not_enough_is_told_with_the_remedy(device: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("device", "checkpointing", "first"),
+    [("cpu", True, "lower batch_size"), ("cuda", True, "lower batch_size"), ("cuda", False, "set gradient_checkpoint")],
+)
+def test_memory_that_is_not_enough_is_told_with_the_remedy(
+    device: str, checkpointing: bool, first: str, tmp_path: Path
+) -> None:
     unet = make_unet()
 
     def demand(module: Any, inputs: Any) -> None:
@@ -52,6 +57,6 @@ def test_memory_that_is_not_enough_is_told_with_the_remedy(device: str, tmp_path
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
 
     unet.mid_block.register_forward_pre_hook(demand)  # pyright: ignore[reportOptionalMemberAccess]
-    with pytest.raises(TrainingError, match="memory is not enough: lower batch_size"):
-        Run(tmp_path, PLAIN, make_config(gradient_checkpointing=True), unet)
+    with pytest.raises(TrainingError, match=f"memory is not enough: {first}"):
+        Run(tmp_path, PLAIN, make_config(gradient_checkpointing=checkpointing), unet)
     assert not unet.is_gradient_checkpointing
