@@ -16,6 +16,7 @@ from dreamtune.pipelines.evaluation_report import write_report
 from dreamtune.pipelines.files import check_place, complete
 from dreamtune.pipelines.generate_config import DrawingConfig
 from dreamtune.pipelines.progress import OnProgress, Printer, Progress
+from dreamtune.pipelines.prompt_remarks import too_long
 
 if TYPE_CHECKING:
     from dreamtune.evaluation import Measurement, PromptPair, Sampling
@@ -122,14 +123,17 @@ def evaluate(config: EvaluateConfig, out: str | Path, on_progress: OnProgress | 
     steps, guidance, size = config.sampling(base)
     subject = load_subject(config.images, class_word, token, Framing.of(base, size, buckets=False), masks=False)
     remarks = [*use.remarks, *(str(remark) for remark in subject.remarks if remark.skipped)]
+    remarks += dict.fromkeys(it for pair in pairs for it in too_long(pair.named, [use], base, token=token))
+    for remark in remarks:
+        on_progress(Progress("remark", message=remark))
     references = reference_pictures(subject)
     sampling = Sampling(size, steps, guidance, config.seed, config.n)
     with use.on(base, config.any_base) as attached:
         on_progress(Progress("remark", message=f"{3 * config.n * len(pairs)} pictures, judged by {judge.name}"))
         exam = Exam(base, attached, judge, references, pairs, sampling)
         measured = exam.measure(use.strength)
-    remarks += _remarks(measured, len(references))
-    for remark in remarks:
+    missing = _remarks(measured, len(references))
+    for remark in missing:
         on_progress(Progress("remark", message=remark))
     result = EvaluateResult(
         out=folder,
@@ -141,7 +145,7 @@ def evaluate(config: EvaluateConfig, out: str | Path, on_progress: OnProgress | 
         references=len(references),
         sampling=sampling,
         measured=measured,
-        remarks=tuple(remarks),
+        remarks=(*remarks, *missing),
         seconds=time.monotonic() - began,
     )
     with complete(folder) as temporary:

@@ -7,7 +7,7 @@ import re
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import combinations, groupby
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +20,7 @@ from dreamtune.pipelines.generate_grid import Manner, Shot, axes_of, grid_sheet,
 from dreamtune.pipelines.generate_record import Start, record
 from dreamtune.pipelines.generate_stage import staged
 from dreamtune.pipelines.progress import OnProgress, Printer, Progress
+from dreamtune.pipelines.prompt_remarks import prompt_remarks
 from dreamtune.pipelines.regions import RegionUse
 from dreamtune.pipelines.regions import remarks as region_remarks
 
@@ -92,8 +93,7 @@ def generate(config: GenerateConfig, out: str | Path, on_progress: OnProgress | 
     plan = _Plan(config, adapters, regions, masks, base, size, start, shots_of(config, axes, base))
     plan.check(every)
     remarks = [
-        *_check_triggers(config, adapters),
-        *(_same_words(adapters)),
+        *prompt_remarks(config, adapters, regions, base),
         *region_remarks(regions, masks, size),
         *(it for adapter in every for it in adapter.remarks),
         *(start.remarks(size) if start else []),
@@ -153,26 +153,6 @@ class _Plan:
     def provenance(self, shot: Shot) -> dict[str, str]:
         """Text chunks of a picture."""
         return record(self.config, shot, self.base, self.size, self.adapters, self.regions, self.start)
-
-
-def _check_triggers(config: GenerateConfig, adapters: Sequence[AdapterUse]) -> list[str]:
-    """A remark on each adapter whose trigger no prompt holds: its subject would not appear."""
-    return [
-        f"no prompt holds {adapter.file.trigger!r}, the word for the subject of {adapter.path.name}: "
-        f"write for example 'a {adapter.file.trigger} {adapter.file.class_word}'"
-        for adapter in adapters
-        if adapter.file.trigger and not any(adapter.file.trigger in prompt for prompt in config.prompts)
-    ]
-
-
-def _same_words(adapters: Sequence[AdapterUse]) -> list[str]:
-    """A remark on each two adapters whose subjects no prompt can tell apart."""
-    return [
-        f"{first.path} and {second.path} both have the word {first.file.trigger!r}: no prompt can tell their subjects "
-        "apart; give each a region, or train one with another token"
-        for first, second in combinations(adapters, 2)
-        if first.file.trigger and first.file.trigger == second.file.trigger and first.digest != second.digest
-    ]
 
 
 def _draw(plan: _Plan, folder: Path, tell: OnProgress) -> tuple[list[Path], list[str], Path | None]:

@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dreamtune.errors import ConfigError
 from dreamtune.pipelines import trackers
 from dreamtune.pipelines.check import patiently
 from dreamtune.pipelines.progress import OnProgress, Progress
@@ -17,6 +18,7 @@ from dreamtune.training.config import TrainConfig
 
 if TYPE_CHECKING:
     from dreamtune.adapters import AttachedParts
+    from dreamtune.data.images import Remark
     from dreamtune.data.subject import Subject
     from dreamtune.evaluation import Judge
     from dreamtune.models import Base
@@ -113,6 +115,7 @@ def preflight(config: TrainConfig, folder: RunFolder, resume: bool, tell: OnProg
     config = config.changed(images=images, resolution=resolution, base=_from_anywhere(config.base), **encoders)
     if resume:
         folder.check_same(config)
+    prompts = _prompt_remarks(config, base)
     subject = load_subject(
         images,
         config.class_word,
@@ -124,8 +127,8 @@ def preflight(config: TrainConfig, folder: RunFolder, resume: bool, tell: OnProg
         on_progress=patiently(tell),
     )
     words = () if config.pivotal else token_remarks(config.token, config.class_word, base.tokenizer)
-    captions = caption_remarks(subject.photos, base.tokenizer)
-    subject = replace(subject, remarks=(*words, *subject.remarks, *captions))
+    captions = caption_remarks(subject.photos, base.tokenizer, (config.token,), _new_words(config))
+    subject = replace(subject, remarks=(*words, *prompts, *subject.remarks, *captions))
     for remark in subject.remarks:
         tell(Progress("remark", message=str(remark)))
     objective = Objective.of(base.noise_scheduler().alphas_cumprod, base.prediction_type, config)
@@ -147,6 +150,35 @@ def check(config: TrainConfig, folder: RunFolder, resume: bool = False) -> Path:
     trackers.check(config.trackers)
     room.limit()
     return images
+
+
+def _prompt_remarks(config: TrainConfig, base: Base) -> list[Remark]:
+    """A remark on each prompt of the settings that is longer than the base reads.
+
+    Raises ConfigError for an instance prompt of which it does not read the token: it would be trained without.
+    """
+    from dreamtune.data.words import Reading, brief, length_remarks
+
+    instance, words = config.prompt(config.instance_prompt), _new_words(config)
+    reading = Reading.of(instance, base.tokenizer, words)
+    if reading.loses(config.token):
+        raise ConfigError(
+            f"instance_prompt = {brief(instance)!r} has {reading.length} tokens, of which the base reads "
+            f"{reading.room}; the token {config.token!r} is not among those: write it nearer to the beginning"
+        )
+    prompts = [("instance_prompt", instance)]
+    if config.prior:
+        prompts.append(("class_prompt", config.prompt(config.class_prompt)))
+    if config.sample_every:
+        samples = dict.fromkeys(map(config.prompt, config.sample_prompts))
+        prompts += [(f"sample prompt {brief(prompt)!r}", prompt) for prompt in samples]
+    found = [length_remarks(*it, base.tokenizer, (config.token,), words) for it in prompts]
+    return [remark for remarks in found for remark in remarks]
+
+
+def _new_words(config: TrainConfig) -> dict[str, range]:
+    """The token, where it is a word of its own, with as many numbers as it has vectors."""
+    return {config.token: range(config.pivotal)} if config.pivotal else {}
 
 
 def _on_singular_vectors(config: TrainConfig, tell: OnProgress) -> Callable[[int, int], None] | None:

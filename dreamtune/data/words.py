@@ -1,18 +1,23 @@
-"""Whether a base's tokenizer reads the token and the captions as they are meant."""
+"""Whether a base's tokenizer reads the token, captions and prompts as they are meant."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Self
 
 from dreamtune.data.images import Remark
 from dreamtune.data.survey import Photo
+from dreamtune.models.prompts import MARKS, Tokens
 
 _END = "</w>"
 """CLIP's mark of the end of a word."""
 _RARE = "use a rare word such as sks: one that means something already keeps some of that meaning"
 _LARGE = 10_000
 """Size from which a vocabulary was learned from real text, so that its order tells what is common."""
+_BRIEF = 40
+"""Letters of a text that are shown."""
 
 
 def token_remarks(token: str, class_word: str, tokenizer: Any) -> list[Remark]:
@@ -37,13 +42,72 @@ def token_remarks(token: str, class_word: str, tokenizer: Any) -> list[Remark]:
     return [Remark(f"token {token!r}", problem, _RARE)]
 
 
-def caption_remarks(photos: Sequence[Photo], tokenizer: Any) -> list[Remark]:
-    """A remark on each caption that is longer than the text encoder reads."""
-    remarks = []
-    room = tokenizer.model_max_length - 2  # its first and last entry are marks
-    for photo in photos:
-        length = len(tokenizer.tokenize(photo.caption)) if photo.caption else 0
-        if length > room:
-            problem = f"has a caption of {length} tokens, of which the base reads {room}"
-            remarks.append(Remark(photo.file, problem, "shorten it: the end is cut off"))
-    return remarks
+@dataclass(frozen=True)
+class Reading:
+    """What a text encoder reads of a text."""
+
+    text: str
+    length: int
+    """Tokens of the whole text."""
+    room: int
+    """Tokens that the encoder reads."""
+    read: str
+    """The beginning of the text that is read: all of it if there is room."""
+
+    @classmethod
+    def of(cls, text: str, tokenizer: Any, words: Mapping[str, range] | None = None) -> Self:
+        """words: new word -> the numbers of its tokens, as in models.prompts."""
+        room, ends = tokenizer.model_max_length - MARKS, Tokens.of(tokenizer, text, words or {}).ends
+        if len(ends) <= room:
+            return cls(text, len(ends), room, text)
+        # of a letter or a new word that is several tokens some may be read, but not what it means
+        return cls(text, len(ends), room, text[: max((end for end in ends[:room] if end < ends[room]), default=0)])
+
+    @property
+    def cut(self) -> str:
+        """What is cut off, from the first word that is not read as a whole; empty if all is read."""
+        rest = self.text[len(self.read) :]
+        begun = re.search(r"\w*$", self.read) if re.match(r"\w", rest) else None
+        return f"{begun[0] if begun else ''}{rest}".strip()
+
+    def loses(self, word: str) -> bool:
+        """Whether `word` is written in the text, but not read."""
+        return word.lower() in self.text.lower() and word.lower() not in self.read.lower()
+
+
+def length_remarks(
+    name: str,
+    text: str,
+    tokenizer: Any,
+    tokens: Sequence[str] = (),
+    words: Mapping[str, range] | None = None,
+    what: str = "has",
+) -> list[Remark]:
+    """At most one remark, on a text that is longer than the text encoder reads, and on those of `tokens` it loses.
+
+    name: what it is called. words: as in :class:`Reading`. what: the text's relation to what `name` names.
+    """
+    reading = Reading.of(text, tokenizer, words)
+    if reading.length <= reading.room:
+        return []
+    problem = f"{what} {reading.length} tokens, of which the base reads {reading.room}"
+    lost = " and ".join(repr(token) for token in dict.fromkeys(tokens) if reading.loses(token))
+    remedy = f"shorten it: {brief(reading.cut)!r} is cut off"
+    return [Remark(name, problem, f"{remedy}, and {lost} with it" if lost else remedy)]
+
+
+def caption_remarks(
+    photos: Sequence[Photo], tokenizer: Any, tokens: Sequence[str] = (), words: Mapping[str, range] | None = None
+) -> list[Remark]:
+    """A remark on each caption that is longer than the text encoder reads; see :func:`length_remarks`."""
+    return [
+        remark
+        for photo in photos
+        if photo.caption
+        for remark in length_remarks(photo.file, photo.caption, tokenizer, tokens, words, what="has a caption of")
+    ]
+
+
+def brief(text: str) -> str:
+    """The beginning of a text, to tell which one is meant."""
+    return text if len(text) <= _BRIEF else f"{text[: _BRIEF - 1].rstrip()}…"

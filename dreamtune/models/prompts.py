@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
 if TYPE_CHECKING:
     from transformers import CLIPTokenizer
+
+MARKS = 2
+"""Tokens that stand around every prompt: its beginning and its end."""
 
 
 def tokenize(tokenizer: CLIPTokenizer, prompts: list[str], words: Mapping[str, range]) -> tuple[Tensor, Tensor]:
@@ -19,22 +23,46 @@ def tokenize(tokenizer: CLIPTokenizer, prompts: list[str], words: Mapping[str, r
     """
     plain = tokenizer(prompts, padding="max_length", truncation=True, return_tensors="pt")
     numbers, mask = plain.input_ids, plain.attention_mask
-    pattern = re.compile(rf"(?<!\w)({'|'.join(map(re.escape, words))})(?!\w)", re.IGNORECASE)
     longest = numbers.shape[1]
     for row, prompt in enumerate(prompts):
-        pieces = pattern.split(prompt) if words else [prompt]
-        if len(pieces) == 1:
+        if not words or len(_pattern(words).split(prompt)) == 1:
             continue
-        found: list[Any] = []
-        for index, piece in enumerate(pieces):
-            new = index % 2 == 1  # what the group matched stands between the rest
-            found += _meant(piece, words) if new else tokenizer(piece, add_special_tokens=False).input_ids
-        found = [tokenizer.bos_token_id, *found[: longest - 2], tokenizer.eos_token_id]
+        found = Tokens.of(tokenizer, prompt, words).numbers
+        found = [tokenizer.bos_token_id, *found[: longest - MARKS], tokenizer.eos_token_id]
         numbers[row, :] = tokenizer.pad_token_id
         numbers[row, : len(found)] = numbers.new_tensor(found)
         mask[row, :] = 0
         mask[row, : len(found)] = 1
     return numbers, mask
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """All tokens of a prompt, however many a text encoder reads."""
+
+    numbers: list[int]
+    ends: list[int]
+    """Of each token, the place in the prompt where the text that it stands for ends."""
+
+    @classmethod
+    def of(cls, tokenizer: CLIPTokenizer, prompt: str, words: Mapping[str, range]) -> Tokens:
+        """Those of `prompt`, the marks around it left out; words as in :func:`tokenize`."""
+        found, place = cls([], []), 0
+        for index, piece in enumerate(_pattern(words).split(prompt) if words else [prompt]):
+            if index % 2:  # what the group matched stands between the rest
+                numbers = _meant(piece, words)
+                ends = [len(piece)] * len(numbers)
+            else:  # verbose: transformers would warn of what is told better here
+                read: Any = tokenizer(piece, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+                numbers, ends = read.input_ids, [end for _, end in read.offset_mapping]
+            found.numbers.extend(numbers)
+            found.ends.extend(place + end for end in ends)
+            place += len(piece)
+        return found
+
+
+def _pattern(words: Mapping[str, range]) -> re.Pattern[str]:
+    return re.compile(rf"(?<!\w)({'|'.join(map(re.escape, words))})(?!\w)", re.IGNORECASE)
 
 
 def _meant(piece: str, words: Mapping[str, range]) -> range:

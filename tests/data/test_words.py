@@ -8,7 +8,7 @@ from transformers import CLIPTokenizer
 
 from dreamtune.data.buckets import Framing
 from dreamtune.data.survey import survey
-from dreamtune.data.words import caption_remarks, token_remarks
+from dreamtune.data.words import Reading, caption_remarks, length_remarks, token_remarks
 from dreamtune.pocket import path
 from dreamtune.pocket.world.captions import IDENTIFIERS
 from tests.data.mess import noise
@@ -63,3 +63,30 @@ def test_captions_that_are_cut(tmp_path: Path, tokenizer: CLIPTokenizer) -> None
     photos, _ = survey(tmp_path, Framing(48))
     (remark,) = caption_remarks(photos, tokenizer)
     assert str(remark).startswith(f"b.png: has a caption of {room + 1} tokens, of which the base reads {room}")
+    assert str(remark).endswith("shorten it: 'dog' is cut off")
+
+
+@pytest.mark.parametrize(
+    ("end", "read", "cut"),
+    [
+        ("dog, sks", "dog", ", sks"),
+        ("wonderful sks", "w", "wonderful sks"),
+        ("é sks", "", "é sks"),  # a letter of two tokens
+    ],
+)
+def test_what_is_read_of_a_long_prompt(end: str, read: str, cut: str, tokenizer: CLIPTokenizer) -> None:
+    before = "cat " * (tokenizer.model_max_length - 3)  # there is room for one token more
+    found = Reading.of(before + end, tokenizer)
+    assert (found.read.rstrip(), found.cut) == ((before + read).rstrip(), cut)
+    assert found.loses("sks") and found.loses("SKS") and not found.loses("cat") and not found.loses("bird")
+    (remark,) = length_remarks("x", before + end, tokenizer, ["sks", "cat", "sks"])
+    assert remark.remedy == f"shorten it: {cut!r} is cut off, and 'sks' with it"
+
+
+def test_a_new_word_is_as_long_as_it_has_vectors(tokenizer: CLIPTokenizer) -> None:
+    before = "cat " * (tokenizer.model_max_length - 4)  # there is room for two
+    assert Reading.of(f"{before}qwertz", tokenizer).loses("qwertz")
+    two = Reading.of(f"{before}Qwertz", tokenizer, {"qwertz": range(2)})
+    assert (two.length, two.cut) == (two.room, "")
+    three = Reading.of(f"{before}Qwertz", tokenizer, {"qwertz": range(3)})
+    assert (three.length, three.cut) == (three.room + 1, "Qwertz")

@@ -144,6 +144,16 @@ def test_prompts_of_a_file_from_windows(examine: Any, tmp_path: Path) -> None:
     assert row.prompt == "a sks dog at night"
 
 
+def test_prompts_that_are_not_read_to_their_end(examine: Any, tmp_path: Path) -> None:
+    long = f"a {'y' * 75} {{token}} {{class}}"
+    (tmp_path / "prompts.txt").write_text(f"a {{token}} {{class}}\n{long}\n{long}\n")
+    remarks = [it for it in examine(prompts=tmp_path / "prompts.txt").remarks if "of which the base reads" in it]
+    assert remarks == [
+        f"the prompt 'a {'y' * 37}…': has 82 tokens, of which the base reads 75; "
+        f"shorten it: '{'y' * 39}…' is cut off, and 'sks' with it"
+    ]
+
+
 def test_a_report_is_never_overwritten(examine: Any, tmp_path: Path) -> None:
     (tmp_path / "report").mkdir()
     (tmp_path / "report" / "mine").write_text("x")

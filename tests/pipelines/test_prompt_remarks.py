@@ -1,0 +1,82 @@
+"""Prompts of which the base does not read the end are remarked on, and no token is trained that is not read."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dreamtune.errors import ConfigError
+from dreamtune.pipelines.preflight import preflight
+from dreamtune.pipelines.progress import Progress
+from dreamtune.pipelines.run_folder import RunFolder
+from dreamtune.pipelines.train import TrainResult, train
+from dreamtune.training.config import TrainConfig
+
+Y = "y" * 75
+"""As many tokens as the tiny base reads."""
+
+
+def test_prompts_of_pictures(draw: Any, trained: TrainResult) -> None:
+    region = f"{trained.adapter}@0,0,0.5,1=a {Y} sks"
+    result = draw(
+        prompts=["a sks dog", f"a sks dog {Y}", f"a {Y} sks", f"a {Y} sks"], negative_prompt=f"{Y}z", regions=[region]
+    )
+    starts = [
+        "the prompt 'a sks dog yyy",
+        "the prompt 'a yyy",
+        "the negative prompt: has",
+        "the prompt of region 1: has",
+    ]
+    assert len(result.remarks) == len(starts)
+    assert all(remark.startswith(start) for remark, start in zip(result.remarks, starts, strict=True))
+    first, second, negative, in_region = result.remarks
+    assert "has 82 tokens, of which the base reads 75; shorten it: 'yyy" in first and first.endswith("is cut off")
+    assert second.endswith("is cut off, and 'sks' with it") and in_region.endswith("is cut off, and 'sks' with it")
+    assert "has 76 tokens" in negative and negative.endswith("is cut off")
+
+
+def test_a_word_of_its_own_is_as_long_as_its_vectors(
+    draw: Any, settings: Callable[..., TrainConfig], tmp_path: Path
+) -> None:
+    config = settings(pivotal=2, targets="none", prior=False, steps=1)
+    adapter = str(train(config, tmp_path / "run", on_progress=lambda _: None).adapter)
+    assert draw("fits", adapters=[adapter], prompts=[f"{Y[:73]} sks"]).remarks == ()
+    (remark,) = draw("cut", adapters=[adapter], prompts=[f"{Y[:74]} sks"]).remarks
+    assert "has 76 tokens" in remark and remark.endswith("'sks' is cut off, and 'sks' with it")
+
+
+def test_prompts_of_a_training(settings: Callable[..., TrainConfig], tmp_path: Path) -> None:
+    told: list[Progress] = []
+    config = settings(
+        instance_prompt=f"a {{token}} {{class}} {Y}",
+        class_prompt=f"a {{class}} {Y}",
+        sample_prompts=(f"{Y} {{token}}", f"{Y} {{token}}", f"{Y} {{class}}s", "a {token}"),
+        sample_every=1,
+    )
+    preflight(config, RunFolder(tmp_path / "run"), False, told.append)
+    starts = [
+        "instance_prompt: has 82",
+        "class_prompt: has 79",
+        *(f"sample prompt '{'y' * 39}…': has {n}" for n in (78, 79)),
+    ]
+    remarks = [it.message for it in told if it.phase == "remark" and "of which the base reads 75" in it.message]
+    assert [remark.partition(" tokens")[0] for remark in remarks] == starts
+    assert [remark.endswith("and 'sks' with it") for remark in remarks] == [False, False, True, False]
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("pivotal", "before", "refused"), [(0, 72, False), (0, 73, True), (2, 73, False), (2, 74, True)]
+)
+def test_a_token_that_is_not_read_is_not_trained(
+    settings: Callable[..., TrainConfig], tmp_path: Path, pivotal: int, before: int, refused: bool
+) -> None:
+    config = settings(instance_prompt=f"{Y[:before]} {{token}} {{class}}", pivotal=pivotal)
+    if not refused:
+        preflight(config, RunFolder(tmp_path / "run"), False, lambda _: None)
+        return
+    with pytest.raises(ConfigError, match="of which the base reads 75; the token 'sks' is not among those") as caught:
+        train(config, tmp_path / "run", on_progress=lambda _: None)
+    assert caught.value.exit_code == 2
+    assert list(tmp_path.iterdir()) == []
