@@ -30,8 +30,8 @@ class DrawingConfig(Recipe):
 
     base: str = "auto"
     """Base model, as in training; auto is the one that the adapters were trained on, or pocket without any."""
-    steps: int | None = Field(default=None, ge=1, le=1000)
-    """Denoising steps; if not set, what suits the base."""
+    steps: int | None = Field(default=None, ge=1, le=999)
+    """Denoising steps; if not set, what suits the base. With 1000 some samplers would begin beyond the noise."""
     guidance: float | None = Field(default=None, ge=0, allow_inf_nan=False)
     """Classifier-free guidance, 1 for none; if not set, what suits the base."""
     size: int | None = Field(default=None, ge=8, le=8192)
