@@ -173,7 +173,7 @@ def test_twenty_clients_that_poll_leave_a_training_its_steps(tmp_path: Path) -> 
         steps: dict[bool, int] = {False: 0, True: 0}
         served_for: dict[bool, float] = {False: 0.0, True: 0.0}
         asked_for: dict[bool, float] = {False: 0.0, True: 0.0}
-        kept, own = 0.0, 0.0
+        kept, own, polled = 0.0, 0.0, 0
         for turn in range(32):  # in turns, since a machine's speed drifts
             polls = turn % 4 in (1, 2)
             polling.set() if polls else polling.clear()
@@ -183,12 +183,13 @@ def test_twenty_clients_that_poll_leave_a_training_its_steps(tmp_path: Path) -> 
             steps[polls] += metrics.read_text().count("\n") - before[0]
             served_for[polls] += used(running.process.pid) - before[1]
             asked_for[polls] += time.process_time() - before[2]
+            polled += 8 * polls
             if turn % 8 == 7:  # windows of equal number; few of them tell nothing on a noisy machine
-                own = asked_for[True] / (8 * (turn + 1) / 2)
+                own = asked_for[True] / polled
                 kept = steps[True] / steps[False] + own  # clients are other machines: what they take here is no loss
                 if kept >= 0.9:
                     break
-        share = (served_for[True] - served_for[False]) / (8 * (turn + 1) / 2)
+        share = (served_for[True] - served_for[False]) / polled
         ended.set()
         for one in clients:
             one.join()
