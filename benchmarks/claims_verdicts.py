@@ -8,16 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from benchmarks.claims_methods import method_claims
 from benchmarks.claims_run import K, own_columns
-from benchmarks.quality_statistics import by_subject, interval, verdict
+from benchmarks.claims_table import DASH, RS, SPECTRAL, Values, row
 from benchmarks.quality_subjects import look_alike_of
 from dreamtune.analysis import predictions
-
-Values = Mapping[str, float]
-"""Subject -> figure."""
-_DASH, _DORA = "LoRA-Dash, arXiv 2409.01035", "DoRA, arXiv 2402.09353"
-_SPECTRAL, _LYCORIS = "Spectral Adapter, arXiv 2405.13952", "LyCORIS, arXiv 2309.14859"
-_RS = "rsLoRA, arXiv 2312.03732"
 
 
 def verdicts(
@@ -36,37 +31,18 @@ def verdicts(
         *_spectral(subjects, learned, together, seen["spectral 0"]),
         row(
             "At one learning rate rsLoRA learns more than LoRA at rank 64 (alpha 8)",
-            _RS,
+            RS,
             "subject fidelity, rsLoRA less LoRA, both at rsLoRA's best learning rate",
             {"rsLoRA - LoRA": _difference(subjects, learned, "high rank rs", "high rank same")},
         ),
         row(
             "At its best learning rate rsLoRA learns more than LoRA at its own, at rank 64 (alpha 8)",
-            _RS,
+            RS,
             "subject fidelity, rsLoRA less LoRA, each at its own best learning rate",
             {"rsLoRA - LoRA": _difference(subjects, learned, "high rank rs", "high rank")},
         ),
     ]
     return claims + (method_claims(quality) if quality else [])
-
-
-def row(claim: str, source: str, criterion: str, differences: Mapping[str, Values]) -> dict[str, Any]:
-    """A claim that holds if all of its differences are above 0, and does not if one is below.
-
-    differences: what is compared -> subject -> figure.
-    """
-    found = {name: interval(values) for name, values in differences.items()}
-    each = {name: verdict(it) for name, it in found.items()}
-    overall = "does not" if "does not" in each.values() else "unclear" if "unclear" in each.values() else "holds"
-    told = "; ".join(f"{name} {it.mean:+.2f} ({it.low:+.2f} to {it.high:+.2f})" for name, it in found.items())
-    return {
-        "claim": claim,
-        "source": source,
-        "criterion": criterion,
-        "measured": told,
-        "differences": {name: it.to_dict() | {"verdict": each[name]} for name, it in found.items()},
-        "verdict": overall,
-    }
 
 
 def _directions(subjects: Sequence[str], full: Any) -> list[dict[str, Any]]:
@@ -89,7 +65,7 @@ def _directions(subjects: Sequence[str], full: Any) -> list[dict[str, Any]]:
     return [
         row(
             "Task-specific directions lie at small, but not at the smallest singular values",
-            _DASH,
+            DASH,
             "median place in the spectrum (0 largest, 1 smallest): above one half, and below that of the 8 smallest",
             {
                 "place - 0.5": {name: value - 0.5 for name, value in place.items()},
@@ -98,13 +74,13 @@ def _directions(subjects: Sequence[str], full: Any) -> list[dict[str, Any]]:
         ),
         row(
             "Few directions change much",
-            _DASH,
+            DASH,
             "the 8 strongest of 64 to 192 have more than half of the sum of all rates of change",
             {"share - 0.5": {name: it["share_of_first"] - 0.5 for name, it in own.items()}},
         ),
         row(
             "They differ between subjects",
-            _DASH,
+            DASH,
             "subjects of different classes share less than half of their 8",
             {"0.5 - shared": {name: 0.5 - value for name, value in with_others.items()}},
         ),
@@ -116,7 +92,7 @@ def _directions(subjects: Sequence[str], full: Any) -> list[dict[str, Any]]:
         ),
         row(
             "Closer subjects share more of them",
-            _DASH,
+            DASH,
             "share in common with the look-alike, less that with subjects of other classes",
             {"look-alike - others": {name: with_twin[name] - value for name, value in with_others.items()}},
         ),
@@ -139,7 +115,7 @@ def _early(
     return [
         row(
             "LoRA's ΔW shows the task-specific directions early",
-            _DASH,
+            DASH,
             "after a fifth of the steps, against full fine-tuning: recall and accuracy above 0.75",
             {f"{name} - 0.75": found[name] for name in ("recall", "accuracy")},
         ),
@@ -159,26 +135,26 @@ def _dash(subjects: Sequence[str], learned: Mapping[str, Mapping[str, Any]], see
     return [
         row(
             "A pre-launch phase longer than needed hurts",
-            _DASH,
+            DASH,
             "subject fidelity by the step of the launch",
             {"launch at 20 % - at 60 %": _difference(subjects, learned, "dash", "dash late")},
         ),
         row(
             "Too many directions hurt",
-            _DASH,
+            DASH,
             "subject fidelity with 8 directions, less that with 32",
             {"8 - 32": _difference(subjects, learned, "dash", "dash 32")},
         ),
         row(
             "Task-specific directions are better than those of the smallest singular values, these than random ones, "
             "and those than the top ones",
-            _DASH,
+            DASH,
             "subject fidelity, one choice less the next",
             {name: _difference(subjects, learned, *two) for name, two in choices.items()},
         ),
         row(
             "The directions are amplified mostly by the dash term",
-            _DASH,
+            DASH,
             "amplification by the dash term alone, less that by BA alone",
             {"dash - AB": {name: it["dash"] - it["AB"] for name, it in amplified.items()}},
         ),
@@ -197,13 +173,13 @@ def _spectral(
     return [
         row(
             "The additive Spectral Adapter of rank r can change a weight by a matrix of rank 2r",
-            _SPECTRAL,
+            SPECTRAL,
             "numerical rank of trained changes in all layers, less the 5 that LoRA of as many numbers has",
             {"rank - 5": {name: float(min(it)) - 5 for name, it in ranks.items()}},
         ),
         row(
             "Disjoint columns prevent loss of identity in fusion",
-            _SPECTRAL,
+            SPECTRAL,
             "two look-alikes fused: loss of subject fidelity in the same columns, less that in disjoint ones",
             {"same - disjoint": {name: loss(name, "same columns", "spectral 0") - apart[name] for name in subjects}},
         ),
@@ -218,59 +194,6 @@ def _spectral(
                     for name in subjects
                 }
             },
-        ),
-    ]
-
-
-def method_claims(quality: dict[str, Any]) -> list[dict[str, Any]]:
-    """Claims that compare methods at equal budgets."""
-    budgets = sorted({run["budget"] for run in quality["runs"]})
-
-    def of(method: str, figure: str, budget: int | None = None) -> dict[str, float]:
-        rows = [it for it in quality["runs"] if it["method"] == method and budget in (None, it["budget"])]
-        return by_subject(rows, figure)
-
-    def less(one: str, other: str, figure: str = "fidelity", budget: int | None = None) -> dict[str, float]:
-        a, b = of(one, figure, budget), of(other, figure, budget)
-        return {name: a[name] - b[name] for name in a.keys() & b.keys()}
-
-    small, large = budgets[0], budgets[-1]
-    rivals = [it for it in quality["coverage"]["methods"] if it != "spectral-r" and not it.startswith("PEFT")]
-    gain, gain_large = (less("dora", "lora", budget=budget) for budget in (small, large))
-    gap = {name: gain[name] - gain_large[name] for name in gain.keys() & gain_large.keys()}
-    at = "subject fidelity at all budgets that were measured"
-    return [
-        row("LoRA-Dash learns a subject better than LoRA", _DASH, at, {"LoRA-Dash - LoRA": less("lora-dash", "lora")}),
-        row("DoRA learns a subject better than LoRA", _DORA, at, {"DoRA - LoRA": less("dora", "lora")}),
-        *(
-            [
-                row(
-                    "DoRA's gain is larger at low rank",
-                    _DORA,
-                    f"gain at {small:,} numbers, less that at {large:,}",
-                    {"gap": gap},
-                )
-            ]
-            if small != large
-            else []
-        ),
-        row(
-            "The rotational Spectral Adapter is the best at the smallest budget",
-            _SPECTRAL,
-            f"subject fidelity at {small:,} numbers, less that of each other method",
-            {f"- {it}": less("spectral-r", it, budget=small) for it in rivals},
-        ),
-        row(
-            "LoKr is more faithful than LoRA, and LoRA than LoHa",
-            _LYCORIS,
-            at,
-            {"LoKr - LoRA": less("lokr", "lora"), "LoRA - LoHa": less("lora", "loha")},
-        ),
-        row(
-            "LoHa keeps more diversity and follows prompts better than LoRA",
-            _LYCORIS,
-            "diversity and prompt fidelity at all budgets that were measured",
-            {"diversity": less("loha", "lora", "diversity"), "prompt": less("loha", "lora", "prompt")},
         ),
     ]
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from benchmarks.quality_methods import BUDGETS, CONTESTANTS, RATES, Contestant, put_on, sized
 from benchmarks.quality_run import Settings, Task, base_on, examiner, run
+from benchmarks.quality_statistics import both
 from benchmarks.quality_subjects import PHOTOS, held_out, prompts, tuning
 from benchmarks.quality_work import Job
 from dreamtune.errors import GenerationError, TrainingError
@@ -100,14 +101,15 @@ def anchors(task: Task, device: str, place: Path) -> dict[str, Any]:
 
 
 def choose(rates: Sequence[float], rows: Sequence[Sequence[dict[str, Any]]]) -> dict[str, Any]:
-    """The rate of highest mean subject fidelity among those that keep prompts and class; rows[i] are those of rate i.
+    """The rate of the highest harmonic mean of subject and prompt fidelity; rows[i] are those of rate i.
 
-    What keeps them is the rule by which trainings name their best step (`dreamtune.evaluation.Score`). Where none does,
-    the lowest rate is taken.
+    A limit to the loss of prompts instead would shut out, by the noise of two subjects, one method's rate and not
+    another's. Whether a rate keeps prompts and class by the rule with which trainings name their best step
+    (`dreamtune.evaluation.Score`) is told. Where no rate learns anything the lowest is taken.
     """
 
     def mean(own: Sequence[dict[str, Any]], name: str) -> float:
-        return float(np.mean([row.get(name, np.nan) for row in own]))  # NaN is never acceptable
+        return float(np.mean([row.get(name, np.nan) for row in own]))  # NaN where a training failed: never taken
 
     scores = [
         Score(
@@ -120,8 +122,7 @@ def choose(rates: Sequence[float], rows: Sequence[Sequence[dict[str, Any]]]) -> 
         )
         for own in rows
     ]
-    fit = [i for i, score in enumerate(scores) if score.acceptable]
-    best = max(fit, key=lambda i: scores[i].subject) if fit else 0
+    best = int(np.argmax([both({"fidelity": score.subject, "prompt": score.prompt}) for score in scores]))
     told = [{"lr": rate, **score.to_dict()} for rate, score in zip(rates, scores, strict=True)]
     kept = ("lr", "subject", "prompt", "prompt_base", "leak", "acceptable")
     tried = [{name: row[name] for name in kept} for row in told]

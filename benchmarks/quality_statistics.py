@@ -88,9 +88,15 @@ def verdict(difference: Interval) -> str:
     return "does not" if difference.high < 0 else "unclear"
 
 
+def both(row: Mapping[str, Any]) -> float:
+    """Harmonic mean of subject and prompt fidelity, high only where both are; 0 where one is not above 0, or NaN."""
+    subject, prompt = row["fidelity"], row["prompt"]
+    return 2 * subject * prompt / (subject + prompt) if subject > 0 and prompt > 0 else 0.0
+
+
 def by_subject(rows: list[dict[str, Any]], figure: str) -> dict[str, float]:
-    """Subject -> mean of a figure over its rows, which differ by seed."""
+    """Subject -> mean of a figure, or of :func:`both`, over its rows, which differ by seed."""
     found: dict[str, list[float]] = {}
     for row in rows:
-        found.setdefault(row["subject"], []).append(row[figure])
+        found.setdefault(row["subject"], []).append(both(row) if figure == "both" else row[figure])
     return {name: float(np.mean(values)) for name, values in found.items()}

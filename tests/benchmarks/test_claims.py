@@ -7,8 +7,9 @@ import torch
 from torch import nn
 
 from benchmarks.claims import HIGH_RANK, RATES, ClaimsPlan
+from benchmarks.claims_methods import method_claims
 from benchmarks.claims_run import choose_directions, learning
-from benchmarks.claims_verdicts import method_claims, verdicts
+from benchmarks.claims_verdicts import verdicts
 from benchmarks.quality_run import Settings
 from dreamtune.adapters import attach
 from dreamtune.adapters.methods.lora_dash import LoRADash, LoRADashConfig
@@ -133,7 +134,9 @@ def test_claims_that_compare_methods_follow_the_results_of_all_methods() -> None
     told = {it["claim"]: it for it in method_claims({"runs": runs, "coverage": {"methods": methods}})}
     assert {claim: it["verdict"] for claim, it in told.items()} == {
         "LoRA-Dash learns a subject better than LoRA": "does not",
+        "LoRA-Dash is better than LoRA where following prompts counts as much": "does not",
         "DoRA learns a subject better than LoRA": "holds",
+        "DoRA is better than LoRA where following prompts counts as much": "holds",
         "DoRA's gain is larger at low rank": "holds",
         "The rotational Spectral Adapter is the best at the smallest budget": "holds",
         "LoKr is more faithful than LoRA, and LoRA than LoHa": "unclear",  # LoKr's is the same

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from benchmarks.claims_verdicts import row
+from benchmarks.claims_table import row
 from benchmarks.quality_plan import choose
 from benchmarks.quality_statistics import Interval, bootstrap, by_subject, holm, interval, paired, verdict
 
@@ -76,14 +76,23 @@ def test_seeds_of_a_subject_are_averaged_first() -> None:
     assert by_subject(rows, "x") == {"a": 0.5, "b": 2.0}
 
 
+def test_both_is_high_only_where_both_are() -> None:
+    rows = [
+        {"subject": str(i), "fidelity": f, "prompt": p} for i, (f, p) in enumerate([(0.8, 0.8), (0.9, 0.3), (0, 1)])
+    ]
+    assert by_subject(rows, "both") == pytest.approx({"0": 0.8, "1": 0.45, "2": 0.0})
+    assert by_subject([*rows, rows[0] | {"fidelity": -0.2}], "both")["0"] == pytest.approx(0.4)
+
+
 def _tried(subject: float, prompt: float = 0.9, leak: float = 0.0) -> list[dict[str, float]]:
     return [{"fidelity": subject, "prompt": prompt, "prompt_base": 0.9, "leak": leak}]
 
 
-def test_the_best_rate_is_taken_of_those_that_harm_nothing() -> None:
+def test_the_rate_is_taken_that_has_subject_and_prompts() -> None:
     told = choose((1, 2, 3), [_tried(0.3), _tried(0.5), _tried(0.9, prompt=0.2)])
     assert (told["chosen"], told["at_the_edge"]) == (2, False)
     assert [it["acceptable"] for it in told["tried"]] == [True, True, False]
+    assert choose((1, 2), [_tried(0.4), _tried(0.7, prompt=0.7)])["chosen"] == 2
     assert choose((1, 2, 3), [_tried(0.3), _tried(0.4), _tried(0.5)])["at_the_edge"]
 
 
@@ -91,4 +100,4 @@ def test_a_training_that_failed_is_never_taken() -> None:
     told = choose((1, 2, 3), [_tried(0.3), _tried(0.4), [{"failed": "the loss became nan"}]])
     assert told["chosen"] == 2
     assert told["tried"][2]["subject"] is None
-    assert choose((1, 2), [_tried(0.9, leak=0.8), _tried(0.9, prompt=0.1)])["chosen"] == 1
+    assert choose((1, 2), [_tried(-0.1), _tried(0.0)])["chosen"] == 1
