@@ -18,7 +18,7 @@ def digest(*names: str) -> str:
 
 
 def draw_figure(report: dict[str, Any]) -> Figure:
-    """Subject fidelity over prompt fidelity would hide the intervals: a dot with its interval for each method."""
+    """A dot for the subject fidelity of each method, with its interval, and a ring for its prompt fidelity."""
     budgets, methods = sorted({run["budget"] for run in report["runs"]}), report["coverage"]["methods"]
     figure = Figure(figsize=(3.2 * len(budgets) + 1.6, 4.2), layout="constrained")
     for i, (budget, axes) in enumerate(
@@ -29,13 +29,15 @@ def draw_figure(report: dict[str, Any]) -> Figure:
             found = interval(by_subject(own, "fidelity"))
             color = "#8a8a8a" if method.startswith("PEFT") else "#1f6fb4"
             axes.plot([found.low, found.high], [place, place], color=color, linewidth=2)
-            axes.plot(found.mean, place, "o", color=color)
+            axes.plot(found.mean, place, "o", color=color, label=None if place else "subject fidelity")
+            asked = interval(by_subject(own, "prompt")).mean
+            axes.plot(asked, place, "o", color=color, fillstyle="none", label=None if place else "prompt fidelity")
         axes.set_title(f"{budget:,} trained numbers", fontsize=10)
-        axes.set_xlabel("subject fidelity")
         axes.grid(axis="x", alpha=0.3)
         if not i:
             axes.set_yticks(range(len(methods)), methods)
             axes.invert_yaxis()
+            figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=9)
     return figure
 
 

@@ -80,7 +80,7 @@ def _steps(reports: list[dict[str, Any]]) -> str:
 def _cpu_step(report: dict[str, Any]) -> str:
     body = [[row["name"], f"{row['cpu_seconds']:.2f}", f"{row['peak_mib']:.0f}"] for row in report["rows"]]
     text = f"SD 1.5's UNet at {report['size']} px, dreamtune's loop beside plain code with PEFT "
-    text += "(`python -m benchmarks.step`).\n\n"
+    text += f"(`python -m benchmarks.step`), one thread of {about(report)}.\n\n"
     ratios = ", ".join(f"{name} {value:.2f}" for name, value in report["ratios"].items())
     return text + table(["", "CPU s", "peak MiB"], body) + f"\ndreamtune / PEFT: {ratios}.\n"
 
