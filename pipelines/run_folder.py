@@ -14,7 +14,6 @@ from PIL import Image
 from dreamtune.errors import ConfigError, RunFolderError, TrainingError
 from dreamtune.pipelines.files import check_place, write_png
 from dreamtune.storage import atomic, sweep
-from dreamtune.training.checkpoints import latest
 from dreamtune.training.config import TrainConfig
 from dreamtune.training.recipe import read_yaml
 
@@ -44,11 +43,14 @@ class RunFolder:
             raise RunFolderError(f"the run folder {self.path} exists already: resume it, or choose another name")
         if resume and not self._is_used():
             raise RunFolderError(f"no run to resume in {self.path}: check the path")
-        if resume and self._has_trained() and latest(self.checkpoints) is None:  # it would begin anew, over all that
-            raise RunFolderError(
-                f"no checkpoint in {self.checkpoints} is whole, so there is nothing to go on from: put one back, "
-                "or start a new run"
-            )
+        if resume and self._has_trained():  # without a checkpoint it would begin anew, over all that
+            from dreamtune.training.checkpoints import latest  # not needed to look at a run, and heavy
+
+            if latest(self.checkpoints) is None:
+                raise RunFolderError(
+                    f"no checkpoint in {self.checkpoints} is whole, so there is nothing to go on from: put one back, "
+                    "or start a new run"
+                )
         check_place(self.path, RunFolderError)
 
     @contextlib.contextmanager
