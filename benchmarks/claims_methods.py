@@ -27,19 +27,18 @@ def method_claims(quality: dict[str, Any]) -> list[dict[str, Any]]:
     at = "subject fidelity at all budgets that were measured"
     both = "harmonic mean of subject and prompt fidelity at all budgets that were measured"
     return [
-        row("LoRA-Dash learns a subject better than LoRA", DASH, at, {"LoRA-Dash - LoRA": less("lora-dash", "lora")}),
-        row(
-            "LoRA-Dash is better than LoRA where following prompts counts as much",
-            "our reading of the same claim",
-            both,
-            {"LoRA-Dash - LoRA": less("lora-dash", "lora", "both")},
-        ),
-        row("DoRA learns a subject better than LoRA", DORA, at, {"DoRA - LoRA": less("dora", "lora")}),
-        row(
-            "DoRA is better than LoRA where following prompts counts as much",
-            "our reading of the same claim",
-            both,
-            {"DoRA - LoRA": less("dora", "lora", "both")},
+        *(
+            told
+            for name, method, source in (("LoRA-Dash", "lora-dash", DASH), ("DoRA", "dora", DORA))
+            for told in (
+                row(f"{name} learns a subject better than LoRA", source, at, {f"{name} - LoRA": less(method, "lora")}),
+                row(
+                    f"{name} is better than LoRA where following prompts counts as much",
+                    "our reading of the same claim",
+                    both,
+                    {f"{name} - LoRA": less(method, "lora", "both")},
+                ),
+            )
         ),
         *(
             [
