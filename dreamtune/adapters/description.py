@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import PurePosixPath, PureWindowsPath
@@ -31,15 +32,25 @@ class LayerRecord:
     """The layer that one adapter belongs on."""
 
     shape: tuple[int, int]
-    """(out, in)"""
+    """(out, in) of ΔW; in is in·kh·kw of a convolution, whose weight (out, in, kh, kw) counts as that matrix."""
     fingerprint: Fingerprint | None = None
     """Of the weight it was trained on; None if that is not known, as in files of other tools."""
     options: Mapping[str, Any] = field(default_factory=dict)
     """Options of the method in which this layer deviates from the rest, for example its rank and alpha."""
+    kernel: tuple[int, int] | None = None
+    """(kh, kw) of a convolution; None for a linear layer. A kernel of 1x1 is the same change as none."""
+
+    def __post_init__(self) -> None:
+        """Check that the kernel divides the inputs."""
+        if self.kernel is not None and self.shape[1] % math.prod(self.kernel):
+            raise AdapterFileError(
+                f"a kernel of {self.kernel[0]}x{self.kernel[1]} does not divide {self.shape[1]} inputs: {DAMAGED}"
+            )
 
     def to_json(self) -> list[Any]:
         """As it stands in the header."""
-        own = [dict(self.options)] if self.options else []
+        own: list[Any] = [dict(self.options)] if self.options or self.kernel else []
+        own += [list(self.kernel)] if self.kernel else []
         hashes = (self.fingerprint.float16, self.fingerprint.bfloat16) if self.fingerprint else (None, None)
         return [*self.shape, *hashes, *own]
 
@@ -58,6 +69,8 @@ class LayerRecord:
                 return cls((rows, columns), fingerprint)
             case [dict(options)]:
                 return cls((rows, columns), fingerprint, options)
+            case [dict(options), [int(height), int(width)]] if height > 0 < width:
+                return cls((rows, columns), fingerprint, options, (height, width))
         return None
 
 
