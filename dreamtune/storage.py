@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import secrets
 import shutil
+import stat
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 
 def cache_dir() -> Path:
@@ -18,6 +21,44 @@ def cache_dir() -> Path:
 def data_dir() -> Path:
     """Where lies what must not be lost: $DREAMTUNE_DATA, else ~/.local/share/dreamtune. It need not exist yet."""
     return Path(os.environ.get("DREAMTUNE_DATA") or Path.home() / ".local" / "share" / "dreamtune").expanduser()
+
+
+def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
+    """Open an existing file to read its bytes, at once and only if it has an end: not a pipe, a device or a socket.
+
+    Raises OSError as open() does, also for those, with a `strerror` that can be quoted to a person.
+    """
+    # A pipe that nobody writes to would hold up an open() without O_NONBLOCK for ever; Windows has neither.
+    handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    try:
+        _refuse_irregular(os.fstat(handle).st_mode, path)
+        return os.fdopen(handle, "rb")
+    except BaseException:
+        os.close(handle)
+        raise
+
+
+def check_regular(path: str | os.PathLike[str]) -> None:
+    """Raise the OSError that :func:`open_regular` would, for a file that a library is going to open by its name."""
+    _refuse_irregular(os.stat(path).st_mode, path)
+
+
+def read_regular(path: str | os.PathLike[str], limit: int) -> bytes:
+    """All bytes of a file of at most `limit` bytes. Raises OSError as :func:`open_regular` does, or if it has more."""
+    with open_regular(path) as file:
+        content = file.read(limit + 1)
+    if len(content) > limit:
+        raise OSError(
+            errno.EFBIG, f"larger than {limit >> 20} MiB" if limit >> 20 else f"over {limit} bytes", str(path)
+        )
+    return content
+
+
+def _refuse_irregular(mode: int, path: str | os.PathLike[str]) -> None:
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    if not stat.S_ISREG(mode):
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
 
 
 @contextlib.contextmanager
