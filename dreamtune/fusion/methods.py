@@ -106,12 +106,18 @@ MEASURED = ("gradient", "custom-diffusion")
 
 
 def _trimmed(matrix: Tensor, density: float) -> Tensor:
-    """The share `density` that is largest in magnitude; the rest 0."""
-    if density == 1:
-        return matrix
+    """The share `density` that is largest in magnitude, to the nearest number but at least one; the rest 0.
+
+    Of numbers that are equally large those that stand first are kept, so that there are never more.
+    """
     keep = max(1, round(density * matrix.numel()))
-    least = matrix.abs().flatten().kthvalue(matrix.numel() - keep + 1).values
-    return torch.where(matrix.abs() >= least, matrix, 0.0)
+    if keep >= matrix.numel():
+        return matrix
+    sizes = matrix.abs().flatten()
+    least = sizes.kthvalue(len(sizes) - keep + 1).values
+    kept = sizes > least
+    kept[(sizes == least).nonzero()[: keep - int(kept.sum()), 0]] = True
+    return torch.where(kept.view_as(matrix), matrix, 0.0)
 
 
 def _ties(changes: Tensor, density: float) -> Tensor:

@@ -113,6 +113,43 @@ def test_weights_by_layer(fusion: str) -> None:
     assert torch.equal(found["first"], fused([Ingredient("a", a), Ingredient("b", b)], fusion)["first"])
 
 
+def apart(number: int) -> tuple[Delta, Tensor]:
+    """A change that shares neither rows nor columns with those of other numbers, and inputs that it alone sees."""
+    generator, own = torch.Generator().manual_seed(number), slice(5 * number, 5 * number + 5)
+    matrix, seen = torch.zeros(SHAPE), torch.zeros(SHAPE[1], SHAPE[1])
+    matrix[own, own] = torch.randn(5, 5, generator=generator)
+    seen[own, own] = torch.eye(5)
+    return Delta.of_matrix(matrix), seen
+
+
+@pytest.mark.parametrize("low_rank", [True, False], ids=["factors", "matrices"])
+@pytest.mark.parametrize("weights", [(1.0, 1.0, 1.0), (2.0, 0.5, 1.0), (-3.0, 0.25, 0.5)])
+@pytest.mark.parametrize("fusion", FUSIONS)
+def test_a_weight_is_a_factor_on_its_change(fusion: str, weights: tuple[float, ...], low_rank: bool) -> None:
+    """Of adapters that have nothing in common, each is there λ times, and the n-th of that in a mean of n."""
+    changes = [apart(number) for number in range(len(weights))]
+    parts = []
+    for (delta, seen), weight in zip(changes, weights, strict=True):
+        u, s, vh = delta.svd()
+        given = Delta.of_factors((u * s).float(), vh.float()) if low_rank else delta
+        parts.append(Part(given, weight, 0, seen, torch.eye(SHAPE[1])))
+    expected = torch.stack([weight * delta.dense() for (delta, _), weight in zip(changes, weights, strict=True)]).sum(0)
+    close = 2e-2 if fusion in MEASURED else 1e-5  # those have a ridge
+    found = FUSIONS[fusion](parts, 1.0).dense() * (len(weights) if fusion == "mean" else 1)
+    torch.testing.assert_close(found, expected, rtol=close, atol=close)
+
+
+@pytest.mark.parametrize("factor", [3.0, -0.5])
+@pytest.mark.parametrize(("fusion", "density"), [(name, d) for name in FUSIONS for d in (1.0, 0.4)])
+def test_a_factor_on_all_weights_is_one_on_the_result(fusion: str, density: float, factor: float) -> None:
+    deltas, weights = [low(2, 0), full(1), low(3, 2)], [1.0, 0.7, 1.6]
+    plain = run(fusion, deltas, weights, density)
+    scaled = run(fusion, deltas, [factor * weight for weight in weights], density)
+    torch.testing.assert_close(scaled, factor * plain, rtol=1e-4, atol=1e-4)
+    other = run(fusion, deltas, [1.6, 0.7, 1.0], density)
+    assert float((other - plain).norm()) > 0.05 * float(plain.norm())
+
+
 @pytest.mark.parametrize("deltas", [[low(2, 0), low(3, 1)], [low(2, 0), full(1)], [full(0), full(1)]])
 def test_sum_and_mean_are_those_of_the_matrices(deltas: list[Delta]) -> None:
     expected = 0.5 * deltas[0].dense() - 2 * deltas[1].dense()
@@ -131,8 +168,22 @@ def test_ties_by_hand() -> None:
 def test_magnitude_by_hand() -> None:
     one, other = Delta.of_matrix(torch.tensor([[4.0, -3.0, 0.5, 2.0]])), Delta.of_matrix(torch.ones(1, 4))
     assert run("magnitude", [one, other], [1, 0.0001], density=0.5)[0].tolist() == pytest.approx(
-        [4.0001, -2.9999, 0.0001, 0.0001]
+        [4.0001, -2.9999, 0.0, 0.0]
     )
+
+
+@pytest.mark.parametrize("density", [1e-4, 0.01, 0.3, 0.5, 0.77, 0.999, 1.0])
+@pytest.mark.parametrize("fusion", ["ties", "magnitude"])
+def test_exactly_the_share_is_kept_where_values_tie(fusion: str, density: float) -> None:
+    """Of many equal values those that stand first; a layer of few values, as quantised ones are, has many."""
+    values = torch.randint(1, 4, SHAPE, generator=torch.Generator().manual_seed(0)).float()
+    for matrix in (torch.full(SHAPE, 0.25), values, -values):
+        found = run(fusion, [Delta.of_matrix(matrix)], density=density)
+        keep = max(1, round(density * matrix.numel()))
+        order = matrix.abs().flatten().sort(descending=True, stable=True).indices
+        expected = torch.zeros(matrix.numel())
+        expected[order[:keep]] = matrix.flatten()[order[:keep]]
+        assert torch.equal(found.flatten(), expected)
 
 
 def test_dare_keeps_a_share_and_the_expectation() -> None:
