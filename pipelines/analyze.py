@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -134,12 +133,14 @@ def _info(config: AnalyzeConfig, index: int, use: AdapterUse, chosen: Sequence[s
 
 def _choose(config: AnalyzeConfig, uses: list[AdapterUse]) -> list[str]:
     """Paths of the layers to be studied, in the order of the files. Raises ConfigError if there are none."""
+    from dreamtune.adapters.patterns import Matcher
+
     paths = list(dict.fromkeys(path for use in uses for path in use.file.layers))
-    try:
-        wanted = re.compile(config.layers)
-    except re.error as error:
-        raise ConfigError(f"layers = {config.layers!r} is no valid regular expression ({error})") from None
-    chosen = [p for p in paths if wanted.search(p) and (not config.blocks or block_of(p) in config.blocks)]
+    matcher = Matcher("layers")
+    matcher.check(config.layers)
+    chosen = [
+        p for p in paths if matcher.found(config.layers, p) and (not config.blocks or block_of(p) in config.blocks)
+    ]
     if not chosen:
         raise ConfigError(f"none of the {len(paths)} layers is chosen by layers and blocks; the first is {paths[0]}")
     if len(uses) > 1 and not any(sum(path in use.file.layers for use in uses) > 1 for path in chosen):

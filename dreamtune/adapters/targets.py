@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from typing import TypeVar
 
 from torch import nn
 
 from dreamtune.errors import ConfigError
+
+from .patterns import Matcher
 
 _PROJECTIONS = r"(to_q|to_k|to_v|to_out\.0)$"
 TARGETS = {
@@ -30,14 +31,13 @@ def select_targets(module: nn.Module, targets: str = "attn") -> list[str]:
     targets: a key of TARGETS, else a regular expression that is searched for in the paths. Raises ConfigError when
     it is not a valid expression or no layer matches.
     """
+    matcher, pattern = Matcher("targets"), TARGETS.get(targets, targets)
     try:
-        pattern = re.compile(TARGETS.get(targets, targets))
-    except re.error as error:
-        raise ConfigError(
-            f"targets = {targets!r} is neither one of {', '.join(TARGETS)} nor a valid regular expression ({error})"
-        ) from None
+        matcher.check(pattern)
+    except ConfigError as error:
+        raise ConfigError(f"{error}; it may also be one of {', '.join(TARGETS)}") from None
     layers = {path: layer for path, layer in module.named_modules() if path and isinstance(layer, nn.Linear)}
-    paths = [path for path in layers if pattern.search(path)]
+    paths = [path for path in layers if matcher.found(pattern, path)]
     if not paths and targets != "none":
         raise ConfigError(
             f"targets = {targets!r} matches no Linear layer of {type(module).__name__}: "
@@ -52,14 +52,12 @@ Value = TypeVar("Value")
 def match_layers(paths: Sequence[str], values: Mapping[str, Value], name: str) -> dict[str, Value]:
     """Layer path -> the value of the last of the patterns in `values` that is found in it; other paths are left out.
 
-    Raises ConfigError, with the setting's `name`, for a pattern that is no regular expression or matches no path.
+    Raises ConfigError, with the setting's `name`, for a pattern that is none, takes too long or matches no path.
     """
     matched: dict[str, Value] = {}
+    matcher = Matcher(name)
     for pattern, value in values.items():
-        try:
-            found = [path for path in paths if re.search(pattern, path)]
-        except re.error as error:
-            raise ConfigError(f"{name}: {pattern!r} is no valid regular expression ({error})") from None
+        found = [path for path in paths if matcher.found(pattern, path)]
         if not found:
             example = f", for example {paths[0]}" if paths else ""
             raise ConfigError(f"{name}: {pattern!r} matches none of the {len(paths)} adapted layers{example}")

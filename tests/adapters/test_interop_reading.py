@@ -306,7 +306,7 @@ def test_refused(kind: str, tmp_path: Path) -> None:
         (json.dumps({"peft_type": "IA3"}), "is of the method IA3"),
         (json.dumps({"peft_type": "LORA", "r": 2, "lora_alpha": "x"}), "are no positive numbers"),
         (json.dumps({"peft_type": "LORA", "r": 0, "lora_alpha": 1}), "are no positive numbers"),
-        (json.dumps({"peft_type": "LORA", "r": 2, "lora_alpha": 1, "rank_pattern": {"(": 3}}), "no regular expression"),
+        (json.dumps({"peft_type": "LORA", "r": 2, "lora_alpha": 1, "rank_pattern": {"(": 3}}), "no valid regular expr"),
         (json.dumps({"peft_type": "LORA", "init_lora_weights": "pissa_niter_4"}), "= pissa_nit"),
     ],
 )

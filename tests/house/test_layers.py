@@ -23,7 +23,7 @@ LAYERS = (
 LIBRARIES = {
     "errors": set(),
     "storage": set(),
-    "adapters": {"torch", "safetensors"},
+    "adapters": {"torch", "safetensors", "regex"},
     "pocket.world": {"numpy", "PIL"},
 }
 """Layers that must stay usable with little installed."""

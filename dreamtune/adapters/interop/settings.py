@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any, Self
 from dreamtune.errors import AdapterFileError
 
 from ..parts import PARTS
+from ..patterns import Matcher
 
 DIFFUSERS_KEY = "lora_adapter_metadata"
 """Key in the metadata of diffusers' files; its JSON holds PEFT's options with a part's name before each."""
@@ -25,6 +25,7 @@ class PeftSettings:
     """What PEFT's configurations say about the scale, per part of the base; nothing if there are none."""
 
     configs: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    _matcher: Matcher = field(default_factory=lambda: Matcher("PEFT's options"), compare=False, repr=False)
 
     @classmethod
     def from_metadata(cls, metadata: Mapping[str, str]) -> Self:
@@ -66,8 +67,8 @@ class PeftSettings:
         if config is None:
             return None
         own_rank, alpha = (
-            _pattern(config.get("rank_pattern"), path, config.get("r")),
-            _pattern(config.get("alpha_pattern"), path, config.get("lora_alpha", config.get("alpha"))),
+            _pattern(self._matcher, config.get("rank_pattern"), path, config.get("r")),
+            _pattern(self._matcher, config.get("alpha_pattern"), path, config.get("lora_alpha", config.get("alpha"))),
         )
         rslora = config.get("use_rslora", False)
         numbers = all(isinstance(v, int | float) and not isinstance(v, bool) and v > 0 for v in (own_rank, alpha))
@@ -87,14 +88,11 @@ def _check_base(config: Mapping[str, Any], where: str) -> None:
         )
 
 
-def _pattern(patterns: Any, path: str, default: Any) -> Any:
-    """PEFT's rule: the first pattern that is the end of the path decides."""
+def _pattern(matcher: Matcher, patterns: Any, path: str, default: Any) -> Any:
+    """PEFT's rule: the first pattern that is the end of the path decides. Raises ConfigError for an impossible one."""
     if not isinstance(patterns, Mapping):
         return default
-    try:
-        return next((value for key, value in patterns.items() if re.match(rf"(.*\.)?({key})$", path)), default)
-    except re.error:
-        raise AdapterFileError(f"a pattern of PEFT's options is no regular expression: {list(patterns)[:3]}") from None
+    return next((value for key, value in patterns.items() if matcher.ends(str(key), path)), default)
 
 
 def _object(text: str, name: str) -> dict[str, Any]:
