@@ -1,21 +1,38 @@
 """Locks that tell whether a process lives: the kernel gives them up when it ends, in whatever way.
 
 Other than process ids they are never those of somebody else, and other than filelock's they can be handed to a child:
-a job's lock is held from before its process begins until after it has ended, without a gap.
+a job's lock is held from before its process begins until after it has ended, without a gap. Windows has none of the
+kind: there is no queue there, and everything else works.
 """
 
 from __future__ import annotations
 
-import fcntl
+import contextlib
+import importlib
 import os
+import signal
 from pathlib import Path
+from types import ModuleType
+
+import psutil
+
+from dreamtune.errors import JobError
+
+_SAME = 5.0
+"""Seconds that two readings of when a process began may differ: the clock is set now and then."""
+
+
+def check_system() -> None:
+    """Raise JobError where there is no lock that a child can inherit, and so no queue."""
+    _fcntl()
 
 
 def take(path: Path) -> int | None:
     """Take the lock and return a file descriptor that holds it, as do those who inherit it; None if it is held.
 
-    Raises OSError where the file cannot be made.
+    Raises OSError where the file cannot be made, JobError as :func:`check_system` does.
     """
+    fcntl = _fcntl()
     path.parent.mkdir(parents=True, exist_ok=True)
     handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     try:
@@ -27,15 +44,56 @@ def take(path: Path) -> int | None:
 
 
 def is_held(path: Path) -> bool:
-    """Whether a living process holds it. Who looks shares the lock for a moment: a take() then has to be repeated."""
+    """Whether a living process holds it. Who looks shares the lock for a moment: a take() then has to be repeated.
+
+    Raises JobError as :func:`check_system` does, if there is a file.
+    """
     try:
         handle = os.open(path, os.O_RDONLY)
     except FileNotFoundError:
         return False
     try:
+        fcntl = _fcntl()
         fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
     finally:
         os.close(handle)
     return False
+
+
+def sign(handle: int, pid: int) -> None:
+    """Write into the lock's file that the child `pid` of this process has inherited it, for :func:`kill_holder`."""
+    with contextlib.suppress(OSError, psutil.Error):  # on a full disk its parent alone can kill it
+        os.ftruncate(handle, 0)
+        os.pwrite(handle, f"{pid} {psutil.Process(pid).create_time()}".encode(), 0)
+
+
+def kill_holder(path: Path) -> None:
+    """Kill the process that holds the lock and was signed into it, with all that it has started.
+
+    Does nothing if the lock is free, or the one who signed lives in another container.
+    """
+    try:
+        pid, began = path.read_text(encoding="ascii").split()
+        same = abs(psutil.Process(int(pid)).create_time() - float(began)) < _SAME
+    except (OSError, ValueError, psutil.Error):  # not signed yet, or over
+        return
+    if same and is_held(path):  # held still: its id is not that of another by now
+        kill_group(int(pid))
+
+
+def kill_group(leader: int) -> None:
+    """Kill a job and all that it has started, from outside: within a long call into C it could not end itself."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(leader, signal.SIGKILL)
+
+
+def _fcntl() -> ModuleType:
+    try:
+        return importlib.import_module("fcntl")
+    except ImportError:
+        raise JobError(
+            "there is no queue of jobs on this system, which has no locks that a child inherits: run the command "
+            "without --queue, or dreamtune within WSL"
+        ) from None

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import sys
 import threading
 import time
@@ -81,8 +80,6 @@ class Heartbeat:
         asked = row.stop if row else 0
         if asked:
             self.stop.set()
-        if asked > 1:  # not to be refused by any handler, nor by a thread that computes
-            os.kill(os.getpid(), signal.SIGKILL)
 
 
 def run_job(home: Path, number: int) -> int:

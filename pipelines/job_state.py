@@ -12,6 +12,10 @@ from dreamtune.pipelines.job_lock import is_held
 from dreamtune.pipelines.job_store import JobStore, Row
 from dreamtune.pipelines.run_folder import RunFolder
 
+WORKER_LOCK = "worker.lock"
+"""The file in the queue's folder whose lock is held as long as a worker is at work."""
+STOPPED = "stopped at once"
+"""Message of a job that was asked twice."""
 LOST = "its process ended without a word: it was killed, or the machine went down"
 _TAIL = 8192
 """Bytes at the end of metrics.jsonl among which there is a whole line."""
@@ -35,7 +39,7 @@ def observe(store: JobStore, row: Row) -> Job:
         done = last_step(RunFolder(row.out)) or done
     message = row.message
     if state == "interrupted" and row.state == "started":
-        message = LOST
+        message = STOPPED if row.stop > 1 else LOST
     elif state == "done" and row.state != "done":
         message = None
     return Job(

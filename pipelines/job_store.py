@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
@@ -93,9 +94,12 @@ class JobStore:
         """Change several things at once or none: within the block nobody else writes."""
         try:
             self.home.mkdir(parents=True, exist_ok=True, mode=0o700)
+            os.close(os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600))  # prompts and paths are their owner's
+            if os.stat(self.path).st_mode & 0o077:  # made by SQLite itself, which follows the umask
+                os.chmod(self.path, 0o600)
         except OSError as error:
             raise JobError(
-                f"cannot make the folder of jobs {self.home}: {error.strerror}; "
+                f"cannot use the folder of jobs {self.home}: {error.strerror}; "
                 "set DREAMTUNE_JOBS to a folder that can be written"
             ) from None
         with self._open() as connection:

@@ -17,7 +17,8 @@ from typing import Any
 
 from dreamtune.errors import JobError
 from dreamtune.pipelines.job import UNFINISHED, Job, JobKind, JobState
-from dreamtune.pipelines.job_state import log_path, observe
+from dreamtune.pipelines.job_lock import check_system, is_held, kill_holder
+from dreamtune.pipelines.job_state import WORKER_LOCK, lock_path, log_path, observe
 from dreamtune.pipelines.job_store import Changes, JobStore, Row
 from dreamtune.pipelines.run_folder import RunFolder
 from dreamtune.storage import data_dir
@@ -51,10 +52,12 @@ class Jobs:
         people; the name of `out` if not given.
 
         Checks what the pipeline checks before it needs a base, and raises the same errors; JobError when another job is
-        going to write to `out`. Nothing is written then. Whether a worker is there makes no difference.
+        going to write to `out`, or on a system where there is no queue. Nothing is written then. Whether a worker is
+        there makes no difference.
         """
         from dreamtune.pipelines.job_kinds import kind_of, read_config
 
+        check_system()
         if "\0" in str(out):
             raise JobError(f"{str(out)!r} is no path: leave out the zero character")
         flow = kind_of(kind)
@@ -97,12 +100,15 @@ class Jobs:
     def stop(self, id: str) -> Job:
         """Ask a job that runs to stop: a training at its next step, with a checkpoint, others with nothing written.
 
-        A job that stops already is ended at once, as by a kill. Raises JobError for one that does not run.
+        A job that stops already is killed by the worker, within a second or two whatever it does. Raises JobError for
+        one that does not run.
         """
         job = self.get(id)
         if job.state not in ("running", "stopping"):
             raise JobError(f"job {id} is {job.state}, it does not run: there is nothing to stop")
         self._store.update(int(id), "state = 'started'", stop=1 if job.state == "running" else 2)
+        if job.state == "stopping" and not is_held(self.home / WORKER_LOCK):
+            kill_holder(lock_path(self.home, int(id)))  # nobody else would
         return self.get(id)
 
     def resume(self, id: str) -> Job:

@@ -11,13 +11,12 @@ import time
 from pathlib import Path
 
 from dreamtune.errors import ConfigError, JobError
-from dreamtune.pipelines.job_lock import is_held, take
-from dreamtune.pipelines.job_state import LOST, lock_path, log_path, observe
+from dreamtune.pipelines.job_lock import is_held, kill_group, kill_holder, sign, take
+from dreamtune.pipelines.job_state import LOST, STOPPED, WORKER_LOCK, lock_path, log_path, observe
 from dreamtune.pipelines.job_store import JobStore, Row
 from dreamtune.pipelines.jobs import jobs_home
 from dreamtune.pipelines.progress import OnProgress, Printer, Progress
 
-LOCK = "worker.lock"
 LOG = "worker.log"
 STOP = "worker.stop"
 """A file that asks the worker to end. Not a signal: the id of its process might by now be that of another."""
@@ -47,9 +46,9 @@ def run_worker(
     store = JobStore(home)
     with store.writing():
         pass  # so that what is wrong with the queue is told before there is a worker
-    if not is_held(home / LOCK):
+    if not is_held(home / WORKER_LOCK):
         (home / STOP).unlink(missing_ok=True)  # for an earlier one; from when the lock is held on it is for this one
-    lock = _take_patiently(home / LOCK)
+    lock = _take_patiently(home / WORKER_LOCK)
     if lock is None:
         raise JobError(f"another worker is at work in {home}: one is enough, it takes several jobs with --workers")
     try:
@@ -111,29 +110,42 @@ class _Worker:
             stop.wait(POLL)
 
     def _running(self) -> list[Row]:
-        """Rows of the jobs whose process lives; of those that have ended it is told, and written where they did not."""
+        """Rows of the jobs whose process lives; of those that have ended it is told, and written where they did not.
+
+        A job that was asked to stop a second time is killed.
+        """
         rows = self.store.rows("state = 'started'")
         alive = []
         for row in rows:
             job = observe(self.store, row)
             if job.state in ("running", "stopping"):
                 alive.append(row)
+                if row.stop > 1:
+                    self._kill(row.id)
             elif job.state == "done":
                 self._settle(row, state="done", finished=time.time(), eta=None, message=None)
             elif job.state == "interrupted":
-                self._settle(row, state="interrupted", finished=time.time(), eta=None, message=self._reason(row.id))
+                self._settle(row, state="interrupted", finished=time.time(), eta=None, message=self._reason(row))
         for number in self._children.keys() - {row.id for row in alive}:
             self._children.pop(number).wait()
             row = self.store.get(number)
             self._say(number, f"{row.state}{f': {row.message}' if row.message else ''}" if row else "gone")
         return alive
 
+    def _kill(self, number: int) -> None:
+        if child := self._children.get(number):
+            kill_group(child.pid)
+        else:  # of an earlier worker
+            kill_holder(lock_path(self.store.home, number))
+
     def _settle(self, row: Row, **values: object) -> None:
         self.store.update(row.id, f"state = 'started' and attempt = {row.attempt}", **values)
 
-    def _reason(self, number: int) -> str:
+    def _reason(self, row: Row) -> str:
         """Why a process has ended that did not tell."""
-        code = self._children[number].wait() if number in self._children else None
+        code = self._children[row.id].wait() if row.id in self._children else None
+        if row.stop > 1:
+            return STOPPED
         if code == -signal.SIGKILL:
             return "its process was killed, by somebody or because memory ran out"
         return LOST if code is None or code < 0 else f"its process ended with the code {code}: see its log"
@@ -150,7 +162,8 @@ class _Worker:
                 return False
             begun = {"state": "started", "attempt": row.attempt + 1, "started": time.time(), "stop": 0}
             if self.store.update(row.id, "state = 'queued'", **begun):
-                self._children[row.id] = launch(self.store.home, row.id, lock)
+                self._children[row.id] = child = launch(self.store.home, row.id, lock)
+                sign(lock, child.pid)
                 self._say(row.id, f"{row.kind} {row.title}")
         except OSError as error:
             message = f"its process could not begin: {error.strerror or error}"
@@ -179,7 +192,7 @@ class WorkerProcess:
 
     def alive(self) -> bool:
         """Whether a worker is at work in `home`, whoever started it. Quick: it may be asked at any moment."""
-        return is_held(self.home / LOCK)
+        return is_held(self.home / WORKER_LOCK)
 
     def ensure(self) -> None:
         """Start a worker unless one is alive. Raises JobError where it does not begin.

@@ -1,8 +1,10 @@
 """The queue of jobs as it is used: what it takes and refuses, and its order."""
 
 import json
+import os
 import shutil
 import sqlite3
+import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -165,7 +167,7 @@ def test_titles_are_one_short_line(jobs: Jobs, photos: Path) -> None:
     [
         ("text", "file is not a database"),
         ("version", "made by a newer dreamtune"),
-        ("folder", "cannot make the folder"),
+        ("folder", "cannot use the folder"),
     ],
 )
 def test_a_queue_that_cannot_be_used_says_so(jobs: Jobs, submit: Submit, damage: str, message: str) -> None:
@@ -200,3 +202,28 @@ def test_home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("DREAMTUNE_JOBS")
     monkeypatch.setenv("DREAMTUNE_DATA", str(tmp_path / "data"))
     assert jobs_home() == tmp_path / "data" / "jobs"
+
+
+def test_the_queue_is_for_its_owner_alone(jobs: Jobs, submit: Submit) -> None:
+    """Also one that an earlier release made, which followed the umask."""
+    before = os.umask(0o022)
+    try:
+        submit("one")
+        queue = jobs.home / "queue.sqlite"
+        assert {file.stat().st_mode & 0o777 for file in jobs.home.glob("queue.sqlite*")} == {0o600}
+        queue.chmod(0o644)
+        submit("two")
+        assert queue.stat().st_mode & 0o777 == 0o600
+    finally:
+        os.umask(before)
+
+
+def test_where_no_lock_can_be_inherited_there_is_no_queue(
+    jobs: Jobs, submit: Submit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on Windows: the list is there, and who submits is told."""
+    submit("one")
+    monkeypatch.setitem(sys.modules, "fcntl", None)
+    assert [job.state for job in jobs.list()] == ["queued"]
+    with pytest.raises(JobError, match="no queue of jobs on this system"):
+        submit("two")

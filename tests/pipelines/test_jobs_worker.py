@@ -1,25 +1,31 @@
 """Parts of the worker and of a job's process, within the process of the tests."""
 
+import contextlib
 import os
 import signal
+import subprocess
 import sys
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from dreamtune.errors import ConfigError, Interrupted, JobError
 from dreamtune.pipelines import job_process, worker
 from dreamtune.pipelines.job_kinds import kind_of
-from dreamtune.pipelines.job_lock import take
+from dreamtune.pipelines.job_lock import kill_holder, take
 from dreamtune.pipelines.job_process import Heartbeat
+from dreamtune.pipelines.job_state import lock_path
 from dreamtune.pipelines.job_store import JobStore
 from dreamtune.pipelines.jobs import Job, Jobs
 from dreamtune.pipelines.progress import Progress
 from dreamtune.pipelines.train import TrainResult
 from tests.pipelines.conftest import Submit, start
+from tests.pipelines.workers import until
 
 pytestmark = pytest.mark.usefixtures("home")
 
@@ -56,20 +62,81 @@ def test_progress_is_told_within_a_moment(
     assert jobs.get(job.id).eta == 7.0
 
 
-def test_asked_twice_a_job_kills_its_process(
+STUCK = """
+import ctypes, os, signal, sys
+for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    signal.signal(number, signal.SIG_IGN)
+os.set_inheritable(int(sys.argv[1]), False)
+child = os.fork()
+if child:
+    open(sys.argv[2], "w").write(f"{os.getpid()} {child}")
+ctypes.PyDLL(None).sleep(600)  # which keeps the interpreter's lock: no thread of it runs
+"""
+
+
+@pytest.fixture
+def stuck(jobs: Jobs, submit: Submit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Job:
+    """A job whose process, and one that it has started, will be within C and hear no signal but SIGKILL."""
+
+    def launch(home: Path, number: int, lock: int) -> subprocess.Popen[bytes]:
+        arguments = [sys.executable, "-S", "-c", STUCK, str(lock), str(tmp_path / "ids")]
+        return subprocess.Popen(arguments, pass_fds=(lock,), start_new_session=True)
+
+    monkeypatch.setattr(worker, "launch", launch)
+    return submit("run")
+
+
+def _has_ended(pid: int) -> bool:
+    return not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+
+
+@contextlib.contextmanager
+def _at_work(jobs: Jobs) -> Iterator[None]:
+    stop = threading.Event()
+    thread = threading.Thread(target=worker.run_worker, args=(jobs.home, 1, stop, lambda progress: None))
+    thread.start()
+    yield
+    stop.set()
+    thread.join()
+
+
+@pytest.mark.parametrize("by", ["its worker", "a later worker", "nobody but who stops it"])
+def test_stopped_twice_any_job_ends_at_once(jobs: Jobs, stuck: Job, tmp_path: Path, by: str) -> None:
+    """Also one that is within a call into C, with what it has started; what it wrote stays."""
+    ids, parent = tmp_path / "ids", None
+    if by != "its worker":
+        earlier = worker._Worker(JobStore(jobs.home), 1, lambda progress: None)
+        assert earlier._start_next()
+        parent = earlier._children.pop(int(stuck.id))
+    with contextlib.nullcontext() if by == "nobody but who stops it" else _at_work(jobs):
+        until(lambda: ids.exists() and len(ids.read_text().split()) == 2)
+        stuck.out.mkdir()
+        (stuck.out / "metrics.jsonl").write_text('{"step": 4}\n')
+        began = time.monotonic()
+        assert jobs.stop(stuck.id).state == "stopping"
+        assert jobs.wait(stuck.id, 0.7).state == "stopping", "it hears nothing"
+        jobs.stop(stuck.id)
+        job = jobs.wait(stuck.id, 10)
+        assert time.monotonic() - began < 10
+        assert parent is None or parent.wait() == -signal.SIGKILL
+    assert (job.state, job.message, job.resumable) == ("interrupted", "stopped at once", True)
+    until(lambda: all(_has_ended(int(pid)) for pid in ids.read_text().split()), 10)
+    assert (stuck.out / "metrics.jsonl").read_text() == '{"step": 4}\n'
+    assert jobs.resume(stuck.id).state == "queued"
+
+
+def test_a_lock_whose_file_names_another_process_kills_nobody(
     jobs: Jobs, submit: Submit, held: Callable[[Job], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nothing in it can refuse that."""
-    kills: list[tuple[int, int]] = []
-    monkeypatch.setattr(os, "kill", lambda *arguments: kills.append(arguments))
+    """As one of another container does, whose numbers mean nothing here."""
+    monkeypatch.setattr(os, "killpg", lambda *arguments: pytest.fail("killed"))
     job = submit("run")
     start(jobs, job)
     held(job)
-    for killed in (set(), {(os.getpid(), signal.SIGKILL)}):
-        jobs.stop(job.id)
-        with Heartbeat(JobStore(jobs.home), int(job.id)) as beat:
-            pass
-        assert beat.stop.is_set() and set(kills) == killed
+    lock = lock_path(jobs.home, int(job.id))
+    for text in ("", "x", f"{os.getpid()}", f"{os.getpid()} 12.0", f"{os.getpid()} nan", "99999999 1.0"):
+        lock.write_text(text)
+        kill_holder(lock)
 
 
 def test_what_a_job_starts_does_not_hold_its_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 
 from dreamtune.pipelines import job_process, worker
 from dreamtune.pipelines.job_lock import is_held
-from dreamtune.pipelines.job_state import lock_path, log_path
+from dreamtune.pipelines.job_state import WORKER_LOCK, lock_path, log_path
 from tests.pipelines.fork_server import ForkServer, import_all
 
 SLOW = 0.03
@@ -34,7 +34,7 @@ class Workers(ForkServer):
         """Start a worker and wait until it is at work; returns its process id."""
         self.ask(json.dumps([str(home), workers]))
         pid = int(self.answer())
-        until(lambda: is_held(home / worker.LOCK))
+        until(lambda: is_held(home / WORKER_LOCK))
         return pid
 
 
@@ -49,7 +49,7 @@ def until(condition: Callable[[], Any], seconds: float = 240) -> None:
 def kill_worker(home: Path, pid: int) -> None:
     """Kill -9 the worker at work in `home`."""
     os.kill(pid, signal.SIGKILL)
-    until(lambda: not is_held(home / worker.LOCK))
+    until(lambda: not is_held(home / WORKER_LOCK))
 
 
 def kill_job(home: Path, number: str) -> None:
@@ -63,7 +63,7 @@ class _Fork:
     """What the worker needs of a child."""
 
     def __init__(self, pid: int) -> None:
-        self._pid, self._code = pid, 0
+        self.pid, self._pid, self._code = pid, pid, 0
 
     def wait(self) -> int:
         if self._pid:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dreamtune.pipelines.job_lock import take
-from dreamtune.pipelines.worker import LOCK
+from dreamtune.pipelines.job_state import WORKER_LOCK
 from dreamtune.pipelines.workspace import Workspace
 
 
@@ -30,7 +30,7 @@ def served(home: Path, *options: str, worker: bool = False) -> Iterator[Served]:
     """Serve the app from `home`; without `worker` jobs wait for ever."""
     workspace = Workspace(home)
     workspace.jobs.mkdir(parents=True, exist_ok=True)
-    lock = None if worker else take(workspace.jobs / LOCK)
+    lock = None if worker else take(workspace.jobs / WORKER_LOCK)
     log = home.parent / f"{home.name}.log"
     running = start(home, log, *options)
     try:
