@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from dreamtune.errors import ConfigError
 from dreamtune.evaluation.prompts import PLACES
+from dreamtune.words import holds
 
 if TYPE_CHECKING:
     from dreamtune.pipelines.adapter_use import AdapterUse
@@ -51,9 +51,7 @@ def _owners(prompt: str, uses: Sequence[AdapterUse]) -> list[int]:
     triggers = [use.file.trigger for use in uses]
     if "{token}" in prompt:
         return [number for number, word in enumerate(triggers) if word]
-    named = [
-        number for number, word in enumerate(triggers) if word and re.search(rf"(?<!\w){re.escape(word)}(?!\w)", prompt)
-    ]
+    named = [number for number, word in enumerate(triggers) if word and holds(prompt, word)]
     return named or [number for number, word in enumerate(triggers) if not word]
 
 

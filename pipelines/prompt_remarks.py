@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from dreamtune.pipelines.adapter_use import AdapterUse
 from dreamtune.pipelines.generate_config import GenerateConfig
 from dreamtune.pipelines.regions import RegionUse
+from dreamtune.words import holds, same
 
 if TYPE_CHECKING:
     from dreamtune.models import Base
@@ -50,7 +51,7 @@ def _missing_triggers(config: GenerateConfig, adapters: Sequence[AdapterUse]) ->
         f"no prompt holds {adapter.file.trigger!r}, the word for the subject of {adapter.path.name}: "
         f"write for example 'a {adapter.file.trigger} {adapter.file.class_word}'"
         for adapter in adapters
-        if adapter.file.trigger and not any(adapter.file.trigger in prompt for prompt in config.prompts)
+        if adapter.file.trigger and not any(holds(prompt, adapter.file.trigger) for prompt in config.prompts)
     ]
 
 
@@ -60,5 +61,5 @@ def _same_words(adapters: Sequence[AdapterUse]) -> list[str]:
         f"{first.path} and {second.path} both have the word {first.file.trigger!r}: no prompt can tell their subjects "
         "apart; give each a region, or train one with another token"
         for first, second in combinations(adapters, 2)
-        if first.file.trigger and first.file.trigger == second.file.trigger and first.digest != second.digest
+        if first.file.trigger and same(first.file.trigger, second.file.trigger) and first.digest != second.digest
     ]

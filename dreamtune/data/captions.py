@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from dreamtune.data.images import Remark, printable
+from dreamtune.words import holds
 
 SUFFIXES = (".txt", ".caption")
 """Of a file beside a picture; the first that is there counts."""
@@ -97,7 +98,7 @@ class Captions:
         return text
 
     def _look_for_token(self, file: str, text: str) -> None:
-        if self.token is not None and self.token not in text:
+        if self.token is not None and not holds(text, self.token):
             remedy = "write the token into it: the subject is learned without its name"
             self._remark(file, f"does not hold the token {self.token!r}", remedy)
 

@@ -10,6 +10,7 @@ from typing import Any, Self
 from dreamtune.data.images import Remark
 from dreamtune.data.survey import Photo
 from dreamtune.models.prompts import MARKS, Tokens
+from dreamtune.words import holds, one_form
 
 _END = "</w>"
 """CLIP's mark of the end of a word."""
@@ -57,6 +58,7 @@ class Reading:
     @classmethod
     def of(cls, text: str, tokenizer: Any, words: Mapping[str, range] | None = None) -> Self:
         """words: new word -> the numbers of its tokens, as in models.prompts."""
+        text = one_form(text)
         room, ends = tokenizer.model_max_length - MARKS, Tokens.of(tokenizer, text, words or {}).ends
         if len(ends) <= room:
             return cls(text, len(ends), room, text)
@@ -72,7 +74,7 @@ class Reading:
 
     def loses(self, word: str) -> bool:
         """Whether `word` is written in the text, but not read."""
-        return word.lower() in self.text.lower() and word.lower() not in self.read.lower()
+        return holds(self.text, word) and not holds(self.read, word)
 
 
 def length_remarks(

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from dreamtune.errors import ConfigError
+from dreamtune.words import replaced
 
 PLACES = (
     "on the beach",
@@ -38,7 +38,7 @@ class PromptPair:
 
         Raises ConfigError when the prompt does not name the subject, or the class word is not there without it.
         """
-        marked = re.sub(rf"(?<!\w){re.escape(token)}(?!\w)", "{token}", text).replace("{class}", class_word)
+        marked = replaced(text, token, "{token}").replace("{class}", class_word)
         if "{token}" not in marked:
             raise ConfigError(f"the prompt {text!r} does not name the subject: write {{token}}, which is {token!r}")
         bare = " ".join(marked.replace("{token}", " ").split())

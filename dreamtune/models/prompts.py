@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
+
+from dreamtune.words import one_form, places, same
 
 if TYPE_CHECKING:
     from transformers import CLIPTokenizer
@@ -21,11 +22,12 @@ def tokenize(tokenizer: CLIPTokenizer, prompts: list[str], words: Mapping[str, r
 
     words: new word -> the numbers that stand for it, wherever it is a word of its own, in small letters or large.
     """
+    prompts = [one_form(prompt) for prompt in prompts]
     plain = tokenizer(prompts, padding="max_length", truncation=True, return_tensors="pt")
     numbers, mask = plain.input_ids, plain.attention_mask
     longest = numbers.shape[1]
     for row, prompt in enumerate(prompts):
-        if not words or len(_pattern(words).split(prompt)) == 1:
+        if not places(prompt, words):
             continue
         found = Tokens.of(tokenizer, prompt, words).numbers
         found = [tokenizer.bos_token_id, *found[: longest - MARKS], tokenizer.eos_token_id]
@@ -46,25 +48,20 @@ class Tokens:
 
     @classmethod
     def of(cls, tokenizer: CLIPTokenizer, prompt: str, words: Mapping[str, range]) -> Tokens:
-        """Those of `prompt`, the marks around it left out; words as in :func:`tokenize`."""
+        """Those of `prompt`, the marks around it left out; words as in :func:`tokenize`.
+
+        Both are to be in one form, see words.one_form.
+        """
         found, place = cls([], []), 0
-        for index, piece in enumerate(_pattern(words).split(prompt) if words else [prompt]):
-            if index % 2:  # what the group matched stands between the rest
-                numbers = _meant(piece, words)
-                ends = [len(piece)] * len(numbers)
-            else:  # verbose: transformers would warn of what is told better here
-                read: Any = tokenizer(piece, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-                numbers, ends = read.input_ids, [end for _, end in read.offset_mapping]
-            found.numbers.extend(numbers)
-            found.ends.extend(place + end for end in ends)
-            place += len(piece)
+        for start, end in [*places(prompt, words), (len(prompt), len(prompt))]:
+            # verbose: transformers would warn of what is told better here
+            read: Any = tokenizer(
+                prompt[place:start], add_special_tokens=False, return_offsets_mapping=True, verbose=False
+            )
+            found.numbers.extend(read.input_ids)
+            found.ends.extend(place + until for _, until in read.offset_mapping)
+            meant = next((numbers for word, numbers in words.items() if same(word, prompt[start:end])), range(0))
+            found.numbers.extend(meant)
+            found.ends.extend([end] * len(meant))
+            place = end
         return found
-
-
-def _pattern(words: Mapping[str, range]) -> re.Pattern[str]:
-    return re.compile(rf"(?<!\w)({'|'.join(map(re.escape, words))})(?!\w)", re.IGNORECASE)
-
-
-def _meant(piece: str, words: Mapping[str, range]) -> range:
-    """By the rule that found it: for it "ſks" is "sks", which are not the same in small letters."""
-    return next(places for word, places in words.items() if re.fullmatch(re.escape(word), piece, re.IGNORECASE))

@@ -12,6 +12,7 @@ from pydantic import Field, field_validator, model_validator
 from dreamtune.training.equivalents import OTHER_NAMES
 from dreamtune.training.recipe import Recipe
 from dreamtune.training.schedules import Schedule
+from dreamtune.words import holds, one_form
 
 HuberSchedule = Literal["constant", "exponential", "snr"]
 """How the width of a pseudo-Huber loss depends on the noise."""
@@ -163,7 +164,7 @@ class TrainSettings(Recipe):
     @field_validator("class_word", "token")
     @classmethod
     def _one_line(cls, value: str, info: Any) -> str:
-        value = value.strip()
+        value = one_form(value.strip())
         if not value:
             what = 'what the subject is, for example "dog"' if info.field_name == "class_word" else "a rare word"
             raise ValueError(f"{info.field_name} is empty: give {what}")
@@ -194,8 +195,11 @@ class TrainSettings(Recipe):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        if self.token not in self.prompt(self.instance_prompt):
-            raise ValueError(f"instance_prompt = {self.instance_prompt!r} must hold {{token}}: nothing else recalls it")
+        if not holds(self.prompt(self.instance_prompt), self.token):
+            raise ValueError(
+                f"instance_prompt = {self.instance_prompt!r} must hold {{token}} as a whole word: nothing "
+                "else recalls it"
+            )
         if self.pivotal and not re.fullmatch(r"\w+", self.token):
             raise ValueError(f"token = {self.token!r} must be one word of letters and digits with pivotal")
         if self.targets == "none" and not (self.pivotal or self.text_encoder):

@@ -16,13 +16,14 @@ LAYERS = (
     ("data",),
     ("models",),
     ("adapters", "pocket"),
-    ("errors", "storage"),
+    ("errors", "storage", "words"),
 )
 """From the top down. A module may import from its own package and from lower layers."""
 
 LIBRARIES = {
     "errors": set(),
     "storage": set(),
+    "words": set(),
     "adapters": {"torch", "safetensors", "regex"},
     "pocket.world": {"numpy", "PIL"},
 }

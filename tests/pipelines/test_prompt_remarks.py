@@ -1,5 +1,6 @@
 """Prompts of which the base does not read the end are remarked on, and no token is trained that is not read."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import pytest
 
 from dreamtune.errors import ConfigError
+from dreamtune.pipelines.check import check
 from dreamtune.pipelines.preflight import preflight
 from dreamtune.pipelines.progress import Progress
 from dreamtune.pipelines.run_folder import RunFolder
@@ -34,6 +36,39 @@ def test_prompts_of_pictures(draw: Any, trained: TrainResult) -> None:
     assert "has 82 tokens, of which the base reads 75; shorten it: 'yyy" in first and first.endswith("is cut off")
     assert second.endswith("is cut off, and 'sks' with it") and in_region.endswith("is cut off, and 'sks' with it")
     assert "has 76 tokens" in negative and negative.endswith("is cut off")
+
+
+def test_the_word_for_the_subject_is_looked_for_as_training_looks_for_it(draw: Any, trained: TrainResult) -> None:
+    """Whole words, in small letters or large: in prompts, in regions, in captions and in the instance prompt."""
+    region = f"{trained.adapter}@0,0,0.5,1="
+    assert draw("large", prompts=["a SKS dog"], regions=[f"{region}Sks dog"]).remarks == ()
+    flasks = draw("part", prompts=["a man asks for flasks"], regions=[f"{region}flasks"]).remarks
+    assert [remark.partition(" 'sks'")[0] for remark in flasks] == [
+        "no prompt holds",
+        "the prompt of region 1 does not hold",
+    ]
+
+
+def test_captions_are_searched_for_the_token_by_all_who_read_them(
+    settings: Callable[..., TrainConfig], photos: Path, tmp_path: Path
+) -> None:
+    images = tmp_path / "words"
+    shutil.copytree(photos, images)
+    pictures = sorted(path for path in images.iterdir() if path.suffix == ".png")
+    texts = ["a photo of SKS dog", "a man asks a question", "flasks on a table"]
+    for picture, text in zip(pictures, texts, strict=False):
+        picture.with_suffix(".txt").write_text(text)
+    config = settings(images=images)
+    prepared = preflight(config, RunFolder(tmp_path / "run"), False, lambda _: None)
+    for remarks in (prepared.subject.remarks, check(images, str(config.base), token="sks").remarks):
+        lacking = [it.file for it in remarks if it.problem == "does not hold the token 'sks'"]
+        assert lacking == [picture.with_suffix(".txt").name for picture in pictures[1:3]]
+
+
+def test_the_token_of_a_prompt_is_a_word_of_its_own(settings: Callable[..., TrainConfig]) -> None:
+    with pytest.raises(ConfigError, match="as a whole word"):
+        settings(instance_prompt="a {token}s {class}")
+    assert settings(instance_prompt="a SKS {class}").token == "sks"
 
 
 def test_a_word_of_its_own_is_as_long_as_its_vectors(
