@@ -31,12 +31,13 @@ from dreamtune.analysis.overlap import spearman
 from dreamtune.evaluation import default_prompts, subject_fidelity
 from dreamtune.evaluation.pocket_judge import PocketJudge
 from dreamtune.models import Base, load_base
+from dreamtune.models.families import USUAL
 from dreamtune.pipelines.adapter_use import AdapterUse
 from dreamtune.pipelines.analysis_report import Report
 from dreamtune.pocket import photographs
 from dreamtune.storage import atomic
 
-STEPS, GUIDANCE = 12, 2.5
+STEPS, GUIDANCE = 12, USUAL["pocket"].guidance
 """Of the drawings that are judged: ten with each adapter alone, and ten with each other one added."""
 RENDERS = 12
 RESAMPLES = 2000

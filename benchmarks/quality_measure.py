@@ -20,15 +20,15 @@ from dreamtune.evaluation import Exam, Measurement, Sampling, default_prompts
 from dreamtune.evaluation.pocket_judge import PocketJudge, shown
 from dreamtune.models import Base
 from dreamtune.models.conditioning import unet_inputs
+from dreamtune.models.families import USUAL
 from dreamtune.pocket.evaluators import Evaluators, Reading
 from dreamtune.pocket.evaluators.evaluators import answers, to_array
 from dreamtune.pocket.world import CONTEXTS
 from dreamtune.training.losses import add_noise
 
 FALSE_ACCEPTS = 0.01
-GUIDANCE = 2.5
-PRIOR_STEPS, PRIOR_GUIDANCE = 20, 3.0
-"""How class pictures for training are drawn, as pocket's presets have it."""
+DRAWING = USUAL["pocket"]
+"""Of the pictures that are judged, and of the class pictures for training."""
 SMALL, LEFT = 0.55, 0.43
 """A subject is small when neither side of its box is longer, and on the left when its middle is further left: shares of
 the picture. Small subjects of the world measure 0.40 to 0.50, middling ones 0.60 to 0.72."""
@@ -70,7 +70,9 @@ class Examiner:
         """whole: twenty prompts, two pictures of each, and all figures; else ten pictures and the first four."""
         self.base, self.whole, self.who = base, whole, individual(name)
         self.pairs = prompts(self.who.cls, token) if whole else default_prompts(token, self.who.cls)
-        self.sampling = Sampling(base.resolution, drawing_steps, GUIDANCE, seed=1_000, per_prompt=2 if whole else 1)
+        self.sampling = Sampling(
+            base.resolution, drawing_steps, DRAWING.guidance, seed=1_000, per_prompt=2 if whole else 1
+        )
         self._exam: Exam | None = None
 
     def measure(self, attached: AttachedAdapter | PeftAttached) -> tuple[dict[str, float], list[Image.Image]]:
@@ -181,4 +183,5 @@ def drift(base: Base, attached: AttachedAdapter | PeftAttached, cls: str) -> flo
 
 def class_latents(base: Base, cls: str, count: int) -> Tensor:
     """Class pictures as the base draws them, (count, c, h, w); from the cache if they are there."""
-    return prior_latents(base, f"a {cls}", count, base.resolution, steps=PRIOR_STEPS, guidance=PRIOR_GUIDANCE)
+    prompt = DRAWING.prompt("", cls)
+    return prior_latents(base, prompt, count, base.resolution, steps=DRAWING.steps, guidance=DRAWING.guidance)

@@ -20,7 +20,7 @@ from dreamtune.models import load_base
 from dreamtune.pocket import WEIGHTS
 from dreamtune.storage import atomic
 
-RULES = 1
+RULES = 2
 """Part of every key: a change of how runs are made or measured makes the old ones unreachable."""
 
 

@@ -30,6 +30,7 @@ from dreamtune.fusion.delta import Delta
 from dreamtune.fusion.masks import box_mask
 from dreamtune.fusion.regions import Region, routed
 from dreamtune.models import load_base
+from dreamtune.models.families import USUAL
 
 RANK = 8
 HALVES = ((0.0, 0.0, 0.5, 1.0), (0.5, 0.0, 1.0, 1.0))
@@ -61,10 +62,11 @@ def regions(unet: nn.Module, embeddings: list[Tensor]) -> AbstractContextManager
 def pocket(steps: int) -> tuple[nn.Module, Callable[[], Any], list[Tensor]]:
     """The embedded base, a generation with it, and the embeddings of the regions' prompts."""
     base = load_base("pocket", "cpu")
+    guidance = USUAL["pocket"].guidance
     embeddings = [it.embedding for it in base.condition(["a cat on the beach", "a mug on the beach"])]
 
     def draw() -> None:
-        latents = base.draw(["on the beach"], [0], size=base.resolution, steps=steps, guidance=2.5)
+        latents = base.draw(["on the beach"], [0], size=base.resolution, steps=steps, guidance=guidance)
         base.to_pictures(latents)
 
     return base.unet, draw, embeddings

@@ -23,8 +23,9 @@ from benchmarks.machine import RESULTS, machine, pick_device, write_results
 from dreamtune.adapters import AdapterFile, attach
 from dreamtune.adapters.methods.lora import LoRAConfig
 from dreamtune.models import Base, load_base
+from dreamtune.models.families import USUAL
 
-RANK, PICTURES, GUIDANCE = 8, 4, 2.5
+RANK, PICTURES, GUIDANCE = 8, 4, USUAL["pocket"].guidance
 NUMBERS = (0, 1, 2, 4)
 COMMANDS = (("--version",), ("--help",), ("train", "--help"))
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from itertools import combinations
 from typing import TYPE_CHECKING
 
+from dreamtune.models.families import USUAL
 from dreamtune.pipelines.adapter_use import AdapterUse
 from dreamtune.pipelines.analysis_config import AnalyzeConfig
 from dreamtune.pipelines.progress import OnProgress, Progress
@@ -17,8 +18,6 @@ if TYPE_CHECKING:
     from dreamtune.analysis import Advice
     from dreamtune.analysis.interference import Recording
     from dreamtune.models import Base
-
-_GUIDANCE = 5.0
 
 
 @dataclass(frozen=True)
@@ -71,15 +70,14 @@ def record(
     """Draw one picture with each adapter alone and record its layers; the pictures are not kept."""
     from dreamtune.analysis import recorded
 
-    modules = {name: _module(base, name) for name in gains}
+    modules, usual = {name: _module(base, name) for name in gains}, USUAL[base.family]
     recordings, prompts, remarks = [], [], []
     for number, use in enumerate(uses):
-        prompt = " ".join(word for word in ("a photo of a", use.file.trigger, use.file.class_word) if word)
+        prompt = usual.prompt(use.file.trigger, use.file.class_word)
         if not (use.file.trigger or use.file.class_word):
-            prompt = "a photo"
             remarks.append(f"{use.path.name} does not tell its trigger: interference was recorded with {prompt!r}")
         with use.on(base, config.any_base), recorded(modules, gains, len(uses), number) as recording:
-            base.draw([prompt], [config.seed], size=base.resolution, steps=config.steps, guidance=_GUIDANCE)
+            base.draw([prompt], [config.seed], size=base.resolution, steps=config.steps, guidance=usual.guidance)
         recordings.append(recording)
         prompts.append(prompt)
         tell(Progress("record", number + 1, len(uses)))

@@ -3,28 +3,26 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dreamtune.errors import AdapterFileError, ConfigError
+from dreamtune.models.families import USUAL
 from dreamtune.pipelines.adapter_use import AdapterUse, base_name
-from dreamtune.pipelines.files import check_place, complete
+from dreamtune.pipelines.files import complete
+from dreamtune.pipelines.fuse_check import check, texts
 from dreamtune.pipelines.fuse_config import FuseConfig
 from dreamtune.pipelines.fuse_output import description, with_energy, write_checkpoint
-from dreamtune.pipelines.fuse_prompts import adapter_prompts, usual_captions
 from dreamtune.pipelines.fuse_recording import Recorder
-from dreamtune.pipelines.fuse_stages import WORDS, Stages
-from dreamtune.pipelines.generate_config import SAMPLING
+from dreamtune.pipelines.fuse_stages import Stages
 from dreamtune.pipelines.progress import OnProgress, Printer, Progress
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from dreamtune.adapters import AdapterFile
-    from dreamtune.fusion import FusionOptions, Ingredient
+    from dreamtune.fusion import Ingredient
     from dreamtune.models import Base
 
 
@@ -70,20 +68,20 @@ def fuse(config: FuseConfig, out: str | Path, on_progress: OnProgress | None = N
     began, tell = time.monotonic(), on_progress
     place = Path(out).expanduser()
     checked = check(config, place)
-    uses, taken, texts, word = checked.uses, checked.ingredients, checked.texts, checked.word
+    uses, taken, word = checked.uses, checked.ingredients, checked.word
 
     from dreamtune.fusion import as_file, common_layers, fuse_layers
 
     records = common_layers(taken)
-    model = _base(config, uses, to_record=texts is not None)
+    model = _base(config, uses, to_record=checked.reads)
     weights = None if model is None else _weights(taken, model)
-    recorder = None
-    if texts is None:
+    recorder, read = None, None if model is None else texts(config, uses, USUAL[model.family])
+    if read is None:
         layers = fuse_layers(taken, checked.options, weights, lambda done, total: tell(Progress("fuse", done, total)))
     else:
         assert model is not None and weights is not None
-        recorder = Recorder(model, records, config.steps, SAMPLING[model.family][1], config.seed)
-        layers = Stages(taken, checked.options, weights, *texts, recorder, tell).run()
+        recorder = Recorder(model, records, config.steps, USUAL[model.family].guidance, config.seed)
+        layers = Stages(taken, checked.options, weights, *read, recorder, tell).run()
     fused = as_file(
         layers, records, config.rank, whole=config.format == "checkpoint", word=word, **description(config, uses, word)
     )
@@ -104,83 +102,6 @@ def fuse(config: FuseConfig, out: str | Path, on_progress: OnProgress | None = N
         remarks=checked.remarks,
         seconds=time.monotonic() - began,
     )
-
-
-@dataclass(frozen=True)
-class Checked:
-    """What settings and files say together."""
-
-    uses: Sequence[AdapterUse]
-    """Those of a weight other than 0."""
-    ingredients: Sequence[Ingredient]
-    """The same for the fusion."""
-    options: FusionOptions
-    word: AdapterFile | None
-    texts: tuple[list[list[str]], Sequence[str]] | None
-    remarks: tuple[str, ...]
-    """On all files."""
-
-
-def check(config: FuseConfig, place: Path) -> Checked:
-    """Look at all that can be looked at without a base. Raises what :func:`fuse` does."""
-    _check_place(place)
-    given = [AdapterUse.load(text) for text in config.adapters]
-    uses = [use for use in given if use.strength != 0]
-
-    from dreamtune.fusion import FusionOptions, weighted
-
-    ingredients = weighted([use.ingredient for use in given])
-    _check_triggers(uses)
-    return Checked(
-        uses=uses,
-        ingredients=ingredients,
-        options=FusionOptions(config.method, config.density, config.balance, config.seed),
-        word=_word(config, uses),
-        texts=_texts(config, uses),
-        remarks=tuple(it for use in given for it in use.remarks),
-    )
-
-
-def _check_place(place: Path) -> None:
-    if place.suffix != ".safetensors":
-        raise ConfigError(f"{place} is to be a file: give it a name that ends in .safetensors")
-    if place.exists():
-        raise ConfigError(f"{place} is there already: remove it or choose another name")
-    check_place(place.parent)
-
-
-def _check_triggers(uses: Sequence[AdapterUse]) -> None:
-    """Two subjects of one word could not be told apart by any prompt."""
-    counts = Counter(use.file.trigger.lower() for use in uses if use.file.trigger)
-    for trigger, count in counts.items():
-        if count > 1:
-            names = " and ".join(use.path.name for use in uses if use.file.trigger.lower() == trigger)
-            raise ConfigError(
-                f"{names} are called by the same word {trigger!r}, so that no prompt could tell them apart: "
-                "train one of them again with another token"
-            )
-
-
-def _texts(config: FuseConfig, uses: Sequence[AdapterUse]) -> tuple[list[list[str]], Sequence[str]] | None:
-    """Each adapter's prompts, and captions, where what layers get plays a part; None where it does not.
-
-    Raises ConfigError for texts that are missing or not asked for.
-    """
-    from dreamtune.fusion import MEASURED
-
-    if config.method not in MEASURED and config.balance != "output":
-        given = "prompts" if config.prompts else "captions" if config.captions else None
-        if given:
-            raise ConfigError(f"{config.method} reads no {given}: leave them out, or use {' or '.join(MEASURED)}")
-        return None
-    if config.method != WORDS and config.captions:
-        raise ConfigError(f"{config.method} reads no captions: leave them out, or use {WORDS}")
-    if len(uses) < 2:  # one alone stays as it is, whatever its layers get
-        return None
-    prompts = adapter_prompts(config.prompts, uses, config.method)
-    if config.method != WORDS:
-        return prompts, []
-    return prompts, config.captions or usual_captions(uses)
 
 
 def _base(config: FuseConfig, uses: Sequence[AdapterUse], *, to_record: bool) -> Base | None:
@@ -206,19 +127,3 @@ def _weights(taken: Sequence[Ingredient], base: Base) -> dict[str, Tensor]:
     for it in taken:
         weights |= it.file.weights(base.parts)
     return weights
-
-
-def _word(config: FuseConfig, uses: Sequence[AdapterUse]) -> AdapterFile | None:
-    """The one adapter whose embeddings of a new word go along. Raises ConfigError where they cannot."""
-    found = [use for use in uses if use.file.embeddings]
-    if found and config.format == "checkpoint":
-        raise ConfigError(
-            f"the embeddings of {found[0].file.trigger!r} cannot be in a checkpoint: fuse to an adapter, or export "
-            f"{found[0].path.name} with the format embedding and train without a new word"
-        )
-    if len(found) > 1:
-        raise ConfigError(
-            f"{' and '.join(use.path.name for use in found)} each have embeddings of a new word, and one file holds "
-            "one: generate with both adapters side by side"
-        )
-    return found[0].file if found else None

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from dreamtune.errors import ConfigError
 from dreamtune.evaluation.prompts import PLACES
+from dreamtune.models.families import Usual
 from dreamtune.words import holds
 
 if TYPE_CHECKING:
@@ -16,14 +17,14 @@ _THINGS = ("man", "woman", "child", "bird", "horse", "house", "tree", "flower", 
 """Of captions, besides the adapters' own classes: things that are no subject."""
 
 
-def adapter_prompts(prompts: Sequence[str], uses: Sequence[AdapterUse], method: str) -> list[list[str]]:
-    """For each adapter those of the prompts that name its subject, or without any the usual ones.
+def adapter_prompts(prompts: Sequence[str], uses: Sequence[AdapterUse], method: str, usual: Usual) -> list[list[str]]:
+    """For each adapter those of the prompts that name its subject, or without any those that are usual for the base.
 
     {token} and {class} stand for the words of each adapter. A prompt that holds no adapter's word is for those that do
     not tell theirs. Raises ConfigError for one that is nobody's, and for an adapter that has none.
     """
     if not prompts:
-        return [_usual(use, method) for use in uses]
+        return [_usual(use, method, usual) for use in uses]
     found: list[list[str]] = [[] for _ in uses]
     for prompt in prompts:
         owners = _owners(prompt, uses)
@@ -40,10 +41,10 @@ def adapter_prompts(prompts: Sequence[str], uses: Sequence[AdapterUse], method: 
     return found
 
 
-def usual_captions(uses: Sequence[AdapterUse]) -> list[str]:
+def usual_captions(uses: Sequence[AdapterUse], usual: Usual) -> list[str]:
     """The adapters' classes, and some other things, in PLACES and alone."""
     things = dict.fromkeys([*(use.file.class_word for use in uses if use.file.class_word), *_THINGS])
-    return [caption for thing in things for caption in (f"a photo of a {thing}", *_placed(thing))]
+    return [caption for thing in things for caption in (usual.prompt("", thing), *_placed(thing))]
 
 
 def _owners(prompt: str, uses: Sequence[AdapterUse]) -> list[int]:
@@ -55,14 +56,13 @@ def _owners(prompt: str, uses: Sequence[AdapterUse]) -> list[int]:
     return named or [number for number, word in enumerate(triggers) if not word]
 
 
-def _usual(use: AdapterUse, method: str) -> list[str]:
+def _usual(use: AdapterUse, method: str, usual: Usual) -> list[str]:
     trigger, kind = use.file.trigger, use.file.class_word
     if not trigger:
         raise ConfigError(
             f"{use.path.name} does not tell the word for its subject, and {method} reads prompts with it: give prompts"
         )
-    subject = f"{trigger} {kind}".strip()
-    return [f"a photo of a {subject}", *_placed(subject)]
+    return [usual.prompt(trigger, kind), *_placed(f"{trigger} {kind}".strip())]
 
 
 def _placed(thing: str) -> list[str]:

@@ -9,14 +9,13 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field, field_validator, model_validator
 
 from dreamtune.errors import ConfigError
+from dreamtune.models.families import USUAL
 from dreamtune.pipelines.adapter_use import AdapterUse, base_name
 from dreamtune.training.recipe import Recipe
 
 if TYPE_CHECKING:
     from dreamtune.models import Base
 
-SAMPLING = {"pocket": (20, 2.5), "sd1": (25, 5.0), "sd2": (25, 5.0), "sdxl": (25, 5.0)}
-"""Steps and guidance by the base's family, where they are not set."""
 DENOISE = 0.6
 """Share of the steps that are done from a picture, where it is not set."""
 
@@ -63,10 +62,10 @@ class DrawingConfig(Recipe):
 
     def sampling(self, base: Base) -> tuple[int, float, int]:
         """Steps, guidance and size of pictures by `base`."""
-        steps, guidance = SAMPLING[base.family]
+        usual = USUAL[base.family]
         return (
-            steps if self.steps is None else self.steps,
-            guidance if self.guidance is None else self.guidance,
+            usual.steps if self.steps is None else self.steps,
+            usual.guidance if self.guidance is None else self.guidance,
             self.size or base.resolution,
         )
 

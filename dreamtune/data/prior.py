@@ -35,8 +35,8 @@ def prior_latents(
     count: int,
     resolution: int,
     *,
-    steps: int = 30,
-    guidance: float = 5.0,
+    steps: int,
+    guidance: float,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Tensor:
     """Scaled latents (count, c, h, w) fp32 on the CPU of `count` pictures which the base draws for `prompt`.

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
+from ..models.families import USUAL
 from ..pocket import photographs
 from ..pocket.evaluators import Evaluators
 from ..pocket.world import CONTEXTS, Subject
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from ..adapters import AttachedAdapter
     from ..models import Base
 
-STEPS, GUIDANCE = 20, 2.5
 RENDERS = 12
 """Renders of the subject to compare with, and as many again that set the upper anchor."""
 
@@ -79,7 +79,8 @@ def measure_personalization(
     Picture i of each list starts from the noise of seed + i.
     """
     references, real = (photographs(subject, RENDERS, seed=1_000 + seed + k) for k in (0, 1))
-    sampling = Sampling(base.resolution, STEPS, GUIDANCE, seed, per_context)
+    usual = USUAL["pocket"]
+    sampling = Sampling(base.resolution, usual.steps, usual.guidance, seed, per_context)
     pairs = default_prompts(token, subject.cls)
     exam = Exam(base, attached, PocketJudge(evaluators), references, pairs, sampling, real)
     measured = exam.measure()

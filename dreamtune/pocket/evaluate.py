@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 SINGLES, PAIRS = 250, 150
 PICTURES = SINGLES + PAIRS
 STEPS, GUIDANCE = 20, 4.0
+"""Of the exam that stands in the card: fixed, so that cards of all bases can be compared. How pocket draws for people
+is in models.families."""
 _BATCH = 50
 
 

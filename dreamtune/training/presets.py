@@ -10,25 +10,33 @@ from __future__ import annotations
 
 from typing import Any
 
+from dreamtune.models.families import USUAL
+
+_FIELDS = {"instance_prompt": "subject", "class_prompt": "thing", "sampling_steps": "steps", "guidance": "guidance"}
+"""Setting -> where models.families has it, for how pictures are drawn and subjects are called."""
+
+
+def _usual(family: str) -> dict[str, Any]:
+    """What differs from the defaults there."""
+    own, defaults = USUAL[family], USUAL["sd1"]
+    return {key: getattr(own, it) for key, it in _FIELDS.items() if getattr(own, it) != getattr(defaults, it)}
+
+
 PRESETS: dict[str, dict[str, Any]] = {
     "sd1": {},
-    "sd2": {},
+    "sd2": _usual("sd2"),
     # Four pictures of 1024 px at once rarely fit a card, four after one another do.
-    "sdxl": {"accumulation": 4, "precision": "bf16"},
-    # A small UNet wants larger steps and batches; its captions read "a sks dog", never "a photo of". It has seen
-    # nothing but squares.
+    "sdxl": {**_usual("sdxl"), "accumulation": 4, "precision": "bf16"},
+    # A small UNet wants larger steps and batches. It has seen nothing but squares.
     "pocket": {
+        **_usual("pocket"),
         "buckets": False,
-        "instance_prompt": "a {token} {class}",
-        "class_prompt": "a {class}",
         "steps": 400,
         "batch_size": 8,
         "lr": 1e-3,
         "warmup_steps": 10,
         "lr_schedule": "cosine",
         "prior_images": 64,
-        "sampling_steps": 20,
-        "guidance": 3.0,
     },
 }
 """By family of the base."""

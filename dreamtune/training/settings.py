@@ -9,11 +9,13 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
+from dreamtune.models.families import USUAL
 from dreamtune.training.equivalents import OTHER_NAMES
 from dreamtune.training.recipe import Recipe
 from dreamtune.training.schedules import Schedule
 from dreamtune.words import holds, one_form
 
+_USUAL = USUAL["sd1"]
 HuberSchedule = Literal["constant", "exponential", "snr"]
 """How the width of a pseudo-Huber loss depends on the noise."""
 
@@ -34,9 +36,9 @@ class TrainSettings(Recipe):
     """Rare word that will mean this subject."""
     base: str = "pocket"
     """Base model: "pocket", a diffusers folder, a single .safetensors checkpoint, or a hub id."""
-    instance_prompt: str = "a photo of {token} {class}"
+    instance_prompt: str = _USUAL.subject
     """Prompt of pictures without a caption; {token} and {class} are filled in."""
-    class_prompt: str = "a photo of a {class}"
+    class_prompt: str = _USUAL.thing
     """Prompt of the prior (class) pictures."""
 
     method: str = "lora"
@@ -130,9 +132,9 @@ class TrainSettings(Recipe):
     """Weight of the prior's loss (lambda in DreamBooth, equation 2)."""
     prior_images: int = Field(default=100, ge=1)
     """Number of class pictures; generated once and shared by all runs with the same base, class and size."""
-    sampling_steps: int = Field(default=30, ge=1, le=999)
+    sampling_steps: int = Field(default=_USUAL.steps, ge=1, le=999)
     """Denoising steps for each class or sample picture."""
-    guidance: float = Field(default=5.0, ge=0, allow_inf_nan=False)
+    guidance: float = Field(default=_USUAL.guidance, ge=0, allow_inf_nan=False)
     """Classifier-free guidance for class and sample pictures."""
 
     checkpoint_every: int = Field(default=100, ge=0)

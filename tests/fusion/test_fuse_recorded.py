@@ -13,10 +13,10 @@ from dreamtune.adapters import AdapterFile
 from dreamtune.adapters.parts import TEXT_ENCODERS
 from dreamtune.fusion import Delta, FusionOptions, Ingredient, Inputs, Moments, common_layers, fuse_layers, recorded
 from dreamtune.models import Base
+from dreamtune.models.families import USUAL
 from dreamtune.pipelines.cli import main
 from dreamtune.pipelines.fuse import fuse
 from dreamtune.pipelines.fuse_config import FuseConfig
-from dreamtune.pipelines.generate_config import SAMPLING
 
 Make = Callable[..., Path]
 PROMPTS = ("a {token} {class}", "{token} at night")
@@ -77,7 +77,7 @@ def test_stages_in_the_order_of_mix_of_show(stage: str, make: Make, base: Base, 
             before, drawing = only(fused, "text", "key or value"), only(it.file, "pixels")
             with base.put_on(before), base.put_on(drawing), recorded(modules(base, paths), moments):
                 for seed, prompt in enumerate(prompts):
-                    base.draw([prompt], [seed], size=32, steps=2, guidance=SAMPLING[base.family][1])
+                    base.draw([prompt], [seed], size=32, steps=2, guidance=USUAL[base.family].guidance)
         own.append(moments.means())
     expected = dict(fuse_layers(ingredients, FusionOptions("gradient"), inputs=Inputs(own), paths=paths))
     found = deltas(fused)

@@ -15,6 +15,7 @@ from PIL import Image
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
+from ...models.families import USUAL
 from .config import PretrainConfig
 from .data import RenderSet
 from .schedule import Ema, Stage, constant_then_cosine, optimizers, set_lr, update
@@ -97,8 +98,8 @@ def sample(
     vae: AutoencoderKL,
     prompts: list[str],
     seed: int = 0,
-    guidance: float = 4.0,
-    steps: int = 25,
+    guidance: float = USUAL["pocket"].guidance,
+    steps: int = USUAL["pocket"].steps,
 ) -> np.ndarray:
     """(n, h, w, 3) uint8 pictures of `prompts` by classifier-free guidance."""
     device = next(unet.parameters()).device

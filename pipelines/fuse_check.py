@@ -1,0 +1,117 @@
+"""What can be said of a fusion before any base is loaded: whether its settings and files fit together."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dreamtune.errors import ConfigError
+from dreamtune.models.families import USUAL, Usual
+from dreamtune.pipelines.adapter_use import AdapterUse
+from dreamtune.pipelines.files import check_place
+from dreamtune.pipelines.fuse_config import FuseConfig
+from dreamtune.pipelines.fuse_prompts import adapter_prompts, usual_captions
+from dreamtune.pipelines.fuse_stages import WORDS
+
+if TYPE_CHECKING:
+    from dreamtune.adapters import AdapterFile
+    from dreamtune.fusion import FusionOptions, Ingredient
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What settings and files say together."""
+
+    uses: Sequence[AdapterUse]
+    """Those of a weight other than 0."""
+    ingredients: Sequence[Ingredient]
+    """The same for the fusion."""
+    options: FusionOptions
+    word: AdapterFile | None
+    reads: bool
+    """Whether prompts are read and drawn, see :func:`texts`."""
+    remarks: tuple[str, ...]
+    """On all files."""
+
+
+def check(config: FuseConfig, place: Path) -> Checked:
+    """Look at all that can be looked at without a base. Raises what fuse does."""
+    _check_place(place)
+    given = [AdapterUse.load(text) for text in config.adapters]
+    uses = [use for use in given if use.strength != 0]
+
+    from dreamtune.fusion import FusionOptions, weighted
+
+    ingredients = weighted([use.ingredient for use in given])
+    _check_triggers(uses)
+    return Checked(
+        uses=uses,
+        ingredients=ingredients,
+        options=FusionOptions(config.method, config.density, config.balance, config.seed),
+        word=_word(config, uses),
+        reads=texts(config, uses, USUAL["sd1"]) is not None,  # what is wrong with them is so on any base
+        remarks=tuple(it for use in given for it in use.remarks),
+    )
+
+
+def _check_place(place: Path) -> None:
+    if place.suffix != ".safetensors":
+        raise ConfigError(f"{place} is to be a file: give it a name that ends in .safetensors")
+    if place.exists():
+        raise ConfigError(f"{place} is there already: remove it or choose another name")
+    check_place(place.parent)
+
+
+def _check_triggers(uses: Sequence[AdapterUse]) -> None:
+    """Two subjects of one word could not be told apart by any prompt."""
+    counts = Counter(use.file.trigger.lower() for use in uses if use.file.trigger)
+    for trigger, count in counts.items():
+        if count > 1:
+            names = " and ".join(use.path.name for use in uses if use.file.trigger.lower() == trigger)
+            raise ConfigError(
+                f"{names} are called by the same word {trigger!r}, so that no prompt could tell them apart: "
+                "train one of them again with another token"
+            )
+
+
+def texts(config: FuseConfig, uses: Sequence[AdapterUse], usual: Usual) -> tuple[list[list[str]], Sequence[str]] | None:
+    """Each adapter's prompts, and captions, where what layers get plays a part; None where it does not.
+
+    usual: of the base, for prompts that are not given.
+
+    Raises ConfigError for texts that are missing or not asked for.
+    """
+    from dreamtune.fusion import MEASURED
+
+    if config.method not in MEASURED and config.balance != "output":
+        given = "prompts" if config.prompts else "captions" if config.captions else None
+        if given:
+            raise ConfigError(f"{config.method} reads no {given}: leave them out, or use {' or '.join(MEASURED)}")
+        return None
+    if config.method != WORDS and config.captions:
+        raise ConfigError(f"{config.method} reads no captions: leave them out, or use {WORDS}")
+    if len(uses) < 2:  # one alone stays as it is, whatever its layers get
+        return None
+    prompts = adapter_prompts(config.prompts, uses, config.method, usual)
+    if config.method != WORDS:
+        return prompts, []
+    return prompts, config.captions or usual_captions(uses, usual)
+
+
+def _word(config: FuseConfig, uses: Sequence[AdapterUse]) -> AdapterFile | None:
+    """The one adapter whose embeddings of a new word go along. Raises ConfigError where they cannot."""
+    found = [use for use in uses if use.file.embeddings]
+    if found and config.format == "checkpoint":
+        raise ConfigError(
+            f"the embeddings of {found[0].file.trigger!r} cannot be in a checkpoint: fuse to an adapter, or export "
+            f"{found[0].path.name} with the format embedding and train without a new word"
+        )
+    if len(found) > 1:
+        raise ConfigError(
+            f"{' and '.join(use.path.name for use in found)} each have embeddings of a new word, and one file holds "
+            "one: generate with both adapters side by side"
+        )
+    return found[0].file if found else None
