@@ -27,6 +27,20 @@ class Net(nn.Module):
         return self.last(self.block["second"](self.first(x).tanh()).tanh())
 
 
+class PartOfUNet(nn.Module):
+    """The same layers under paths that a UNet of Stable Diffusion has too, for what is read from other tools' files."""
+
+    def __init__(self, net: Net) -> None:
+        super().__init__()
+        self.time_embedding = nn.ModuleDict({"linear_1": net.first, "linear_2": net.block["second"]})
+        self.last = net.last
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.time_embedding["linear_2"](self.time_embedding["linear_1"](x).tanh()).tanh())
+
+
+IN_UNET = {"first": "time_embedding.linear_1", "block.second": "time_embedding.linear_2"}
+"""Path in Net -> the same layer's in PartOfUNet."""
 TARGETS = "first|second"
 LAYERS = ("first", "block.second")
 
@@ -36,6 +50,23 @@ def frozen_net(dtype: torch.dtype = torch.float64) -> Net:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         return Net().to(dtype).requires_grad_(False)
+
+
+def part_of_unet(dtype: torch.dtype = torch.float32) -> PartOfUNet:
+    """The same under paths of a UNet."""
+    return PartOfUNet(frozen_net(dtype))
+
+
+def in_unet(file: AdapterFile) -> AdapterFile:
+    """An adapter of Net as one of PartOfUNet."""
+    layers = {IN_UNET[path]: record for path, record in file.layers.items()}
+    tensors = {
+        f"{IN_UNET[path]}.{name.removeprefix(f'{path}.')}": tensor
+        for name, tensor in file.tensors.items()
+        for path in IN_UNET
+        if name.startswith(f"{path}.")
+    }
+    return AdapterFile(**{**vars(file), "layers": layers, "tensors": tensors})
 
 
 def inputs(dtype: torch.dtype = torch.float64) -> Tensor:

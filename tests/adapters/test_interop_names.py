@@ -24,7 +24,7 @@ def test_original_names(design: str, request: pytest.FixtureRequest, tmp_path: P
     xl, unet = design == "tiny_sdxl", UNet2DConditionModel.from_pretrained(folder / "unet")
     stored = load_file(tiny_checkpoint(folder, tmp_path / "base.safetensors"))
     for path, layer in unet.named_modules():
-        if isinstance(layer, nn.Linear):
+        if isinstance(layer, nn.Linear | nn.Conv2d):
             name = original_name(path, unet.config["layers_per_block"], xl)
             torch.testing.assert_close(stored[f"{name}.weight"], layer.weight.detach(), rtol=0, atol=0)
             inner = str(name).removeprefix("model.diffusion_model.") if xl else path
@@ -45,6 +45,10 @@ def test_names_as_sd_scripts_has_them() -> None:
         ),
         "down_blocks.0.resnets.0.time_emb_proj": "input_blocks_1_0_emb_layers_1",
         "add_embedding.linear_1": "label_emb_0_0",
+        "conv_in": "input_blocks_0_0",
+        "down_blocks.0.downsamplers.0.conv": "input_blocks_3_0_op",
+        "up_blocks.0.upsamplers.0.conv": "output_blocks_2_2_conv",
+        "up_blocks.2.resnets.2.conv_shortcut": "output_blocks_8_0_skip_connection",
     }.items():
         assert kohya_name(path, xl=True) == f"lora_unet_{name}"
 
@@ -53,7 +57,8 @@ def test_names_as_sd_scripts_has_them() -> None:
     "path",
     [
         "down_blocks.1.attentions.2.transformer_blocks.0.attn1.to_q",  # with three layers in a block, as no SDXL has
-        "down_blocks.1.resnets.0.conv1",
+        "down_blocks.1.resnets.2.conv1",
+        "down_blocks.1.upsamplers.0.conv",
         "first",
     ],
 )

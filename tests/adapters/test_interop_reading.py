@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from dreamtune.adapters import AdapterFile
 from dreamtune.adapters.interop import read_adapter
 from dreamtune.errors import AdapterFileError
-from tests.adapters.nets import frozen_net, inputs
+from tests.adapters.nets import inputs, part_of_unet
 
 Tensors = dict[str, Tensor]
 KOHYA = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q"
@@ -42,7 +42,7 @@ PEFT_CONFIGS: dict[str, Callable[..., Any]] = {
     "lora": lambda **o: LoraConfig(r=2, lora_alpha=5, **o),
     "rslora": lambda **o: LoraConfig(r=2, lora_alpha=5, use_rslora=True, **o),
     "ranks": lambda **o: LoraConfig(
-        r=2, lora_alpha=5, rank_pattern={"second": 3}, alpha_pattern={"^block.second": 4}, **o
+        r=2, lora_alpha=5, rank_pattern={"linear_2": 3}, alpha_pattern={"^time_embedding.linear_2": 4}, **o
     ),
     "dora": lambda **o: LoraConfig(r=2, lora_alpha=5, use_dora=True, **o),
     "loha": lambda **o: LoHaConfig(r=2, alpha=5, **o),
@@ -54,31 +54,31 @@ PEFT_CONFIGS: dict[str, Callable[..., Any]] = {
 
 @pytest.mark.parametrize("kind", PEFT_CONFIGS)
 def test_folder_of_peft(kind: str, tmp_path: Path) -> None:
-    net, x = frozen_net(torch.float32), inputs(torch.float32)
-    model = get_peft_model(net, PEFT_CONFIGS[kind](target_modules=["first", "second"]))  # pyright: ignore[reportArgumentType]
+    net, x = part_of_unet(), inputs(torch.float32)
+    model = get_peft_model(net, PEFT_CONFIGS[kind](target_modules=["linear_1", "linear_2"]))  # pyright: ignore[reportArgumentType]
     randomised(model)
     model.save_pretrained(str(tmp_path))
     expected = model.eval()(x)
     imported = read_adapter(tmp_path)
     assert (imported.tool, imported.remarks) == ("PEFT", ())
     assert imported.file.base == ""
-    own = frozen_net(torch.float32)
+    own = part_of_unet()
     imported.file.attach(own)
     torch.testing.assert_close(own(x), expected)
-    assert not torch.allclose(expected, frozen_net(torch.float32)(x), atol=1e-2)
+    assert not torch.allclose(expected, part_of_unet()(x), atol=1e-2)
 
 
 @pytest.mark.parametrize("kind", ["lora", "dora"])
 @pytest.mark.parametrize("prefix", ["", "unet."])
 def test_file_of_diffusers(kind: str, prefix: str, tmp_path: Path) -> None:
-    net, x = frozen_net(torch.float32), inputs(torch.float32)
-    config = PEFT_CONFIGS[kind](target_modules=["first", "second"])
+    net, x = part_of_unet(), inputs(torch.float32)
+    config = PEFT_CONFIGS[kind](target_modules=["linear_1", "linear_2"])
     randomised(inject_adapter_in_model(config, net))
     state = {f"{prefix}{name}": value for name, value in get_peft_model_state_dict(net).items()}
     expected = net.eval()(x)
     told = {f"unet.{key}": list(v) if isinstance(v, set) else v for key, v in config.to_dict().items()}
     path = written(tmp_path / "a.safetensors", state, {"lora_adapter_metadata": json.dumps(told)})
-    own = frozen_net(torch.float32)
+    own = part_of_unet()
     imported = read_adapter(path)
     with imported.file.attach(own):
         torch.testing.assert_close(own(x), expected)
@@ -163,8 +163,8 @@ def test_layer_of_kohya_and_lycoris(kind: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", ["loha", "lokr", "lokr whole"])
 @pytest.mark.parametrize("prefix", ["", "unet.", "base_model.model."])
 def test_alpha_that_peft_keeps_elsewhere_is_remarked_on(kind: str, prefix: str, tmp_path: Path) -> None:
-    net = frozen_net(torch.float32)
-    randomised(inject_adapter_in_model(PEFT_CONFIGS[kind](target_modules=["first", "second"]), net))
+    net = part_of_unet()
+    randomised(inject_adapter_in_model(PEFT_CONFIGS[kind](target_modules=["linear_1", "linear_2"]), net))
     state = {f"{prefix}{name}": value for name, value in get_peft_model_state_dict(net).items()}
     imported = read_adapter(written(tmp_path / "a.safetensors", state))
     assert imported.tool == "PEFT"

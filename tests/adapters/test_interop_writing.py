@@ -18,11 +18,17 @@ from dreamtune.adapters import AdapterFile, attach
 from dreamtune.adapters.interop import read_adapter, to_diffusers, to_peft_folder
 from dreamtune.errors import ConfigError
 from tests.adapters.foreign import OPTIONS, file_of, real_layer, to_kohya, with_two_ranks
-from tests.adapters.nets import TARGETS, attached_to, config_of, disturb, frozen_net, inputs
+from tests.adapters.nets import TARGETS, attached_to, config_of, disturb, frozen_net, in_unet, inputs, part_of_unet
 
 
 def output(file: AdapterFile) -> Tensor:
     net = frozen_net(torch.float32)
+    with file.attach(net):
+        return net(inputs(torch.float32))
+
+
+def unet_output(file: AdapterFile) -> Tensor:
+    net = part_of_unet()
     with file.attach(net):
         return net(inputs(torch.float32))
 
@@ -42,13 +48,13 @@ FILES |= {f"two ranks of {method}": lambda method=method: with_two_ranks(method)
 
 @pytest.mark.parametrize("kind", FILES)
 def test_peft_reads_the_same(kind: str, tmp_path: Path) -> None:
-    file = FILES[kind]()
+    file = in_unet(FILES[kind]())
     folder = peft_folder(file, tmp_path)
-    model: Any = PeftModel.from_pretrained(frozen_net(torch.float32), str(folder))
-    torch.testing.assert_close(model.eval()(inputs(torch.float32)), output(file), rtol=1e-4, atol=1e-5)
+    model: Any = PeftModel.from_pretrained(part_of_unet(), str(folder))
+    torch.testing.assert_close(model.eval()(inputs(torch.float32)), unet_output(file), rtol=1e-4, atol=1e-5)
     back = read_adapter(folder)
     assert back.remarks == ()
-    torch.testing.assert_close(output(back.file), output(file), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(unet_output(back.file), unet_output(file), rtol=1e-4, atol=1e-5)
 
 
 def lycoris_output(tensors: dict[str, Tensor]) -> Tensor:
@@ -180,7 +186,7 @@ def test_lycoris_reads_mixed_precisions(kind: str) -> None:
 
 
 def test_peft_reads_mixed_precisions(tmp_path: Path) -> None:
-    folder = peft_folder(file_of("dora"), tmp_path, torch.bfloat16)
-    model: Any = PeftModel.from_pretrained(frozen_net(torch.float32), str(folder))
-    expected = output(read_adapter(folder).file)
+    folder = peft_folder(in_unet(file_of("dora")), tmp_path, torch.bfloat16)
+    model: Any = PeftModel.from_pretrained(part_of_unet(), str(folder))
+    expected = unet_output(read_adapter(folder).file)
     torch.testing.assert_close(model.eval()(inputs(torch.float32)), expected, rtol=1e-4, atol=1e-5)

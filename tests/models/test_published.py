@@ -11,8 +11,9 @@ from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from dreamtune.adapters import attach
-from dreamtune.adapters.interop.names import kohya_name, layer_path
+from dreamtune.adapters.interop.names import kohya_name, layer_path, original_name
 from dreamtune.adapters.methods.lora import LoRAConfig
+from dreamtune.adapters.parts import holder
 from dreamtune.models.published import published_configs
 
 CLIP_L, VAE = 123_060_480, 83_653_863
@@ -65,6 +66,46 @@ def test_adapter_on_the_attention_of_a_whole_unet(family: str, layers: int, para
     names = {path: kohya_name(path, xl=family == "sdxl") for path in attached.adapters}
     assert len(set(names.values())) == layers
     assert all(layer_path(name) == path for path, name in names.items())
+
+
+@pytest.mark.parametrize(("family", "layers"), [("sd1", 282), ("sd2", 282), ("sdxl", 794)])
+def test_names_of_all_layers_of_a_unet_come_back(family: str, layers: int) -> None:
+    """Of all that have a matrix or a convolution, in kohya's names, checkpoints' and those of other tools."""
+    unet, xl = full_size(family)["unet"], family == "sdxl"
+    paths = [path for path, layer in unet.named_modules() if isinstance(layer, nn.Linear | nn.Conv2d)]
+    assert len(paths) == layers
+    for path in paths:
+        original = str(original_name(path, 2, xl))
+        old = original.removeprefix("model.")
+        compiled = path.replace(".attentions.0.", ".attentions.0._orig_mod.")
+        names = [
+            kohya_name(path, xl),
+            kohya_name(path, xl=False),
+            original,
+            old,
+            f"unet.{old[len('diffusion_model.') :]}",
+        ]
+        names += [f"{before}{path}" for before in ("", "unet.", "unet.unet.", "lora_unet.", "base_model.model.")]
+        names += [f"unet.base_model.model.{path}", f"base_model.model.unet.{path}", f"lycoris_{path.replace('.', '_')}"]
+        names += [f"module.{path}", f"_orig_mod.{path}", f"unet._orig_mod.{path}", compiled]
+        assert {layer_path(name) for name in names} == {path}, path
+
+
+@pytest.mark.parametrize("family", ["sd1", "sd2", "sdxl"])
+def test_names_of_all_layers_of_text_encoders_come_back(family: str) -> None:
+    parts = {name: part for name, part in full_size(family).items() if name.startswith("text_encoder")}
+    for part, encoder in parts.items():
+        own = holder(part, encoder)
+        paths = [path for path, layer in own.named_modules() if isinstance(layer, nn.Linear) and "." in path]
+        number = 2 if part == "text_encoder_2" else 1
+        for path in paths:
+            names = [kohya_name(f"{part}.{path}", xl=True), kohya_name(f"{part}.{path}", xl=len(parts) > 1)]
+            names += [f"{part}.{path}", f"{part}.text_model.{path}", f"base_model.model.{part}.text_model.{path}"]
+            names += [f"lora_te{number}.text_model.{path}", f"lora_te{number}._orig_mod.text_model.{path}"]
+            clip = "clip_g" if number == 2 else "clip_h" if family == "sd2" else "clip_l"
+            names += [f"{clip}.text_model.{path}", f"text_encoders.{clip}.transformer.text_model.{path}"]
+            names += [path, f"text_model.{path}", f"lycoris_text_model_{path.replace('.', '_')}"] if number == 1 else []
+            assert {layer_path(name) for name in names} == {f"{part}.{path}"}
 
 
 @pytest.mark.parametrize(("family", "layers"), [("sd1", (48,)), ("sd2", (92,)), ("sdxl", (48, 128))])

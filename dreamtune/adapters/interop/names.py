@@ -1,6 +1,7 @@
-"""Layer names of other tools, and their tensor names, to and from those of adapter files.
+"""Layer names of other tools, to and from paths in adapter files.
 
-The names are regular, so that they are taken apart by rule, not looked up: no model is needed.
+A name is read in one way whichever tool wrote it: dots count as _, wrappers and prefixes of parts are taken off, and
+what is left must be a layer of a UNet or of CLIP, in diffusers' and transformers' naming or in the original's.
 """
 
 from __future__ import annotations
@@ -10,115 +11,100 @@ import re
 from dreamtune.errors import ConfigError
 
 from ..parts import TEXT_ENCODERS, UNET, join_part, split_part
+from .original import LAYERS_PER_BLOCK, modern, original
 
+_PREFIXES = {
+    "base_model_model_": None,  # PEFT
+    "module_": None,  # PyTorch's parallel training
+    "model_diffusion_model_": UNET,  # a single-file checkpoint
+    "diffusion_model_": UNET,  # ComfyUI
+    "unet_": UNET,  # diffusers
+    "text_encoder_": TEXT_ENCODERS[0],
+    "text_encoder_2_": TEXT_ENCODERS[1],
+    "lora_unet_": UNET,  # kohya
+    "lora_te_": TEXT_ENCODERS[0],
+    "lora_te1_": TEXT_ENCODERS[0],
+    "lora_te2_": TEXT_ENCODERS[1],
+    "lycoris_": None,
+    "text_encoders_": None,  # ComfyUI
+    "clip_l_": TEXT_ENCODERS[0],
+    "clip_h_": TEXT_ENCODERS[0],  # of SD 2.x
+    "clip_g_": TEXT_ENCODERS[1],
+    "cond_stage_model_": TEXT_ENCODERS[0],  # a single-file checkpoint
+    "conditioner_embedders_0_": TEXT_ENCODERS[0],
+}
+"""How names begin, in any order and as often as they like -> the part that they then are of, if that tells it."""
+_LONGEST_FIRST = sorted(_PREFIXES, key=len, reverse=True)
+_COMPILED = "_orig_mod_"
+"""Of torch.compile, anywhere in a name."""
 _WORD = re.compile(
-    r"(?:down_blocks|mid_block|up_blocks|transformer_blocks|time_embedding|add_embedding|time_emb_proj|linear_[12]"
-    r"|proj_(?:in|out)|to_(?:q|k|v|out)|self_attn|(?:q|k|v|out)_proj|text_model|[a-z]+\d*|\d+)(?=_|$)"
+    r"(?:down_blocks|mid_block|up_blocks|transformer_blocks|(?:time|add|class)_embedding|time_emb_proj|linear_[12]"
+    r"|conv_(?:in|out|shortcut)|proj_(?:in|out)|cond_proj|to_(?:q|k|v|out)|self_attn|(?:q|k|v|out)_proj|[a-z]+\d*|\d+)"
+    r"(?=_|$)"
 )
 """The pieces of paths in diffusers' UNets and transformers' CLIP, with _ between them for the dots."""
-_KNOWN_START = re.compile(r"(down_blocks|up_blocks)\.\d+\.|mid_block\.|time_embedding\.|add_embedding\.")
-_TEXT_START = re.compile(r"encoder\.layers\.\d+\.")
-_KOHYA_PREFIXES = {
-    "lora_unet_": UNET,
-    "lycoris_": UNET,
-    "lora_te_": "text_encoder",
-    "lora_te1_": "text_encoder",
-    "lora_te2_": "text_encoder_2",
+_ATTENTION = (
+    r"attentions\.\d{1,2}\.(?:proj_in|proj_out|transformer_blocks\.\d{1,2}\."
+    r"(?:attn[12]\.to_(?:q|k|v|out\.0)|ff\.net\.(?:0\.proj|2)))"
+)
+_RESNET = r"resnets\.\d{1,2}\.(?:conv1|conv2|conv_shortcut|time_emb_proj)"
+_LAYERS = {
+    UNET: re.compile(
+        rf"(?:(?:(?:down|up)_blocks\.\d{{1,2}}|mid_block)\.(?:{_ATTENTION}|{_RESNET})"
+        r"|(down|up)_blocks\.\d{1,2}\.\1samplers\.0\.conv"
+        r"|conv_in|conv_out|(?:time|add|class)_embedding\.linear_[12]|time_embedding\.cond_proj)"
+    ),
+    TEXT_ENCODERS[0]: re.compile(r"encoder\.layers\.\d{1,2}\.(?:self_attn\.(?:q|k|v|out)_proj|mlp\.fc[12])"),
 }
-_LAYERS_PER_BLOCK = 2
-"""In the UNets whose layers have names of the original Stable Diffusion: 1.x, 2.x and XL."""
-_OUTSIDE_BLOCKS = {
-    "time_embedding.linear_1": "time_embed.0",
-    "time_embedding.linear_2": "time_embed.2",
-    "add_embedding.linear_1": "label_emb.0.0",
-    "add_embedding.linear_2": "label_emb.0.2",
-}
-"""diffusers' path of a linear layer of a UNet -> the original's."""
-
-_ROLES = {
-    "down": r"(?:\.lora_down|\.lora_A|\.lora_A\.default|[._]lora\.down|\.lora_linear_layer\.down)\.weight",
-    "up": r"(?:\.lora_up|\.lora_B|\.lora_B\.default|[._]lora\.up|\.lora_linear_layer\.up)\.weight",
-    "magnitude": r"\.dora_scale|\.lora_magnitude_vector(?:\.default)?(?:\.weight)?",
-    "alpha": r"\.alpha",
-    "up1": r"\.hada_w1_a",
-    "down1": r"\.hada_w1_b",
-    "up2": r"\.hada_w2_a",
-    "down2": r"\.hada_w2_b",
-    "w1": r"\.lokr_w1",
-    "lokr_up1": r"\.lokr_w1_a",
-    "lokr_down1": r"\.lokr_w1_b",
-    "w2": r"\.lokr_w2",
-    "lokr_up2": r"\.lokr_w2_a",
-    "lokr_down2": r"\.lokr_w2_b",
-    "kernel": r"\.lora_mid\.weight|\.hada_t[12]|\.lokr_t[12]",
-}
-"""What a tensor is -> endings of its name."""
-_ENDING = re.compile("|".join(f"(?P<{role}>(?:{pattern})$)" for role, pattern in _ROLES.items()))
-
-
-def split_tensor_name(name: str) -> tuple[str, str] | None:
-    """The layer's name in the file, and what the tensor is to it; None for a tensor of no known kind.
-
-    Kinds are the names of our own tensors (LoKr's factors with `lokr_` before them), `alpha`, and `kernel` for the
-    third factor that only convolutions have.
-    """
-    match = _ENDING.search(name)
-    return (name[: match.start()], str(match.lastgroup)) if match else None
+_LAYERS[TEXT_ENCODERS[1]] = _LAYERS[TEXT_ENCODERS[0]]
+"""All layers with a matrix or a convolution that a part can have."""
+_POOLED = re.compile(r"(?:text_model_)?text_projection")
 
 
 def layer_path(name: str) -> str | None:
     """Path in an adapter file of the layer that another tool calls `name`; None if it is none of Stable Diffusion's.
 
-    Known are kohya's names, with _ for dots, in diffusers' or the original naming (`input_blocks_1_1_...`), paths of
-    PEFT and diffusers with their prefixes, and ComfyUI's paths in the original naming. Without a prefix a text
-    encoder's layer counts as one of the first.
+    Without a prefix a text encoder's layer counts as one of the first.
     """
-    for prefix, part in _KOHYA_PREFIXES.items():
-        if name.startswith(prefix):
-            return _checked(part, _dotted(_modern(name.removeprefix(prefix))))
-    name = name.removeprefix("base_model.model.")
-    if name.startswith("diffusion_model."):
-        return _checked(UNET, _dotted(_modern(name.removeprefix("diffusion_model.").replace(".", "_"))))
-    part, _, path = name.partition(".")
-    if part not in (UNET, *TEXT_ENCODERS):  # PEFT's own files do not say which model they are of
-        part, path = (TEXT_ENCODERS[0] if _TEXT_START.match(name.removeprefix("text_model.")) else UNET), name
-    path = path.replace(".processor.", ".")  # of diffusers before 0.22, which also said to_out for to_out.0, and
-    if part in TEXT_ENCODERS:  # to_q for q_proj
-        path = re.sub(r"\.to_(q|k|v|out)$", r".\1_proj", path)
-    else:
-        path = re.sub(r"\.to_out$", ".to_out.0", path)
-    return join_part(part, path)
+    part, rest = _unwrapped(name)
+    for candidate in (part,) if part else (UNET, TEXT_ENCODERS[0]):
+        path = _unet_path(rest) if candidate == UNET else _text_path(rest)
+        if path and _LAYERS[candidate].fullmatch(path):
+            return join_part(candidate, path)
+    return None
 
 
-def _checked(part: str, path: str | None) -> str | None:
-    if path is None:
-        return None
-    path = join_part(part, path)
-    start = _KNOWN_START if part == UNET else _TEXT_START
-    return path if start.match(split_part(path)[1]) else None
+def is_pooled_projection(name: str) -> bool:
+    """Whether `name` is the projection of a text encoder's pooled state."""
+    return bool(_POOLED.fullmatch(_unwrapped(name)[1]))
+
+
+def _unwrapped(name: str) -> tuple[str | None, str]:
+    """The part that `name` says it is of, and the rest of the name with _ for dots."""
+    rest = name.replace(".", "_").replace(_COMPILED, "")
+    part: str | None = None
+    while prefix := next((prefix for prefix in _LONGEST_FIRST if rest.startswith(prefix)), None):
+        said = _PREFIXES[prefix]
+        if said and part and said != part:
+            break
+        part, rest = said or part, rest.removeprefix(prefix)
+    return part, rest
+
+
+def _unet_path(name: str) -> str | None:
+    name = (modern(name) or name).replace(".", "_").replace("_processor_", "_")  # diffusers before 0.22, which also
+    return _dotted(re.sub(r"_to_out$", "_to_out_0", name))  # said to_out for to_out.0
+
+
+def _text_path(name: str) -> str | None:
+    name = name.removeprefix("transformer_text_model_").removeprefix("text_model_")
+    return _dotted(re.sub(r"_to_(q|k|v|out)$", r"_\1_proj", name))  # diffusers before 0.22
 
 
 def _dotted(name: str) -> str | None:
     """Undo the replacement of dots by _."""
     pieces = _WORD.findall(name)
     return ".".join(pieces) if "_".join(pieces) == name else None
-
-
-def _modern(name: str) -> str:
-    """The form with _ of diffusers' path for a name of the original UNet; other names as they are."""
-    fixed = {original.replace(".", "_"): path.replace(".", "_") for path, original in _OUTSIDE_BLOCKS.items()}
-    if name in fixed:
-        return fixed[name]
-    match = re.match(r"(?:(input|output)_blocks_(\d+)|middle_block)_(\d+)_(.+)$", name)
-    if match is None:
-        return name
-    side, number, inner, rest = match.groups()
-    kind = "attentions" if rest.startswith(("proj_", "transformer_blocks_")) else "resnets"
-    rest = "time_emb_proj" if rest == "emb_layers_1" else rest
-    if side is None:
-        return f"mid_block_{kind}_{int(inner) // 2}_{rest}"
-    block, index = divmod(int(number) - (side == "input"), _LAYERS_PER_BLOCK + 1)
-    return f"{'down' if side == 'input' else 'up'}_blocks_{block}_{kind}_{index}_{rest}"
 
 
 def kohya_name(path: str, xl: bool) -> str:
@@ -131,14 +117,14 @@ def kohya_name(path: str, xl: bool) -> str:
     if part != UNET:
         number = TEXT_ENCODERS.index(part) + 1 if xl else ""
         return f"lora_te{number}_text_model_{inner.replace('.', '_')}"
-    name = _original(inner, _LAYERS_PER_BLOCK) if xl else inner
+    name = original(inner, LAYERS_PER_BLOCK, xl) if xl else inner
     if name is None:
         raise ConfigError(f"kohya has no name for the layer {path} of an SDXL base: use the format lora or peft")
     return f"lora_unet_{name.replace('.', '_')}"
 
 
 def original_name(path: str, layers_per_block: int, xl: bool) -> str | None:
-    """Name of a linear layer in a single-file checkpoint of Stable Diffusion; None for other layers.
+    """Name of a layer with a weight in a single-file checkpoint of Stable Diffusion; None for other layers.
 
     layers_per_block: of the UNet; xl: whether it is SDXL. Of text encoders those of SD 1.x and the first of SDXL are
     known, whose checkpoints keep CLIP's own names.
@@ -146,25 +132,5 @@ def original_name(path: str, layers_per_block: int, xl: bool) -> str | None:
     part, inner = split_part(path)
     if part == TEXT_ENCODERS[0]:
         return f"{'conditioner.embedders.0' if xl else 'cond_stage_model'}.transformer.text_model.{inner}"
-    name = _original(inner, layers_per_block) if part == UNET else None
+    name = original(inner, layers_per_block, xl) if part == UNET else None
     return None if name is None else f"model.diffusion_model.{name}"
-
-
-def _original(path: str, layers_per_block: int) -> str | None:
-    """The original's path of a linear layer of a UNet."""
-    if path in _OUTSIDE_BLOCKS:
-        return _OUTSIDE_BLOCKS[path]
-    match = re.match(
-        r"(?:(down|up)_blocks\.(\d+)|mid_block)\.(?:attentions\.(\d+)\.(.+)|resnets\.(\d+)\.time_emb_proj)$", path
-    )
-    if match is None:
-        return None
-    side, block, attention, rest, resnet = match.groups()
-    # each of the original's blocks begins with a resnet, and the attention comes second
-    index, inner, rest = (int(resnet), 0, "emb_layers.1") if rest is None else (int(attention), 1, rest)
-    if side is None:
-        return f"middle_block.{2 * index + inner}.{rest}"
-    if index >= layers_per_block + (side == "up"):  # no such design: the name would be another layer's
-        return None
-    number = int(block) * (layers_per_block + 1) + index
-    return f"{f'input_blocks.{number + 1}' if side == 'down' else f'output_blocks.{number}'}.{inner}.{rest}"

@@ -19,8 +19,9 @@ from ..description import LayerRecord
 from ..file import AdapterFile
 from ..methods import METHODS
 from ..parts import PARTS, split_part
+from .kinds import split_tensor_name
 from .layers import ForeignLayer, lokr_split
-from .names import layer_path, split_tensor_name
+from .names import layer_path
 from .settings import PeftSettings
 
 _CONVOLUTION = re.compile(
