@@ -9,7 +9,7 @@
 from .attach import AttachedAdapter, attach
 from .base import Adapter, MethodConfig
 from .file import AdapterFile
-from .layer import AdaptedLinear
+from .layer import AdaptedConv2d, AdaptedLayer, AdaptedLinear
 from .methods import METHODS
 from .targets import TARGETS, select_targets
 from .together import AttachedParts
@@ -18,6 +18,8 @@ from .word import NewWord
 __all__ = [
     "METHODS",
     "TARGETS",
+    "AdaptedConv2d",
+    "AdaptedLayer",
     "AdaptedLinear",
     "Adapter",
     "AdapterFile",

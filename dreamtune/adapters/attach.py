@@ -13,7 +13,7 @@ from dreamtune.errors import ConfigError, IncompatibleModelError
 
 from .attachment import Attachment
 from .base import Adapter, MethodConfig, ParameterOptions
-from .layer import AdaptedLinear, Slot, pristine_weight
+from .layer import AdaptedLayer, Slot, kernel_of, matrix_shape, obstacle_in, pristine_weight
 from .methods import METHODS
 from .targets import match_layers, select_targets
 
@@ -39,15 +39,15 @@ class AttachedAdapter(Attachment):
         super().__init__()
         self.method, self.config = method, config
         self.by_layer = nn.ModuleDict({path.replace(".", "/"): adapter for path, adapter in adapters.items()})
-        self._slots: dict[str, tuple[AdaptedLinear, Slot]] = {}
+        self._slots: dict[str, tuple[AdaptedLayer, Slot]] = {}
         self._attached = True
         self._strength, self._strengths = _checked("strength", strength), dict[str, float]()
         self._factors: dict[str, float] = {}
-        layers = {path: linear_at(model, path, adapter.shape) for path, adapter in adapters.items()}
+        layers = {path: layer_at(model, path, adapter.shape) for path, adapter in adapters.items()}
         for path, adapter in adapters.items():
             adapter.to(layers[path].weight.device)
         for path, adapter in adapters.items():  # nothing can fail from here on: all layers are changed or none
-            layer, slot = AdaptedLinear.install(layers[path]), Slot(adapter, self._strength)
+            layer, slot = AdaptedLayer.install(layers[path]), Slot(adapter, self._strength)
             layer.insert(slot)
             self._slots[path] = (layer, slot)
         self.eval()
@@ -62,7 +62,7 @@ class AttachedAdapter(Attachment):
         """False after :meth:`detach`."""
         return self._attached
 
-    def layers(self) -> Iterator[tuple[str, AdaptedLinear, Adapter]]:
+    def layers(self) -> Iterator[tuple[str, AdaptedLayer, Adapter]]:
         """Path, layer and adapter of each adapted layer."""
         for path, (layer, slot) in self._slots.items():
             yield path, layer, slot.adapter
@@ -169,13 +169,13 @@ def attach(
     IncompatibleModelError for layers that cannot be adapted; the module is then unchanged.
     """
     method, kind = _method_of(config)
-    layers = {path: linear_at(module, path) for path in select_targets(module, targets)}
+    layers = {path: layer_at(module, path) for path in select_targets(module, targets)}
     other_ranks = match_layers(list(layers), ranks or {}, "ranks")
     adapters: dict[str, Adapter] = {}
     for path, layer in layers.items():
         try:
             own = config.with_rank(other_ranks[path]) if path in other_ranks else config
-            adapters[path] = kind(own, layer.out_features, layer.in_features)
+            adapters[path] = kind(own, *matrix_shape(layer))
         except ConfigError as error:
             raise ConfigError(f"{error} (layer {path})") from None
     tell = on_progress or (lambda done, total: None)
@@ -198,10 +198,13 @@ def _generator(seed: int, path: str) -> torch.Generator:
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
 
 
-def linear_at(module: nn.Module, path: str, shape: tuple[int, int] | None = None) -> nn.Linear:
-    """The layer `path` of `module` if it can be adapted, and has the `shape` (out, in) if that is given.
+def layer_at(
+    module: nn.Module, path: str, shape: tuple[int, int] | None = None, kernel: tuple[int, int] | None = None
+) -> nn.Linear | nn.Conv2d:
+    """The layer `path` of `module` if it can be adapted, and has the `shape` (out, in) of ΔW if that is given.
 
-    Raises IncompatibleModelError otherwise.
+    kernel: of the convolution that it has to be, (1, 1) for a Linear layer as well; not compared if left out. Raises
+    IncompatibleModelError otherwise.
     """
     try:
         layer = module.get_submodule(path)
@@ -209,19 +212,23 @@ def linear_at(module: nn.Module, path: str, shape: tuple[int, int] | None = None
         raise IncompatibleModelError(
             f"the model has no layer {path}: the adapter was made for another kind of base"
         ) from None
-    if not isinstance(layer, nn.Linear):
-        raise IncompatibleModelError(f"the layer {path} is a {type(layer).__name__}: only Linear layers are adapted")
-    if type(layer) not in (nn.Linear, AdaptedLinear):
+    obstacle = obstacle_in(layer, path)
+    if obstacle:
+        raise IncompatibleModelError(obstacle)
+    has, own = matrix_shape(layer), kernel_of(layer) or (1, 1)
+    if shape not in (None, has) or kernel not in (None, own):
+        wanted = _size(shape or has, kernel or own)
         raise IncompatibleModelError(
-            f"the layer {path} is a {type(layer).__name__}, not a plain torch.nn.Linear: "
-            "remove other tools' adapters or quantisation from the model first"
+            f"the layer {path} is {_size(has, own)}, the adapter's {wanted}: it was made for another base"
         )
-    has = (layer.out_features, layer.in_features)
-    if shape not in (None, has):
-        raise IncompatibleModelError(
-            f"the layer {path} is {has[0]}x{has[1]}, the adapter's {shape[0]}x{shape[1]}: it was made for another base"
-        )
-    return layer
+    return layer  # pyright: ignore[reportReturnType]
+
+
+def _size(shape: tuple[int, int], kernel: tuple[int, int]) -> str:
+    rows, columns = shape
+    if kernel == (1, 1):
+        return f"{rows}x{columns}"
+    return f"{rows}x{columns // (kernel[0] * kernel[1])} with a kernel of {kernel[0]}x{kernel[1]}"
 
 
 def _checked(name: str, strength: float) -> float:

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from dreamtune.errors import ConfigError
 
-from .fused import dense_linear, factored_linear
+from .fused import compute_dtype, dense_linear, factored_linear
+from .fused_conv import Convolve, convolved_by, dense_conv, factored_conv
 from .svd import Svd
 
 
@@ -72,12 +73,12 @@ class ParameterOptions:
 
 
 class Adapter(nn.Module, ABC):
-    """One method on one frozen weight W (out, in).
+    """One method on one frozen weight W (out, in); that of a convolution (out, in, kh, kw) is (out, in·kh·kw).
 
     Live, merged, exported, fused and analysed results all come from :meth:`delta_weight`; :meth:`low_rank`,
-    :meth:`delta_output` and :meth:`layer_output` are faster ways to the same. What is in `state_dict()` is what the
-    adapter file holds; an adapter made from its config and filled with that state is complete, without
-    :meth:`initialize`.
+    :meth:`delta_output` and :meth:`layer_output`, for convolutions :meth:`delta_convolved` and :meth:`convolved`, are
+    faster ways to the same. What is in `state_dict()` is what the adapter file holds; an adapter made from its config
+    and filled with that state is complete, without :meth:`initialize`.
     """
 
     config_class: ClassVar[type[MethodConfig]]
@@ -141,6 +142,35 @@ class Adapter(nn.Module, ABC):
             return dense_linear(x, weight, bias, lambda: scaled(strength, self.delta_weight(weight)))
         up, down = factors
         return factored_linear(x, weight, bias, scaled(strength, up), down)
+
+    def delta_convolved(self, x: Tensor, weight: Tensor, convolve: Convolve) -> Tensor:
+        """ΔW * x (n, out, h', w') in x's precision, or autocast's, for x (n, in, h, w) of a convolution, with dropout.
+
+        weight: its pristine (out, in, kh, kw), which counts as the matrix (out, in·kh·kw).
+        """
+        dtype = compute_dtype(x)
+        with torch.autocast(x.device.type, enabled=False):
+            matrix = self._matrix_of(weight)
+            matrices = self.low_rank(matrix) or (self.delta_weight(matrix),)
+            return convolved_by(self.drop(x).to(dtype), matrices, weight.shape[1:], convolve)
+
+    def convolved(self, x: Tensor, weight: Tensor, bias: Tensor | None, strength: float, convolve: Convolve) -> Tensor:
+        """(W + strength·ΔW) * x + b: as :meth:`layer_output`, for x and weight of :meth:`delta_convolved`."""
+        if self.dropping:
+            return torch.add(convolve(x, weight, bias), self.delta_convolved(x, weight, convolve), alpha=strength)
+        with torch.autocast(x.device.type, enabled=False):
+            matrix = self._matrix_of(weight)
+            factors = self.low_rank(matrix)
+        if factors is None:
+            return dense_conv(x, weight, bias, lambda: scaled(strength, self.delta_weight(matrix)), convolve)
+        up, down = factors
+        return factored_conv(x, weight, bias, scaled(strength, up), down, convolve)
+
+    def _matrix_of(self, weight: Tensor) -> Tensor:
+        """A convolution's weight as a matrix; only its shape where that is enough: of channels last it is a copy."""
+        if self.uses_weight or weight.is_contiguous():
+            return weight.flatten(1)
+        return weight.new_empty(self.shape, device="meta")
 
     def on_weight(self, weight: Tensor) -> None:
         """Told the pristine `weight` (out, in) when the adapter comes to a layer, and when that weight changes."""

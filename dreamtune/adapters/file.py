@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from dreamtune.errors import AdapterFileError, ConfigError, IncompatibleModelError
 
 from . import container
-from .attach import AttachedAdapter, linear_at
+from .attach import AttachedAdapter, layer_at
 from .base import Adapter, MethodConfig
 from .description import DAMAGED, Description, LayerRecord
 from .fingerprint import Fingerprint
-from .layer import pristine_weight
+from .layer import kernel_of, pristine_weight
 from .parts import PARTS, UNET, holder, join_part, split_part
 from .spectrum import Spectrum
 from .word import NewWord
@@ -83,7 +83,7 @@ class AdapterFile(Description):
             for path_in_model, layer, adapter in on_model.layers():
                 path = join_part(part, path_in_model)
                 options = _deviations(adapter.config, attached.config)
-                layers[path] = LayerRecord(adapter.shape, Fingerprint.of(layer.pristine), options)
+                layers[path] = LayerRecord(adapter.shape, Fingerprint.of(layer.pristine), options, kernel_of(layer))
                 for name, tensor in adapter.state_dict().items():
                     tensors[f"{path}.{name}"] = tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
         vectors = {} if word is None else {part: it.detach().cpu().clone() for part, it in word.vectors.items()}
@@ -163,8 +163,9 @@ class AdapterFile(Description):
         if self.parts != (UNET,):
             raise ConfigError(f"the adapter changes {' and '.join(self.parts)}: use attach_parts, or attach one part()")
         try:
+            layers = {path: _layer_of(record, model, path) for path, record in self.layers.items()}
             if not any_base:
-                self._check_weights(model)
+                self._check_weights(layers)
             return AttachedAdapter(model, self.adapters(), self.method, self.config, strength)
         except IncompatibleModelError as error:
             origin = f"was trained on the base {self.base!r}" if self.base else "does not tell its base"
@@ -192,13 +193,13 @@ class AdapterFile(Description):
     def weights(self, models: Mapping[str, nn.Module]) -> dict[str, Tensor]:
         """Layer path -> its pristine weight (out, in) on the CPU, of the models that :meth:`attach_parts` takes.
 
-        Raises IncompatibleModelError for a layer that is missing or of another size.
+        That of a convolution is (out, in·kh·kw). Raises IncompatibleModelError for a layer that is missing or of
+        another size.
         """
         weights = {}
         for path, record in self.layers.items():
             name, inner = split_part(path)
-            layer = linear_at(_model_of(name, models), inner, record.shape)
-            weights[path] = pristine_weight(layer).detach().cpu()
+            weights[path] = pristine_weight(_layer_of(record, _model_of(name, models), inner)).detach().cpu()
         return weights
 
     def spectra(self, weights: Mapping[str, Tensor] | None = None) -> dict[str, Spectrum]:
@@ -244,15 +245,18 @@ class AdapterFile(Description):
         adapter.load_state_dict({name: _widened(tensor).clone() for name, tensor in state.items()}, assign=True)
         return adapter.eval()
 
-    def _check_weights(self, model: nn.Module) -> None:
-        weights = {path: pristine_weight(linear_at(model, path, record.shape)) for path, record in self.layers.items()}
+    def _check_weights(self, layers: Mapping[str, nn.Module]) -> None:
         known = {path: record.fingerprint for path, record in self.layers.items() if record.fingerprint}
-        others = [path for path, fingerprint in known.items() if not fingerprint.matches(weights[path])]
+        others = [path for path, fingerprint in known.items() if not fingerprint.matches(pristine_weight(layers[path]))]
         if others:
             raise IncompatibleModelError(
-                f"{len(others)} of {len(weights)} adapted layers have other weights here, {others[0]} the first: "
+                f"{len(others)} of {len(layers)} adapted layers have other weights here, {others[0]} the first: "
                 "load the adapter's own base, or allow any (any_base=True)"
             )
+
+
+def _layer_of(record: LayerRecord, model: nn.Module, path: str) -> nn.Module:
+    return layer_at(model, path, record.shape, record.kernel or (1, 1))
 
 
 def _model_of(part: str, models: Mapping[str, nn.Module]) -> nn.Module:

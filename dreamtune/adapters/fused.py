@@ -12,6 +12,9 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
+WHOLE_FLOAT32 = ("none", "ieee")
+"""What torch's `fp32_precision` is where nothing below fp32 is allowed."""
+
 
 def factored_linear(
     x: Tensor, weight: Tensor, bias: Tensor | None, up: Tensor, down: Tensor, excess: Tensor | None = None
@@ -100,7 +103,11 @@ def exact(dtype: torch.dtype) -> bool:
 
 @torch.compiler.assume_constant_result
 def _whole_float32() -> bool:
-    return torch.get_float32_matmul_precision() == "highest"
+    try:
+        return torch.get_float32_matmul_precision() == "highest"
+    except RuntimeError:  # what torch 2.9 brought, a setting for each backend, is in use, and this one then refuses
+        backends = (torch.backends.cuda, torch.backends.mkldnn)
+        return all(getattr(backend, "matmul").fp32_precision in WHOLE_FLOAT32 for backend in backends)  # noqa: B009
 
 
 class _FactoredLinear(Function):

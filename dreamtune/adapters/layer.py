@@ -1,9 +1,9 @@
-"""The Linear layer that adapters act in."""
+"""The layers that adapters act in: linear ones, and convolutions."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, cast
+from typing import Any, ClassVar, Self, cast
 
 import torch
 import torch.nn.functional as F
@@ -21,55 +21,36 @@ class Slot:
         self.adapter, self.strength, self.merged = adapter, strength, False
 
 
-def pristine_weight(layer: nn.Linear) -> Tensor:
-    """The weight (out, in) of a plain or adapted layer, without any adapter."""
-    return layer.pristine if isinstance(layer, AdaptedLinear) else layer.weight
-
-
-class AdaptedLinear(nn.Linear):
-    """A Linear layer with adapters: y = W x + b + Σ sᵢ·ΔWᵢ x, in any order; sᵢ = 0 is exactly the base.
+class AdaptedLayer(nn.Module):
+    """A layer with adapters: what W x + b was is (W + Σ sᵢ·ΔWᵢ) x + b, in any order; sᵢ = 0 is exactly the base.
 
     Installed by swapping `__class__`, so that parameters, their names and isinstance stay as they were. The adapters
     are no submodules: the model's own state_dict() and parameters() do not change.
     """
 
+    plain: ClassVar[type[nn.Module]]
+    """What the layer is without adapters."""
+    weight: Tensor
     _slots: list[Slot]
     _pristine: Tensor | None
 
     @staticmethod
-    def install(layer: nn.Linear) -> AdaptedLinear:
-        """Turn `layer` into an AdaptedLinear in place. Raises IncompatibleModelError for other kinds of Linear."""
-        if isinstance(layer, AdaptedLinear):
+    def install(layer: nn.Module) -> AdaptedLayer:
+        """Turn `layer` into an adapted one in place. Raises IncompatibleModelError for kinds that cannot be."""
+        if isinstance(layer, AdaptedLayer):
             return layer
-        if type(layer) is not nn.Linear:
-            raise IncompatibleModelError(
-                f"a {type(layer).__name__} cannot be adapted, only torch.nn.Linear: "
-                "remove other tools' adapters or quantisation from the model first"
-            )
-        layer.__class__ = AdaptedLinear
-        adapted = cast(AdaptedLinear, layer)
+        obstacle = obstacle_in(layer)
+        if obstacle:
+            raise IncompatibleModelError(obstacle)
+        layer.__class__ = _ADAPTED[type(layer)]
+        adapted = cast(AdaptedLayer, layer)
         adapted._slots, adapted._pristine = [], None
         return adapted
 
     @property
     def pristine(self) -> Tensor:
-        """The weight (out, in) without any adapter."""
-        return self.weight if self._pristine is None else self._pristine
-
-    def forward(self, input: Tensor) -> Tensor:
-        """The layer's output (..., out) for input (..., in)."""
-        weight, bias = self._parameters["weight"], self._parameters["bias"]  # as attributes they take microseconds
-        assert weight is not None
-        live = [slot for slot in self._slots if slot.strength and not slot.merged]
-        trained = weight.requires_grad or (bias is not None and bias.requires_grad)
-        if len(live) == 1 and self._pristine is None and not trained:
-            return live[0].adapter.layer_output(input, weight, bias, live[0].strength)
-        y = F.linear(input, weight, bias)
-        change = None  # summed on its own first: two adapters then add up to the same bits in either order
-        for slot in live:
-            part = scaled(slot.strength, slot.adapter.delta_output(input, self.pristine))
-            change = part if change is None else change + part
-        return y if change is None else y + change
+        """The weight without any adapter, as the matrix (out, in) or (out, in·kh·kw)."""
+        return _matrix(self.weight if self._pristine is None else self._pristine)
 
     def insert(self, slot: Slot) -> None:
         """Let `slot` act here."""
@@ -82,7 +63,7 @@ class AdaptedLinear(nn.Linear):
         self.refresh()
         if not self._slots:
             del self._slots, self._pristine
-            cast(nn.Linear, self).__class__ = nn.Linear
+            cast(nn.Module, self).__class__ = self.plain
 
     @torch.no_grad()
     def refresh(self) -> None:
@@ -95,12 +76,20 @@ class AdaptedLinear(nn.Linear):
             return
         if self._pristine is None:
             self._pristine = self.weight.detach().clone()
-        wide = torch.promote_types(self._pristine.dtype, torch.float32)
+        pristine = self.pristine
+        wide = torch.promote_types(pristine.dtype, torch.float32)
         with torch.autocast(self.weight.device.type, enabled=False):
-            changes = [slot.strength * slot.adapter.delta_weight(self._pristine).to(wide) for slot in merged]
-            self.weight.copy_(self._pristine.to(wide) + sum(changes[1:], changes[0]))
+            changes = [slot.strength * slot.adapter.delta_weight(pristine).to(wide) for slot in merged]
+            self.weight.copy_((pristine.to(wide) + sum(changes[1:], changes[0])).view(self.weight.shape))
 
-    def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> AdaptedLinear:
+    def _live(self) -> list[Slot]:
+        return [slot for slot in self._slots if slot.strength and not slot.merged]
+
+    def _is_trained(self) -> bool:
+        weight, bias = self._parameters["weight"], self._parameters["bias"]  # as attributes they take microseconds
+        return any(it is not None and it.requires_grad for it in (weight, bias))
+
+    def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Self:
         """Move the adapters with the layer; their precision stays (adapters are fp32 on half-precision bases)."""
         super()._apply(fn, recurse)
         if self._pristine is not None:
@@ -121,3 +110,80 @@ class AdaptedLinear(nn.Linear):
             slot.adapter.on_weight(self.pristine)
         if merged:
             self.refresh()
+
+
+class AdaptedLinear(AdaptedLayer, nn.Linear):
+    """A Linear layer with adapters: y = W x + b + Σ sᵢ·ΔWᵢ x."""
+
+    plain = nn.Linear
+
+    def forward(self, input: Tensor) -> Tensor:
+        """The layer's output (..., out) for input (..., in)."""
+        weight, bias, live = self._parameters["weight"], self._parameters["bias"], self._live()
+        assert weight is not None
+        if len(live) == 1 and self._pristine is None and not self._is_trained():
+            return live[0].adapter.layer_output(input, weight, bias, live[0].strength)
+        y = F.linear(input, weight, bias)
+        return _added(y, [scaled(it.strength, it.adapter.delta_output(input, self.pristine)) for it in live])
+
+
+class AdaptedConv2d(AdaptedLayer, nn.Conv2d):
+    """A convolution with adapters: to them its weight (out, in, kh, kw) is the matrix (out, in·kh·kw)."""
+
+    plain = nn.Conv2d
+
+    def forward(self, input: Tensor) -> Tensor:
+        """The layer's output (n, out, h', w') for input (n, in, h, w)."""
+        weight, bias, live = self._parameters["weight"], self._parameters["bias"], self._live()
+        assert weight is not None
+        convolve = self._conv_forward  # with this layer's stride, padding and dilation, by any weight
+        if len(live) == 1 and self._pristine is None and not self._is_trained():
+            return live[0].adapter.convolved(input, weight, bias, live[0].strength, convolve)
+        pristine = weight if self._pristine is None else self._pristine
+        y = convolve(input, weight, bias)
+        return _added(y, [scaled(it.strength, it.adapter.delta_convolved(input, pristine, convolve)) for it in live])
+
+
+_ADAPTED: dict[type[nn.Module], type[AdaptedLayer]] = {kind.plain: kind for kind in (AdaptedLinear, AdaptedConv2d)}
+ADAPTABLE = (nn.Linear, nn.Conv2d)
+"""Kinds of layers that can be adapted; subclasses of other tools cannot."""
+
+
+def obstacle_in(layer: nn.Module, name: str = "") -> str | None:
+    """Why adapters cannot act in `layer`, which messages call `name`, in one line; None if they can."""
+    called = f"the layer {name} is a {type(layer).__name__}" if name else f"a {type(layer).__name__} cannot be adapted"
+    if not isinstance(layer, ADAPTABLE):
+        return f"{called}: only Linear and Conv2d layers are adapted"
+    if type(layer) not in ADAPTABLE and not isinstance(layer, AdaptedLayer):
+        kind = "Linear" if isinstance(layer, nn.Linear) else "Conv2d"
+        return (
+            f"{called}, not a plain torch.nn.{kind}: remove other tools' adapters or quantisation from the model first"
+        )
+    if isinstance(layer, nn.Conv2d) and layer.groups != 1:
+        return f"{called} of {layer.groups} groups: only convolutions of one group are adapted"
+    return None
+
+
+def matrix_shape(layer: nn.Module) -> tuple[int, int]:
+    """(out, in) of a Linear, or (out, in·kh·kw) of a Conv2d: the shape of ΔW."""
+    shape = cast(Tensor, layer.weight).shape
+    return shape[0], shape[1:].numel()
+
+
+def kernel_of(layer: nn.Module) -> tuple[int, int] | None:
+    """(kh, kw) of a convolution; None for a Linear layer."""
+    return (layer.kernel_size[0], layer.kernel_size[1]) if isinstance(layer, nn.Conv2d) else None
+
+
+def pristine_weight(layer: nn.Module) -> Tensor:
+    """The weight of a plain or adapted layer without any adapter, as the matrix (out, in) or (out, in·kh·kw)."""
+    return layer.pristine if isinstance(layer, AdaptedLayer) else _matrix(cast(Tensor, layer.weight))
+
+
+def _matrix(weight: Tensor) -> Tensor:
+    return weight.flatten(1) if weight.dim() > 2 else weight
+
+
+def _added(y: Tensor, changes: list[Tensor]) -> Tensor:
+    """The sum; that of the changes first, so that two adapters add up to the same bits in either order."""
+    return y + sum(changes[1:], changes[0]) if changes else y

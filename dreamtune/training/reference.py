@@ -137,7 +137,7 @@ def _short(meaning: str) -> str:
     """Its first clause, without what is in parentheses, and shorter still if that is long."""
     text = re.split(r"[;.]\s|\.$", re.sub(r"\s\([^)]*\)", "", meaning), maxsplit=1)[0]
     for mark in (", or ", ", ", ": "):
-        if len(text) > 72:
+        if len(text) > 80:
             text = text.split(mark)[0]
     return text
 

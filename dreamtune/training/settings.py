@@ -53,8 +53,8 @@ class TrainSettings(Recipe):
     """Other ranks for single layers: regular expression on layer names -> rank, of several the last counts; alpha/rank
     stays the same."""
     targets: str = "attn"
-    """Layers of the UNet that are adapted: attn, cross-attn, kv, attn+ff, none, or a regular expression on layer
-    names."""
+    """UNet layers: attn, cross-attn, kv, attn+ff, attn+proj, attn+ff+proj, all, none; or a regular expression on layer
+    names. proj are the layers into and out of transformers, all those of resnets and samplers too."""
     text_encoder: bool = False
     """Adapt the attention of the text encoders too, by the same method."""
     text_encoder_lr: float | None = Field(default=None, gt=0, le=10, allow_inf_nan=False)

@@ -1,11 +1,13 @@
 """A small network with every kind of layer that adapters meet, and adapters whose change is not zero."""
 
 from collections.abc import Mapping
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from dreamtune.adapters import METHODS, Adapter, AdapterFile, AttachedAdapter, MethodConfig, attach
+from dreamtune.adapters.layer import pristine_weight
 
 RANK, ALPHA = 2, 5.0
 """Unequal, so that a forgotten or doubled alpha/rank shows."""
@@ -41,15 +43,42 @@ class PartOfUNet(nn.Module):
 
 IN_UNET = {"first": "time_embedding.linear_1", "block.second": "time_embedding.linear_2"}
 """Path in Net -> the same layer's in PartOfUNet."""
+
+
+class ConvNet(nn.Module):
+    """The same of convolutions: one of every option, and one with a kernel of 1x1."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(2, 5, (3, 2), stride=(1, 2), padding=(2, 1), dilation=(2, 1), padding_mode="circular")
+        self.block = nn.ModuleDict({"second": nn.Conv2d(5, 6, 1, bias=False)})
+        self.last = nn.Conv2d(6, 3, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.block["second"](self.first(x).tanh()).tanh())
+
+
 TARGETS = "first|second"
 LAYERS = ("first", "block.second")
 
 
 def frozen_net(dtype: torch.dtype = torch.float64) -> Net:
     """The same random network every time."""
+    return _frozen(Net, dtype)
+
+
+def frozen_conv_net(dtype: torch.dtype = torch.float64) -> ConvNet:
+    """The same random network every time, of convolutions."""
+    return _frozen(ConvNet, dtype)
+
+
+_AnyNet = TypeVar("_AnyNet", Net, ConvNet)
+
+
+def _frozen(kind: type[_AnyNet], dtype: torch.dtype) -> _AnyNet:
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        return Net().to(dtype).requires_grad_(False)
+        return kind().to(dtype).requires_grad_(False)
 
 
 def part_of_unet(dtype: torch.dtype = torch.float32) -> PartOfUNet:
@@ -72,6 +101,11 @@ def in_unet(file: AdapterFile) -> AdapterFile:
 def inputs(dtype: torch.dtype = torch.float64) -> Tensor:
     """(2, 4, 7)"""
     return torch.randn(2, 4, 7, generator=torch.Generator().manual_seed(1), dtype=torch.float64).to(dtype)
+
+
+def pictures(dtype: torch.dtype = torch.float64) -> Tensor:
+    """(2, 2, 5, 6)"""
+    return torch.randn(2, 2, 5, 6, generator=torch.Generator().manual_seed(1), dtype=torch.float64).to(dtype)
 
 
 def config_of(method: str, **options: object) -> MethodConfig:
@@ -104,10 +138,10 @@ def attached_to(net: nn.Module, method: str, seed: int = 0, **options: object) -
     return attached
 
 
-def single(method: str, **options: object) -> tuple[Adapter, Tensor]:
-    """One fp64 adapter in evaluation mode as in the middle of a training, and the weight (5, 7) it is for."""
-    weight = frozen_net().first.weight.detach()
-    adapter = METHODS[method](config_of(method, **options), 5, 7)
+def single(method: str, net: Net | ConvNet | None = None, **options: object) -> tuple[Adapter, Tensor]:
+    """One fp64 adapter in evaluation mode as in the middle of a training, and the weight, a matrix, it is for."""
+    weight = pristine_weight((net or frozen_net()).first).detach()
+    adapter = METHODS[method](config_of(method, **options), *weight.shape)
     adapter.initialize(weight, torch.Generator().manual_seed(0))
     return disturb(adapter.double().eval(), weight), weight
 

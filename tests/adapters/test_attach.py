@@ -8,7 +8,7 @@ from diffusers import UNet2DConditionModel
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from dreamtune.adapters import TARGETS, AdaptedLinear, attach, select_targets
+from dreamtune.adapters import TARGETS, AdaptedLayer, attach, select_targets
 from dreamtune.adapters.methods.lora import LoRAConfig
 from dreamtune.errors import ConfigError, IncompatibleModelError
 from tests.adapters.nets import Net, frozen_net, inputs
@@ -44,7 +44,8 @@ def test_named_targets_are_these_layers_of_every_block(
 
 
 def test_all_named_targets_are_tested() -> None:
-    assert set(TARGETS) == {"attn", "cross-attn", "kv", "attn+ff", "text", "none"}
+    convolutions = {"attn+proj", "attn+ff+proj", "all"}  # in test_targets.py
+    assert set(TARGETS) == {"attn", "cross-attn", "kv", "attn+ff", "text", "none"} | convolutions
 
 
 def test_no_target_is_an_adapter_of_nothing() -> None:
@@ -88,7 +89,7 @@ def test_pattern_on_paths(unet: UNet2DConditionModel) -> None:
     assert "time_embedding.linear_1" in select_targets(unet, "")
 
 
-@pytest.mark.parametrize("targets", ["atn", "(", "conv_in"])
+@pytest.mark.parametrize("targets", ["atn", "(", "conv3"])
 def test_targets_without_a_layer_are_refused_with_the_choices(unet: UNet2DConditionModel, targets: str) -> None:
     with pytest.raises(ConfigError, match=r"cross-attn, kv"):
         select_targets(unet, targets)
@@ -126,7 +127,7 @@ def test_other_kinds_of_linear_are_refused_and_nothing_changes() -> None:
         attach(net, LoRAConfig(rank=2), "first|second")
     assert type(net.first) is nn.Linear
     with pytest.raises(IncompatibleModelError, match="Quantised"):
-        AdaptedLinear.install(Quantised(2, 2))
+        AdaptedLayer.install(Quantised(2, 2))
 
 
 def test_config_of_no_method_is_refused() -> None:
