@@ -11,6 +11,7 @@ from torch import Tensor
 
 from dreamtune.models.conditioning import unet_inputs
 from dreamtune.training.batch import Batch, join
+from dreamtune.training.config import TrainConfig
 from dreamtune.training.data import TrainingData
 from dreamtune.training.sampler import Part
 from tests.training.tiny_trainings import (
@@ -111,6 +112,26 @@ def test_accumulation_is_the_mean_over_its_positions(tmp_path: Path, dropout: fl
     double = Run(tmp_path, PLAIN, still.changed(steps=2, accumulation=2), dropout=dropout)
     pairs = [sum(single.losses[start : start + 2]) / 2 for start in (0, 2)]
     assert double.losses == pytest.approx(pairs, rel=1e-6)
+
+
+def test_accumulation_is_the_mean_of_its_gradients(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By plain gradient descent: AdamW would hardly see a gradient that is the sum instead."""
+
+    def descent(config: TrainConfig, groups: Any) -> torch.optim.Optimizer:
+        return torch.optim.SGD(
+            [{"params": list(members), "lr_ratio": 1.0} for members in groups.values()], lr=config.lr
+        )
+
+    monkeypatch.setattr("dreamtune.training.optimizers.build", descent)
+    still = make_config(lr=1e-20, steps=2, batch_size=1, max_grad_norm=1e9)
+    single = Run(tmp_path, PLAIN, still)
+    double = Run(tmp_path, PLAIN, still.changed(steps=1, accumulation=2))
+    ups = [name for name in single.weights if name.endswith("up")]  # 0 at first: what is there is the steps' sum
+    assert ups
+    for name in ups:
+        moved = single.weights[name]
+        assert moved.abs().max() > 0
+        torch.testing.assert_close(double.weights[name], moved / 2, rtol=1e-5, atol=1e-5 * moved.abs().max().item())
 
 
 @pytest.mark.parametrize(
