@@ -16,6 +16,7 @@ TABLES = {
     "settings": reference.settings_table,
     "methods": reference.methods_table,
     "equivalents": reference.equivalents_table,
+    "habits": reference.habits_table,
 }
 
 

@@ -42,13 +42,15 @@ class InspectResult:
     """Without the base those are left out whose ΔW depends on its weights."""
     tool: str
     """What wrote the file: dreamtune and its version, or another tool."""
+    state: tuple[str, ...]
+    """What there is to know of the state of a method that has several, for example whether LoRA-Dash has launched."""
     remarks: tuple[str, ...]
     """What was left out or assumed of another tool's file."""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
         layers = [vars(layer) | {"shape": list(layer.shape)} for layer in self.layers]
-        told = {"written_by": self.tool, "remarks": list(self.remarks)}
+        told = {"written_by": self.tool, "state": list(self.state), "remarks": list(self.remarks)}
         return {"file": str(self.path), "file_bytes": self.size, **self.summary, **told, "changes": layers}
 
 
@@ -78,6 +80,7 @@ def inspect(path: str | Path, base: str | None = None) -> InspectResult:
         summary=file.summary(),
         layers=_measure(file, weights),
         tool=imported.tool or f"dreamtune {file.version}",
+        state=tuple(file.notes()),
         remarks=imported.remarks,
     )
 

@@ -109,6 +109,7 @@ def preflight(config: TrainConfig, folder: RunFolder, resume: bool, tell: OnProg
     from dreamtune.training.objective import Objective
 
     config = config.with_presets(family_of(config.base))  # which also say in what precision to load it
+    _check_length(config, resume, tell)
     base = load_base(config.base, device=config.device, precision=config.precision)
     resolution = config.resolution or base.resolution
     encoders = {name: _from_anywhere(place) for name in ("dino", "clip") if (place := getattr(config, name))}
@@ -150,6 +151,15 @@ def check(config: TrainConfig, folder: RunFolder, resume: bool = False) -> Path:
     trackers.check(config.trackers)
     room.limit()
     return images
+
+
+def _check_length(config: TrainConfig, resume: bool, tell: OnProgress) -> None:
+    """Raise ConfigError for a method that would not come to all it does; a run that has begun is only told so."""
+    missing = config.method_config().too_short(config.steps)
+    if missing and not resume:
+        raise ConfigError(missing)
+    if missing:
+        tell(Progress("remark", message=missing))
 
 
 def _prompt_remarks(config: TrainConfig, base: Base) -> list[Remark]:

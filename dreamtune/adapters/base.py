@@ -55,6 +55,13 @@ class MethodConfig:
         exponent = 0.5 if self.rslora else 1.0
         return replace(self, rank=rank, alpha=self.alpha * (max(rank, 1) / self.rank) ** exponent)
 
+    def too_short(self, steps: int) -> str | None:
+        """What of the method a training of `steps` optimizer steps would never come to, and what to do; None if none.
+
+        Asked before a training, which is refused then.
+        """
+        return None
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
         return asdict(self)
@@ -199,6 +206,10 @@ class Adapter(nn.Module, ABC):
 
         A parameter may have no gradient until a step that the method chooses, as AdamW then leaves it alone.
         """
+        return None
+
+    def note(self) -> str | None:
+        """What people should know of its state, if a method has several, in words."""
         return None
 
     def parameter_options(self) -> dict[str, ParameterOptions]:

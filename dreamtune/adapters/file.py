@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -218,6 +219,11 @@ class AdapterFile(Description):
                 change = adapter.delta_weight(stand_in if weights is None else weights[path])
                 spectra[path] = Spectrum.of_matrix(change)
         return spectra
+
+    def notes(self) -> list[str]:
+        """What people should know of the adapters' state (see Adapter.note), and in how many layers it is so."""
+        counts = Counter(note for path in self.layers if (note := self._adapter(path).note()))
+        return [f"{note}, in {count} of {len(self.layers)} layers" for note, count in counts.most_common()]
 
     def summary(self) -> dict[str, Any]:
         """What the file holds, as plain values; `layers` and `parameters` are numbers, `bytes` those of the tensors."""

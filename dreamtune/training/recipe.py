@@ -24,6 +24,13 @@ class Recipe(BaseModel):
 
     other_names: ClassVar[Mapping[str, str]] = {}
     """What a setting is called elsewhere -> its key, to be suggested."""
+    answers: ClassVar[Mapping[str, str]] = {}
+    """What is no setting here but one elsewhere -> what does it instead."""
+
+    @classmethod
+    def answer_to(cls, key: str, value: Any) -> str | None:
+        """What does what the bad `value` of `key` is meant for, if a setting of another name does."""
+        return None
 
     def __init__(self, **values: Any) -> None:
         try:
@@ -115,6 +122,8 @@ def explain(error: ValidationError, model: type[Recipe]) -> str:
 def _explain_one(key: str, items: list[dict[str, Any]], model: type[Recipe]) -> str:
     item = items[0]
     if item["type"] == "extra_forbidden":
+        if key in model.answers:
+            return f"unknown setting {key!r}: {model.answers[key]}"
         ours = model.other_names.get(key)
         return f"unknown setting {key!r}" + (
             f"; here it is {ours!r}" if ours else suggest(key, list(model.model_fields))
@@ -123,6 +132,8 @@ def _explain_one(key: str, items: list[dict[str, Any]], model: type[Recipe]) -> 
         return f"{key} is missing: {model.model_fields[key].description or 'it has no default'}"
     if item["type"] == "value_error":  # raised by our own validators, which already say what to do
         return str(item["ctx"]["error"])
+    if answer := model.answer_to(key, item["input"]):
+        return f"{key} = {item['input']!r}: {answer}"
     wanted = " or ".join(item["msg"].removeprefix("Input should be ") for item in items)
     for theirs, ours in _PLAIN.items():
         wanted = wanted.replace(theirs, ours)

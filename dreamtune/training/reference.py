@@ -11,6 +11,7 @@ import yaml
 
 from dreamtune.training.config import TrainConfig
 from dreamtune.training.equivalents import EQUIVALENTS
+from dreamtune.training.habits import HABITS
 from dreamtune.training.presets import PRESETS
 
 FAMILIES = {
@@ -105,6 +106,11 @@ def equivalents_table() -> str:
     return table(("dreamtune", "sd-scripts", "diffusers", "remark"), rows)
 
 
+def habits_table() -> str:
+    """What others have settings for and here is had in another way, in Markdown."""
+    return table(("sd-scripts or diffusers", "here"), [(_names(habit.names), habit.answer) for habit in HABITS])
+
+
 def preset_config(family: str, method: str) -> TrainConfig:
     """The complete settings of somebody who chose nothing but base and method; pictures and class are placeholders."""
     return TrainConfig(images="pictures", class_word="class", method=method).with_presets(family)  # pyright: ignore[reportArgumentType]
@@ -128,7 +134,7 @@ def recipe(family: str, method: str) -> str:
 
 
 def _method_cell(config: TrainConfig) -> str:
-    own = {name: value for name, value in config.method_options.items() if name == "factor"}
+    own = {name: value for name, value in config.method_options.items() if name in ("factor", "dash_lr_ratio")}
     parts = [f"lr {show(config.lr)}", f"rank {config.rank}", f"scale {config.method_config().scale:g}"]
     return ", ".join([*parts, *(f"{name} {value}" for name, value in own.items())])
 

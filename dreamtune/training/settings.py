@@ -11,6 +11,7 @@ from pydantic import Field, field_validator, model_validator
 
 from dreamtune.models.families import USUAL
 from dreamtune.training.equivalents import OTHER_NAMES
+from dreamtune.training.habits import NAMES, answer_to
 from dreamtune.training.recipe import Recipe
 from dreamtune.training.schedules import Schedule
 from dreamtune.words import holds, one_form
@@ -27,6 +28,7 @@ class TrainSettings(Recipe):
     """
 
     other_names = OTHER_NAMES
+    answers = NAMES
 
     images: Path
     """Folder with 3 to 30 pictures of the subject (a caption may stand beside a picture in a .txt of its name)."""
@@ -219,6 +221,11 @@ class TrainSettings(Recipe):
         if self.score_every > self.steps:
             raise ValueError(f"score_every = {self.score_every} is more than steps = {self.steps}: nothing is judged")
         return self
+
+    @classmethod
+    def answer_to(cls, key: str, value: Any) -> str | None:
+        """See Recipe."""
+        return answer_to(key, value)
 
     def prompt(self, template: str) -> str:
         """Fill {token} and {class} into a prompt template."""

@@ -42,6 +42,8 @@ def show(result: InspectResult) -> None:
     if summary["embeddings"]:
         count = max(shape[0] for shape in summary["embeddings"].values())
         print(f"new word    {summary['trigger']}, of {count} vectors in {' and '.join(summary['embeddings'])}")
+    for state in result.state:
+        print(f"state       {state}")
     print(f"written by  {result.tool}")
     for remark in result.remarks:
         print(f"remark      {remark}")

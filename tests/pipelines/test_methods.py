@@ -12,9 +12,13 @@ from torch import Tensor
 
 from dreamtune.adapters import METHODS, AdapterFile
 from dreamtune.adapters.parts import UNET
-from dreamtune.errors import Interrupted
+from dreamtune.errors import ConfigError, Interrupted
 from dreamtune.models import load_base
+from dreamtune.pipelines.commands.inspect import show
+from dreamtune.pipelines.inspect import inspect
+from dreamtune.pipelines.plan import plan
 from dreamtune.pipelines.progress import Progress
+from dreamtune.pipelines.run_folder import RunFolder
 from dreamtune.pipelines.train import TrainResult, train
 from dreamtune.training.archive import read_tree
 from dreamtune.training.config import TrainConfig
@@ -65,6 +69,35 @@ def test_launch_is_told_and_written_down(launched: TrainResult, told: list[Progr
     assert all(sigma.count_nonzero() == 4 for sigma in named(file, "delta_sigma"))
 
 
+@pytest.mark.parametrize("steps", [LAUNCH - 1, LAUNCH])
+def test_a_training_that_would_not_launch_is_refused(dash: Settings, tmp_path: Path, steps: int) -> None:
+    for run in (train, plan):
+        with pytest.raises(ConfigError, match=f"launch_step = {LAUNCH} steps, of which there are only {steps}: .*LoRA"):
+            run(dash(steps=steps), tmp_path / "run", on_progress=quiet)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_of_former_days_that_does_not_launch_can_be_resumed(dash: Settings, tmp_path: Path) -> None:
+    run, told = RunFolder(tmp_path / "run"), list[Progress]()
+    run.path.mkdir()
+    config = dash(launch_step=2, steps=2).with_presets("pocket")
+    run.write_config(config.changed(images=str(Path(config.images).resolve()), resolution=32))
+    result = train(run.read_config(), run.path, resume=True, on_progress=told.append)
+    assert "it would stay plain LoRA" in told[0].message
+    assert set(named(AdapterFile.load(result.adapter), "launched")) != {1}
+    state = inspect(result.adapter).state
+    layers = len(AdapterFile.load(result.adapter).layers)
+    assert state == (f"not launched, so it is plain LoRA (launch_step = 2), in {layers} of {layers} layers",)
+
+
+def test_inspect_tells_the_launch(launched: TrainResult, capsys: pytest.CaptureFixture[str]) -> None:
+    result = inspect(launched.adapter)
+    layers = len(AdapterFile.load(launched.adapter).layers)
+    assert result.state == (f"launched (launch_step = {LAUNCH}), in {layers} of {layers} layers",)
+    show(result)
+    assert f"state       launched (launch_step = {LAUNCH})" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("stops", [(1,), (LAUNCH,), (LAUNCH + 1,), (2, 4)], ids=str)
 def test_resumed_on_either_side_of_the_launch_it_is_bitwise_uninterrupted(
     launched: TrainResult, dash: Settings, tmp_path: Path, stops: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
@@ -87,15 +120,19 @@ def test_resumed_on_either_side_of_the_launch_it_is_bitwise_uninterrupted(
 
 def test_only_optimizer_steps_bring_the_launch(dash: Settings, tmp_path: Path) -> None:
     """Not the passes of an accumulation, nor those of sample pictures."""
-    config = dash(STEPS, accumulation=3, sample_every=1)
-    file = AdapterFile.load(train(config, tmp_path / "run", on_progress=quiet).adapter)
-    assert {int(tensor) for tensor in named(file, "launched")} == {0}
-    assert not any(tensor.count_nonzero() for name in ("left", "right", "delta_sigma") for tensor in named(file, name))
+    result = train(dash(STEPS - 1, accumulation=3, sample_every=1), tmp_path / "run", on_progress=quiet)
+    metrics = [json.loads(line) for line in (result.run / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in metrics if "remarks" in line] == [STEPS]
 
 
 def test_before_the_launch_it_is_lora_bit_for_bit(dash: Settings, settings: Settings, tmp_path: Path) -> None:
-    ours = AdapterFile.load(train(dash(STEPS), tmp_path / "dash", on_progress=quiet).adapter)
-    plain = AdapterFile.load(train(settings(prior=False), tmp_path / "lora", on_progress=quiet).adapter)
+    """At the checkpoint before it."""
+    kept = {"checkpoint_every": STEPS - 1, "prior": False}
+    last = f"checkpoints/step-{STEPS - 1:06d}/adapter.safetensors"
+    ours = AdapterFile.load(train(dash(STEPS - 1, **kept), tmp_path / "dash", on_progress=quiet).run / last)
+    plain = AdapterFile.load(train(settings(**kept), tmp_path / "lora", on_progress=quiet).run / last)
+    assert {int(tensor) for tensor in named(ours, "launched")} == {0}
+    assert not any(tensor.count_nonzero() for name in ("left", "right", "delta_sigma") for tensor in named(ours, name))
     assert all(torch.equal(ours.tensors[name], tensor) for name, tensor in plain.tensors.items())
 
 

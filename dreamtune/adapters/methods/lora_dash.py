@@ -30,7 +30,8 @@ class LoRADashConfig(MethodConfig):
     dash_lr_ratio: float = 10.0
     """Learning rate of the directions' Δσ as a multiple of the others'. Adam moves every number by about lr a step.
     Along one direction that moves B's column by lr·√out and ΔW by lr·√(out/3), A's rows having length 1/√3, but Δσ by
-    lr alone. 10 = √(320/3) lets Δσ keep pace with LoRA in the narrowest layers of Stable Diffusion."""
+    lr alone. 10 = √(320/3) lets Δσ keep pace with LoRA in the narrowest layers of Stable Diffusion. The paper's own
+    code has one rate for all, 1 here."""
 
     def __post_init__(self) -> None:
         """Check ranges."""
@@ -41,6 +42,15 @@ class LoRADashConfig(MethodConfig):
             raise ConfigError(f"directions = {self.directions} must be at least 1")
         if not (isfinite(self.dash_lr_ratio) and self.dash_lr_ratio > 0):
             raise ConfigError(f"dash_lr_ratio = {self.dash_lr_ratio} must be positive and finite")
+
+    def too_short(self, steps: int) -> str | None:
+        """Whether it would never launch."""
+        if steps > self.launch_step:
+            return None
+        return (
+            f"LoRA-Dash launches after launch_step = {self.launch_step} steps, of which there are only {steps}: it "
+            f"would stay plain LoRA; set method_options.launch_step, for example to {steps // 4}, or train longer"
+        )
 
 
 class LoRADash(LoRA):
@@ -103,6 +113,11 @@ class LoRADash(LoRA):
             return None
         self._launch(weight)
         return f"LoRA-Dash launched after {step} steps"
+
+    def note(self) -> str:
+        """Whether it has launched."""
+        when = f"launch_step = {self.config.launch_step}"
+        return f"launched ({when})" if self._is_launched else f"not launched, so it is plain LoRA ({when})"
 
     def parameter_options(self) -> dict[str, ParameterOptions]:
         """Δσ has its own learning rate. Without a gradient until the launch, its Adam moments begin there."""
