@@ -17,6 +17,7 @@ from dreamtune.pipelines.files import check_place, complete
 from dreamtune.pipelines.generate_config import DrawingConfig
 from dreamtune.pipelines.progress import OnProgress, Printer, Progress
 from dreamtune.pipelines.prompt_remarks import too_long
+from dreamtune.words import same
 
 if TYPE_CHECKING:
     from dreamtune.evaluation import Measurement, PromptPair, Sampling
@@ -170,7 +171,13 @@ def check(config: EvaluateConfig, folder: Path) -> tuple[AdapterUse, list[Prompt
 
 def _names(config: EvaluateConfig, use: AdapterUse) -> tuple[str, str]:
     """Token and class word of the subject. Raises ConfigError where neither file nor settings tell them."""
-    token, class_word = config.token or use.file.trigger, config.class_word or use.file.class_word
+    if len(use.file.tokens) > 1 and not config.token:
+        raise ConfigError(
+            f"{use.path} has several subjects ({use.file.called}): name one, for example --token {use.file.trigger}"
+        )
+    token = config.token or use.file.trigger
+    known = next((kind for word, kind in use.file.subjects if same(word, token)), "")
+    class_word = config.class_word or known or (use.file.class_word if len(use.file.tokens) < 2 else "")
     for what, value, example in (("token", token, "sks"), ("class", class_word, "dog")):
         if not value:
             raise ConfigError(f"{use.path} does not tell its {what}: give it, for example --{what} {example}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,14 +45,13 @@ def check(config: FuseConfig, place: Path) -> Checked:
     from dreamtune.fusion import FusionOptions, weighted
 
     ingredients = weighted([use.ingredient for use in given])
-    _check_triggers(uses)
     return Checked(
         uses=uses,
         ingredients=ingredients,
         options=FusionOptions(config.method, config.density, config.balance, config.seed),
         word=_word(config, uses),
         reads=texts(config, uses, USUAL["sd1"]) is not None,  # what is wrong with them is so on any base
-        remarks=tuple(it for use in given for it in use.remarks),
+        remarks=(*_one_word(uses), *(it for use in given for it in use.remarks)),
     )
 
 
@@ -65,16 +63,18 @@ def _check_place(place: Path) -> None:
     check_place(place.parent)
 
 
-def _check_triggers(uses: Sequence[AdapterUse]) -> None:
-    """Two subjects of one word could not be told apart by any prompt."""
-    counts = Counter(use.file.trigger.lower() for use in uses if use.file.trigger)
-    for trigger, count in counts.items():
-        if count > 1:
-            names = " and ".join(use.path.name for use in uses if use.file.trigger.lower() == trigger)
-            raise ConfigError(
-                f"{names} are called by the same word {trigger!r}, so that no prompt could tell them apart: "
-                "train one of them again with another token"
-            )
+def _one_word(uses: Sequence[AdapterUse]) -> list[str]:
+    """Remarks on adapters that are called by one word: seeds or checkpoints of one subject, or else a mistake."""
+    owners: dict[str, list[AdapterUse]] = {}
+    for use in uses:
+        for token in dict.fromkeys(token.lower() for token in use.file.tokens):
+            owners.setdefault(token, []).append(use)
+    return [
+        f"{' and '.join(use.path.name for use in found)} are called by the same word {token!r} and count as adapters "
+        "of one subject: if they are of several, no prompt can tell them apart; train one again with another token"
+        for token, found in owners.items()
+        if len(found) > 1
+    ]
 
 
 def texts(config: FuseConfig, uses: Sequence[AdapterUse], usual: Usual) -> tuple[list[list[str]], Sequence[str]] | None:

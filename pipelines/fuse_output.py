@@ -17,9 +17,8 @@ if TYPE_CHECKING:
 
 
 def description(config: FuseConfig, uses: Sequence[AdapterUse], word: AdapterFile | None) -> dict[str, Any]:
-    """What the file says of itself. One trigger stays its own; all stand with the other settings of the fusion."""
-    triggers = [use for use in uses if use.file.trigger]
-    own = triggers[0].file if len(triggers) == 1 else word
+    """What the file says of itself: the words and classes of all subjects, first that of `word`, which is a new one."""
+    first, *others = subjects([*([word] if word else []), *(use.file for use in uses)]) or [("", "")]
     parts = [
         use.to_dict() | {"method": use.file.method, "trigger": use.file.trigger, "class": use.file.class_word}
         for use in uses
@@ -28,10 +27,26 @@ def description(config: FuseConfig, uses: Sequence[AdapterUse], word: AdapterFil
     bases = sorted({use.file.base for use in uses if use.file.base})
     return {
         "base": bases[0] if bases else "",
-        "trigger": own.trigger if own else "",
-        "class_word": own.class_word if own else "",
+        "trigger": first[0],
+        "class_word": first[1],
+        "others": tuple(others),
         "training": {"fusion": settings | {"adapters": parts}},
     }
+
+
+def subjects(files: Sequence[AdapterFile]) -> list[tuple[str, str]]:
+    """Word and class of every subject of the files that has a word, each word once.
+
+    If none has a word, the class that all of them are of.
+    """
+    found: dict[str, tuple[str, str]] = {}
+    for file in files:
+        for token, kind in file.subjects:
+            known = found.get(token.lower(), (token, ""))
+            if token and not known[1]:
+                found[token.lower()] = (known[0], kind)
+    classes = {kind for file in files for _, kind in file.subjects}
+    return list(found.values()) or ([("", classes.pop())] if len(classes) == 1 else [])
 
 
 def with_energy(fused: Fused) -> AdapterFile:

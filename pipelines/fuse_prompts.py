@@ -29,40 +29,50 @@ def adapter_prompts(prompts: Sequence[str], uses: Sequence[AdapterUse], method: 
     for prompt in prompts:
         owners = _owners(prompt, uses)
         if not owners:
-            known = " nor ".join(repr(use.file.trigger) for use in uses)
+            known = " nor ".join(repr(token) for use in uses for token in use.file.tokens)
             raise ConfigError(f"the prompt {prompt!r} names neither {known}: write {{token}}, which is each of them")
         for number in owners:
-            file = uses[number].file
-            found[number].append(prompt.replace("{token}", file.trigger).replace("{class}", file.class_word))
+            found[number] += dict.fromkeys(_filled(prompt, uses[number]))
     for use, own in zip(uses, found, strict=True):
         if not own:
-            word = f" {use.file.trigger!r}," if use.file.trigger else ""
-            raise ConfigError(f"no prompt names{word} the subject of {use.path.name}: add one that does")
+            words = f" {' or '.join(map(repr, use.file.tokens))}," if use.file.tokens else ""
+            raise ConfigError(f"no prompt names{words} the subject of {use.path.name}: add one that does")
     return found
 
 
 def usual_captions(uses: Sequence[AdapterUse], usual: Usual) -> list[str]:
     """The adapters' classes, and some other things, in PLACES and alone."""
-    things = dict.fromkeys([*(use.file.class_word for use in uses if use.file.class_word), *_THINGS])
+    classes = [kind for use in uses for _, kind in use.file.subjects if kind]
+    things = dict.fromkeys([*classes, *_THINGS])
     return [caption for thing in things for caption in (usual.prompt("", thing), *_placed(thing))]
 
 
 def _owners(prompt: str, uses: Sequence[AdapterUse]) -> list[int]:
     """Numbers of the adapters that a prompt is for."""
-    triggers = [use.file.trigger for use in uses]
+    words = [use.file.tokens for use in uses]
     if "{token}" in prompt:
-        return [number for number, word in enumerate(triggers) if word]
-    named = [number for number, word in enumerate(triggers) if word and holds(prompt, word)]
-    return named or [number for number, word in enumerate(triggers) if not word]
+        return [number for number, tokens in enumerate(words) if tokens]
+    named = [number for number, tokens in enumerate(words) if any(holds(prompt, token) for token in tokens)]
+    return named or [number for number, tokens in enumerate(words) if not tokens]
+
+
+def _filled(prompt: str, use: AdapterUse) -> list[str]:
+    """The prompt with the words of each subject of an adapter; as it is if it leaves none out."""
+    pairs = [it for it in use.file.subjects if it[0]] or [(use.file.trigger, use.file.class_word)]
+    if "{token}" not in prompt:
+        pairs = [next((it for it in pairs if it[0] and holds(prompt, it[0])), pairs[0])]
+    return [prompt.replace("{token}", token).replace("{class}", kind) for token, kind in pairs]
 
 
 def _usual(use: AdapterUse, method: str, usual: Usual) -> list[str]:
-    trigger, kind = use.file.trigger, use.file.class_word
-    if not trigger:
+    """Its subjects in turns, so that the first few prompts are of them all."""
+    named = [it for it in use.file.subjects if it[0]]
+    if not named:
         raise ConfigError(
             f"{use.path.name} does not tell the word for its subject, and {method} reads prompts with it: give prompts"
         )
-    return [usual.prompt(trigger, kind), *_placed(f"{trigger} {kind}".strip())]
+    by_subject = [[usual.prompt(*it), *_placed(" ".join(filter(None, it)))] for it in named]
+    return [prompt for prompts in zip(*by_subject, strict=True) for prompt in prompts]
 
 
 def _placed(thing: str) -> list[str]:

@@ -38,8 +38,10 @@ class Entry:
     method: str = ""
     rank: int = 0
     base: str = ""
-    trigger: str = ""
-    class_word: str = ""
+    tokens: tuple[str, ...] = ()
+    """Words for its subjects."""
+    subject: str = ""
+    """How a prompt calls its subjects, "sks dog, zwx cat"; empty if that is not known."""
     tool: str = ""
     """What wrote the file."""
     layers: int = 0
@@ -50,11 +52,6 @@ class Entry:
     def label(self) -> str:
         """The name without its folder."""
         return self.name.rpartition("/")[2]
-
-    @property
-    def subject(self) -> str:
-        """How a prompt calls the subject, "sks dog"; empty if that is not known."""
-        return " ".join(word for word in (self.trigger, self.class_word) if word)
 
 
 @dataclass(frozen=True)
@@ -95,11 +92,13 @@ def entries(workspace: Workspace) -> list[Entry]:
 
 
 def free_word(workspace: Workspace, pending: Iterable[str] = ()) -> str:
-    """A word that calls no adapter of the library yet, nor any of `pending`: two of one word cannot be fused.
+    """A word that calls no adapter of the library yet, nor any of `pending`: no prompt could tell two of one word
+    apart.
 
     The first word again once all are taken.
     """
-    taken = {found.trigger.lower() for found in entries(workspace)} | {word.lower() for word in pending}
+    known = [token for found in entries(workspace) for token in found.tokens]
+    taken = {word.lower() for word in (*known, *pending)}
     return next((word for word in WORDS if word not in taken), WORDS[0])
 
 
@@ -127,8 +126,8 @@ def _entry(name: str, path: Path, size: int, changed: int) -> Entry:
         method=file.method,
         rank=file.config.rank,
         base=file.base,
-        trigger=file.trigger,
-        class_word=file.class_word,
+        tokens=file.tokens,
+        subject=file.called,
         tool=imported.tool or f"dreamtune {file.version}",
         layers=len(file.layers),
     )

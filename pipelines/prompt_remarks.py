@@ -7,19 +7,19 @@ from itertools import combinations
 from typing import TYPE_CHECKING
 
 from dreamtune.pipelines.adapter_use import AdapterUse
-from dreamtune.pipelines.generate_config import GenerateConfig
-from dreamtune.pipelines.regions import RegionUse
 from dreamtune.words import holds, same
 
 if TYPE_CHECKING:
     from dreamtune.models import Base
+    from dreamtune.pipelines.generate_config import GenerateConfig
+    from dreamtune.pipelines.regions import RegionUse
 
 
 def prompt_remarks(
     config: GenerateConfig, adapters: Sequence[AdapterUse], regions: Sequence[RegionUse], base: Base
 ) -> list[str]:
     """Remarks on the prompts of a call, for `adapters` of the whole picture and those of regions."""
-    found = _missing_triggers(config, adapters)
+    found = [remark for use in adapters for remark in missing_word(config.prompts, use)]
     for prompt in config.prompts:
         found += too_long(prompt, adapters, base)
     found += too_long(config.negative_prompt, adapters, base, name="the negative prompt")
@@ -40,26 +40,31 @@ def too_long(
     on = [use for use in uses if use.strength]
     new = [word for use in on if (word := use.file.word())]
     words = {word.word: range(len(next(iter(word.vectors.values())))) for word in new}
-    tokens = [token] if token else [use.file.trigger for use in on if use.file.trigger]
+    tokens = [token] if token else [it for use in on for it in use.file.tokens]
     remarks = length_remarks(name or f"the prompt {brief(prompt)!r}", prompt, base.tokenizer, tokens, words)
     return [str(remark) for remark in remarks]
 
 
-def _missing_triggers(config: GenerateConfig, adapters: Sequence[AdapterUse]) -> list[str]:
-    """A remark on each adapter whose trigger no prompt holds: its subject would not appear."""
-    return [
-        f"no prompt holds {adapter.file.trigger!r}, the word for the subject of {adapter.path.name}: "
-        f"write for example 'a {adapter.file.trigger} {adapter.file.class_word}'"
-        for adapter in adapters
-        if adapter.file.trigger and not any(holds(prompt, adapter.file.trigger) for prompt in config.prompts)
-    ]
+def missing_word(prompts: Sequence[str], use: AdapterUse, where: str = "no prompt holds") -> list[str]:
+    """A remark if no prompt holds any word for a subject of an adapter: none of them would appear."""
+    tokens = use.file.tokens
+    if not tokens or any(holds(prompt, token) for prompt in prompts for token in tokens):
+        return []
+    names = " or ".join(map(repr, tokens))
+    what = "the word for the subject" if len(tokens) == 1 else "the words for the subjects"
+    example = " and ".join(f"a {token} {kind}".strip() for token, kind in use.file.subjects if token)
+    return [f"{where} {names}, {what} of {use.path.name}: write for example '{example}'"]
 
 
 def _same_words(adapters: Sequence[AdapterUse]) -> list[str]:
     """A remark on each two adapters whose subjects no prompt can tell apart."""
-    return [
-        f"{first.path} and {second.path} both have the word {first.file.trigger!r}: no prompt can tell their subjects "
-        "apart; give each a region, or train one with another token"
-        for first, second in combinations(adapters, 2)
-        if first.file.trigger and same(first.file.trigger, second.file.trigger) and first.digest != second.digest
-    ]
+    found = []
+    for first, second in combinations(adapters, 2):
+        shared = [word for word in first.file.tokens if any(same(word, other) for other in second.file.tokens)]
+        if shared and first.digest != second.digest:
+            words = f"the word {shared[0]!r}" if len(shared) == 1 else f"the words {', '.join(map(repr, shared))}"
+            found.append(
+                f"{first.path} and {second.path} both have {words}: if that is not one subject, no prompt can tell "
+                "them apart; give each a region, or train one with another token"
+            )
+    return found

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from dreamtune.errors import ConfigError
 from dreamtune.pipelines.adapter_use import AdapterUse, parse, split_window
-from dreamtune.words import holds
+from dreamtune.pipelines.prompt_remarks import missing_word
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -118,11 +118,7 @@ def remarks(regions: Sequence[RegionUse], masks: Sequence[Tensor], size: int) ->
         )
     for number, region in enumerate(regions, 1):
         for use in region.uses:
-            if use.file.trigger and not holds(region.prompt, use.file.trigger):
-                found.append(
-                    f"the prompt of region {number} does not hold {use.file.trigger!r}, the word for the subject of "
-                    f"{use.path.name}: write for example 'a {use.file.trigger} {use.file.class_word}'"
-                )
+            found += missing_word([region.prompt], use, f"the prompt of region {number} does not hold")
     return found
 
 

@@ -87,14 +87,31 @@ class Description:
     base: str
     """Id of the base it was trained on: "pocket", a hub id, the name of a folder or file, or "" if not known."""
     trigger: str
-    """The word that calls the subject."""
+    """The word that calls the subject; of several subjects the first one."""
     class_word: str
     training: Mapping[str, Any]
     """Settings of the training, plain JSON values."""
+    others: tuple[tuple[str, str], ...] = ()
+    """Words and classes of further subjects, as a fused file has them."""
     embeddings: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     """Text encoder -> (n, dim) of the embeddings that the trigger has as a new word of its vocabulary, if any."""
     version: str = __version__
     """Of the dreamtune that wrote it."""
+
+    @property
+    def subjects(self) -> tuple[tuple[str, str], ...]:
+        """Word and class of each subject, as far as they are known; one of the two may be ""."""
+        return tuple(it for it in ((self.trigger, self.class_word), *self.others) if any(it))
+
+    @property
+    def tokens(self) -> tuple[str, ...]:
+        """The words that call its subjects."""
+        return tuple(token for token, _ in self.subjects if token)
+
+    @property
+    def called(self) -> str:
+        """How prompts call its subjects: "sks dog, zwx cat"; empty if that is not known."""
+        return ", ".join(" ".join(filter(None, it)) for it in self.subjects)
 
     @property
     def rank(self) -> int:
@@ -113,6 +130,7 @@ class Description:
         """Our own keys, and those that other tools show. No folder of this machine gets in."""
         layers = {path: layer.to_json() for path, layer in self.layers.items()}
         own = {"dreamtune.embeddings": _to_json(dict(self.embeddings))} if self.embeddings else {}
+        own |= {"dreamtune.subjects": _to_json([(self.trigger, self.class_word), *self.others])} if self.others else {}
         base, training = _without_folders(self.base), _without_folders(dict(self.training))
         architecture, kohya_base = self._architecture(base)
         return {
@@ -127,8 +145,8 @@ class Description:
             **own,
             "modelspec.sai_model_spec": "1.0.0",
             "modelspec.architecture": f"{architecture}/{self.method}",
-            "modelspec.title": f"{self.trigger} {self.class_word}".strip() or self.method,
-            "modelspec.trigger_phrase": f"{self.trigger} {self.class_word}".strip(),
+            "modelspec.title": self.called or self.method,
+            "modelspec.trigger_phrase": self.called,
             "ss_network_module": f"dreamtune.{self.method}",
             "ss_network_dim": str(self.config.rank),
             "ss_network_alpha": str(self.config.alpha),
@@ -150,6 +168,7 @@ class Description:
             trigger=_text(header, "trigger"),
             class_word=_text(header, "class"),
             training=_mapping(header, "training"),
+            others=_others(header),
             embeddings=_embeddings(header),
             version=_text(header, "version"),
         )
@@ -207,6 +226,20 @@ def _embeddings(header: Mapping[str, str]) -> dict[str, tuple[int, int]]:
             case _:
                 raise AdapterFileError(f"dreamtune.embeddings has no size of the {part}'s: {DAMAGED}")
     return found
+
+
+def _others(header: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
+    """The subjects after the first, of a file that has several."""
+    if "dreamtune.subjects" not in header:
+        return ()
+    try:
+        subjects = [(token, kind) for token, kind in json.loads(_text(header, "subjects"))]
+    except (ValueError, TypeError, RecursionError):
+        subjects = []
+    texts = all(isinstance(it, str) for subject in subjects for it in subject)
+    if not texts or subjects[:1] != [(_text(header, "trigger"), _text(header, "class"))]:
+        raise AdapterFileError(f"dreamtune.subjects does not begin with the word and class of the first: {DAMAGED}")
+    return tuple(subjects[1:])
 
 
 def _to_json(value: Any) -> str:

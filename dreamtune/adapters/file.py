@@ -236,6 +236,7 @@ class AdapterFile(Description):
             "base": self.base,
             "trigger": self.trigger,
             "class": self.class_word,
+            "subjects": [{"token": token, "class": kind} for token, kind in self.subjects],
             "layers": len(self.layers),
             "parameters": parameters,
             "embeddings": {part: list(shape) for part, shape in self.embeddings.items()},

@@ -37,7 +37,8 @@ def show(result: InspectResult) -> None:
     options = ", ".join(f"{key} {value}" for key, value in summary["config"].items())
     print(f"method      {summary['method']} ({options})")
     print(f"base        {summary['base'] or 'not known'}")
-    print(f"subject     {summary['trigger']} {summary['class']}".rstrip())
+    subjects = [f"{it['token']} {it['class']}".strip() for it in summary["subjects"]]
+    print(f"{'subjects' if len(subjects) > 1 else 'subject':11} {', '.join(subjects)}".rstrip())
     print(f"parameters  {summary['parameters']} in {summary['layers']} layers")
     if summary["embeddings"]:
         count = max(shape[0] for shape in summary["embeddings"].values())

@@ -38,6 +38,7 @@ def test_summary_is_plain_and_counts(path: Path) -> None:
         "base": "pocket",
         "trigger": "sks",
         "class": "dog",
+        "subjects": [{"token": "sks", "class": "dog"}],
         "layers": 2,
         "parameters": numbers,
         "embeddings": {},
@@ -72,6 +73,21 @@ def test_kind_of_base_is_told_by_the_text_width(width: int, names: tuple[str, st
         header = AdapterFile.from_attached(attached, base="b", trigger="", class_word="", training={}).to_header()
     assert header["modelspec.architecture"].startswith(names[0])
     assert header["ss_base_model_version"] == names[1]
+
+
+def test_several_subjects(path: Path, tmp_path: Path) -> None:
+    """They are kept beside the first, shown to other tools, and files of one subject stay as they were."""
+    one = AdapterFile.load(path)
+    assert (one.subjects, one.tokens, one.called) == ((("sks", "dog"),), ("sks",), "sks dog")
+    assert "dreamtune.subjects" not in one.to_header()
+    replace(one, others=(("zwx", "cat"), ("qpl", ""))).save(tmp_path / "more.safetensors")
+    more = AdapterFile.load(tmp_path / "more.safetensors")
+    assert more.subjects == (("sks", "dog"), ("zwx", "cat"), ("qpl", ""))
+    assert (more.trigger, more.class_word, more.tokens) == ("sks", "dog", ("sks", "zwx", "qpl"))
+    header = more.to_header()
+    assert header["modelspec.trigger_phrase"] == header["modelspec.title"] == "sks dog, zwx cat, qpl"
+    assert more.summary()["subjects"][1] == {"token": "zwx", "class": "cat"}
+    assert replace(one, trigger="", class_word="").subjects == ()
 
 
 def test_equal_content_gives_equal_bytes(path: Path, tmp_path: Path) -> None:

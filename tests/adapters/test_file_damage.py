@@ -41,6 +41,22 @@ CONTENT_DAMAGES: dict[str, tuple[Callable[[Tensors, Header], object], str]] = {
     "config a list": (lambda t, h: h.update({"dreamtune.config": "[]"}), "dreamtune.config is not a JSON object"),
     "nested too deep": (lambda t, h: h.update({"dreamtune.training": "[" * 10**5}), "dreamtune.training is not"),
     "layer without shape": (lambda t, h: h.update({"dreamtune.layers": '{"first":[]}'}), "layers has no size.*first"),
+    **{
+        f"subjects {value[:20]}": (
+            lambda t, h, value=value: h.update({"dreamtune.subjects": value}),
+            "dreamtune.subjects does not begin with the word and class of the first",
+        )
+        for value in (
+            "{",
+            "1",
+            "[]",
+            "[[1,2]]",
+            '[["sks"]]',
+            '[["zwx","dog"]]',
+            '[["sks","dog"],["a",null]]',
+            "[" * 10**5,
+        )
+    },
     "negative size": (
         lambda t, h: h.update({"dreamtune.layers": '{"first":[5,-7,"a","b"]}'}),
         "layers has no size.*first",

@@ -130,6 +130,21 @@ def test_prompts_go_to_the_adapters_that_they_name(make: Make, tmp_path: Path) -
     assert prompts == ["an a in my room", "bb on the grass", "the cat"]
 
 
+def test_a_fused_file_is_drawn_by_each_of_its_subjects(make: Make, tmp_path: Path) -> None:
+    both = tmp_path / "both.safetensors"
+    run(both, make("a"), make("bb"), method="sum", prompts=())
+    usual = USUAL["pocket"]
+    for given, expected in (
+        ((), [usual.prompt("a", "dog"), usual.prompt("bb", "dog"), "a a dog on the beach", "a bb dog on the beach"]),
+        (("{token} here", "ccc"), ["a here", "bb here"]),
+        (("a bb {class}", "ccc"), ["a bb dog"]),
+    ):
+        with pytest.MonkeyPatch.context() as patch:
+            prompts = drawn(patch)
+            run(tmp_path / f"{len(given)}{len(expected)}.safetensors", both, make("ccc"), prompts=given, steps=1)
+        assert prompts[: len(expected)] == expected
+
+
 def test_a_new_word_is_read_as_its_adapter_means_it(make: Make, base: Base, tmp_path: Path) -> None:
     plain, word = make("a"), make("bb", words=2)
     first = run(tmp_path / "1.safetensors", plain, word)

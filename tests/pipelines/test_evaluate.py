@@ -1,6 +1,7 @@
 """`evaluate` on the tiny base, with tiny judges."""
 
 import json
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from PIL import Image
 from dreamtune.adapters import AdapterFile
 from dreamtune.errors import ConfigError, DatasetError, DreamtuneError
 from dreamtune.pipelines.cli import main
-from dreamtune.pipelines.evaluate import EvaluateConfig, EvaluateResult, evaluate
+from dreamtune.pipelines.evaluate import EvaluateConfig, EvaluateResult, check, evaluate
 from dreamtune.pipelines.train import TrainResult
 from tests.pipelines.conftest import Encoders
 
@@ -100,6 +101,24 @@ def test_files_of_other_tools_are_told_who_they_show(examine: Any, trained: Trai
         .measured.by_prompt[0]
         .prompt.startswith("a zwx dog")
     )
+
+
+def test_one_of_several_subjects_is_named(trained: TrainResult, photos: Path, tmp_path: Path) -> None:
+    """Its class is the one that the file knows for it."""
+    both = tmp_path / "both.safetensors"
+    replace(AdapterFile.load(trained.adapter), others=(("zwx", "cat"),)).save(both)
+
+    def first_prompt(**given: Any) -> str:
+        return check(EvaluateConfig(adapter=str(both), images=photos, **given), tmp_path / "report")[1][0].named
+
+    with pytest.raises(ConfigError, match=r"several subjects \(sks dog, zwx cat\): name one, .*--token sks"):
+        first_prompt()
+    assert (first_prompt(token="sks"), first_prompt(token="ZWX")) == (
+        "a sks dog on the beach",
+        "a ZWX cat on the beach",
+    )
+    with pytest.raises(ConfigError, match="does not tell its class"):
+        first_prompt(token="qpl")
 
 
 def test_one_real_picture_is_too_few_for_a_share(examine: Any, photos: Path, tmp_path: Path) -> None:

@@ -149,7 +149,7 @@ def test_adapters_of_the_same_word_are_remarked(draw: Any, trained: TrainResult,
     file.tensors[next(iter(file.tensors))].mul_(0.5)
     file.save(tmp_path / "other.safetensors")
     (remark,) = draw(adapters=[str(trained.adapter), str(tmp_path / "other.safetensors")]).remarks
-    assert "both have the word 'sks': no prompt can tell their subjects apart" in remark
+    assert "both have the word 'sks': if that is not one subject, no prompt can tell them apart" in remark
     assert draw("same", adapters=[str(trained.adapter)] * 2).remarks == ()
 
 
