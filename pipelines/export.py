@@ -23,15 +23,16 @@ if TYPE_CHECKING:
     from dreamtune.models import Base
 
 FORMATS = {
-    "lora": "plain LoRA for diffusers, of any method",
+    "lora": "plain LoRA for diffusers and ComfyUI, of any method",
     "peft": "LoRA or DoRA for diffusers, or with an --out that is no .safetensors file a folder for PEFT",
-    "kohya": "LoRA, DoRA, LoHa or LoKr for kohya, LyCORIS and ComfyUI",
+    "kohya": "for kohya's sd-scripts, LyCORIS and ComfyUI: LoRA, DoRA, LoHa, LoKr, full, the others as plain LoRA",
     "diffusers": "a folder with the whole base, changed",
     "checkpoint": "the base's single file, changed",
     "embedding": "the embeddings of a new word alone, as a file of textual inversion",
 }
 """Format -> what is written."""
 DTYPES = ("fp32", "fp16", "bf16")
+_LORA = ("lora", "peft", "kohya")
 _WHOLE = ("diffusers", "checkpoint")
 
 
@@ -93,9 +94,9 @@ def export(
 ) -> ExportResult:
     """Write the adapter in the format `form` (see FORMATS) to `out`, which must not exist, read it and compare.
 
-    dtype: of the tensors written, one of DTYPES; by default fp32, or for a checkpoint its own. rank: the most that
-    plain LoRA may have, needed where ΔW has no small exact factors. base: the model that the adapter is for; a whole
-    base defaults to the adapter's own. any_base: allow one with other weights.
+    dtype: of the tensors written, one of DTYPES; by default fp32, or for a checkpoint its own. rank: make it plain LoRA
+    of this rank at most; needed where the format lacks the method and ΔW has no small exact factors. base: the model
+    that the adapter is for; a whole base defaults to the adapter's own. any_base: allow one with other weights.
 
     Raises ConfigError for options that do not fit each other or the adapter, AdapterFileError and BaseModelError for
     files that cannot be read or written, IncompatibleModelError for a base that the adapter does not fit.
@@ -127,9 +128,12 @@ def export(
         source = Path(str(name)).expanduser()
         write = partial(write_merged, form, file, model, weights, source, precision, any_base=any_base)
     else:
+        from dreamtune.adapters.interop import limits
+
         assert precision is not None
         converted, energy = _converted(file, form, rank, weights)
         written_as = converted.method
+        remarks += limits(converted, form, weights)
         sdxl = None if model is None else model.family == "sdxl"
         write = partial(_write_adapter, converted, form, energy, precision, weights, sdxl)
     with complete(place, AdapterFileError) as target:
@@ -169,8 +173,8 @@ def _check_options(form: str, dtype: str | None, rank: int | None, place: Path) 
         raise ConfigError(f"format = {form!r} must be one of {', '.join(FORMATS)}")
     if dtype not in (None, *DTYPES):
         raise ConfigError(f"dtype = {dtype!r} must be one of {', '.join(DTYPES)}")
-    if rank is not None and form != "lora":
-        raise ConfigError(f"a rank is for the format lora alone: leave it out with {form}")
+    if rank is not None and form not in _LORA:
+        raise ConfigError(f"a rank is for the formats {', '.join(_LORA)}: leave it out with {form}")
     if rank is not None and rank < 1:
         raise ConfigError(f"rank = {rank} must be at least 1")
     is_file = place.suffix == ".safetensors"
@@ -204,11 +208,15 @@ def _load(name: str, use: AdapterUse, any_base: bool) -> Base:
 def _converted(
     file: AdapterFile, form: str, rank: int | None, weights: Mapping[str, Tensor] | None
 ) -> tuple[AdapterFile, dict[str, float]]:
-    """The adapter to be written, and the energy kept by layer where that is not all."""
-    if form != "lora":
-        return file, {}
-    from dreamtune.adapters.interop import plain_lora
+    """The adapter to be written, and the energy kept by layer where that is not all.
 
+    It stays of its method if the format has that and no rank is asked for.
+    """
+    from dreamtune.adapters.interop import KOHYA, PEFT, plain_lora
+
+    native = {"lora": (), "peft": PEFT, "kohya": KOHYA}[form]
+    if rank is None and file.method in native:
+        return file, {}
     plain = plain_lora(file, rank, weights)
     return plain.file, {path: share for path, share in plain.energy.items() if share < 1}
 

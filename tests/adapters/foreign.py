@@ -1,11 +1,14 @@
 """Adapter files that are written for other tools, of every method and kind that they have."""
 
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from dreamtune.adapters import AdapterFile, attach
+from dreamtune.adapters import METHODS, AdapterFile, attach
+from dreamtune.adapters.description import LayerRecord
 from dreamtune.adapters.interop import to_kohya as any_to_kohya
 from tests.adapters.nets import TARGETS, attached_to, config_of, disturb, frozen_net
 
@@ -49,3 +52,24 @@ def real_layer(file: AdapterFile, path: str) -> AdapterFile:
         f"{path}.{name.removeprefix('first.')}": t for name, t in file.tensors.items() if name.startswith("first.")
     }
     return AdapterFile(**{**vars(file), "layers": {path: record}, "tensors": tensors})
+
+
+def file_on(
+    method: str, weights: Mapping[str, Tensor], ranks: Mapping[str, int] | None = None, **options: Any
+) -> AdapterFile:
+    """The file of an adapter as in the middle of a training, on layers with these weights.
+
+    weights: layer path -> (out, in), or (out, in, kh, kw) of a convolution; ranks: layer path -> its own rank.
+    """
+    config = config_of(method, **options)
+    layers, tensors = {}, {}
+    for path, weight in weights.items():
+        matrix, own = weight.flatten(1), {"rank": ranks[path]} if ranks else {}
+        adapter = METHODS[method](replace(config, **own), *matrix.shape)
+        adapter.initialize(matrix, torch.Generator().manual_seed(0))
+        disturb(adapter, matrix)
+        kernel = (weight.shape[2], weight.shape[3]) if weight.ndim == 4 else None
+        layers[path] = LayerRecord(adapter.shape, None, own, kernel)
+        tensors |= {f"{path}.{name}": tensor.detach().contiguous() for name, tensor in adapter.state_dict().items()}
+    about: dict[str, Any] = {"base": "b", "trigger": "sks", "class_word": "dog", "training": {}}
+    return AdapterFile(method=method, config=config, layers=layers, tensors=tensors, **about)

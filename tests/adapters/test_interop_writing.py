@@ -2,6 +2,7 @@
 
 # pyright: reportArgumentType=false
 
+import copy
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -12,12 +13,12 @@ import torch
 from lycoris.modules import get_module, make_module
 from peft import PeftModel
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from dreamtune.adapters import AdapterFile, attach
 from dreamtune.adapters.interop import read_adapter, to_diffusers, to_peft_folder
 from dreamtune.errors import ConfigError
-from tests.adapters.foreign import OPTIONS, file_of, real_layer, to_kohya, with_two_ranks
+from tests.adapters.foreign import OPTIONS, file_of, file_on, real_layer, to_kohya, with_two_ranks
 from tests.adapters.nets import TARGETS, attached_to, config_of, disturb, frozen_net, in_unet, inputs, part_of_unet
 
 
@@ -72,6 +73,83 @@ def test_lycoris_reads_the_same(kind: str) -> None:
     tensors, metadata = to_kohya(file_of(kind), torch.float32)
     torch.testing.assert_close(lycoris_output(tensors), output(file_of(kind)), rtol=1e-4, atol=1e-5)
     assert metadata["ss_network_module"] == ("networks.lora" if kind in ("lora", "rslora") else "lycoris.kohya")
+
+
+MODULES: dict[str, nn.Module] = {
+    "down_blocks.0.attentions.0.proj_in": nn.Conv2d(12, 8, 1),
+    "down_blocks.0.resnets.0.conv1": nn.Conv2d(12, 8, 3, padding=1),
+    "down_blocks.0.resnets.0.time_emb_proj": nn.Linear(12, 8),
+}
+"""By the names of their layers in SD 1.x, whose projections are convolutions."""
+
+
+def on_modules(kind: str) -> AdapterFile:
+    method, options = OPTIONS[kind]
+    weights = {path: module.get_parameter("weight").detach() for path, module in MODULES.items()}
+    options = {name: value for name, value in options.items() if name != "rank"}
+    ranks = {path: weight.flatten(1).shape[1] // 2 for path, weight in weights.items()}
+    return file_on(method, weights, ranks if kind == "whole lokr" else None, **options)
+
+
+def check_changes(file: AdapterFile, after: dict[str, Tensor]) -> None:
+    for path, adapter in file.adapters().items():
+        weight = MODULES[path].get_parameter("weight").detach()
+        change = adapter.delta_weight(weight.flatten(1)).detach().reshape(weight.shape)
+        torch.testing.assert_close(after[path].detach() - weight, change, rtol=1e-4, atol=1e-5, msg=path)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in OPTIONS if "lokr" not in kind])
+@pytest.mark.parametrize("merged", [True, False])
+def test_lycoris_merges_and_convolves_the_same(kind: str, merged: bool) -> None:
+    """Its merging multiplies LoHa and LoKr by alpha/rank twice."""
+    file = on_modules(kind)
+    tensors, _ = to_kohya(file, torch.float32)
+    after, used = {}, set()
+    for path, layer in MODULES.items():
+        name = f"lora_unet_{path.replace('.', '_')}"
+        found, parameters = get_module(tensors, name)
+        assert found is not None
+        used |= {f"{name}.{key}" for key in found.weight_list}
+        module: Any = make_module(found, parameters, name, copy.deepcopy(layer))
+        if merged:
+            module.merge_to(1.0)
+            after[path] = module.org_module[0].weight
+        else:
+            module.apply_to()
+            after[path] = weight_of(module.org_module[0].forward, layer)
+    check_changes(file, after)
+    assert tensors.keys() <= used
+
+
+def weight_of(forward: Callable[[Tensor], Tensor], layer: nn.Module) -> Tensor:
+    """(out, in) or (out, in, kh, kw): what it makes of each input alone, at each place of the kernel."""
+    weight = layer.get_parameter("weight")
+    zero = forward(torch.zeros(1, weight.shape[1], *[1] * (weight.ndim - 2)))
+    if weight.ndim == 2:
+        return (forward(torch.eye(weight.shape[1])) - zero).T
+    size = 2 * weight.shape[-1] - 1
+    pulses = torch.zeros(weight.shape[1], weight.shape[1], size, size)
+    pulses[range(weight.shape[1]), range(weight.shape[1]), size // 2, size // 2] = 1
+    bias = layer.get_parameter("bias")[:, None, None]
+    answers = (forward(pulses) - bias).flip(-1, -2)
+    start = (size - weight.shape[-1]) // 2
+    return answers[..., start : start + weight.shape[-1], start : start + weight.shape[-1]].transpose(0, 1)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in PEFT if "lokr" not in kind])
+def test_peft_convolves_the_same(kind: str, tmp_path: Path) -> None:
+    file = on_modules(kind)
+    net = nn.Module()
+    for path, module in MODULES.items():
+        inner = net
+        for piece in path.split(".")[:-1]:
+            if piece not in dict(inner.named_children()):
+                inner.add_module(piece, nn.Module())
+            inner = inner.get_submodule(piece)
+        inner.add_module(path.rsplit(".", 1)[-1], copy.deepcopy(module))
+    model: Any = PeftModel.from_pretrained(net, str(peft_folder(file, tmp_path)))
+    merged = model.merge_and_unload()
+    check_changes(file, {path: merged.get_submodule(path).weight for path in MODULES})
 
 
 @pytest.mark.parametrize("method", ["lora", "dora", "loha"])
@@ -133,7 +211,7 @@ def test_what_no_format_holds() -> None:
     with attached_to(frozen_net(torch.float32), "spectral-a") as attached:
         file = AdapterFile.from_attached(attached, base="b", trigger="", class_word="", training={})
     for form in (to_kohya, to_diffusers, to_peft_folder):
-        with pytest.raises(ConfigError, match="other tools have no spectral-a.*use the format lora"):
+        with pytest.raises(ConfigError, match="has no spectral-a, only lora, dora, loha, lokr.*make it plain LoRA"):
             form(file, torch.float32)
     large = file_of("lora")
     tensors = {name: tensor * 1e6 for name, tensor in large.tensors.items()}

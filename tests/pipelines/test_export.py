@@ -87,6 +87,11 @@ def pipeline(tiny: Path) -> Any:
         ("lora", "peft"),
         ("dora", "peft"),
         ("lora", "kohya"),
+        ("lora-dash", "kohya"),
+        ("orthogonal", "kohya"),
+        ("spectral-a", "kohya"),
+        ("spectral-r", "kohya"),
+        ("spectral-a", "peft"),
     ],
 )
 @pytest.mark.parametrize("text", [False, True])
@@ -101,7 +106,8 @@ def test_diffusers_reads_the_same(method: str, form: str, text: bool, tiny: Path
     same(embedding(pipe.text_encoder), encoder)
     assert not torch.allclose(plain[0], unet, atol=1e-2)
     assert torch.allclose(plain[1], encoder, atol=1e-4) is not text
-    assert (result.exact, result.method, result.written_as) == (True, method, method if form != "lora" else "lora")
+    assert (result.exact, result.method) == (True, method)
+    assert result.written_as == ("dora" if method == "dora" else "lora")
     assert result.worst["relative_error"] < 1e-5  # pyright: ignore[reportOptionalOperand]
 
 
@@ -113,11 +119,16 @@ def test_peft_reads_the_folder(method: str, tiny: Path, tmp_path: Path, make: Ma
     same(noise(model.eval()), own(tiny, path)[0])
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_plain_lora_of_a_rank_tells_what_it_loses(method: str, tiny: Path, tmp_path: Path, make: Make) -> None:
+@pytest.mark.parametrize(
+    ("method", "form"),
+    [*((method, "lora") for method in METHODS), ("dora", "kohya"), ("full", "kohya"), ("loha", "peft")],
+)
+def test_plain_lora_of_a_rank_tells_what_it_loses(
+    method: str, form: str, tiny: Path, tmp_path: Path, make: Make
+) -> None:
     path, out = make(method, rank=4), tmp_path / "out.safetensors"
-    result = export(path, out, "lora", rank=1, base=str(tiny))
-    assert result.exact is False
+    result = export(path, out, form, rank=1, base=str(tiny))
+    assert (result.exact, result.written_as, result.remarks) == (False, "lora", ())
     for layer in result.layers:
         assert layer.relative**2 == pytest.approx(1 - layer.energy, abs=1e-4), "by Eckart and Young"
     stored = json.loads(StoredMetadata(out)["energy_kept"])
@@ -180,7 +191,17 @@ def test_half_precision_is_told(dtype: str, tmp_path: Path, make: Make) -> None:
 def test_unknown_error_is_told(tmp_path: Path, make: Make) -> None:
     result = export(make("dora"), tmp_path / "out.safetensors", "kohya")
     assert (result.exact, result.layers) == (None, ())
-    assert "give --base to have it compared" in result.remarks[0]
+    assert "give --base to have it compared" in result.remarks[-1]
+
+
+def test_what_other_tools_do_with_magnitudes_is_told(tiny: Path, tmp_path: Path, make: Make) -> None:
+    path = make("dora")
+    result = export(path, tmp_path / "out.safetensors", "kohya", base=str(tiny))
+    assert result.exact
+    assert "sd-scripts' own LoRA and diffusers do not read the magnitudes" in result.remarks[0]
+    assert "ComfyUI divides magnitudes by the norms of the base's weights" in result.remarks[1]
+    assert "% of a layer's change" in result.remarks[1]
+    assert "for it use the format kohya" in export(path, tmp_path / "peft.safetensors", "peft").remarks[0]
 
 
 def test_files_of_other_tools_are_exported(tiny: Path, tmp_path: Path, make: Make) -> None:
@@ -215,7 +236,7 @@ def test_command(tiny: Path, tmp_path: Path, make: Make, capsys: pytest.CaptureF
     [
         ("lora", {"form": "onnx"}, "format = 'onnx' must be one of lora, peft"),
         ("lora", {"dtype": "int8"}, "dtype = 'int8' must be one of fp32"),
-        ("lora", {"form": "kohya", "rank": 2}, "a rank is for the format lora alone"),
+        ("lora", {"form": "checkpoint", "rank": 2}, "a rank is for the formats lora, peft, kohya: leave it out"),
         ("lora", {"rank": 0}, "rank = 0 must be at least 1"),
         ("lora", {"out": "folder"}, "ends in .safetensors"),
         ("lora", {"form": "diffusers"}, "give a name without .safetensors"),
@@ -223,7 +244,7 @@ def test_command(tiny: Path, tmp_path: Path, make: Make, capsys: pytest.CaptureF
         ("lora", {"out": "lora.safetensors/x.safetensors"}, "is a file, not a folder"),
         ("dora", {}, "dora has no small exact factors"),
         ("dora", {"rank": 2}, "dora depends on the base's weights: give the base"),
-        ("spectral-a", {"form": "kohya"}, "other tools have no spectral-a"),
+        ("full", {"form": "peft"}, "full has no small exact factors"),
         ("loha", {"form": "peft"}, "diffusers reads no loha file: for PEFT give a folder"),
         ("lora", {"form": "checkpoint", "base": "{tiny}"}, "is no single file to write a changed copy of"),
         ("lora", {"form": "diffusers", "out": "folder"}, "was trained on the base 'tiny', a folder or file"),

@@ -8,7 +8,7 @@ from dreamtune.errors import ConfigError
 
 from ..file import AdapterFile
 from ..parts import TEXT_ENCODERS
-from .writing import Content
+from .tensors import Content
 
 _KEYS = {1: ("emb_params",), 2: ("clip_l", "clip_g")}
 """By the number of text encoders: what A1111 and ComfyUI, and for one encoder diffusers, look for."""
