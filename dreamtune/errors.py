@@ -2,28 +2,20 @@
 
 from __future__ import annotations
 
-import unicodedata
-
-_ACTING = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
-"""Categories of Unicode: control, format, surrogate, private, unassigned, separators of lines and paragraphs."""
-_LONGEST = 1000
-"""Characters of a message. It may quote what a file or a client gave, of any length."""
+from dreamtune.text import bounded, inert
 
 
 class DreamtuneError(ValueError):
     """Base of all of dreamtune's own errors; the command line prints it in a line or two, without a traceback.
 
-    As text its message is inert and of at most 1,000 characters, whatever it quotes.
+    Its message is inert and of at most 1,000 characters, whatever names and values of others it quotes.
     """
 
     exit_code = 2
     """Exit status of the command line."""
 
-    def __str__(self) -> str:
-        """The message, see :func:`inert`; of a long one the beginning and the end."""
-        text = inert(super().__str__())
-        half = (_LONGEST - 5) // 2
-        return text if len(text) <= _LONGEST else f"{text[:half]} ... {text[-half:]}"
+    def __init__(self, message: str) -> None:
+        super().__init__(bounded(inert(message)))
 
 
 class ConfigError(DreamtuneError):
@@ -70,18 +62,6 @@ class Interrupted(DreamtuneError):
     """The user stopped the run; a checkpoint was written."""
 
     exit_code = 130
-
-
-def inert(text: str) -> str:
-    """Text out of a file or from a client as a terminal or a page may show it: what would act is written out.
-
-    That are control characters, with which escape sequences begin, characters that turn the direction of writing or
-    have no width, and halves of pairs; the end of a line stays.
-    """
-    return "".join(
-        char.encode("unicode_escape").decode() if unicodedata.category(char) in _ACTING and char != "\n" else char
-        for char in text
-    )
 
 
 def first_line(error: BaseException, limit: int = 160) -> str:

@@ -68,13 +68,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:
         return console.print_error(error, debug)
     if code == 130:  # Ctrl-C, which typer turns into this code
-        print("Stopped.", file=sys.stderr)
+        console.say("Stopped.", file=sys.stderr)
     return code or 0
 
 
 def _version(value: bool) -> None:
     if value:
-        print(f"dreamtune {__version__}")
+        console.say(f"dreamtune {__version__}")
         raise typer.Exit
 
 

@@ -9,10 +9,13 @@ import sys
 import traceback
 import warnings
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, TextIO
 
 from dreamtune.errors import DreamtuneError, first_line
+from dreamtune.text import LONGEST, bounded, inert
 
+PATH = 5000
+"""Characters of a path that stands alone on its line, for programs to read."""
 LAYERS_SHOWN = 10
 """Layers that a command lists; --json has them all."""
 _HUSH = {"TRANSFORMERS_VERBOSITY": "error", "DIFFUSERS_VERBOSITY": "error", "TOKENIZERS_PARALLELISM": "false"}
@@ -51,9 +54,19 @@ def stdout_kept() -> Iterator[None]:
         yield
 
 
+def say(text: object = "", end: str = "\n", file: TextIO | None = None, longest: int = LONGEST) -> None:
+    """Print to stdout, or `file`: the one way in which text of names, files and messages reaches a terminal.
+
+    It is kept inert (see :func:`~dreamtune.text.inert`) and each line short.
+    """
+    lines = (bounded(line, longest) for line in inert(str(text)).split("\n"))
+    print("\n".join(lines), end=end, file=file or sys.stdout, flush=file is not None)
+
+
 def print_json(result: Mapping[str, Any]) -> None:
-    """One JSON object on stdout."""
-    print(json.dumps(result, ensure_ascii=False))
+    """One JSON object on stdout, in which no character of others acts on a terminal."""
+    text = json.dumps(result, ensure_ascii=False)
+    print(text if text.isprintable() else "".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in text))
 
 
 def print_error(error: Exception, debug: bool) -> int:
@@ -62,18 +75,18 @@ def print_error(error: Exception, debug: bool) -> int:
     Errors of ours and of the command line's syntax say what to do. Any other is a fault of this program.
     """
     if debug:
-        traceback.print_exception(error)
+        say("".join(traceback.format_exception(error)), end="", file=sys.stderr)
     if isinstance(error, DreamtuneError):
-        print(f"Error: {error}", file=sys.stderr)
+        say(f"Error: {error}", file=sys.stderr)
         return error.exit_code
     # typer's usage errors, whose class has moved from click into typer itself: known by what they can do
     explain = getattr(error, "format_message", None)
     if explain:
         context = getattr(error, "ctx", None)
         command = context.command_path if context else "dreamtune"
-        print(f"Error: {explain()}\nSee: {command} --help", file=sys.stderr)
+        say(f"Error: {explain()}\nSee: {command} --help", file=sys.stderr)
         return 2
-    print(f"Error: {type(error).__name__}: {first_line(error)}", file=sys.stderr)
+    say(f"Error: {type(error).__name__}: {first_line(error)}", file=sys.stderr)
     if not debug:
-        print("This is a fault of dreamtune: please report it with what --debug shows.", file=sys.stderr)
+        say("This is a fault of dreamtune: please report it with what --debug shows.", file=sys.stderr)
     return 1

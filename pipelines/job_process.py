@@ -69,7 +69,7 @@ class Heartbeat:
             try:
                 self._beat()
             except JobError as error:  # a disk that is full for a while, say: the job itself goes on
-                print(error, file=sys.stderr, flush=True)
+                console.say(str(error), file=sys.stderr)
 
     def _beat(self) -> None:
         if self._news is not self._told:

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import IO, Any, Self
 
+from dreamtune.text import bounded, inert
+
 
 @dataclass(frozen=True)
 class Progress:
@@ -26,17 +28,22 @@ class Progress:
     per_second: float | None = None
 
     def line(self) -> str:
-        """All of it on one line."""
+        """All of it on one line, as it may be printed."""
         if not self.total:
-            return f"{self.phase}: {self.message}"
-        parts = [f"{self.phase} {self.done}/{self.total}"]
+            return _plain(f"{self.phase}: {self.message}")
+        parts = [f"{inert(self.phase)} {self.done}/{self.total}"]
         if self.loss is not None:
             parts.append(f"loss {self.loss:.4f}")
         if self.per_second is not None:
             parts.append(f"{self.per_second:.2f} it/s")
         if self.seconds_left is not None:
             parts.append(f"{clock(self.seconds_left)} left")
-        return "  ".join([*parts, *([self.message] if self.message else [])])
+        return "  ".join([*parts, *([_plain(self.message)] if self.message else [])])
+
+
+def _plain(message: str) -> str:
+    """A message that names of others stand in, on one short line that does nothing to a terminal."""
+    return bounded(inert(message.replace("\n", " ")))
 
 
 OnProgress = Callable[[Progress], None]
@@ -70,10 +77,10 @@ class Printer:
             from rich.progress import Progress as Bars
 
             columns = (
-                TextColumn("{task.description:9}"),
+                TextColumn("{task.description:9}", markup=False),
                 BarColumn(),
                 MofNCompleteColumn(),
-                TextColumn("{task.fields[note]}"),
+                TextColumn("{task.fields[note]}", markup=False),
             )
 
             class Screen(Console):

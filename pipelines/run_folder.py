@@ -15,7 +15,7 @@ from dreamtune.errors import ConfigError, RunFolderError, TrainingError
 from dreamtune.pipelines.files import check_place, write_png
 from dreamtune.storage import atomic, sweep
 from dreamtune.training.config import TrainConfig
-from dreamtune.training.recipe import read_yaml
+from dreamtune.training.plain_yaml import read_yaml
 
 LOCK = ".lock"
 

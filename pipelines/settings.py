@@ -11,7 +11,7 @@ import yaml
 from dreamtune.errors import ConfigError
 from dreamtune.pipelines.train import load_run_config
 from dreamtune.training.config import TrainConfig
-from dreamtune.training.recipe import read_yaml
+from dreamtune.training.plain_yaml import parse_yaml, read_yaml
 
 RUNS = Path("runs")
 """Where runs lie if nothing else is said."""
@@ -44,7 +44,7 @@ def _put(values: dict[str, Any], text: str) -> None:
     if not equals or not key or (dot and not entry):
         raise ConfigError(f"--set {text}: write KEY=VALUE, for example --set batch_size=2")
     try:
-        parsed = yaml.safe_load(value)
+        parsed = parse_yaml(value)
     except yaml.YAMLError:
         raise ConfigError(f"--set {text}: the value is not valid YAML, put it in quotes") from None
     if not dot:

@@ -10,6 +10,7 @@ from pathlib import Path
 from dreamtune.pipelines.datasets import small_view
 from dreamtune.pipelines.job import Job
 from dreamtune.pipelines.progress import clock
+from dreamtune.text import inert
 
 Curve = Sequence[tuple[int, float]]
 _WIDTH, _HEIGHT, _LEFT, _BOTTOM = 560, 170, 44, 22
@@ -25,8 +26,14 @@ _PHASES = {
 
 
 def text(value: object) -> str:
-    """Escaped, also against templates: the page reads `${` and `{{` as code of its own."""
-    return escape(str(value)).replace("{", "&#123;").replace("}", "&#125;").replace("$", "&#36;").replace("`", "&#96;")
+    """Escaped, also against templates (the page reads `${` and `{{` as code of its own) and what turns text around."""
+    return (
+        escape(inert(str(value)))
+        .replace("{", "&#123;")
+        .replace("}", "&#125;")
+        .replace("$", "&#36;")
+        .replace("`", "&#96;")
+    )
 
 
 def picture(path: Path, alt: str, side: int = 256) -> str:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dreamtune.errors import ConfigError
+from dreamtune.pipelines.console import say
 from dreamtune.pipelines.workspace import Workspace
 
 from .guard import UPLOAD, Guard, Login, hosts_for, is_loopback
@@ -118,8 +119,8 @@ def serve(settings: Settings) -> None:
     """Serve until Ctrl-C or SIGTERM. Raises ConfigError for bad options, among them an address in use."""
     stop = threading.Event()
     server = Server(settings)
-    print(f"dreamtune is at {server.url}  (Ctrl-C ends it; jobs go on)", file=sys.stderr, flush=True)
-    print(f"Its folder is {server.app.workspace.home}", file=sys.stderr, flush=True)
+    say(f"dreamtune is at {server.url}  (Ctrl-C ends it; jobs go on)", file=sys.stderr)
+    say(f"Its folder is {server.app.workspace.home}", file=sys.stderr)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
     stop.wait()

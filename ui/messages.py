@@ -11,6 +11,7 @@ from typing import Any, ParamSpec, TypeVar
 import gradio as gr
 
 from dreamtune.errors import DreamtuneError, Interrupted
+from dreamtune.text import bounded, inert
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -45,9 +46,9 @@ def told(action: Callable[P, T]) -> Callable[P, T]:
 
 def note(message: Any) -> None:
     """Tell that something was done."""
-    gr.Info(escape(str(message)), title="Done")
+    gr.Info(escape(bounded(inert(str(message)))), title="Done")
 
 
 def warn(message: Any) -> None:
     """Tell of something that should be known."""
-    gr.Warning(escape(str(message)), title="Note")
+    gr.Warning(escape(bounded(inert(str(message)))), title="Note")

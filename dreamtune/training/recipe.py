@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -11,6 +12,11 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from dreamtune.errors import ConfigError
+from dreamtune.text import shown
+from dreamtune.training.plain_yaml import read_yaml
+
+_MISTAKES = 5
+"""How many are told at once."""
 
 
 class Recipe(BaseModel):
@@ -33,6 +39,8 @@ class Recipe(BaseModel):
         return None
 
     def __init__(self, **values: Any) -> None:
+        for key, value in values.items():
+            _check_text(key, value)
         try:
             super().__init__(**values)
         except ValidationError as error:
@@ -60,38 +68,6 @@ class Recipe(BaseModel):
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
-def read_yaml(path: str | Path) -> dict[str, Any]:
-    """Read a YAML mapping. Raises ConfigError when the file is missing, not UTF-8, not YAML or not a mapping."""
-    try:
-        values = yaml.load(Path(path).read_text(encoding="utf-8"), _Loader)
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
-        raise ConfigError(f"cannot read the recipe {path}: {reason}") from None
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f" at line {mark.line + 1}" if mark else ""
-        raise ConfigError(f"{path} is not valid YAML{where}: {getattr(error, 'problem', error)}") from None
-    if values is None:
-        return {}
-    if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
-        raise ConfigError(f"{path} must hold 'key: value' lines, not {type(values).__name__}")
-    return values
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML of plain values in which a key that stands twice is an error: the first would be lost in silence."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """A mapping. Raises yaml.YAMLError with the line of a key that repeats another."""
-        seen = set()
-        for key, _ in node.value:
-            if isinstance(key, yaml.ScalarNode):
-                if key.value in seen:
-                    raise yaml.MarkedYAMLError(problem=f"{key.value} is set twice", problem_mark=key.start_mark)
-                seen.add(key.value)
-        return super().construct_mapping(node, deep)
-
-
 def suggest(word: str, known: list[str]) -> str:
     """Return "; did you mean 'x'?" for the known word nearest to `word`, or the list of all if none is near."""
     near = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
@@ -116,7 +92,24 @@ def explain(error: ValidationError, model: type[Recipe]) -> str:
     for item in error.errors(include_url=False):
         # "key" or "key.entry"; beyond that the place names the types that were tried
         by_key.setdefault(".".join(str(part) for part in item["loc"][:2]), []).append(dict(item))
-    return "; ".join(_explain_one(key, items, model) for key, items in by_key.items())
+    told = [_explain_one(key, items, model) for key, items in list(by_key.items())[:_MISTAKES]]
+    return "; ".join([*told, *([f"and {len(by_key) - _MISTAKES} more mistakes"] if len(by_key) > _MISTAKES else [])])
+
+
+def _check_text(key: str, value: object) -> None:
+    """Raise ConfigError for text that could neither be written to a file nor be the name of one."""
+    if isinstance(value, (str, Path)):
+        try:
+            if b"\0" not in os.fsencode(value):
+                return
+        except UnicodeEncodeError:
+            pass
+        raise ConfigError(f"{key} = {shown(str(value))} holds what is no character: leave that out")
+    if isinstance(value, Mapping):
+        value = [*value.keys(), *value.values()]
+    if isinstance(value, (list, tuple)):
+        for entry in value:
+            _check_text(key, entry)
 
 
 def _explain_one(key: str, items: list[dict[str, Any]], model: type[Recipe]) -> str:
@@ -137,4 +130,4 @@ def _explain_one(key: str, items: list[dict[str, Any]], model: type[Recipe]) -> 
     wanted = " or ".join(item["msg"].removeprefix("Input should be ") for item in items)
     for theirs, ours in _PLAIN.items():
         wanted = wanted.replace(theirs, ours)
-    return f"{key} = {item['input']!r}: must be {wanted}"
+    return f"{key} = {shown(item['input'])}: must be {wanted}"

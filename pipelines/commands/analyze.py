@@ -80,9 +80,9 @@ def show(report: Report, out: Path) -> None:
     """Where the report is, and what it advises; on many pairs only there."""
     from dreamtune.pipelines.analysis_advice import on_adapters, on_pairs, overall
 
-    print(f"{out / 'report.html'}  ({len(report.layers)} layers, {report.seconds:.0f} s)")
+    console.say(f"{out / 'report.html'}  ({len(report.layers)} layers, {report.seconds:.0f} s)")
     pairs = on_pairs(report)
     for line in [*overall(report), *on_adapters(report), *(pairs if len(pairs) <= _SHOWN else [])]:
-        print(f"- {line}")
+        console.say(f"- {line}")
     if len(pairs) > _SHOWN:
-        print(f"- {len(report.numbers)} pairs: see the report")
+        console.say(f"- {len(report.numbers)} pairs: see the report")

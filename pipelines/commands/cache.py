@@ -23,12 +23,12 @@ def list_(as_json: Json = False) -> None:
     if as_json:
         console.print_json(use.to_dict())
         return
-    print(f"{use.folder}  ({human(use.size)} of at most {human(use.limit)})")
+    console.say(f"{use.folder}  ({human(use.size)} of at most {human(use.limit)})")
     if use.kinds:
-        print(f"{'kind':10} {'entries':>7} {'size':>9}  last used")
+        console.say(f"{'kind':10} {'entries':>7} {'size':>9}  last used")
     for kind in use.kinds:
         ages = f"{kind.newest:.1f} to {kind.oldest:.1f} days ago"
-        print(f"{kind.kind:10} {kind.entries:7} {human(kind.size):>9}  {ages}")
+        console.say(f"{kind.kind:10} {kind.entries:7} {human(kind.size):>9}  {ages}")
 
 
 @app.command()
@@ -47,4 +47,4 @@ def clear(
     if as_json:
         console.print_json(cleared.to_dict())
     else:
-        print(f"{cleared.entries} entries removed, {human(cleared.size)}")
+        console.say(f"{cleared.entries} entries removed, {human(cleared.size)}")

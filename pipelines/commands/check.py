@@ -42,10 +42,10 @@ def check(
 def show(result: CheckResult) -> None:
     """A line per problem, and what can be used."""
     for remark in result.remarks:
-        print(remark)
+        console.say(remark)
     captions = sum(photo.caption is not None for photo in result.photos)
     masks = sum(photo.mask is not None for photo in result.photos)
-    print(f"{len(result.photos)} pictures can be used, {captions} with a caption, {masks} with a mask")
+    console.say(f"{len(result.photos)} pictures can be used, {captions} with a caption, {masks} with a mask")
     for title, counts in (("trained at", result.shapes), ("converted", result.conversions)):
         if counts:
-            print(f"{title}: {', '.join(f'{name} ({count})' for name, count in counts.items())}")
+            console.say(f"{title}: {', '.join(f'{name} ({count})' for name, count in counts.items())}")

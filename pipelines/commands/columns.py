@@ -30,10 +30,10 @@ def list_(
     if as_json:
         console.print_json({"blocks": [asdict(block) for block in found]})
         return
-    print(f"{'base':20} {'kind':10} {'block':>5} {'rank':>4}  {'directions':12}concept")
+    console.say(f"{'base':20} {'kind':10} {'block':>5} {'rank':>4}  {'directions':12}concept")
     for block in found:
         span = f"{block.columns.start}-{block.columns.stop - 1}"
-        print(f"{block.base:20} {block.kind:10} {block.offset:5} {block.rank:4}  {span:12}{block.concept}")
+        console.say(f"{block.base:20} {block.kind:10} {block.offset:5} {block.rank:4}  {span:12}{block.concept}")
 
 
 @app.command()
@@ -54,8 +54,8 @@ def reserve(
         console.print_json(asdict(block))
     else:
         method = "spectral-a" if kind == "spectral" else kind
-        print(f"{concept} has {kind} block {block.offset} of {base}. Train it with")
-        print(f"  --method {method} --rank {rank} --set method_options.{block.option}")
+        console.say(f"{concept} has {kind} block {block.offset} of {base}. Train it with")
+        console.say(f"  --method {method} --rank {rank} --set method_options.{block.option}")
 
 
 @app.command()
@@ -68,4 +68,4 @@ def free(concept: Concept, base: BaseName = "pocket", as_json: Json = False) -> 
     if as_json:
         console.print_json({"freed": [asdict(block) for block in gone]})
     else:
-        print(f"{concept} has no block of {base} any more")
+        console.say(f"{concept} has no block of {base} any more")

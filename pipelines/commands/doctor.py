@@ -33,6 +33,6 @@ def doctor(
 def show(result: DoctorResult) -> None:
     """A line per check, and below it what to do."""
     for check in result.checks:
-        print(f"{check.state:8} {check.name:16} {check.value}")
+        console.say(f"{check.state:8} {check.name:16} {check.value}")
         if check.remedy:
-            print(f"{'':25} -> {check.remedy}")
+            console.say(f"{'':25} -> {check.remedy}")

@@ -90,11 +90,11 @@ def show(result: EvaluateResult) -> None:
     from dreamtune.pipelines.evaluation_report import show as cell
 
     figures = result.to_dict()
-    print(f"{result.out / 'report.html'}  (judged by {result.judge}, {result.seconds:.0f} s)")
-    print(f"{'':17}{'base':>6} {'adapter':>8} {'real':>6}")
+    console.say(f"{result.out / 'report.html'}  (judged by {result.judge}, {result.seconds:.0f} s)")
+    console.say(f"{'':17}{'base':>6} {'adapter':>8} {'real':>6}")
     for name in ("subject_fidelity", "likeness", "prompt_fidelity"):
         row = {"real": 1.0 if name == "subject_fidelity" else None} | figures[name]
         label = name.replace("_", " ")
-        print(f"{label:17}{cell(row['base']):>6} {cell(row['adapter']):>8} {cell(row['real']):>6}")
+        console.say(f"{label:17}{cell(row['base']):>6} {cell(row['adapter']):>8} {cell(row['real']):>6}")
     for name in ("leak", "drift"):
-        print(f"{name:17}{'0.00':>6} {cell(figures[name]):>8}")
+        console.say(f"{name:17}{'0.00':>6} {cell(figures[name]):>8}")

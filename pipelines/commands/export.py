@@ -41,17 +41,18 @@ def export(
 
 def show(result: ExportResult) -> None:
     """What was written, how exact it is, and the layers that kept least."""
-    print(f"{result.out}  ({result.format}: {result.method} as {result.written_as}, {result.dtype})")
+    console.say(f"{result.out}  ({result.format}: {result.method} as {result.written_as}, {result.dtype})")
     for remark in result.remarks:
-        print(f"remark      {remark}")
+        console.say(f"remark      {remark}")
     if not result.layers:
         return
     worst = result.worst
-    print(f"{'exact' if result.exact else 'not exact':11} largest error of a change: {worst['max_abs_error']:.2g}")
+    exact = "exact" if result.exact else "not exact"
+    console.say(f"{exact:11} largest error of a change: {worst['max_abs_error']:.2g}")
     if result.exact:
         return
-    print(f"\n{'energy kept':>11}  {'error/|dW|':>10}  layer")
+    console.say(f"\n{'energy kept':>11}  {'error/|dW|':>10}  layer")
     for layer in sorted(result.layers, key=lambda layer: layer.energy)[: console.LAYERS_SHOWN]:
-        print(f"{layer.energy:11.2%}  {layer.relative:10.2g}  {layer.path}")
+        console.say(f"{layer.energy:11.2%}  {layer.relative:10.2g}  {layer.path}")
     if len(result.layers) > console.LAYERS_SHOWN:
-        print(f"... and {len(result.layers) - console.LAYERS_SHOWN} more")
+        console.say(f"... and {len(result.layers) - console.LAYERS_SHOWN} more")

@@ -98,35 +98,35 @@ def fuse(
 def show_explanation(told: Explanation) -> None:
     """A line for each ordered pair, what was measured of such figures, and the recommendation."""
     width = max((len(name) for pair in told.pairs for name in (pair.a, pair.b)), default=0)
-    print(f"{'drawing':{width}}  {'added':{width}}  {'changes it by':>13}  {'loss':>5}")
+    console.say(f"{'drawing':{width}}  {'added':{width}}  {'changes it by':>13}  {'loss':>5}")
     for pair in told.pairs:
         for names, x, loss in zip(((pair.a, pair.b), (pair.b, pair.a)), pair.crosstalk, pair.forecast, strict=True):
             share, lost = "-" if x is None else f"{x**0.5:.0%}", "-" if loss is None else f"{loss:.2f}"
-            print(f"{names[0]:{width}}  {names[1]:{width}}  {share:>13}  {lost:>5}")
+            console.say(f"{names[0]:{width}}  {names[1]:{width}}  {share:>13}  {lost:>5}")
     if told.calibration is None:
-        print("not calibrated: nobody has measured what such figures mean for pictures of this base")
+        console.say("not calibrated: nobody has measured what such figures mean for pictures of this base")
     else:
         low, middle, high = (told.calibration[name] for name in ("low", "spearman", "high"))
-        print(
+        console.say(
             f"calibrated on {told.calibration['pairs']} pairs on pocket: the loss of subject fidelity and this change "
             f"have the rank correlation {middle:.2f} ({low:.2f} to {high:.2f})"
         )
-    print(f"recommended --method {told.method}" + (f" --balance {told.balance}" if told.balance else ""))
+    console.say(f"recommended --method {told.method}" + (f" --balance {told.balance}" if told.balance else ""))
     for reason in told.reasons:
-        print(f"- {reason}")
-    print()
+        console.say(f"- {reason}")
+    console.say()
 
 
 def show(result: FuseResult) -> None:
     """What was written, and the layers that kept least."""
-    print(f"{result.out}  ({result.method} of {len(result.energy)} layers)")
+    console.say(f"{result.out}  ({result.method} of {len(result.energy)} layers)")
     for remark in result.remarks:
-        print(f"remark      {remark}")
+        console.say(f"remark      {remark}")
     if result.exact:
-        print("exact       all of the fusion is kept")
+        console.say("exact       all of the fusion is kept")
         return
-    print(f"\n{'energy kept':>11}  {'rank':>4}  layer")
+    console.say(f"\n{'energy kept':>11}  {'rank':>4}  layer")
     for path, share in sorted(result.energy.items(), key=lambda it: it[1])[: console.LAYERS_SHOWN]:
-        print(f"{share:11.2%}  {result.ranks[path]:4}  {path}")
+        console.say(f"{share:11.2%}  {result.ranks[path]:4}  {path}")
     if len(result.energy) > console.LAYERS_SHOWN:
-        print(f"... and {len(result.energy) - console.LAYERS_SHOWN} more")
+        console.say(f"... and {len(result.energy) - console.LAYERS_SHOWN} more")

@@ -109,4 +109,4 @@ def generate(
 def show(result: GenerateResult) -> None:
     """The files, one a line, and the sheet of a grid last."""
     for path in [*result.files, *([result.sheet] if result.sheet else [])]:
-        print(path)
+        console.say(path, longest=console.PATH)

@@ -33,27 +33,27 @@ def inspect(
 def show(result: InspectResult) -> None:
     """The summary, and the layers that change most."""
     summary = result.summary
-    print(f"{result.path}  ({result.size} bytes)")
+    console.say(f"{result.path}  ({result.size} bytes)")
     options = ", ".join(f"{key} {value}" for key, value in summary["config"].items())
-    print(f"method      {summary['method']} ({options})")
-    print(f"base        {summary['base'] or 'not known'}")
+    console.say(f"method      {summary['method']} ({options})")
+    console.say(f"base        {summary['base'] or 'not known'}")
     subjects = [f"{it['token']} {it['class']}".strip() for it in summary["subjects"]]
-    print(f"{'subjects' if len(subjects) > 1 else 'subject':11} {', '.join(subjects)}".rstrip())
-    print(f"parameters  {summary['parameters']} in {summary['layers']} layers")
+    console.say(f"{'subjects' if len(subjects) > 1 else 'subject':11} {', '.join(subjects)}".rstrip())
+    console.say(f"parameters  {summary['parameters']} in {summary['layers']} layers")
     if summary["embeddings"]:
         count = max(shape[0] for shape in summary["embeddings"].values())
-        print(f"new word    {summary['trigger']}, of {count} vectors in {' and '.join(summary['embeddings'])}")
+        console.say(f"new word    {summary['trigger']}, of {count} vectors in {' and '.join(summary['embeddings'])}")
     for state in result.state:
-        print(f"state       {state}")
-    print(f"written by  {result.tool}")
+        console.say(f"state       {state}")
+    console.say(f"written by  {result.tool}")
     for remark in result.remarks:
-        print(f"remark      {remark}")
+        console.say(f"remark      {remark}")
     if len(result.layers) < summary["layers"]:
-        print("The changes of these layers depend on the weights: give --base to measure them.")
+        console.say("The changes of these layers depend on the weights: give --base to measure them.")
     if not result.layers:
         return
-    print(f"\n{'energy':>6}  {'|dW|':>9}  {'rank used':>9}  layer")
+    console.say(f"\n{'energy':>6}  {'|dW|':>9}  {'rank used':>9}  layer")
     for layer in result.layers[: console.LAYERS_SHOWN]:
-        print(f"{layer.energy:6.1%}  {layer.norm:9.4g}  {layer.rank_used:9}  {layer.path}")
+        console.say(f"{layer.energy:6.1%}  {layer.norm:9.4g}  {layer.rank_used:9}  {layer.path}")
     if len(result.layers) > console.LAYERS_SHOWN:
-        print(f"... and {len(result.layers) - console.LAYERS_SHOWN} more")
+        console.say(f"... and {len(result.layers) - console.LAYERS_SHOWN} more")

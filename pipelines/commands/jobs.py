@@ -29,11 +29,11 @@ def list_(as_json: Json = False) -> None:
         console.print_json({"jobs": [job.to_dict() for job in jobs]})
         return
     if not jobs:
-        print("No jobs. `dreamtune train ... --queue` gives one.")
+        console.say("No jobs. `dreamtune train ... --queue` gives one.")
     for job in jobs:
-        print(f"{job.id:>4}  {job.kind:8}  {_state(job):24}  {job.title}")
+        console.say(f"{job.id:>4}  {job.kind:8}  {_state(job):24}  {job.title}")
         if job.message and job.state in ("failed", "interrupted"):
-            print(f"{'':6}{job.message}")
+            console.say(f"{'':6}{job.message}")
 
 
 @app.command()
@@ -83,7 +83,7 @@ def log(
     if as_json:
         console.print_json({"id": job_id, "log": text})
     else:
-        print(text, end="")
+        console.say(text.replace("\r", "\n"), end="")  # bars that libraries draw
 
 
 def worker(
@@ -111,14 +111,14 @@ def enqueue(kind: JobKind, config: Recipe, out: Path, as_json: bool) -> None:
     jobs = Jobs()
     _show(jobs.submit(kind, config, out), as_json)
     if not (as_json or WorkerProcess(jobs.home).alive()):
-        print("No worker is at work: start one with `dreamtune worker`.")
+        console.say("No worker is at work: start one with `dreamtune worker`.")
 
 
 def _show(job: Job, as_json: bool) -> None:
     if as_json:
         console.print_json(job.to_dict())
     else:
-        print(f"job {job.id} ({job.title}) is {_state(job)}")
+        console.say(f"job {job.id} ({job.title}) is {_state(job)}")
 
 
 def _state(job: Job) -> str:

@@ -8,6 +8,8 @@ from typing import Annotated
 import typer
 from typer import Option
 
+from dreamtune.pipelines import console
+
 app = typer.Typer(help="The embedded base and the little world that it was trained on.")
 
 
@@ -16,7 +18,7 @@ def path() -> None:
     """Print the folder of the embedded base."""
     from dreamtune.pocket import path as folder
 
-    print(folder())
+    console.say(folder(), longest=console.PATH)
 
 
 @app.command()
@@ -31,4 +33,4 @@ def draw(
     from dreamtune.pipelines.pocket import draw_pocket
 
     for picture in draw_pocket(subject, n, out, cls, size):
-        print(picture)
+        console.say(picture, longest=console.PATH)

@@ -28,9 +28,9 @@ class WithSettings(typer.core.TyperCommand):
         from dreamtune.training.reference import settings_lines
 
         super().format_help(ctx, formatter)
-        print("Settings for --set and recipes, and their defaults:\n")
+        console.say("Settings for --set and recipes, and their defaults:\n")
         for line in settings_lines():
-            print(textwrap.fill(line, shutil.get_terminal_size().columns, subsequent_indent="    "))
+            console.say(textwrap.fill(line, shutil.get_terminal_size().columns, subsequent_indent="    "))
 
 
 def train(
@@ -140,11 +140,11 @@ def train(
 def show(result: TrainResult) -> None:
     """Where the adapter is, and how to use it."""
     loss = "" if result.final_loss is None else f", loss {result.final_loss:.4f}"
-    print(f"{result.adapter}  ({result.steps} steps, {result.seconds:.0f} s{loss})")
+    console.say(f"{result.adapter}  ({result.steps} steps, {result.seconds:.0f} s{loss})")
     if result.best_step is not None:
         kept = "which is kept" if result.kept_step == result.best_step else f"in {result.run / 'best.safetensors'}"
-        print(f"The best step is {result.best_step}, {kept}; the curve: {result.run / 'curve.png'}")
-    print(f'Try: dreamtune generate --adapter {result.adapter} --prompt "{result.example}" --out pictures')
+        console.say(f"The best step is {result.best_step}, {kept}; the curve: {result.run / 'curve.png'}")
+    console.say(f'Try: dreamtune generate --adapter {result.adapter} --prompt "{result.example}" --out pictures')
 
 
 def show_plan(result: PlanResult) -> None:
@@ -155,21 +155,21 @@ def show_plan(result: PlanResult) -> None:
     config, shapes = result.config, ", ".join(f"{w}x{h}: {n}" for w, h, n in result.buckets)
     left_out = f"; left out: {', '.join(result.skipped)}" if result.skipped else ""
     prior = "the base's own prediction" if config.prior_from == "prediction" else f"{result.class_pictures} pictures"
-    print(f"run         {result.run}, not written")
-    print(f"base        {result.base} ({result.family}) on {result.device}, {config.precision}")
-    print(f"pictures    {result.pictures}{left_out}")
-    print(f"shapes      {shapes}")
-    print(f"prior       {prior if config.prior else 'none'}")
-    print(f"steps       {config.steps} of {result.batch} pictures ({config.batch_size} x {config.accumulation})")
-    print(f"epoch       {result.steps_per_epoch:g} steps; each picture is seen {result.epochs:g} times")
-    print(f"method      {config.method}, rank {config.rank}, alpha {config.alpha:g}: scale {result.scale:g}")
-    print(f"trained     {result.parameters} numbers in {result.layers} layers ({config.targets})")
-    print(
+    console.say(f"run         {result.run}, not written")
+    console.say(f"base        {result.base} ({result.family}) on {result.device}, {config.precision}")
+    console.say(f"pictures    {result.pictures}{left_out}")
+    console.say(f"shapes      {shapes}")
+    console.say(f"prior       {prior if config.prior else 'none'}")
+    console.say(f"steps       {config.steps} of {result.batch} pictures ({config.batch_size} x {config.accumulation})")
+    console.say(f"epoch       {result.steps_per_epoch:g} steps; each picture is seen {result.epochs:g} times")
+    console.say(f"method      {config.method}, rank {config.rank}, alpha {config.alpha:g}: scale {result.scale:g}")
+    console.say(f"trained     {result.parameters} numbers in {result.layers} layers ({config.targets})")
+    console.say(
         f"lr          {config.lr:g}, {config.optimizer}, {config.lr_schedule}, {config.warmup_steps} steps of warm-up"
     )
-    print(f"time        {result.seconds_per_step:.3g} s a step, {clock(result.seconds)} for all steps")
-    print(f"memory      {human(result.memory)} at most in the probe")
-    print(f"disk        {human(result.disk)} for the run, {human(result.cache)} in the cache; ", end="")
-    print(f"{human(result.disk_free)} are free")
+    console.say(f"time        {result.seconds_per_step:.3g} s a step, {clock(result.seconds)} for all steps")
+    console.say(f"memory      {human(result.memory)} at most in the probe")
+    console.say(f"disk        {human(result.disk)} for the run, {human(result.cache)} in the cache; ", end="")
+    console.say(f"{human(result.disk_free)} are free")
     if result.disk + result.cache > result.disk_free:
-        print("remark      the disk is too small: make room, or keep fewer checkpoints")
+        console.say("remark      the disk is too small: make room, or keep fewer checkpoints")

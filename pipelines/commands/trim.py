@@ -37,9 +37,11 @@ def show(result: TrimResult) -> None:
     """What was written, how much it keeps, and how many layers have which rank."""
     from dreamtune.pipelines.files import human
 
-    print(f"{result.out}  ({human(result.bytes_before)} of {result.method} to {human(result.bytes_after)} of LoRA)")
+    before, after = human(result.bytes_before), human(result.bytes_after)
+    console.say(f"{result.out}  ({before} of {result.method} to {after} of LoRA)")
     for remark in result.remarks:
-        print(f"remark      {remark}")
-    print(f"kept        {result.energy:.1%} of the change, {result.least_energy:.1%} in the layer that keeps least")
+        console.say(f"remark      {remark}")
+    least = f"{result.least_energy:.1%} in the layer that keeps least"
+    console.say(f"kept        {result.energy:.1%} of the change, {least}")
     counts = sorted(Counter(result.ranks.values()).items())
-    print(f"ranks       {', '.join(f'{rank} in {count} layers' for rank, count in counts)}")
+    console.say(f"ranks       {', '.join(f'{rank} in {count} layers' for rank, count in counts)}")

@@ -4,7 +4,8 @@ import pickle
 
 import pytest
 
-from dreamtune.errors import AdapterFileError, DreamtuneError, inert
+from dreamtune.errors import AdapterFileError, DreamtuneError
+from dreamtune.text import inert
 
 
 @pytest.mark.parametrize(

@@ -16,12 +16,15 @@ LAYERS = (
     ("data",),
     ("models",),
     ("adapters", "pocket"),
-    ("errors", "storage", "words"),
+    ("storage",),
+    ("errors",),
+    ("text", "words"),
 )
 """From the top down. A module may import from its own package and from lower layers."""
 
 LIBRARIES = {
     "errors": set(),
+    "text": set(),
     "storage": set(),
     "words": set(),
     "adapters": {"torch", "safetensors", "regex"},
