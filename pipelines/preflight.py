@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from dreamtune.errors import ConfigError
 from dreamtune.pipelines import trackers
 from dreamtune.pipelines.check import patiently
 from dreamtune.pipelines.progress import OnProgress, Progress
+from dreamtune.pipelines.resume import Past, find_places
 from dreamtune.pipelines.run_folder import RunFolder
 from dreamtune.storage import atomic
 from dreamtune.training.config import TrainConfig
@@ -33,13 +34,21 @@ class Prepared:
     config: TrainConfig
     """Complete: nothing is left to presets."""
     base: Base
-    base_digest: str
+    contents: Mapping[str, str]
+    """Hashes of what it is trained with: pictures, base, judge; a run goes on with the same ones only."""
     subject: Subject
     objective: Objective
     attached: AttachedParts
     """On the base with strength 0, which is exactly the base, until training begins."""
     judge: Judge | None = None
     """Who scores the run's pictures; None without scores."""
+    past: Past | None = None
+    """Of a run that goes on."""
+
+    @property
+    def told(self) -> dict[str, Any]:
+        """What the adapter's file tells of its training beside the settings."""
+        return dict(self.past.training) if self.past else {}
 
     @property
     def class_prompt(self) -> str:
@@ -75,7 +84,7 @@ class Prepared:
         from dreamtune.adapters.parts import UNET
 
         config = self.config
-        training = config.public() | ({} if step is None else {"kept_step": step})
+        training = config.public() | ({} if step is None else {"kept_step": step}) | self.told
         parts = self.attached.parts
         file = AdapterFile.from_attached(
             parts.pop(UNET),
@@ -96,10 +105,11 @@ def preflight(config: TrainConfig, folder: RunFolder, resume: bool, tell: OnProg
     Writes nothing, but for singular vectors in the cache. Raises ConfigError, DatasetError, BaseModelError and
     RunFolderError.
     """
+    if resume:
+        config = find_places(config, folder, tell)
     images = check(config, folder, resume)
 
     from dreamtune.data.buckets import Framing
-    from dreamtune.data.cache import weights_digest
     from dreamtune.data.subject import load_subject
     from dreamtune.data.words import caption_remarks, token_remarks
     from dreamtune.models import family_of, load_base
@@ -114,8 +124,11 @@ def preflight(config: TrainConfig, folder: RunFolder, resume: bool, tell: OnProg
     resolution = config.resolution or base.resolution
     encoders = {name: _from_anywhere(place) for name in ("dino", "clip") if (place := getattr(config, name))}
     config = config.changed(images=images, resolution=resolution, base=_from_anywhere(config.base), **encoders)
-    if resume:
-        folder.check_same(config)
+    past = Past.of(folder).check_settings(config, tell) if resume else None
+    contents = _contents(base)
+    if past:
+        for what, digest in contents.items():
+            past.check(what, digest, config.base)
     prompts = _prompt_remarks(config, base)
     subject = load_subject(
         images,
@@ -132,11 +145,18 @@ def preflight(config: TrainConfig, folder: RunFolder, resume: bool, tell: OnProg
     subject = replace(subject, remarks=(*words, *prompts, *subject.remarks, *captions))
     for remark in subject.remarks:
         tell(Progress("remark", message=str(remark)))
+    contents["pictures"] = subject.digest
+    if past:
+        past.check("pictures", subject.digest, images)
     objective = Objective.of(base.noise_scheduler().alphas_cumprod, base.prediction_type, config)
     attached = attach_all(base, config, _on_singular_vectors(config, tell))
     optimizers.check(config, attached.parameter_groups())
     judge = find_judge(config, base, subject)
-    return Prepared(config, base, weights_digest(base.unet), subject, objective, attached, judge)
+    if judge is not None and (digest := _judge_digest(judge)):
+        contents["judge"] = digest
+        if past:
+            past.check("judge", digest, f"{config.dino} and {config.clip}")
+    return Prepared(config, base, contents, subject, objective, attached, judge, past)
 
 
 def check(config: TrainConfig, folder: RunFolder, resume: bool = False) -> Path:
@@ -151,6 +171,23 @@ def check(config: TrainConfig, folder: RunFolder, resume: bool = False) -> Path:
     trackers.check(config.trackers)
     room.limit()
     return images
+
+
+def _contents(base: Base) -> dict[str, str]:
+    """Hashes of all weights that a training sees."""
+    from dreamtune.data.cache import weights_digest
+
+    encoders = [weights_digest(part) for name, part in base.parts.items() if name != "unet"]
+    return {"base": weights_digest(base.unet), "VAE": weights_digest(base.vae), "text encoders": " ".join(encoders)}
+
+
+def _judge_digest(judge: Judge) -> str:
+    """Of the weights that it brought along; empty for pocket's own, which comes with the package."""
+    from torch import nn
+
+    from dreamtune.data.cache import weights_digest
+
+    return " ".join(weights_digest(part) for part in vars(judge).values() if isinstance(part, nn.Module))
 
 
 def _check_length(config: TrainConfig, resume: bool, tell: OnProgress) -> None:

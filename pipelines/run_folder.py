@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +102,10 @@ class RunFolder:
                 f"cannot write {self.config}: {error.strerror or error}; make room and give the same command again"
             ) from None
 
+    def go_on(self) -> None:
+        """The run is not finished any more: more steps are to come. What it had made stays until there is better."""
+        self.report.unlink(missing_ok=True)
+
     def write_text(self, path: Path, text: str) -> None:
         """Write a file of the run whole or not at all. Raises TrainingError."""
         with self.writing(path):
@@ -113,12 +117,11 @@ class RunFolder:
             raise RunFolderError(f"{self.path} holds no config.yaml, so no run to resume: check the path")
         return TrainConfig.from_mapping(read_yaml(self.config), source=str(self.config))
 
-    def check_same(self, config: TrainConfig) -> None:
-        """Raise ConfigError that shows each setting in which `config` differs from the run's."""
-        if not self.config.is_file():
-            return  # stopped before anything was decided
-        old, new = self.read_config().model_dump(mode="json"), config.model_dump(mode="json")
-        changes = [f"{key} was {old[key]!r}, now {new[key]!r}" for key in new if old[key] != new[key]]
+    def check_same(self, recorded: TrainConfig, config: TrainConfig, but: Collection[str] = ()) -> None:
+        """Raise ConfigError that shows each setting, `but` those, in which `config` differs from the run's."""
+        old, new = recorded.model_dump(mode="json"), config.model_dump(mode="json")
+        other = [key for key in new if old[key] != new[key] and key not in but]
+        changes = [f"{key} was {old[key]!r}, now {new[key]!r}" for key in other]
         if changes:
             raise ConfigError(
                 f"cannot resume {self.path} with other settings ({'; '.join(changes)}): leave them as they were, "

@@ -146,18 +146,19 @@ def _run(
     if is_first():
         folder.check(resume)  # again: another training may have begun and ended here since the preflight
         folder.write_config(config)
+        if plan.past and plan.past.step < config.steps:
+            folder.go_on()
     with first_alone(config):
         data = _encode(plan, tell, stop)
     plan.release()
     attached.strength = 1
-    identity = {"pictures": plan.subject.digest, "base": plan.base_digest}
     scores, tsd = Scores(folder, plan, tell), DirectionsLog(folder, config, attached)
 
     def add_files(checkpoint: Path) -> None:
         plan.save(checkpoint / folder.adapter.name)
         scores.add_files(checkpoint)
 
-    files = RunFiles(folder.checkpoints, identity, add_files)
+    files = RunFiles(folder.checkpoints, plan.contents, add_files)
     started = time.monotonic()
     with RunLog(folder, config, base, attached, tell) as log:
 

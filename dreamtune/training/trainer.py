@@ -206,7 +206,7 @@ class Trainer:
         if checkpoint is None:
             return 0
         for key, value in self.files.identity.items():
-            if checkpoint.identity.get(key) != value:
+            if checkpoint.identity.get(key, value) != value:  # those of former versions tell less
                 raise RunFolderError(
                     f"{checkpoint.path} was trained with other {key}: put the former {key} back, or start a new run"
                 )

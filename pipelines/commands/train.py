@@ -71,7 +71,13 @@ def train(
     out: Annotated[Path | None, Option(help="Run folder, if it shall be elsewhere.")] = None,
     config: Annotated[Path | None, Option(help="YAML recipe; options given here win over it.")] = None,
     settings: Annotated[list[str] | None, Option("--set", metavar="KEY=VALUE", help="Any setting of a recipe.")] = None,
-    resume: Annotated[Path | None, Option(metavar="RUN_DIR", help="Go on with this run.")] = None,
+    resume: Annotated[
+        Path | None,
+        Option(
+            metavar="RUN_DIR",
+            help="Go on with this run; with --steps for longer, with IMAGES_DIR or --base where these lie now.",
+        ),
+    ] = None,
     dry_run: Annotated[
         bool, Option("--dry-run", help="Check everything, measure two steps, say what it would take; write nothing.")
     ] = False,

@@ -12,7 +12,9 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from safetensors.torch import load_file, save_file
 
+from dreamtune.adapters import AdapterFile
 from dreamtune.errors import (
     ConfigError,
     Interrupted,
@@ -20,6 +22,7 @@ from dreamtune.errors import (
 )
 from dreamtune.models import Base
 from dreamtune.pipelines.progress import Progress
+from dreamtune.pipelines.settings import train_config
 from dreamtune.pipelines.train import TrainResult, load_run_config, train
 from dreamtune.training.config import TrainConfig
 from tests.pipelines.conftest import STEPS
@@ -122,7 +125,7 @@ def test_resume_needs_the_same_settings_and_pictures(
     recorded = yaml.safe_load((run / "config.yaml").read_text()) | {"images": str(pictures)}
     (run / "config.yaml").write_text(yaml.safe_dump(recorded))
     (pictures / "0.png").unlink()
-    with pytest.raises(RunFolderError, match="was trained with other pictures: put the former pictures back"):
+    with pytest.raises(RunFolderError, match="with other pictures than there are in .*photos: put the former back"):
         train(load_run_config(run), run, resume=True, on_progress=quiet)
 
 
@@ -141,3 +144,94 @@ def test_a_run_whose_checkpoints_are_lost_is_not_begun_anew(trained: TrainResult
     with pytest.raises(RunFolderError, match="no checkpoint in .* is whole.*: put one back, or start a new run"):
         train(load_run_config(run), run, resume=True, on_progress=quiet)
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+
+
+@pytest.fixture
+def project(settings: Settings, photos: Path, tiny: Path, tmp_path: Path) -> Path:
+    """A folder with pictures, a base and a run that was stopped after three steps, moved since."""
+    before = tmp_path / "before"
+    shutil.copytree(photos, before / "pictures" / "dog")
+    shutil.copytree(tiny, before / "models" / tiny.name)
+    config = settings(images=before / "pictures" / "dog", base=str(before / "models" / tiny.name), sample_every=3)
+    stop = threading.Event()
+    with pytest.raises(Interrupted):
+        train(config, before / "runs" / "dog", on_progress=stopping_at(3, stop.set), stop=stop)
+    return before.rename(tmp_path / "after")
+
+
+def test_a_run_goes_on_where_its_pictures_and_base_were_moved_with_it(
+    project: Path, trained: TrainResult, tiny: Path
+) -> None:
+    run, told = project / "runs" / "dog", list[Progress]()
+    result = train(load_run_config(run), run, resume=True, on_progress=told.append)
+    assert result.steps_now == STEPS - 3
+    assert result.adapter.read_bytes() == trained.adapter.read_bytes()
+    remarks = [progress.message for progress in told if "is gone" in progress.message]
+    assert [remark.split(" of ")[-1] for remark in remarks] == [
+        f"{project}/pictures/dog are taken",
+        f"{project}/models/{tiny.name} are taken",
+    ]
+    assert load_run_config(run).images == project / "pictures" / "dog", "the next time it is known"
+
+
+def test_a_run_goes_on_with_places_that_are_told(project: Path, trained: TrainResult, tiny: Path, photos: Path) -> None:
+    run = project / "runs" / "dog"
+    shutil.rmtree(project / "pictures")
+    with pytest.raises(
+        RunFolderError, match=r"before/pictures/dog is gone, which has the pictures of .*: dreamtune train PICTURES --r"
+    ):
+        train(load_run_config(run), run, resume=True, on_progress=quiet)
+    config = train_config({"images": photos, "base": str(tiny)}, [], resume=run)
+    assert train(config, run, resume=True, on_progress=quiet).adapter.read_bytes() == trained.adapter.read_bytes()
+
+
+@pytest.mark.parametrize("what", ["pictures", "base", "VAE", "text encoders"])
+def test_other_contents_in_the_place_are_refused(project: Path, what: str) -> None:
+    run = project / "runs" / "dog"
+    if what == "pictures":
+        (project / "pictures" / "dog" / "0.png").unlink()
+    else:
+        part = {"base": "unet", "VAE": "vae", "text encoders": "text_encoder"}[what]
+        (file,) = project.glob(f"models/*/{part}/*.safetensors")
+        tensors = load_file(file)
+        name = min(name for name, tensor in tensors.items() if tensor.is_floating_point())
+        save_file(tensors | {name: tensors[name] + 1}, file, {"format": "pt"})
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    with pytest.raises(RunFolderError, match=f"was trained with other {what} than there are in .*, or start a new run"):
+        train(load_run_config(run), run, resume=True, on_progress=quiet)
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+
+
+def test_a_longer_run_of_a_constant_rate_is_one_that_was_so_from_the_beginning(
+    settings: Settings, tmp_path: Path
+) -> None:
+    config, told = settings(lr_schedule="constant", warmup_steps=0, prior=False, steps=2), list[Progress]()
+    train(config, tmp_path / "run", on_progress=quiet)
+    more = train_config({"steps": 4}, [], resume=tmp_path / "run")
+    result = train(more, tmp_path / "run", resume=True, on_progress=told.append)
+    assert (result.steps, result.steps_now) == (4, 2)
+    whole = train(config.changed(steps=4), tmp_path / "whole", on_progress=quiet)
+    assert result.adapter.read_bytes() == whole.adapter.read_bytes()
+    assert "as if it had been so from the beginning" in told[0].message
+    with pytest.raises(ConfigError, match=r"steps = 3, but .*run has done 4: give more"):
+        train(more.changed(steps=3), tmp_path / "run", resume=True, on_progress=quiet)
+
+
+def test_a_longer_run_of_a_falling_rate_takes_the_course_of_its_new_length(settings: Settings, tmp_path: Path) -> None:
+    """It is not the run that was so long from the beginning, and says so; stopped again, it goes on exactly."""
+    config, run, told = settings(lr_schedule="linear", warmup_steps=0, prior=False, steps=2), tmp_path / "run", []
+    train(config, run, on_progress=quiet)
+    shutil.copytree(run, tmp_path / "other")
+    more = load_run_config(run).changed(steps=4)
+    whole = train(more, run, resume=True, on_progress=told.append)
+    assert "linear): step 2 had 0.0005, step 3 has 0.0005" in told[0].message
+    rates = [json.loads(line)["lr"] for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert rates == pytest.approx([1e-3, 5e-4, 5e-4, 2.5e-4])
+    assert AdapterFile.load(whole.adapter).training["extended_after"] == [2]
+
+    stop, other = threading.Event(), tmp_path / "other"
+    with pytest.raises(Interrupted):
+        train(more, other, resume=True, on_progress=stopping_at(3, stop.set), stop=stop)
+    assert not (other / "report.json").exists(), "it is not finished any more"
+    again = train(load_run_config(other), other, resume=True, on_progress=quiet)
+    assert again.adapter.read_bytes() == whole.adapter.read_bytes()

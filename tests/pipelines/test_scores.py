@@ -12,7 +12,7 @@ from dreamtune.adapters import AdapterFile
 from dreamtune.errors import ConfigError, GenerationError, RunFolderError
 from dreamtune.evaluation import Exam, Measurement, Score
 from dreamtune.pipelines.progress import Progress
-from dreamtune.pipelines.train import TrainResult, train
+from dreamtune.pipelines.train import TrainResult, load_run_config, train
 from dreamtune.training.config import TrainConfig
 from tests.pipelines.conftest import STEPS, Encoders
 
@@ -158,6 +158,15 @@ def test_a_kill_loses_neither_the_best_nor_the_choice(
     assert result.adapter.read_bytes() == whole.adapter.read_bytes()
     assert (run / "curve.jsonl").read_bytes() == (whole.run / "curve.jsonl").read_bytes()
     assert (run / "best.safetensors").read_bytes() == (whole.run / "best.safetensors").read_bytes()
+
+
+def test_a_longer_run_keeps_the_score_of_its_former_end(script: Any, scored: Settings, tmp_path: Path) -> None:
+    script(0.5, 0.8, 0.4)
+    run = tmp_path / "run"
+    train(scored(steps=3, prior=False), run, on_progress=quiet)
+    result = train(load_run_config(run).changed(steps=4), run, resume=True, on_progress=quiet)
+    assert [line["step"] for line in curve(run)] == [2, 3, 4]
+    assert (result.steps, result.best_step) == (4, 3)
 
 
 def test_a_curve_that_is_gone_cannot_be_followed(script: Any, scored: Settings, tmp_path: Path) -> None:
