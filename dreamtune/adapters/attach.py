@@ -175,6 +175,8 @@ def attach(
     for path, layer in layers.items():
         try:
             own = config.with_rank(other_ranks[path]) if path in other_ranks else config
+            if (kernel_of(layer) or (1, 1)) != (1, 1):
+                own = own.for_convolution(layer.weight.shape[1])
             adapters[path] = kind(own, *matrix_shape(layer))
         except ConfigError as error:
             raise ConfigError(f"{error} (layer {path})") from None

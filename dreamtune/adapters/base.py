@@ -16,6 +16,9 @@ from .fused import compute_dtype, dense_linear, factored_linear
 from .fused_conv import Convolve, convolved_by, dense_conv, factored_conv
 from .svd import Svd
 
+LATER = {"later": True}
+"""Metadata of options that files of earlier versions do not have: there they have their defaults."""
+
 
 @dataclass(frozen=True)
 class MethodConfig:
@@ -61,6 +64,10 @@ class MethodConfig:
         Asked before a training, which is refused then.
         """
         return None
+
+    def for_convolution(self, channels: int) -> Self:
+        """The same for a convolution of more than one place, on so many channels in, whose ΔW is (out, in·kh·kw)."""
+        return self
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""

@@ -199,11 +199,12 @@ def _mapping(header: Mapping[str, str], name: str) -> dict[str, Any]:
 def _config(method: str, options: dict[str, Any]) -> MethodConfig:
     kind = METHODS[method].config_class
     known = {field.name for field in fields(kind)}
+    needed = {field.name for field in fields(kind) if not field.metadata.get("later")}
     if options.keys() - known:
         surplus = ", ".join(sorted(options.keys() - known))
         raise AdapterFileError(f"{method} has no option {surplus}: it needs a newer dreamtune")
-    if known - options.keys():
-        raise AdapterFileError(f"dreamtune.config lacks {', '.join(sorted(known - options.keys()))}: {DAMAGED}")
+    if needed - options.keys():
+        raise AdapterFileError(f"dreamtune.config lacks {', '.join(sorted(needed - options.keys()))}: {DAMAGED}")
     try:
         return kind(**options)
     except ConfigError as error:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import reduce
+from typing import Self
 
 import torch
 import torch.nn.functional as F
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 
 from dreamtune.errors import ConfigError
 
-from ..base import MethodConfig, scaled
+from ..base import LATER, MethodConfig, scaled
 from ..fused import compute_dtype, exact, kronecker_linear
 from ..svd import Svd
 from .decompose import Decomposable
@@ -30,19 +31,30 @@ class LoKrConfig(MethodConfig):
     """Let the change act through DoRA's weight decomposition, the norm being a constant for the gradient as there."""
     by_input: bool = False
     """With it: one magnitude per input instead of one per output, as older versions of LyCORIS have it."""
+    w1_rows: int = field(default=0, metadata=LATER)
+    """Rows of W₁ whatever the factor is, as a file may have them; 0 for those of the factor."""
+    w1_columns: int = field(default=0, metadata=LATER)
+    """Its columns likewise."""
 
     def __post_init__(self) -> None:
         """Check ranges."""
         super().__post_init__()
         if self.factor < 1 and self.factor != -1:
             raise ConfigError(f"factor = {self.factor} must be at least 1, or -1 for factors of nearly equal size")
+        for name in ("w1_rows", "w1_columns"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"{name} = {getattr(self, name)} must be at least 0")
+
+    def for_convolution(self, channels: int) -> Self:
+        """W₁ mixes channels alone, as in LyCORIS: W₂ has whole kernels."""
+        return self if self.w1_columns else replace(self, w1_columns=split(channels, self.factor)[0])
 
 
 class LoKr(Decomposable):
     """`w1` (out₁, in₁), or `up1` (out₁, r) and `down1` (r, in₁); `w2` (out₂, in₂), or `up2` and `down2`.
 
-    out = out₁·out₂ and in = in₁·in₂ are split by `split`. A matrix has low-rank factors if r is under half its larger
-    side. ΔW[a·out₂ + c, b·in₂ + d] = s·W₁[a, b]·W₂[c, d].
+    out = out₁·out₂ and in = in₁·in₂ are split by `split`; of a convolution's in = channels·kh·kw the channels are. A
+    matrix has low-rank factors if r is under half its larger side. ΔW[a·out₂ + c, b·in₂ + d] = s·W₁[a, b]·W₂[c, d].
 
     s = alpha/rank acts always. LyCORIS and ComfyUI take 1 instead when both matrices are whole: what is written for
     them has s multiplied into one of the matrices.
@@ -65,8 +77,8 @@ class LoKr(Decomposable):
     @property
     def most_rank(self) -> int:
         """At least the rank that leaves W₂ whole, which may be more than the layer's own."""
-        larger = (split(size, self.config.factor)[1] for size in self.shape)
-        return max(super().most_rank, whole_from(*larger))
+        (_, out2), (_, in2) = halves(self.config, *self.shape)
+        return max(super().most_rank, whole_from(out2, in2))
 
     @torch.no_grad()
     def initialize(self, weight: Tensor, generator: torch.Generator) -> None:
@@ -133,7 +145,7 @@ class LoKr(Decomposable):
 
 def sizes(config: LoKrConfig, out_features: int, in_features: int) -> dict[str, tuple[int, int]]:
     """Name of each tensor of the product, and its size."""
-    (out1, out2), (in1, in2) = split(out_features, config.factor), split(in_features, config.factor)
+    (out1, out2), (in1, in2) = halves(config, out_features, in_features)
     found: dict[str, tuple[int, int]] = {}
     for number, rows, columns, reducible in ((1, out1, in1, config.decompose_both), (2, out2, in2, True)):
         if reducible and config.rank < whole_from(rows, columns):
@@ -141,6 +153,20 @@ def sizes(config: LoKrConfig, out_features: int, in_features: int) -> dict[str, 
         else:
             found[f"w{number}"] = (rows, columns)
     return found
+
+
+def halves(config: LoKrConfig, out_features: int, in_features: int) -> tuple[tuple[int, int], tuple[int, int]]:
+    """(out₁, out₂) and (in₁, in₂). Raises ConfigError for a W₁ whose sides do not divide the layer's."""
+    for name, small, size in (
+        ("w1_rows", config.w1_rows, out_features),
+        ("w1_columns", config.w1_columns, in_features),
+    ):
+        if small and size % small:
+            raise ConfigError(f"{name} = {small} does not divide a layer of {out_features}x{in_features}")
+    rows = (config.w1_rows, out_features // config.w1_rows) if config.w1_rows else split(out_features, config.factor)
+    if config.w1_columns:
+        return rows, (config.w1_columns, in_features // config.w1_columns)
+    return rows, split(in_features, config.factor)
 
 
 def whole_from(rows: int, columns: int) -> int:
