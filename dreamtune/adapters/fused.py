@@ -166,9 +166,11 @@ class _FactoredLinear(Function):
                 grad_x = grad_x.view(x.shape)
             if excess is not None and y is not None:
                 # Σ grad·Wx over the tokens: y without the bias and the factors' part, and without the gain.
-                sums = (grad * y.view(grad.shape)).sum(0, dtype=excess.dtype) - (up * grad_up).sum(1)
+                # In fp32: half precision's products would be beyond its range long before the sums mean nothing.
+                wide = grad.to(excess.dtype)
+                sums = (wide * y.view(grad.shape)).sum(0) - (up.to(excess.dtype) * grad_up).sum(1)
                 if bias is not None:
-                    sums -= bias * grad.sum(0, dtype=excess.dtype)
+                    sums -= bias * wide.sum(0)
                 gain = 1 + excess
                 grad_excess = torch.where(gain == 0, 0, sums / gain)
         return grad_x, None, None, grad_up, grad_down, grad_excess, None

@@ -28,17 +28,28 @@ def convolved_by(x: Tensor, matrices: Sequence[Tensor], kernel: torch.Size, conv
 
 
 def factored_conv(
-    x: Tensor, weight: Tensor, bias: Tensor | None, up: Tensor, down: Tensor, convolve: Convolve
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    up: Tensor,
+    down: Tensor,
+    convolve: Convolve,
+    excess: Tensor | None = None,
 ) -> Tensor:
-    """(W + up·down) * x + b, (n, out, h', w'), in x's precision, or autocast's.
+    """(1 + excess) ⊙ (W * x) + up·(down * x) + b, (n, out, h', w'), in x's precision, or autocast's.
 
     x: (n, in, h, w); weight: (out, in, kh, kw) and bias: (out,), which get no gradient; up: (out, k);
-    down: (k, in·kh·kw).
+    down: (k, in·kh·kw); excess: (out,) in fp32 or better, 0 if left out.
     """
     dtype = compute_dtype(x)
     x, weight, bias = x.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
     with torch.autocast(x.device.type, enabled=False):
-        return convolve(x, weight, bias) + convolved_by(x, (up, down), weight.shape[1:], convolve)
+        y = convolve(x, weight, bias)
+        change = convolved_by(x, (up, down), weight.shape[1:], convolve)
+        if excess is not None:
+            own = y if bias is None else y - bias[:, None, None]
+            change = change + (own * excess[:, None, None]).to(dtype)
+        return y + change
 
 
 def dense_conv(

@@ -1,11 +1,15 @@
 """Layers that get one tensor under autocast share its copy, and nobody can tell from the results."""
 
+from operator import attrgetter
+
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from dreamtune.adapters import attach
+from dreamtune.adapters.fused import exact
+from dreamtune.adapters.layer import pristine_weight
 from tests.adapters.nets import config_of, disturb
 
 
@@ -85,3 +89,42 @@ def test_checkpointing_changes_nothing(net: Attention, reentrant: bool) -> None:
     assert isinstance(y, Tensor)
     y.float().square().sum().backward()
     assert x.grad is not None and torch.equal(x.grad, plain)
+
+
+@pytest.mark.parametrize("kind", ["linear", "convolution"])
+def test_gradient_of_a_magnitude_is_finite_where_products_are_beyond_fp16(kind: str) -> None:
+    """As in PEFT: gradients up to 9e3, as loss scaling makes them, times outputs of 10 or so."""
+    generator = torch.Generator().manual_seed(0)
+    layer = nn.Linear(8, 6) if kind == "linear" else nn.Conv2d(2, 6, 2)
+    with torch.no_grad():
+        layer.weight.copy_(8 * torch.randn(layer.weight.shape, generator=generator))
+    x = 0.5 * torch.randn((3, 5, 8) if kind == "linear" else (2, 2, 4, 4), generator=generator)
+    towards = 9e3 * torch.randn(layer(x).shape, generator=generator).sign()
+    layer.requires_grad_(False).half()
+    attached = attach(nn.ModuleDict({"layer": layer}), config_of("dora"), "layer")
+    adapter = disturb(attached.adapters["layer"], pristine_weight(layer))
+    y = layer(x.half())
+    assert not (y * towards.half()).isfinite().all()
+    found = torch.autograd.grad(y, adapter.get_parameter("magnitude"), towards.half())[0]
+    nn.ModuleList([layer, attached]).double()
+    true = torch.autograd.grad(layer(x.double()), adapter.get_parameter("magnitude"), towards.double())[0]
+    torch.testing.assert_close(found.double(), true, rtol=0.02, atol=0.02 * float(true.abs().max()))
+
+
+@pytest.mark.parametrize("name", ["backends", "backends.cuda.matmul", "backends.mkldnn.matmul"])
+@pytest.mark.parametrize("precision", ["tf32", "ieee"])
+def test_settings_of_precision_for_each_backend_are_understood(name: str, precision: str) -> None:
+    """With them torch.get_float32_matmul_precision() raises."""
+    layer, x = nn.Linear(4, 3).requires_grad_(False), torch.randn(2, 4)
+    attached = attach(nn.ModuleDict({"layer": layer}), config_of("lokr"), "layer")
+    disturb(attached.adapters["layer"], layer.weight)
+    expected = layer(x)
+    holder = attrgetter(name)(torch)
+    before = holder.fp32_precision
+    try:
+        holder.fp32_precision = precision
+        assert exact(torch.float32) == (precision == "ieee")
+        torch.testing.assert_close(layer(x), expected, rtol=1e-2, atol=1e-2)
+    finally:
+        holder.fp32_precision = before
+    assert exact(torch.float32)

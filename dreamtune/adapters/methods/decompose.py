@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from ..base import Adapter, MethodConfig, ParameterOptions, scaled
 from ..fused import factored_linear
+from ..fused_conv import Convolve, factored_conv
 
 SMALLEST_NORM = 1e-6
 """Rows of zeros count as this long: they have no direction, and start without a change like all others."""
@@ -86,14 +87,29 @@ class Decomposable(Adapter):
 
     def layer_output(self, x: Tensor, weight: Tensor, bias: Tensor | None, strength: float) -> Tensor:
         """Also with a decomposition by D's factors, where it has them: neither D nor ΔW is formed for the norm."""
+        parts = self._decomposed(x, weight, strength)
+        if parts is None:
+            return super().layer_output(x, weight, bias, strength)
+        up, down, excess = parts
+        return factored_linear(x, weight, bias, up, down, excess)
+
+    def convolved(self, x: Tensor, weight: Tensor, bias: Tensor | None, strength: float, convolve: Convolve) -> Tensor:
+        """Likewise."""
+        parts = None if self.magnitude is None else self._decomposed(x, weight.flatten(1), strength)
+        if parts is None:
+            return super().convolved(x, weight, bias, strength, convolve)
+        up, down, excess = parts
+        return factored_conv(x, weight, bias, up, down, convolve, excess)
+
+    def _decomposed(self, x: Tensor, weight: Tensor, strength: float) -> tuple[Tensor, Tensor, Tensor] | None:
+        """Factors of (1 + e)⊙D, and the excess e, both times the strength; None where that is not the way."""
         factors = self.factors()
         if self.magnitude is None or self.norms is None or self.by_input or self.dropping or factors is None:
-            return super().layer_output(x, weight, bias, strength)
+            return None
         with torch.autocast(x.device.type, enabled=False):
             up, down = factors
             excess = gain_excess(self.magnitude, self.norms, growth_of_factors(weight, self.norms, up, down))
-            up, excess = scaled(strength, (1 + excess).unsqueeze(1) * up), scaled(strength, excess)
-        return factored_linear(x, weight, bias, up, down, excess)
+            return scaled(strength, (1 + excess).unsqueeze(1) * up), down, scaled(strength, excess)
 
     def parameter_options(self) -> dict[str, ParameterOptions]:
         """`magnitude` is not pulled towards 0: it begins as ‖W‖, and the base would shrink with it."""
