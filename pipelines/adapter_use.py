@@ -1,9 +1,8 @@
-"""Adapter files as they are named on the command line: FILE[:STRENGTH[,BLOCK=STRENGTH...]][@START-STOP]."""
+"""Adapter files that are to act, and how strongly."""
 
 from __future__ import annotations
 
 import hashlib
-import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -12,17 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from dreamtune.errors import ConfigError, DreamtuneError, IncompatibleModelError
+from dreamtune.pipelines.adapter_names import TEXT, Window, parse, pattern_of, split_window
 
 if TYPE_CHECKING:
     from dreamtune.adapters import AdapterFile, AttachedParts
     from dreamtune.fusion import Ingredient
     from dreamtune.models import Base
-
-_BLOCK = re.compile(r"(down|up)\.\d+|mid")
-"""Blocks of a UNet as they are named on the command line."""
-_WINDOW = re.compile(r"(?P<start>\d*\.?\d+)-(?P<stop>\d*\.?\d+)")
-Window = tuple[float, float]
-"""Shares of a generation's steps: where an adapter begins to act, and where it ends."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +31,7 @@ class AdapterUse:
     remarks: tuple[str, ...]
     """What was left out or assumed of another tool's file."""
     blocks: Mapping[str, float] = field(default_factory=dict)
-    """Block of the UNet (down.0, mid, up.1, ...) -> a further factor there."""
+    """Block of the UNet (down.0, mid, up.1, ...), or te for the text encoders -> a further factor there."""
     window: Window | None = None
     """The part of a generation in which it changes the UNet; all of it if None."""
 
@@ -85,10 +79,9 @@ class AdapterUse:
         """`blocks` by patterns on layer paths. Raises ConfigError for blocks where the adapter changes no layer."""
         found = {}
         for block, factor in self.blocks.items():
-            name, _, number = block.partition(".")
-            pattern = rf"^{name}_blocks\.{number}\." if number else rf"^{name}_block\."
+            pattern, what = pattern_of(block), "the text encoders" if block == TEXT else f"the block {block}"
             if not any(re.search(pattern, path) for path in self.file.layers):
-                raise ConfigError(f"{self.path.name} changes nothing in the block {block}: leave its strength out")
+                raise ConfigError(f"{self.path.name} changes nothing in {what}: leave its strength out")
             found[pattern] = factor
         return found
 
@@ -121,11 +114,19 @@ class AdapterUse:
         except IncompatibleModelError as error:
             raise IncompatibleModelError(f"{self.path}: {error}") from None
         with attached:
-            if self.blocks:
-                attached.parts["unet"].strengths = self.patterns
+            self._set_strengths(attached)
             if merge and base.unet.dtype.itemsize >= 4:  # in half precision a small change would be lost
                 attached.merge()
             yield attached
+
+    def _set_strengths(self, attached: AttachedParts) -> None:
+        """Bring the factors of blocks to the parts that they are of. Raises ConfigError as :attr:`patterns` does."""
+        unet = {pattern: factor for pattern, factor in self.patterns.items() if pattern != pattern_of(TEXT)}
+        for name, part in attached.parts.items():
+            if name != "unet" and TEXT in self.blocks:
+                part.strengths = {"": self.blocks[TEXT]}  # which is found in every path
+            elif name == "unet" and unet:
+                part.strengths = unet
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON, without the folder."""
@@ -139,13 +140,6 @@ def digest_of(path: Path) -> str:
     from dreamtune.adapters.interop import tensor_file
 
     return hashlib.sha256(tensor_file(path).read_bytes()).hexdigest()
-
-
-def text_of(path: Path, told: Mapping[str, Any]) -> str:
-    """How to name the adapter file `path` to be used as `told`, which is of :meth:`AdapterUse.to_dict`."""
-    blocks = "".join(f",{block}={factor!r}" for block, factor in told.get("blocks", {}).items())
-    window = "@{!r}-{!r}".format(*told["window"]) if "window" in told else ""
-    return f"{path}:{told['strength']!r}{blocks}{window}"
 
 
 def base_name(adapters: Sequence[AdapterUse]) -> str:
@@ -185,49 +179,3 @@ def base_in_run(path: Path, name: str) -> str | None:
             if found.exists() and name in (found.name, found.resolve().name):
                 return base
     return None
-
-
-def split_window(text: str) -> tuple[str, Window | None]:
-    """Split the window off FILE...[@START-STOP]; an existing file whose name is all of `text` goes first.
-
-    Raises ConfigError for a window that is written in another way, is empty or goes beyond 0 and 1.
-    """
-    name, at, window = text.rpartition("@")
-    if not at or Path(text).expanduser().exists() or not parse(name)[0].exists():
-        return text, None  # without a file of that name, loading it says that it is not there
-    found = _WINDOW.fullmatch(window)
-    start, stop = (float(found["start"]), float(found["stop"])) if found else (0.0, 0.0)
-    if not 0 <= start < stop <= 1:
-        raise ConfigError(
-            f"{window!r} of {name} is no window of steps: write for example @0.0-0.7 for the first 70 % of them"
-        )
-    return name, (start, stop)
-
-
-def parse(text: str) -> tuple[Path, float, dict[str, float]]:
-    """Split FILE[:STRENGTH][,BLOCK=STRENGTH...]: strength 1 if there is none; block (down.0, mid, up.1) -> factor.
-
-    An existing file whose name is all of `text` goes first. Raises ConfigError for a strength that is no finite number.
-    """
-    whole = Path(text).expanduser()
-    name, colon, numbers = text.rpartition(":")
-    if not colon or whole.exists():
-        return whole, 1.0, {}
-    path, strength, blocks = Path(name).expanduser(), 1.0, dict[str, float]()
-    for index, item in enumerate(numbers.split(",")):
-        block, equals, number = item.strip().rpartition("=")
-        try:
-            value = float(number)
-        except ValueError:
-            value = math.nan
-        if math.isfinite(value) and _BLOCK.fullmatch(block):
-            blocks[block] = value
-        elif math.isfinite(value) and not equals and not index:
-            strength = value
-        elif path.exists() and not math.isfinite(value):
-            raise ConfigError(f"the strength {number!r} of {path} is not a number: write {name}:0.8, or {name} alone")
-        elif path.exists():
-            raise ConfigError(f"{item!r} of {path} is no block with a strength: write down.0=0.5, mid=0.5 or up.1=0.5")
-        else:
-            return whole, 1.0, {}  # a colon of the file's name; loading it says that it is not there
-    return path, strength, blocks

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, Self
 from PIL import Image
 
 from dreamtune.errors import AdapterFileError, ConfigError
-from dreamtune.pipelines.adapter_use import AdapterUse, base_in_run, digest_of, text_of
+from dreamtune.pipelines.adapter_names import text_of
+from dreamtune.pipelines.adapter_use import AdapterUse, base_in_run, digest_of
 from dreamtune.pipelines.generate_config import GenerateConfig
 from dreamtune.pipelines.provenance import provenance
 

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from dreamtune.errors import ConfigError
-from dreamtune.pipelines.adapter_use import AdapterUse, parse, split_window
+from dreamtune.pipelines.adapter_names import parse, split_window
+from dreamtune.pipelines.adapter_use import AdapterUse
 from dreamtune.pipelines.prompt_remarks import missing_word
 
 if TYPE_CHECKING:

@@ -19,7 +19,10 @@ if TYPE_CHECKING:
 def fuse(
     files: Annotated[
         list[str],
-        Argument(metavar="FILE[:[WEIGHT,][BLOCK=FACTOR,...]]...", help="Adapter files, of dreamtune or other tools."),
+        Argument(
+            metavar="FILE[:[WEIGHT,][BLOCK=FACTOR,...]]...",
+            help="Adapter files, of any tool; BLOCK: down.0, mid, up.1, te.",
+        ),
     ],
     out: Annotated[Path, Option(help="File to write, which must not exist.")],
     method: Annotated[

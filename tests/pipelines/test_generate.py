@@ -22,7 +22,7 @@ from dreamtune.errors import (
     IncompatibleModelError,
 )
 from dreamtune.models import Base
-from dreamtune.pipelines.adapter_use import parse
+from dreamtune.pipelines.adapter_names import parse
 from dreamtune.pipelines.generate import GenerateConfig, generate
 from dreamtune.pipelines.progress import Progress
 from dreamtune.pipelines.train import TrainResult

@@ -1,0 +1,83 @@
+"""How adapter files are named on the command line: FILE[:STRENGTH[,BLOCK=STRENGTH...]][@START-STOP]."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from dreamtune.errors import ConfigError
+
+TEXT = "te"
+"""The text encoders as they are named on the command line."""
+_BLOCK = re.compile(rf"(down|up)\.\d+|mid|{TEXT}")
+"""Blocks of a UNet as they are named there, and the text encoders."""
+_WINDOW = re.compile(r"(?P<start>\d*\.?\d+)-(?P<stop>\d*\.?\d+)")
+Window = tuple[float, float]
+"""Shares of a generation's steps: where an adapter begins to act, and where it ends."""
+
+
+def split_window(text: str) -> tuple[str, Window | None]:
+    """Split the window off FILE...[@START-STOP]; an existing file whose name is all of `text` goes first.
+
+    Raises ConfigError for a window that is written in another way, is empty or goes beyond 0 and 1.
+    """
+    name, at, window = text.rpartition("@")
+    if not at or Path(text).expanduser().exists() or not parse(name)[0].exists():
+        return text, None  # without a file of that name, loading it says that it is not there
+    found = _WINDOW.fullmatch(window)
+    start, stop = (float(found["start"]), float(found["stop"])) if found else (0.0, 0.0)
+    if not 0 <= start < stop <= 1:
+        raise ConfigError(
+            f"{window!r} of {name} is no window of steps: write for example @0.0-0.7 for the first 70 % of them"
+        )
+    return name, (start, stop)
+
+
+def parse(text: str) -> tuple[Path, float, dict[str, float]]:
+    """Split FILE[:STRENGTH][,BLOCK=STRENGTH...]: strength 1 if there is none; block (down.0, mid, up.1, te) -> factor.
+
+    An existing file whose name is all of `text` goes first. Raises ConfigError for a strength that is no finite number.
+    """
+    whole = Path(text).expanduser()
+    name, colon, numbers = text.rpartition(":")
+    if not colon or whole.exists():
+        return whole, 1.0, {}
+    path, strength, blocks = Path(name).expanduser(), 1.0, dict[str, float]()
+    for index, item in enumerate(numbers.split(",")):
+        block, equals, number = item.strip().rpartition("=")
+        try:
+            value = float(number)
+        except ValueError:
+            value = math.nan
+        if math.isfinite(value) and _BLOCK.fullmatch(block):
+            blocks[block] = value
+        elif math.isfinite(value) and not equals and not index:
+            strength = value
+        elif path.exists() and not math.isfinite(value):
+            raise ConfigError(f"the strength {number!r} of {path} is not a number: write {name}:0.8, or {name} alone")
+        elif path.exists():
+            raise ConfigError(
+                f"{item!r} of {path} is no block with a strength: write down.0=0.5, mid=0.5 or up.1=0.5, or te=0.5 for "
+                "the text encoders"
+            )
+        else:
+            return whole, 1.0, {}  # a colon of the file's name; loading it says that it is not there
+    return path, strength, blocks
+
+
+def text_of(path: Path, told: Mapping[str, Any]) -> str:
+    """How to name the adapter file `path` to be used as `told`, which is of :meth:`AdapterUse.to_dict`."""
+    blocks = "".join(f",{block}={factor!r}" for block, factor in told.get("blocks", {}).items())
+    window = "@{!r}-{!r}".format(*told["window"]) if "window" in told else ""
+    return f"{path}:{told['strength']!r}{blocks}{window}"
+
+
+def pattern_of(block: str) -> str:
+    """On the paths of the layers of a block."""
+    if block == TEXT:
+        return r"^text_encoder(_2)?\."
+    name, _, number = block.partition(".")
+    return rf"^{name}_blocks\.{number}\." if number else rf"^{name}_block\."
