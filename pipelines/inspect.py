@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dreamtune.errors import AdapterFileError
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -78,24 +80,27 @@ def inspect(path: str | Path, base: str | None = None) -> InspectResult:
         path=path,
         size=tensor_file(path).stat().st_size,
         summary=file.summary(),
-        layers=_measure(file, weights),
+        layers=_measure(path, file, weights),
         tool=imported.tool or f"dreamtune {file.version}",
         state=tuple(file.notes()),
         remarks=imported.remarks,
     )
 
 
-def _measure(file: AdapterFile, weights: Mapping[str, Tensor] | None) -> tuple[LayerReport, ...]:
-    spectra = file.spectra(weights)
+def _measure(path: Path, file: AdapterFile, weights: Mapping[str, Tensor] | None) -> tuple[LayerReport, ...]:
+    try:
+        spectra = file.spectra(weights)
+    except AdapterFileError as error:  # finite numbers whose product is not
+        raise AdapterFileError(f"{path}: {error}") from None
     total = sum(spectrum.norm**2 for spectrum in spectra.values())
     layers = [
         LayerReport(
-            path=path,
-            shape=file.layers[path].shape,
+            path=layer,
+            shape=file.layers[layer].shape,
             norm=spectrum.norm,
             energy=spectrum.norm**2 / total if total else 0.0,
             rank_used=spectrum.rank_for(0.9),
         )
-        for path, spectrum in spectra.items()
+        for layer, spectrum in spectra.items()
     ]
-    return tuple(sorted(layers, key=lambda layer: -layer.energy))
+    return tuple(sorted(layers, key=lambda report: -report.energy))

@@ -7,10 +7,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from dreamtune.errors import AdapterFileError
+
 
 @dataclass(frozen=True, eq=False)
 class Spectrum:
-    """Singular values of one ΔW in descending order, (k,), fp64 on the CPU."""
+    """Singular values of one ΔW in descending order, (k,), fp64 on the CPU.
+
+    The constructors raise AdapterFileError where ΔW is beyond what numbers hold, as finite factors can make it.
+    """
 
     values: Tensor
 
@@ -20,13 +25,13 @@ class Spectrum:
         """Of up @ down, up (out, k), down (k, in), in O((out + in)·k²): orthonormal factors do not change them."""
         left = torch.linalg.qr(up.detach().cpu().double(), mode="r").R
         right = torch.linalg.qr(down.detach().cpu().double().T, mode="r").R
-        return cls(torch.linalg.svdvals(left @ right.T))
+        return cls(_singular_values(left @ right.T))
 
     @classmethod
     @torch.no_grad()
     def of_matrix(cls, change: Tensor) -> Spectrum:
         """Of a dense ΔW (out, in), in O(out·in·min(out, in))."""
-        return cls(torch.linalg.svdvals(change.detach().cpu().double()))
+        return cls(_singular_values(change.detach().cpu().double()))
 
     @property
     def norm(self) -> float:
@@ -52,3 +57,11 @@ class Spectrum:
             return 0
         kept = self.energy.cumsum(0)
         return min(int((kept < share * (1 - 1e-12)).sum()) + 1, len(kept))  # the sum may end just below 1
+
+
+def _singular_values(matrix: Tensor) -> Tensor:
+    if not matrix.square().sum().isfinite():  # ‖ΔW‖², of which shares are told
+        raise AdapterFileError(
+            "a layer's change is beyond what numbers hold: train it again, with a smaller learning rate"
+        )
+    return torch.linalg.svdvals(matrix)

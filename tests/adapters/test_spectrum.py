@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from dreamtune.adapters.spectrum import Spectrum
+from dreamtune.errors import AdapterFileError
 
 
 def test_spectrum_from_factors_is_that_of_the_product() -> None:
@@ -25,3 +26,13 @@ def test_stable_rank_and_energy() -> None:
     nothing = Spectrum.of_factors(torch.zeros(3, 2), torch.ones(2, 4))
     assert (nothing.norm, nothing.stable_rank, nothing.rank_for()) == (0, 0, 0)
     assert nothing.energy.tolist() == [0, 0]
+
+
+@pytest.mark.parametrize("size", [1e80, 1e160])
+def test_finite_factors_of_a_change_that_is_not(size: float) -> None:
+    """Each number is finite; its products with others, or the squares of those, are not."""
+    up = torch.full((3, 2), size, dtype=torch.float64)
+    for make in (lambda: Spectrum.of_factors(up, up.T), lambda: Spectrum.of_matrix(up @ up.T)):
+        with pytest.raises(AdapterFileError, match="beyond what numbers hold"):
+            make()
+    assert Spectrum.of_factors(up, up.T / size / size).norm == pytest.approx(6)

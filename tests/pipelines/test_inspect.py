@@ -37,6 +37,14 @@ def test_untrained_adapter_has_no_energy(trained: TrainResult, tmp_path: Path) -
     assert {(layer.energy, layer.norm, layer.rank_used) for layer in layers} == {(0.0, 0.0, 0)}
 
 
+def test_a_change_beyond_what_numbers_hold_is_an_error_of_the_file(trained: TrainResult, tmp_path: Path) -> None:
+    file, path = AdapterFile.load(trained.adapter), tmp_path / "huge.safetensors"
+    tensors = {name: torch.full_like(tensor, 1e100, dtype=torch.float64) for name, tensor in file.tensors.items()}
+    replace(file, tensors=tensors).save(path)
+    with pytest.raises(AdapterFileError, match=rf"^{path}: a layer's change is beyond what numbers hold"):
+        inspect(path)
+
+
 def count(method: str, config: MethodConfig, out: int, inner: int) -> int:
     """Trained numbers of one layer, by each paper's formula."""
     r = config.rank
@@ -102,7 +110,7 @@ def test_file_of_another_tool(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ("name", "message"),
     [
         ("lora_unet_mid_block.lora_up.weight", "no layer of Stable Diffusion|lacks down"),
-        ("base_model.model.mid_block.lora_A.weight", "dimensions|lacks up"),
+        ("base_model.model.mid_block.lora_A.weight", "no layer of Stable Diffusion|dimensions|lacks up"),
         ("lora_unet_mid_block.hada_w1_a", "no layer of Stable Diffusion|lacks"),
     ],
 )
