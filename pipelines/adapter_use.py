@@ -70,6 +70,11 @@ class AdapterUse:
             )
 
     @property
+    def zero_terminal_snr(self) -> bool:
+        """Whether it was trained under noise that leaves nothing of the picture at its last step."""
+        return self.file.training.get("zero_terminal_snr") is True
+
+    @property
     def as_trained(self) -> bool:
         """Whether it acts at strength 1 everywhere."""
         return self.strength == 1 and all(factor == 1 for factor in self.blocks.values())
@@ -133,6 +138,23 @@ class AdapterUse:
         blocks = {"blocks": dict(self.blocks)} if self.blocks else {}
         window = {"window": list(self.window)} if self.window else {}
         return {"file": self.path.name, "strength": self.strength, "sha256": self.digest, **blocks, **window}
+
+
+def drawn_by(base: Base, adapters: Sequence[AdapterUse]) -> Base:
+    """`base` as pictures with these adapters are to be drawn: under the noise that they were trained with."""
+    zero = any(adapter.zero_terminal_snr for adapter in adapters) and base.prediction_type == "v_prediction"
+    return base.with_zero_terminal_snr() if zero else base
+
+
+def noise_remarks(base: Base, adapters: Sequence[AdapterUse]) -> list[str]:
+    """Where adapters were trained under other noise than they are drawn with by `base`, of :func:`drawn_by`."""
+    zero = [it.path.name for it in adapters if it.zero_terminal_snr]
+    rest = [it.path.name for it in adapters if it.file.layers and not it.zero_terminal_snr]
+    if zero and not base.scheduler.config.get("rescale_betas_zero_snr"):
+        return [f"trained with zero terminal SNR: {', '.join(zero)}; {base.id}, which predicts noise, cannot draw so"]
+    if zero and rest:
+        return [f"trained with zero terminal SNR: {', '.join(zero)}; without: {', '.join(rest)}; all are drawn with it"]
+    return []
 
 
 def digest_of(path: Path) -> str:

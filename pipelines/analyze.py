@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dreamtune.errors import AdapterFileError, ConfigError
-from dreamtune.pipelines.adapter_use import AdapterUse, base_name
+from dreamtune.pipelines.adapter_use import AdapterUse, base_name, drawn_by
 from dreamtune.pipelines.analysis_config import AnalyzeConfig
 from dreamtune.pipelines.analysis_report import Report
 from dreamtune.pipelines.analysis_study import AdapterInfo, Trajectory, block_of
@@ -159,7 +159,7 @@ def _load_base(config: AnalyzeConfig, uses: list[AdapterUse]) -> Base:
     name = base_name(uses) if config.base == "auto" else config.base
     from dreamtune.models import load_base
 
-    base = load_base(name, config.device)
+    base = drawn_by(load_base(name, config.device), uses)
     for use in uses:
         use.check(base, config.any_base)
     return base

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dreamtune.errors import AdapterFileError, ConfigError
-from dreamtune.pipelines.adapter_use import AdapterUse, base_name
+from dreamtune.pipelines.adapter_use import AdapterUse, base_name, drawn_by
 from dreamtune.pipelines.export_error import LayerError, changes_of, compare
 from dreamtune.pipelines.files import check_place, complete
 
@@ -200,7 +200,7 @@ def _load(name: str, use: AdapterUse, any_base: bool) -> Base:
     """The base, on the CPU, and certain to be one that the adapter fits."""
     from dreamtune.models import load_base
 
-    base = load_base(name, "cpu")
+    base = drawn_by(load_base(name, "cpu"), [use])
     use.check(base, any_base)
     return base
 

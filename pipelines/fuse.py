@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from dreamtune.errors import AdapterFileError, ConfigError
 from dreamtune.models.families import USUAL
-from dreamtune.pipelines.adapter_use import AdapterUse, base_name
+from dreamtune.pipelines.adapter_use import AdapterUse, base_name, drawn_by
 from dreamtune.pipelines.files import complete
 from dreamtune.pipelines.fuse_check import check, texts
 from dreamtune.pipelines.fuse_config import FuseConfig
@@ -116,7 +116,7 @@ def _base(config: FuseConfig, uses: Sequence[AdapterUse], *, to_record: bool) ->
         raise ConfigError(
             f"{name} is no single file to write a changed copy of: give a .safetensors checkpoint as base"
         )
-    base = load_base(name, config.device if to_record else "cpu")
+    base = drawn_by(load_base(name, config.device if to_record else "cpu"), uses)
     for use in uses:
         use.check(base, config.any_base)
     return base

@@ -10,7 +10,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dreamtune.pipelines.adapter_use import AdapterUse, base_name
+from dreamtune.pipelines.adapter_use import AdapterUse, base_name, drawn_by
 from dreamtune.pipelines.analysis_config import AnalyzeConfig
 from dreamtune.pipelines.fuse_config import FuseConfig
 from dreamtune.pipelines.progress import OnProgress, Printer, Progress
@@ -80,7 +80,7 @@ def explain(config: FuseConfig, on_progress: OnProgress | None = None) -> Explan
 
     given = [AdapterUse.load(text) for text in config.adapters]
     uses = [use for use in given if use.strength != 0]
-    base = load_base(base_name(uses) if config.base is None else config.base, config.device)
+    base = drawn_by(load_base(base_name(uses) if config.base is None else config.base, config.device), uses)
     for use in uses:
         use.check(base, config.any_base)
     settings = AnalyzeConfig(adapters=config.adapters, any_base=config.any_base, seed=config.seed)

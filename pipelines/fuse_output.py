@@ -24,13 +24,14 @@ def description(config: FuseConfig, uses: Sequence[AdapterUse], word: AdapterFil
         for use in uses
     ]
     settings = config.model_dump(mode="json", include={"method", "density", "balance", "rank", "seed"})
+    zero = {"zero_terminal_snr": True} if any(use.zero_terminal_snr for use in uses) else {}
     bases = sorted({use.file.base for use in uses if use.file.base})
     return {
         "base": bases[0] if bases else "",
         "trigger": first[0],
         "class_word": first[1],
         "others": tuple(others),
-        "training": {"fusion": settings | {"adapters": parts}},
+        "training": {"fusion": settings | {"adapters": parts}} | zero,
     }
 
 
@@ -55,7 +56,7 @@ def with_energy(fused: Fused) -> AdapterFile:
         return fused.file
     energy = {path: round(share, 6) for path, share in fused.energy.items()}
     told = fused.file.training["fusion"] | {"energy": energy}
-    return replace(fused.file, training={"fusion": told})
+    return replace(fused.file, training=dict(fused.file.training) | {"fusion": told})
 
 
 def write_checkpoint(file: AdapterFile, base: Base, source: Path, target: Path, any_base: bool) -> None:

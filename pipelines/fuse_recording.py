@@ -145,6 +145,7 @@ class Recorder:
             "changes": changes.digest(self.records),
             "paths": list(paths),
             "drawing": [self.base.resolution, self.steps, self.guidance, self.seed, self.base.device.type],
+            "noise": bool(self.base.scheduler.config.get("rescale_betas_zero_snr")),
         }
         return [key_of({**about, "prompts": list(prompts[:count])}) for count in range(1, len(prompts) + 1)]
 

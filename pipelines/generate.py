@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from dreamtune import __version__
 from dreamtune.errors import ConfigError, GenerationError
-from dreamtune.pipelines.adapter_use import AdapterUse
+from dreamtune.pipelines.adapter_use import AdapterUse, noise_remarks
 from dreamtune.pipelines.files import check_place, write_png
 from dreamtune.pipelines.generate_config import GenerateConfig
 from dreamtune.pipelines.generate_grid import Manner, Shot, axes_of, grid_sheet, shots_of
@@ -95,6 +95,7 @@ def generate(config: GenerateConfig, out: str | Path, on_progress: OnProgress | 
     remarks = [
         *prompt_remarks(config, adapters, regions, base),
         *region_remarks(regions, masks, size),
+        *noise_remarks(base, every),
         *(it for adapter in every for it in adapter.remarks),
         *(start.remarks(size) if start else []),
     ]

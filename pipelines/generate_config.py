@@ -10,7 +10,7 @@ from pydantic import Field, field_validator, model_validator
 
 from dreamtune.errors import ConfigError
 from dreamtune.models.families import USUAL
-from dreamtune.pipelines.adapter_use import AdapterUse, base_name
+from dreamtune.pipelines.adapter_use import AdapterUse, base_name, drawn_by
 from dreamtune.training.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ class DrawingConfig(Recipe):
 
         name = base_name(adapters) if self.base == "auto" else self.base
         precision = self.precision or ("bf16" if family_of(name) == "sdxl" else "fp32")
-        return load_base(name, device=self.device, precision=precision)
+        return drawn_by(load_base(name, device=self.device, precision=precision), adapters)
 
     def sampling(self, base: Base) -> tuple[int, float, int]:
         """Steps, guidance and size of pictures by `base`."""

@@ -85,6 +85,8 @@ def record(
         "precision": _PRECISIONS[str(base.unet.dtype)],
         "adapters": [adapter.to_dict() for adapter in adapters],
     }
+    if any(adapter.zero_terminal_snr for adapter in adapters):
+        settings["zero_terminal_snr"] = bool(base.scheduler.config.get("rescale_betas_zero_snr"))
     if config.mode != "routed":
         settings["mode"] = config.mode
     if regions:

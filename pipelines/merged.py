@@ -97,6 +97,8 @@ def _write_checkpoint(
             what = "text encoder" if split_part(path)[0] in TEXT_ENCODERS else "layer"
             raise ConfigError(f"{source} does not hold the {what} {path} in a known form: use the format diffusers")
         tensors[name], names[path] = _fits(path, merged, dtype or tensors[name].dtype), name
+    if base.scheduler.config.get("rescale_betas_zero_snr"):  # told so in single files, ComfyUI looks for them too
+        tensors = {"ztsnr": torch.zeros(0), "v_pred": torch.zeros(0)} | tensors
     if dtype is not None:
         tensors = {name: t.to(dtype) if t.is_floating_point() else t for name, t in tensors.items()}
     tensors = {name: tensor.contiguous() for name, tensor in tensors.items()}

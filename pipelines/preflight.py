@@ -46,6 +46,11 @@ class Prepared:
     """Of a run that goes on."""
 
     @property
+    def drawing(self) -> Base:
+        """The base under the noise of the training, to draw samples and scores; class pictures are drawn by itself."""
+        return self.base.with_zero_terminal_snr() if self.config.zero_terminal_snr else self.base
+
+    @property
     def told(self) -> dict[str, Any]:
         """What the adapter's file tells of its training beside the settings."""
         return dict(self.past.training) if self.past else {}

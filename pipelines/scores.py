@@ -162,7 +162,7 @@ class Scores:
         if self._exam is None:
             assert plan.judge is not None and config.resolution is not None, "seen to by the preflight"
             self._exam = Exam(
-                plan.base,
+                plan.drawing,
                 plan.attached,
                 plan.judge,
                 reference_pictures(plan.subject),

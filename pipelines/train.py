@@ -160,7 +160,7 @@ def _run(
 
     files = RunFiles(folder.checkpoints, plan.contents, add_files)
     started = time.monotonic()
-    with RunLog(folder, config, base, attached, tell) as log:
+    with RunLog(folder, config, plan.drawing, attached, tell) as log:
 
         def on_start(step: int) -> None:
             log.start(step)

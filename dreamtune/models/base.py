@@ -5,9 +5,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import count
-from typing import Any, Literal, cast
+from typing import Any, Literal, Self, cast
 
 import torch
 from diffusers import AutoencoderKL, DDPMScheduler, StableDiffusionPipeline, UNet2DConditionModel
@@ -20,7 +20,7 @@ from ..adapters.parts import UNET
 from ..errors import BaseModelError, ConfigError
 from .conditioning import Conditioning, pipeline_inputs
 from .prompts import tokenize
-from .samplers import AUTO, from_image, make_sampler
+from .samplers import AUTO, from_image, make_sampler, with_zero_snr
 
 PredictionType = Literal["epsilon", "v_prediction"]
 """What a UNet predicts: the noise, or v (Salimans and Ho 2022)."""
@@ -80,6 +80,13 @@ class Base:
     def noise_scheduler(self) -> DDPMScheduler:
         """The forward process that the base was trained with."""
         return cast(DDPMScheduler, DDPMScheduler.from_config(self.scheduler.config))
+
+    def with_zero_terminal_snr(self) -> Self:
+        """The same parts, to draw under noise that leaves nothing of the picture at its last step.
+
+        For adapters that were trained so; the UNet has to predict v.
+        """
+        return replace(self, scheduler=with_zero_snr(self.scheduler))
 
     def batch_for(self, size: int) -> int:
         """How many pictures of `size` pixels a side to draw at once: overhead bounds small ones, memory large ones."""

@@ -51,6 +51,19 @@ def make_sampler(name: str, own: Any) -> Any:
     return getattr(diffusers, kind).from_config(own.config, **latent, **options)
 
 
+def with_zero_snr(own: Any) -> Any:
+    """The scheduler `own` with betas rescaled to zero terminal SNR, and steps that begin where no signal is left.
+
+    Lin et al. 2024 (arXiv 2305.08891), sections 3.1 and 3.3. Where its class cannot do that it is DDIM.
+    """
+    kind = type(own) if "rescale_betas_zero_snr" in _arguments(type(own).__name__) else diffusers.DDIMScheduler
+    options: dict[str, Any] = {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
+    options |= {key: value for key, value in _LATENT.items() if key in _arguments(kind.__name__)}
+    if "use_karras_sigmas" in _arguments(kind.__name__):
+        options["use_karras_sigmas"] = False
+    return kind.from_config(own.config, **options)
+
+
 def from_image(pipeline: Any, init: Tensor, noise: Tensor) -> Any:
     """The image-to-image pipeline with the parts of `pipeline`, which begins with the latents `init`, noised.
 

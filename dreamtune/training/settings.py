@@ -95,8 +95,8 @@ class TrainSettings(Recipe):
     snr_gamma: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     """Gamma of min-SNR weighting (5 is usual); none weights all noise levels alike."""
     zero_terminal_snr: bool = False
-    """Train with a noise schedule whose last step is pure noise (only for bases that predict v); a base made that way
-    says so itself."""
+    """Train, and draw with the adapter, under noise that leaves nothing of the picture at its last step (only for bases
+    that predict v); a base made that way says so itself."""
     noise_offset: float = Field(default=0.0, ge=0, le=1)
     """Strength of a shift of each channel's noise (0.05 to 0.1 is usual), for dark or bright pictures; 0 is none."""
     huber_c: float | None = Field(default=None, gt=0, le=1)

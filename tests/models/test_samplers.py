@@ -15,7 +15,7 @@ from diffusers import (
 
 from dreamtune.errors import ConfigError
 from dreamtune.models import load_base
-from dreamtune.models.samplers import AUTO, SAMPLERS, make_sampler
+from dreamtune.models.samplers import AUTO, SAMPLERS, make_sampler, with_zero_snr
 
 BETAS: dict[str, Any] = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 ZERO_SNR = DDIMScheduler(
@@ -111,3 +111,23 @@ def test_samplers_that_add_noise_begin_with_that_of_the_seed_and_go_on_from_it(t
     expected = pipeline("a dog", 32, 32, num_inference_steps=5, guidance_scale=3.0, **options).images
     found = base.draw(["a cat", "a dog"], [2, 3], **SETTINGS, scheduler="euler-a")
     torch.testing.assert_close(found[1:], expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("own", "kind"),
+    [
+        (PNDMScheduler(**BETAS, skip_prk_steps=True, prediction_type="v_prediction"), "DDIMScheduler"),
+        (EulerDiscreteScheduler(**BETAS, use_karras_sigmas=True), "EulerDiscreteScheduler"),
+    ],
+    ids=("pndm", "euler"),
+)
+def test_zero_terminal_snr_is_given_to_any_scheduler(own: Any, kind: str) -> None:
+    """One that cannot have it becomes DDIM."""
+    sampler = with_zero_snr(own)
+    assert type(sampler).__name__ == kind
+    assert sampler.config.prediction_type == own.config.prediction_type
+    assert not sampler.config.get("clip_sample")
+    assert not sampler.config.get("use_karras_sigmas")
+    sampler.set_timesteps(4)
+    assert float(sampler.alphas_cumprod[-1]) == pytest.approx(0, abs=1e-6)
+    assert int(sampler.timesteps[0]) == 999

@@ -112,6 +112,7 @@ def _assemble(
         for path, (layer, options, _) in found.items()
     }
     trigger = metadata.get("modelspec.trigger_phrase", "")
+    zero = {"zero_terminal_snr": True} if metadata.get("ss_zero_terminal_snr") == "True" else {}  # of sd-scripts
     return AdapterFile(
         method=method,
         config=METHODS[method].config_class(**dict(usual)),
@@ -119,7 +120,7 @@ def _assemble(
         base="",
         trigger=trigger if isinstance(trigger, str) else "",
         class_word="",
-        training={"imported_from": tool, "layers_left_out": sum(left_out.values())},
+        training={"imported_from": tool, "layers_left_out": sum(left_out.values())} | zero,
         tensors={
             f"{path}.{key}": tensor.contiguous() for path, (_, _, own) in found.items() for key, tensor in own.items()
         },
