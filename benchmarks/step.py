@@ -70,7 +70,7 @@ def scheduler() -> DDPMScheduler:
 
 def picture(size: int) -> Example:
     """Noise in place of a picture's latents."""
-    return Example(torch.randn(4, size // 8, size // 8, generator=torch.Generator().manual_seed(1)), 0)
+    return Example(torch.randn(4, size // 8, size // 8, generator=torch.Generator().manual_seed(1)), (0,))
 
 
 def prompt() -> Conditioning:

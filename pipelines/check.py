@@ -57,7 +57,7 @@ class CheckResult:
                     "size": list(photo.crop.original),
                     "trained_at": list(photo.crop.size),
                     "kept": round(photo.crop.kept, 4),
-                    "caption": photo.caption,
+                    "captions": list(photo.captions),
                     "masked": photo.mask is not None,
                     "conversions": list(photo.conversions),
                 }

@@ -12,12 +12,13 @@ from pathlib import Path
 from dreamtune.errors import ConfigError, DatasetError
 from dreamtune.pipelines.workspace import Workspace, tidy_name
 from dreamtune.storage import atomic
+from dreamtune.words import one_form
 
 MOST_PICTURES = 200
 MOST_BYTES = 64 << 20
 """Of one picture."""
 CAPTION = 2000
-"""Characters of a caption."""
+"""Characters of a picture's captions."""
 _TEXTS = (".txt", ".caption")
 
 
@@ -36,13 +37,30 @@ def bring(workspace: Workspace, files: Sequence[tuple[str, Path]], name: str | N
     stem = Path(files[0][0]).stem.rstrip("0123456789 -_.()")  # "dog-01.jpg" belongs to the dog
     folder = workspace.free_place(workspace.datasets, name or tidy_name(stem, "pictures"))
     with _complete(folder) as target:
-        for number, (file, path) in enumerate(files):
-            suffix = Path(file).suffix.lower()
-            own = f"{tidy_name(Path(file).stem, f'picture-{number}')}{suffix}"
-            if (target / own).exists():
-                own = f"{number}-{own}"
+        for own, (_, path) in zip(_own_names([file for file, _ in files]), files, strict=True):
             shutil.copyfile(path, target / own)
     return folder.name
+
+
+def _own_names(files: Sequence[str]) -> list[str]:
+    """Plain names for files, all different, by which a picture, its captions and its mask still belong together."""
+    from dreamtune.data.images import SUFFIXES
+    from dreamtune.data.mask_files import marked
+
+    found: list[str] = []
+    stems: dict[str, str] = {}
+    for number, file in enumerate(files):
+        path = Path(one_form(file))
+        stem, mark = marked(path) or (path.stem, "")
+        inner = Path(stem).suffix  # x.jpg.txt and x.jpg.mask.png are for x.jpg
+        if (mark or path.suffix.lower() in _TEXTS) and inner.lower() in SUFFIXES:
+            stem, mark = stem.removesuffix(inner), inner.lower() + mark
+        if stem not in stems:
+            own = tidy_name(stem, f"picture-{number}")
+            stems[stem] = own if own not in stems.values() else f"{number}-{own}"
+        name = f"{stems[stem]}{mark}{path.suffix.lower()}"
+        found.append(name if name not in found else f"{number}-{name}")
+    return found
 
 
 def _check(file: str, path: Path) -> None:
@@ -68,22 +86,22 @@ def _complete(folder: Path) -> Iterator[Path]:
 def picture_files(folder: Path) -> list[Path]:
     """The files of a data set that may be pictures, in order of name; masks and captions are none."""
     from dreamtune.data.images import SUFFIXES
+    from dreamtune.data.mask_files import MaskFiles
 
-    files = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and path.name[0] != ".")
-    return [path for path in files if not path.name.lower().endswith(".mask.png")][:MOST_PICTURES]
+    files = MaskFiles.find(sorted(path for path in folder.iterdir() if path.name[0] != ".")).files
+    return [path for path in files if path.suffix.lower() in SUFFIXES][:MOST_PICTURES]
 
 
 def read_captions(folder: Path) -> dict[str, str]:
-    """Picture -> what stands in the .txt beside it; empty without one."""
-    found = {}
-    for path in picture_files(folder):
-        text = path.with_suffix(".txt")
-        found[path.name] = text.read_text(encoding="utf-8", errors="replace").strip() if text.is_file() else ""
-    return found
+    """Picture -> its captions as training finds them, a line each; empty without any."""
+    from dreamtune.data.captions import Captions
+
+    captions = Captions(path for path in folder.iterdir() if path.name[0] != ".")
+    return {path.name: "\n".join(captions.of(path)) for path in picture_files(folder)}
 
 
 def write_captions(workspace: Workspace, name: str, captions: Mapping[str, str]) -> int:
-    """Write the captions of a data set of the app; how many pictures have one. An empty one removes it.
+    """Write the captions of a data set of the app, a line each; how many pictures have one. Empty ones are removed.
 
     Raises ConfigError for a set of the owner's own folders, which are never written to, for a picture that is not
     there, and for a caption that is too long.
@@ -98,12 +116,13 @@ def write_captions(workspace: Workspace, name: str, captions: Mapping[str, str])
         if len(text) > CAPTION:
             raise ConfigError(f"the caption of {file} is too long: write at most {CAPTION} characters")
     for file, text in captions.items():
-        place, caption = known[file].with_suffix(".txt"), " ".join(text.split())
-        if caption:
+        place, lines = known[file].with_suffix(".txt"), [" ".join(line.split()) for line in text.splitlines()]
+        kept = [line for line in lines if line]
+        if kept:
             with atomic(place) as temporary:
-                temporary.write_text(caption + "\n", encoding="utf-8")
-        else:
-            place.unlink(missing_ok=True)
+                temporary.write_text("\n".join(kept) + "\n", encoding="utf-8")
+        for suffix in _TEXTS[1:] if kept else _TEXTS:  # where the first is, the others are not read
+            place.with_suffix(suffix).unlink(missing_ok=True)
     return sum(bool(text) for text in read_captions(folder).values())
 
 

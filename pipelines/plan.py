@@ -39,6 +39,8 @@ class PlanResult:
     """Names of pictures that would be left out."""
     buckets: tuple[tuple[int, int, int], ...]
     """Width, height and number of pictures of each shape, mirrored ones counted too, the most frequent first."""
+    captions: int
+    """Different prompts that these pictures are seen with, the empty one aside."""
     class_pictures: int
     """Of the prior; 0 without, or when it needs none."""
     batch: int
@@ -106,6 +108,7 @@ def plan(config: TrainConfig, out: str | Path, on_progress: OnProgress | None = 
         pictures=len(subject.photos),
         skipped=subject.skipped,
         buckets=tuple((*size, count * (2 if config.flip else 1)) for size, count in sizes.most_common()),
+        captions=len(subject.prompts),
         class_pictures=len(data.prior),
         batch=batch,
         steps_per_epoch=examples / batch,
@@ -141,9 +144,10 @@ def _random_data(prepared: Prepared) -> TrainingData:
     prompts = {prompt: row for row, prompt in enumerate(subject.prompts)}
     subjects: list[Example] = []
     for mirrored in (False, True) if config.flip else (False,):
-        for photo, caption in zip(subject.photos, subject.captions, strict=True):
+        for photo, captions in zip(subject.photos, subject.captions, strict=True):
             mask = None if photo.mask is None else torch.from_numpy(photo.mask.copy())
-            subjects.append(Example(noise(*photo.crop.size), prompts[caption], mask, photo.crop.time_ids(mirrored)))
+            rows = tuple(prompts[caption] for caption in captions)
+            subjects.append(Example(noise(*photo.crop.size), rows, mask, photo.crop.time_ids(mirrored)))
     texts = prepared.texts
     row = texts.index(prepared.class_prompt) if config.prior else None
     prior: tuple[Example, ...] = ()
@@ -151,7 +155,12 @@ def _random_data(prepared: Prepared) -> TrainingData:
         side = subject.resolution
         prior = prior_examples(torch.stack([noise(side, side)] * config.prior_images), row, side)
     return TrainingData(
-        tuple(subjects), prior, tuple(base.condition(texts)), texts, class_prompt=None if prior else row
+        tuple(subjects),
+        prior,
+        tuple(prepared.read(texts)),
+        texts,
+        class_prompt=None if prior else row,
+        empty=prepared.empty,
     )
 
 

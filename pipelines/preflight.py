@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from dreamtune.data.subject import Subject
     from dreamtune.evaluation import Judge
     from dreamtune.models import Base
+    from dreamtune.models.conditioning import Conditioning
     from dreamtune.training.data import Conditioner
     from dreamtune.training.objective import Objective
 
@@ -62,9 +63,22 @@ class Prepared:
 
     @property
     def texts(self) -> tuple[str, ...]:
-        """Every prompt that training needs, once: the pictures' and, with prior preservation, the class prompt."""
+        """Every prompt that training needs, once: the pictures', with prior preservation the class prompt, with
+        caption dropout the empty one.
+        """
         prior = (self.class_prompt,) if self.config.prior else ()
-        return tuple(dict.fromkeys((*self.subject.prompts, *prior)))
+        empty = ("",) if self.config.caption_dropout else ()
+        return tuple(dict.fromkeys((*self.subject.prompts, *prior, *empty)))
+
+    @property
+    def empty(self) -> int | None:
+        """Place of the empty prompt in :attr:`texts`; None if no picture is seen with it."""
+        return self.texts.index("") if self.config.caption_dropout else None
+
+    def read(self, texts: Sequence[str], gradients: bool = False) -> list[Conditioning]:
+        """What the UNet is told of `texts` now, an empty one being what guidance leads away from."""
+        found = self.base.condition(texts, gradients=gradients)
+        return [it if text else self.base.emptied(it) for text, it in zip(texts, found, strict=True)]
 
     def conditioner(self) -> Conditioner | None:
         """What tells the UNet of :attr:`texts` while they change their meaning; None if the cached prompts do."""
@@ -72,7 +86,7 @@ class Prepared:
 
         if not self.config.trains_text:
             return None
-        return LiveConditioner(self.texts, partial(self.base.condition, gradients=True))
+        return LiveConditioner(self.texts, partial(self.read, gradients=True))
 
     def release(self) -> None:
         """Give back the memory of what the loop does not need, once prompts and pictures are encoded."""
@@ -141,7 +155,7 @@ def preflight(config: TrainConfig, folder: RunFolder, resume: bool, tell: OnProg
         config.token,
         Framing.of(base, resolution, config.buckets),
         strict=config.strict,
-        instance_prompt=config.prompt(config.instance_prompt),
+        prompts=config.instance_prompts,
         masks=config.masks,
         on_progress=patiently(tell),
     )
@@ -207,18 +221,20 @@ def _check_length(config: TrainConfig, resume: bool, tell: OnProgress) -> None:
 def _prompt_remarks(config: TrainConfig, base: Base) -> list[Remark]:
     """A remark on each prompt of the settings that is longer than the base reads.
 
-    Raises ConfigError for an instance prompt of which it does not read the token: it would be trained without.
+    Raises ConfigError for one of pictures of which it does not read the token: it would be trained without.
     """
     from dreamtune.data.words import Reading, brief, length_remarks
 
-    instance, words = config.prompt(config.instance_prompt), _new_words(config)
-    reading = Reading.of(instance, base.tokenizer, words)
-    if reading.loses(config.token):
-        raise ConfigError(
-            f"instance_prompt = {brief(instance)!r} has {reading.length} tokens, of which the base reads "
-            f"{reading.room}; the token {config.token!r} is not among those: write it nearer to the beginning"
-        )
-    prompts = [("instance_prompt", instance)]
+    words, prompts = _new_words(config), list[tuple[str, str]]()
+    for prompt in config.instance_prompts:
+        reading = Reading.of(prompt, base.tokenizer, words)
+        if reading.loses(config.token):
+            name = "prompts" if config.prompts else "instance_prompt"
+            raise ConfigError(
+                f"{name} = {brief(prompt)!r} has {reading.length} tokens, of which the base reads "
+                f"{reading.room}; the token {config.token!r} is not among those: write it nearer to the beginning"
+            )
+        prompts.append((f"prompt {brief(prompt)!r}" if config.prompts else "instance_prompt", prompt))
     if config.prior:
         prompts.append(("class_prompt", config.prompt(config.class_prompt)))
     if config.sample_every:

@@ -234,10 +234,10 @@ def _encode(plan: Prepared, tell: OnProgress, stop: threading.Event) -> Training
     texts, class_prompt = plan.texts, plan.class_prompt
     prompts = tuple(prompt_conditionings(base, texts))
     if not config.prior:
-        return TrainingData(subjects, (), prompts, texts)
+        return TrainingData(subjects, (), prompts, texts, empty=plan.empty)
     row = texts.index(class_prompt)
     if config.prior_from == "prediction":
-        return TrainingData(subjects, (), prompts, texts, class_prompt=row)
+        return TrainingData(subjects, (), prompts, texts, class_prompt=row, empty=plan.empty)
     latents = prior_latents(
         base,
         class_prompt,
@@ -247,7 +247,8 @@ def _encode(plan: Prepared, tell: OnProgress, stop: threading.Event) -> Training
         guidance=config.guidance,
         on_progress=follow("prior", "class pictures"),
     )
-    return TrainingData(subjects, prior_examples(latents, row, subject.resolution), prompts, texts)
+    prior = prior_examples(latents, row, subject.resolution)
+    return TrainingData(subjects, prior, prompts, texts, empty=plan.empty)
 
 
 def _report(plan: Prepared, result: TrainResult) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from dreamtune.errors import ConfigError
 from dreamtune.storage import data_dir
+from dreamtune.words import one_form
 
 SAMPLES = {"sample-cat": (39, "cat"), "sample-robot": (71, "robot"), "sample-mug": (0, "mug")}
 """Data sets that are always there -> number and class of the subject in the pocket world."""
@@ -162,7 +163,7 @@ def plain_name(name: str) -> str:
 
 def tidy_name(text: str, otherwise: str) -> str:
     """The nearest plain name to `text`, which somebody else chose; `otherwise` if nothing of it is left."""
-    name = re.sub(r"[^\w .-]+", "-", text).strip(" .-_")[:60].rstrip(" .")
+    name = re.sub(r"[^\w .-]+", "-", one_form(text)).strip(" .-_")[:60].rstrip(" .")
     return name if _NAME.fullmatch(name) else otherwise
 
 

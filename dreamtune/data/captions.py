@@ -2,35 +2,51 @@
 
 from __future__ import annotations
 
+import errno
 import json
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from dreamtune.data.images import Remark, printable
-from dreamtune.words import holds
+from dreamtune.storage import read_regular
+from dreamtune.words import holds, one_form
 
 SUFFIXES = (".txt", ".caption")
 """Of a file beside a picture; the first that is there counts."""
 METADATA = "metadata.jsonl"
 """A JSON object with "file_name" and "text" in each line, as Hugging Face's image folders have it."""
 LONGEST = 64 << 10
-"""Bytes of a text file that can be a caption."""
+"""Bytes of a text file that can be captions."""
+LONGEST_METADATA = 64 << 20
+"""Bytes of a metadata.jsonl."""
+MOST = 100
+"""Captions of one picture: each is kept as the text encoder reads it."""
 _FALLBACK = "the instance prompt is used"
 
 
 class Captions:
-    """Finds the caption of a picture, and remarks on what is wrong with captions."""
+    """Finds the captions of a picture, and remarks on what is wrong with captions.
+
+    A file is a picture's by its stem, or by all of its name: x.txt or x.jpg.txt for x.jpg. Names are compared in one
+    Unicode form, since a disk or an archive may have changed that of some of them.
+    """
 
     def __init__(self, entries: Iterable[Path], token: str | None = None) -> None:
         self.token = token
         """Word that captions should hold, if it is known."""
         self.remarks: list[Remark] = []
         self._files: dict[str, Path] = {}
-        self._lines: dict[str, str] = {}
-        self._used: set[str] = set()
+        self._lines: dict[str, tuple[str, ...]] = {}
+        self._users: dict[Path, list[Path]] = {}
+        """File of captions -> the pictures that have them."""
+        self._found: set[str] = set()
+        """Those in metadata.jsonl whose pictures are there, in one form."""
         for path in entries:
             if path.suffix.lower() in SUFFIXES:
-                self._files[path.stem + path.suffix.lower()] = path
+                other = self._files.setdefault(one_form(path.stem) + path.suffix.lower(), path)
+                if other is not path:
+                    self._remark(path.name, f"is not used, since there is {printable(other.name)}", "keep one")
             elif path.name == METADATA:
                 self._read_metadata(path)
 
@@ -38,87 +54,139 @@ class Captions:
         """Whether a file is one of captions and not to be tried as a picture."""
         return path.suffix.lower() in SUFFIXES or path.name == METADATA
 
-    def of(self, picture: Path) -> str | None:
-        """The caption of a picture on one line; the text file beside it wins over metadata.jsonl. None without one."""
-        for suffix in SUFFIXES:
-            file = self._files.get(picture.stem + suffix)
-            if file is not None:
-                self._used.add(file.name)
-                text = self._read(file)
-                if text:
-                    self._look_for_token(file.name, text)
-                    self._used.add(picture.name)
-                    return text
-        if picture.name in self._lines:
-            self._used.add(picture.name)
-            text = self._lines[picture.name]
-            self._look_for_token(f"{METADATA} ({picture.name})", text)
-            return text
-        return None
+    def of(self, picture: Path) -> tuple[str, ...]:
+        """The captions of a picture, one for each line; a text file beside it wins over metadata.jsonl."""
+        name = one_form(picture.name)
+        for start in (name, one_form(picture.stem)):
+            for suffix in SUFFIXES:
+                file = self._files.get(start + suffix)
+                if file is None:
+                    continue
+                again = file in self._users
+                self._users.setdefault(file, []).append(picture)
+                captions = self._read(file, quietly=again)
+                if captions:
+                    self._found.add(name)
+                    return captions
+        if name in self._lines:
+            self._found.add(name)
+            self._look_for_token(f"{METADATA} ({picture.name})", self._lines[name])
+        return self._lines.get(name, ())
 
     def finish(self, left_out: Iterable[str]) -> list[Remark]:
         """All remarks, those on captions without a picture too; call it after the last picture.
 
         left_out: names of pictures that were left out, whose captions need no remark of their own.
         """
-        left_out = set(left_out)
-        stems = {Path(name).stem for name in left_out}
-        taken = {Path(name).stem: name for name in self._used if Path(name).suffix.lower() in SUFFIXES}
+        left_out = {one_form(name) for name in left_out}
+        starts = left_out | {Path(name).stem for name in left_out}
+        taken = {
+            one_form(start): file.name
+            for file, pictures in self._users.items()
+            for picture in pictures
+            for start in (picture.stem, picture.name)
+        }
         for file in self._files.values():
-            if file.name in self._used or file.stem in stems:
+            start, users = one_form(file.stem), self._users.get(file, [])
+            if len(users) > 1:
+                self.remarks.append(shared(file, "the caption", users))
+            elif users or start in starts:
                 continue
-            if file.stem in taken:
-                self._remark(file.name, f"is not used, since there is {printable(taken[file.stem])}", "keep one")
+            elif start in taken:
+                self._remark(file.name, f"is not used, since there is {printable(taken[start])}", "keep one")
             else:
                 self._remark(file.name, "belongs to no picture", "name it after its picture")
-        for name in self._lines.keys() - self._used - left_out:
+        for name in self._lines.keys() - self._found - left_out:
             self._remark(f"{METADATA} ({name})", "belongs to no picture", "correct its file_name")
         return self.remarks
 
     def _remark(self, file: str, problem: str, remedy: str) -> None:
         self.remarks.append(Remark(printable(file), problem, remedy))
 
-    def _read(self, file: Path) -> str | None:
+    def _read(self, file: Path, quietly: bool) -> tuple[str, ...]:
+        """The captions in a text file. quietly: without remarks, which have been made."""
+        told, captions = len(self.remarks), ()
         try:
-            if not file.is_file():  # a folder, a pipe that would never end
-                self._remark(file.name, "is no regular file", f"remove it; {_FALLBACK}")
-                return None
-            if file.stat().st_size > LONGEST:
-                self._remark(file.name, f"is longer than {LONGEST >> 10} KiB", f"write a sentence; {_FALLBACK}")
-                return None
-            text = " ".join(file.read_text(encoding="utf-8-sig").split())
+            captions = _captions(re.split(r"\r\n?|\n", read_regular(file, LONGEST).decode("utf-8-sig")))
+            if captions:
+                captions = self._bounded(file.name, captions)
+                self._look_for_token(file.name, captions)
+            else:
+                self._remark(file.name, "is empty", f"write a caption or remove it; {_FALLBACK}")
         except UnicodeDecodeError:
             self._remark(file.name, "cannot be read as UTF-8 text", f"save it as UTF-8; {_FALLBACK}")
-            return None
         except OSError as error:
-            self._remark(file.name, f"cannot be read ({error.strerror or error})", f"check it; {_FALLBACK}")
-            return None
-        if not text:
-            self._remark(file.name, "is empty", f"write a caption or remove it; {_FALLBACK}")
-        return text
+            if error.errno == errno.EFBIG:
+                self._remark(file.name, f"is longer than {LONGEST >> 10} KiB", f"write a sentence; {_FALLBACK}")
+            elif error.errno in (errno.EISDIR, errno.EINVAL):  # a pipe that would never end
+                self._remark(file.name, "is no regular file", f"remove it; {_FALLBACK}")
+            else:
+                self._remark(file.name, f"cannot be read ({error.strerror or error})", f"check it; {_FALLBACK}")
+        if quietly:
+            del self.remarks[told:]
+        return captions
 
-    def _look_for_token(self, file: str, text: str) -> None:
-        if self.token is not None and not holds(text, self.token):
+    def _bounded(self, file: str, captions: tuple[str, ...]) -> tuple[str, ...]:
+        if len(captions) > MOST:
+            self._remark(
+                file, f"has {len(captions)} captions, a line each", f"the first {MOST} are used: keep the best"
+            )
+        return captions[:MOST]
+
+    def _look_for_token(self, file: str, captions: Sequence[str]) -> None:
+        if self.token is None:
+            return
+        lacking = [number for number, text in enumerate(captions, 1) if not holds(text, self.token)]
+        if len(lacking) == len(captions):
             remedy = "write the token into it: the subject is learned without its name"
             self._remark(file, f"does not hold the token {self.token!r}", remedy)
+        elif lacking:
+            which = f"caption {lacking[0]}" if len(lacking) == 1 else f"captions {', '.join(map(str, lacking[:9]))}"
+            self._remark(
+                file,
+                f"does not hold the token {self.token!r} in {which} of {len(captions)}",
+                "write it into each: every line is a caption of its own, so keep a long one on one line",
+            )
 
     def _read_metadata(self, path: Path) -> None:
         try:
-            lines = path.read_text(encoding="utf-8-sig").split("\n") if path.is_file() else []
-        except (OSError, UnicodeDecodeError):
+            lines = read_regular(path, LONGEST_METADATA).decode("utf-8-sig").split("\n")
+        except UnicodeDecodeError:
             self._remark(path.name, "cannot be read as UTF-8 text", f"save it as UTF-8; {_FALLBACK}")
+            return
+        except OSError as error:
+            self._remark(path.name, f"cannot be read ({error.strerror or error})", f"check it; {_FALLBACK}")
             return
         for number, line in enumerate(lines, 1):
             if not line.strip():
                 continue
             try:
                 entry = json.loads(line)
-                name, text = entry["file_name"], " ".join(entry["text"].split())
+                name, text = entry["file_name"], entry["text"]
+                captions = _captions(text if isinstance(text, list) else [text])
+                "".join(captions).encode()  # JSON can write halves of characters
             except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
                 wanted = '{"file_name": "1.jpg", "text": "..."}'
                 self._remark(path.name, f"line {number} is not as expected", f"write {wanted}; the line is ignored")
                 continue
-            if text and isinstance(name, str):
-                self._lines[name] = text
-            else:
+            if not captions or not isinstance(name, str):
                 self._remark(path.name, f"line {number} has an empty caption", f"write one; {_FALLBACK}")
+                continue
+            if one_form(name) in self._lines:
+                remedy = "its last line counts: for several captions give a list of texts"
+                self._remark(f"{path.name} ({name})", "stands there twice", remedy)
+            self._lines[one_form(name)] = self._bounded(f"{path.name} ({name})", captions)
+
+
+def shared(file: Path, what: str, pictures: Sequence[Path]) -> Remark:
+    """The remark on a file that is `what` ("the mask", ...) of several pictures, which have one name."""
+    both = " and ".join(printable(picture.name) for picture in pictures)
+    own = one_form(pictures[-1].name) + one_form(file.name).removeprefix(one_form(pictures[-1].stem))
+    remedy = f"rename one of them, or give it a file of its own, {printable(own)}"
+    return Remark(printable(file.name), f"is {what} of {both} alike", remedy)
+
+
+def _captions(texts: Iterable[str]) -> tuple[str, ...]:
+    """Those that are not empty, each on one line."""
+    lines = (" ".join(text.split()) for text in texts)
+    return tuple(line for line in lines if line)

@@ -32,7 +32,7 @@ def subject_examples(
 ) -> tuple[Example, ...]:
     """The subject's pictures for training, with `flip` the mirrored ones after the others.
 
-    Each one's `prompt` is a row of `subject.prompts`. Latents are the mode of the VAE's posterior, scaled. They come
+    Each one's `prompts` are rows of `subject.prompts`. Latents are the mode of the VAE's posterior, scaled. They come
     from the cache where they are there; an entry depends on the file's bytes, the crop and size, the mirroring, and
     the VAE's weights and type. `on_progress(done, of)` is told after each.
 
@@ -44,10 +44,10 @@ def subject_examples(
     prompts = {prompt: row for row, prompt in enumerate(subject.prompts)}
     photos = list(zip(subject.photos, subject.captions, strict=True))
     work = [
-        (photo, caption, mirrored) for mirrored in ((False, True) if flip else (False,)) for photo, caption in photos
+        (photo, captions, mirrored) for mirrored in ((False, True) if flip else (False,)) for photo, captions in photos
     ]
     examples = []
-    for photo, caption, mirrored in work:
+    for photo, captions, mirrored in work:
         crop = {"box": photo.crop.box, "size": photo.crop.size}
         key = key_of({"picture": photo.digest, **crop, "vae": vae, "mirrored": mirrored, "rules": _RULES})
         entry = cache.get(key)
@@ -56,7 +56,8 @@ def subject_examples(
         mask = None if photo.mask is None else torch.from_numpy(photo.mask.copy())
         if mask is not None and mirrored:
             mask = mask.flip(-1)
-        examples.append(Example(entry["latent"], prompts[caption], mask, photo.crop.time_ids(mirrored)))
+        rows = tuple(prompts[caption] for caption in captions)
+        examples.append(Example(entry["latent"], rows, mask, photo.crop.time_ids(mirrored)))
         if on_progress:
             on_progress(len(examples), len(work))
     cache.make_room()
@@ -78,6 +79,8 @@ def read_pixels(photo: Photo) -> Tensor:
 def prompt_conditionings(base: Base, prompts: Sequence[str], cache: Cache | None = None) -> list[Conditioning]:
     """What the UNet is told of each prompt, fp32 on the CPU; equal prompts are encoded once.
 
+    An empty one is what guidance leads away from.
+
     It is that of the base alone: no adapter on a text encoder and no new word may act on it meanwhile.
     """
     from dreamtune.models.conditioning import Conditioning
@@ -96,7 +99,7 @@ def prompt_conditionings(base: Base, prompts: Sequence[str], cache: Cache | None
             cache.put(key, entry)
         found[prompt] = Conditioning(entry["embedding"], entry.get("pooled"))
     cache.make_room()
-    return [found[prompt] for prompt in prompts]
+    return [found[prompt] if prompt else base.emptied(found[prompt]) for prompt in prompts]
 
 
 def _latent(base: Base, photo: Photo, mirrored: bool) -> Tensor:

@@ -9,12 +9,12 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Example:
-    """A picture and the number of its prompt; CPU tensors, fp32."""
+    """A picture and the numbers of its prompts; CPU tensors, fp32."""
 
     latent: Tensor
     """(c, h, w), scaled; h and w are those of its bucket."""
-    prompt: int
-    """Row in the list of prompts that belongs to the examples."""
+    prompts: tuple[int, ...]
+    """Rows in the list of prompts that belongs to the examples; it has one of them each time it is seen."""
     mask: Tensor | None = None
     """(h, w) weight of each latent cell in the loss, 0 to 1; None weighs all alike."""
     time_ids: Tensor | None = None

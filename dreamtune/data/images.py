@@ -6,8 +6,10 @@ A picture that cannot be used is reported as a remark with the remedy; nothing h
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import io
+import os
 import struct
 import threading
 import warnings
@@ -21,6 +23,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError, features
 
 from dreamtune.errors import first_line
+from dreamtune.storage import open_regular
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -122,11 +125,15 @@ def open_picture(path: Path, side: int | None = None) -> Picture:
     and takes less memory. Call it within :func:`quiet`.
     """
     try:
-        if path.stat().st_size > MAX_BYTES:
-            raise UnusablePicture(f"is larger than {MAX_BYTES >> 20} MiB", "save it as JPEG or PNG")
-        data = path.read_bytes()
+        with open_regular(path) as file:
+            large = os.fstat(file.fileno()).st_size > MAX_BYTES
+            data = b"" if large else file.read(MAX_BYTES + 1)
     except OSError as error:
-        raise UnusablePicture(f"cannot be read ({error.strerror or error})", "check its permissions") from None
+        refused = error.errno in (errno.EACCES, errno.EPERM)
+        remedy = "check its permissions" if refused else "give a picture that can"
+        raise UnusablePicture(f"cannot be read ({error.strerror or error})", remedy) from None
+    if large or len(data) > MAX_BYTES:
+        raise UnusablePicture(f"is larger than {MAX_BYTES >> 20} MiB", "save it as JPEG or PNG")
     return decode(data, path.suffix.lower(), side)
 
 

@@ -10,17 +10,27 @@ from PIL import Image, ImageChops
 from dreamtune.data.buckets import Crop
 from dreamtune.data.images import UnusablePicture, open_picture
 
-SUFFIX = ".mask.png"
-"""x.mask.png belongs to the picture x.jpg: white is the subject, black is ignored."""
+_GLANCE = 64
+"""Side of the small copy in which colour is looked for: single odd pixels do not matter."""
+_SPREAD = 40
+"""Difference between the channels of a pixel that compression does not make of grey."""
 
 
-def read_mask(path: Path, size: tuple[int, int]) -> Image.Image:
-    """The mask (L) in the file for an upright picture of `size`. Raises UnusablePicture.
+def has_colour(image: Image.Image) -> bool:
+    """Whether anything of an RGB picture is neither black nor white nor grey; masks are."""
+    small = np.asarray(image.resize((_GLANCE, _GLANCE), Image.Resampling.BOX), dtype=np.int16)
+    return bool((small.max(axis=2) - small.min(axis=2)).max() > _SPREAD)
+
+
+def read_mask(path: Path, size: tuple[int, int], sure: bool = True) -> Image.Image:
+    """The mask (L) in the file for an upright picture of `size`: white is the subject, black is ignored.
 
     A mask of another size is taken if it has the picture's shape: masks are often drawn on a smaller copy. What is
-    transparent in it is black.
+    transparent in it is black. sure: whether colour in it does not matter. Raises UnusablePicture.
     """
     picture = open_picture(path)
+    if not sure and has_colour(picture.image):
+        raise UnusablePicture("is called a mask but has colour", "call it x.mask.png for x.jpg, or else if it is none")
     width, height = picture.size
     if abs(width * size[1] - height * size[0]) > max(width, height, *size):
         have, want = f"{width}x{height}", f"{size[0]}x{size[1]}"

@@ -80,7 +80,7 @@ def prior_examples(latents: Tensor, prompt: int, resolution: int) -> tuple[Examp
     """Class pictures for training, from their latents (n, c, h, w): whole pictures of `resolution` pixels a side."""
     side = float(resolution)
     time_ids = torch.tensor([side, side, 0.0, 0.0, side, side])
-    return tuple(Example(latent, prompt, None, time_ids) for latent in latents)
+    return tuple(Example(latent, (prompt,), None, time_ids) for latent in latents)
 
 
 def _describe(base: Base, prompt: str, resolution: int, steps: int, guidance: float) -> dict[str, object]:

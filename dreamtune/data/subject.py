@@ -22,8 +22,8 @@ class Subject:
     framing: Framing
     photos: tuple[Photo, ...]
     """Those that are used, in order of name."""
-    captions: tuple[str, ...]
-    """Of each photo: what stands beside it, or the instance prompt."""
+    captions: tuple[tuple[str, ...], ...]
+    """Of each photo: what stands beside it, or the instance prompts; it has one of them each time it is seen."""
     remarks: tuple[Remark, ...]
     """One line per problem, in the order of the files."""
 
@@ -35,7 +35,7 @@ class Subject:
     @property
     def prompts(self) -> tuple[str, ...]:
         """The captions, each once, in the order of their first picture."""
-        return tuple(dict.fromkeys(self.captions))
+        return tuple(dict.fromkeys(caption for captions in self.captions for caption in captions))
 
     @property
     def skipped(self) -> tuple[str, ...]:
@@ -46,9 +46,9 @@ class Subject:
     def digest(self) -> str:
         """Hash of all that training sees of the subject; equal digests mean equal data."""
         parts = []
-        for photo, caption in zip(self.photos, self.captions, strict=True):
+        for photo, captions in zip(self.photos, self.captions, strict=True):
             mask = "" if photo.mask is None else hashlib.sha256(photo.mask.tobytes()).hexdigest()
-            parts += [photo.digest, str(photo.crop), caption, mask]
+            parts += [photo.digest, str(photo.crop), "\n".join(captions), mask]
         return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
 
@@ -84,14 +84,14 @@ def load_subject(
     token: str = "sks",
     framing: Framing | None = None,
     strict: bool = False,
-    instance_prompt: str | None = None,
+    prompts: Sequence[str] = (),
     masks: bool = True,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Subject:
     """Look through a folder and say how each picture in it is used.
 
-    A picture named x.jpg takes its caption from x.txt or x.caption beside it or from metadata.jsonl, else
-    `instance_prompt` (default "a {token} {class_word}"), and its mask from x.mask.png or its own transparency.
+    A picture named x.jpg takes its captions from x.txt or x.caption beside it or from metadata.jsonl, else
+    `prompts` (default "a {token} {class_word}"), and its mask from x.mask.png or its own transparency.
     `framing` (default that of SD 1.x) decides shapes and cropping. Unusable pictures and exact duplicates are left
     out with a remark, foreign files and subfolders are remarked on. `on_progress(done, of)` is told after each file.
 
@@ -101,12 +101,12 @@ def load_subject(
     folder = check_folder(images_dir)
     photos, remarks = survey(folder, framing, token, masks, on_progress)
     check_usable(folder, photos, remarks, strict)
-    instance_prompt = instance_prompt or f"a {token} {class_word}"
+    prompts = tuple(prompts) or (f"a {token} {class_word}",)
     return Subject(
         class_word=class_word,
         token=token,
         framing=framing,
         photos=tuple(photos),
-        captions=tuple(photo.caption or instance_prompt for photo in photos),
+        captions=tuple(photo.captions or prompts for photo in photos),
         remarks=tuple(remarks),
     )

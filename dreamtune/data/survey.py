@@ -22,6 +22,7 @@ from dreamtune.data.images import (
     printable,
     quiet,
 )
+from dreamtune.data.mask_files import MaskFile, MaskFiles
 
 NEAR = 4
 """Pictures whose perceptual hashes differ in at most this many of 64 bits look alike; others differ in 15 and more."""
@@ -42,8 +43,8 @@ class Photo:
     digest: str
     """SHA-256 of the file's bytes."""
     crop: Crop
-    caption: str | None
-    """What stands beside it; None without one."""
+    captions: tuple[str, ...]
+    """What stands beside it; empty if nothing does."""
     mask: np.ndarray | None
     """(h, w) fp32 weight of each latent cell; None weighs all alike."""
     conversions: tuple[str, ...]
@@ -66,16 +67,17 @@ def survey(
     """
     entries = sorted((path for path in folder.iterdir() if path.name[0] != "."), key=lambda path: path.name)
     captions = Captions(entries, token)
-    drawn = {path.name[: -len(masks.SUFFIX)]: path for path in entries if path.name.lower().endswith(masks.SUFFIX)}
-    files = [
-        path for path in entries if path.name not in _CLUTTER and path not in drawn.values() and not captions.owns(path)
-    ]
-    wanted = drawn if use_masks else {}
+    drawn = MaskFiles.find(path for path in entries if path.name not in _CLUTTER)
+    files = [path for path in drawn.files if not captions.owns(path)]
+
+    def look(path: Path) -> tuple[Photo | None, list[Remark]]:
+        return _look(path, framing, drawn.of(path) if use_masks else None, use_masks, path in drawn.doubtful)
+
     photos: list[Photo] = []
     remarks: list[Remark] = []
     by_digest: dict[str, str] = {}
     with quiet(), ThreadPoolExecutor(min(THREADS, os.cpu_count() or 1)) as pool:
-        looks = pool.map(lambda path: _look(path, framing, wanted.get(path.stem), use_masks), files)
+        looks = pool.map(look, files)
         try:
             for done, (photo, told) in enumerate(looks, 1):
                 if photo is not None and photo.digest in by_digest:
@@ -87,7 +89,7 @@ def survey(
                 if photo is not None and photo.digest not in by_digest:
                     by_digest[photo.digest] = photo.file
                     remarks += _twin(photo, photos)
-                    photos.append(replace(photo, caption=captions.of(photo.path)))
+                    photos.append(replace(photo, captions=captions.of(photo.path)))
                 if on_progress:
                     on_progress(done, len(files))
         finally:  # nobody waits for the rest when the user stops it
@@ -95,12 +97,17 @@ def survey(
     used = {photo.path.name for photo in photos}
     unused = [path.name for path in files if path.name not in used]
     remarks += captions.finish(unused)
-    remarks += _lost_masks(drawn, {path.stem for path in files}, use_masks)
+    remarks += drawn.finish(files, use_masks)
     return photos, sorted(remarks, key=lambda remark: remark.file)
 
 
-def _look(path: Path, framing: Framing, mask: Path | None, use_masks: bool) -> tuple[Photo | None, list[Remark]]:
-    """Decode a file and say what is wrong with it. The photo lacks its caption; None if it cannot be used."""
+def _look(
+    path: Path, framing: Framing, mask: MaskFile | None, use_masks: bool, doubtful: bool
+) -> tuple[Photo | None, list[Remark]]:
+    """Decode a file and say what is wrong with it. The photo lacks its captions; None if it cannot be used.
+
+    doubtful: whether it is called as a mask is, but there is no picture that it could belong to.
+    """
     name, named_as_picture = printable(path.name), path.suffix.lower() in SUFFIXES
     try:
         if path.is_dir():
@@ -118,8 +125,15 @@ def _look(path: Path, framing: Framing, mask: Path | None, use_masks: bool) -> t
         if named_as_picture:
             return None, [Remark(name, error.problem, error.remedy, skipped=True)]
         return None, [Remark(name, "is no picture", "it is not used")]
-    crop = framing.crop(*picture.size)
     remarks = [Remark(name, *note) for note in picture.notes]
+    if doubtful and not masks.has_colour(picture.image):
+        remedy = "name it after its picture, as x.mask.png for x.jpg, or otherwise if it is a picture"
+        return None, [Remark(name, "is a mask by its name and belongs to no picture", remedy, skipped=True)]
+    if doubtful:
+        remarks.append(
+            Remark(name, "is called a mask but has colour", "it is trained on: rename or remove it if it is")
+        )
+    crop = framing.crop(*picture.size)
     if crop.scale > 2:
         remarks.append(Remark(name, f"is enlarged {crop.scale:.1f} times", "use a sharper picture"))
     if crop.kept < 2 / 3:
@@ -128,14 +142,14 @@ def _look(path: Path, framing: Framing, mask: Path | None, use_masks: bool) -> t
     weights = None
     if use_masks:
         try:
-            image = masks.read_mask(mask, picture.size) if mask is not None else picture.alpha
+            image = masks.read_mask(mask.path, picture.size, mask.sure) if mask is not None else picture.alpha
             weights = None if image is None else masks.cell_weights(image, crop, framing.cell)
         except UnusablePicture as error:
-            file = name if mask is None else printable(mask.name)
+            file = name if mask is None else mask.name
             problem = f"{error.problem}; it masks nothing"
             remarks.append(Remark(file, problem, error.remedy, skipped=mask is not None))
     likeness = perceptual_hash(picture.image)
-    return Photo(path, name, picture.digest, crop, None, weights, picture.conversions, likeness), remarks
+    return Photo(path, name, picture.digest, crop, (), weights, picture.conversions, likeness), remarks
 
 
 def _twin(photo: Photo, others: list[Photo]) -> list[Remark]:
@@ -143,14 +157,3 @@ def _twin(photo: Photo, others: list[Photo]) -> list[Remark]:
         if (other.likeness ^ photo.likeness).bit_count() <= NEAR:
             return [Remark(photo.file, f"looks like {other.file}", "keep one if they show the same")]
     return []
-
-
-def _lost_masks(drawn: dict[str, Path], stems: set[str], use_masks: bool) -> list[Remark]:
-    lost = [
-        Remark(printable(path.name), "belongs to no picture", "name it after its picture: x.mask.png for x.jpg")
-        for stem, path in drawn.items()
-        if stem not in stems
-    ]
-    if drawn and not use_masks:
-        lost.append(Remark("masks", f"{len(drawn)} are not used", "set masks to true if they shall be"))
-    return lost

@@ -105,8 +105,8 @@ def caption_remarks(
     return [
         remark
         for photo in photos
-        if photo.caption
-        for remark in length_remarks(photo.file, photo.caption, tokenizer, tokens, words, what="has a caption of")
+        for caption in photo.captions
+        for remark in length_remarks(photo.file, caption, tokenizer, tokens, words, what="has a caption of")
     ]
 
 

@@ -141,7 +141,8 @@ class Base:
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
         noise = torch.cat([torch.randn(shape, generator=generator) for generator in generators])
         wanted = [it.to(dtype=self.unet.dtype) for it in self.condition(prompts)]
-        unwanted = [self._empty(wanted[0]) if not negative_prompt else self.condition([negative_prompt])[0]]
+        (unwanted,) = self.condition([negative_prompt])
+        unwanted = unwanted if negative_prompt else self.emptied(unwanted)
         pipeline = self.pipeline()
         pipeline.scheduler = make_sampler(scheduler, self.scheduler)
         start: dict[str, Any] = {"latents": noise.to(self.unet.dtype), "height": size, "width": size}
@@ -156,7 +157,7 @@ class Base:
         try:
             output = pipeline(
                 **pipeline_inputs("", wanted),
-                **pipeline_inputs("negative_", [it.to(dtype=self.unet.dtype) for it in unwanted] * len(prompts)),
+                **pipeline_inputs("negative_", [unwanted.to(dtype=self.unet.dtype)] * len(prompts)),
                 **start,
                 num_inference_steps=steps,
                 guidance_scale=guidance,
@@ -196,6 +197,14 @@ class Base:
         """
         with torch.set_grad_enabled(gradients):
             return self._condition(list(prompts))
+
+    def emptied(self, read: Conditioning) -> Conditioning:
+        """What the base was trained to take for no prompt, which guidance leads away from; `read`: of an empty one."""
+        if not self.zeros_for_empty:
+            return read
+        # zeros that are made of it, since there must be a gradient where text encoders are trained
+        pooled = None if read.pooled is None else read.pooled * 0 + 0
+        return Conditioning(read.embedding * 0 + 0, pooled)
 
     def teach(self, word: NewWord) -> None:
         """Let prompts mean `word` by its text, until it is detached.
@@ -252,13 +261,6 @@ class Base:
         uses_mask = getattr(self.text_encoder.config, "use_attention_mask", None)
         states = self.text_encoder(numbers, attention_mask=mask if uses_mask else None)[0]
         return [Conditioning(embedding) for embedding in states.float()]
-
-    def _empty(self, like: Conditioning) -> Conditioning:
-        """What the base was trained to take for no prompt, which guidance leads away from."""
-        if not self.zeros_for_empty:
-            return self.condition([""])[0]
-        pooled = None if like.pooled is None else torch.zeros_like(like.pooled)
-        return Conditioning(torch.zeros_like(like.embedding), pooled)
 
     @property
     def _shift(self) -> float:

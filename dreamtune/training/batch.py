@@ -32,8 +32,18 @@ class Batch:
     """(n, h, w), see Example."""
 
     @classmethod
-    def noised(cls, pictures: Sequence[Example], part: Part, objective: Objective, device: torch.device) -> Batch:
-        """The pictures that `part` names, under its noise."""
+    def noised(
+        cls,
+        pictures: Sequence[Example],
+        part: Part,
+        objective: Objective,
+        device: torch.device,
+        empty: int | None = None,
+    ) -> Batch:
+        """The pictures that `part` names, under its noise.
+
+        empty: place of the empty prompt, if some of them are to have it.
+        """
         chosen = [pictures[row] for row in part.rows]
         x0 = torch.stack([example.latent for example in chosen]).to(device)
         noise = objective.noise(part).to(device)
@@ -42,7 +52,7 @@ class Batch:
             noisy=losses.add_noise(x0, noise, a),
             goal=losses.target(x0, noise, a, objective.prediction_type),
             timesteps=part.timesteps,
-            prompts=[example.prompt for example in chosen],
+            prompts=_prompts(chosen, part, empty),
             time_ids=_stack([example.time_ids for example in chosen], device),
             mask=_stack_masks([example.mask for example in chosen], x0),
         )
@@ -68,6 +78,15 @@ def join(batches: Sequence[Batch]) -> list[Batch]:
             mask=_stack_masks(masks, noisy),
         )
     ]
+
+
+def _prompts(chosen: Sequence[Example], part: Part, empty: int | None) -> list[int]:
+    """The prompt of each picture: of several the one that `part` says."""
+    captions = part.captions or (0.0,) * len(chosen)
+    found = [it.prompts[int(place * len(it.prompts))] for it, place in zip(chosen, captions, strict=True)]
+    if empty is None:
+        return found
+    return [empty if without else prompt for prompt, without in zip(found, part.nameless, strict=True)]
 
 
 def _stack(time_ids: Sequence[Tensor | None], device: torch.device) -> Tensor | None:

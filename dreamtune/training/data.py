@@ -22,11 +22,14 @@ class TrainingData:
     prior: tuple[Example, ...]
     """The class pictures; empty without prior preservation, and with :attr:`class_prompt`."""
     prompts: tuple[Conditioning, ...]
-    """What the base is told of each prompt; :attr:`Example.prompt` is a place in here."""
+    """What the base is told of each prompt; :attr:`Example.prompts` are places in here."""
     texts: tuple[str, ...]
     """The same prompts in words."""
     class_prompt: int | None = None
     """Place of the class prompt when its prior is the base's own prediction; None otherwise."""
+
+    empty: int | None = None
+    """Place of the empty prompt, when pictures of the subject are seen with it at times; None otherwise."""
 
     @property
     def has_prior(self) -> bool:

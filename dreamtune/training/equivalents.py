@@ -28,6 +28,12 @@ EQUIVALENTS = (
     ),
     Equivalent("base", ("pretrained_model_name_or_path",), ("pretrained_model_name_or_path",)),
     Equivalent("instance_prompt", (), ("instance_prompt",), "kohya takes it from the folder's name; captions win"),
+    Equivalent(
+        "caption_dropout",
+        ("caption_dropout_rate",),
+        ("proportion_empty_prompts",),
+        "of the subject's pictures; theirs is in train_text_to_image.py",
+    ),
     Equivalent("class_prompt", (), ("class_prompt",), "kohya takes it from the folder's name"),
     Equivalent(
         "prior", ("reg_data_dir",), ("with_prior_preservation", "class_data_dir"), "on by default; the base draws"
@@ -53,6 +59,9 @@ EQUIVALENTS = (
     Equivalent("weight_decay", (), ("adam_weight_decay",), "kohya: among optimizer_args"),
     Equivalent("max_grad_norm", ("max_grad_norm",), ("max_grad_norm",)),
     Equivalent("snr_gamma", ("min_snr_gamma",)),
+    Equivalent("debiased", ("debiased_estimation_loss",), (), "of v the same as of noise; kohya's is 1/(snr + 1)"),
+    Equivalent("timestep_min", ("min_timestep",)),
+    Equivalent("timestep_max", ("max_timestep",), (), "the first that is not trained, in both"),
     Equivalent("noise_offset", ("noise_offset",)),
     Equivalent("zero_terminal_snr", ("zero_terminal_snr",), (), "a base that was made so says it itself"),
     Equivalent("huber_c", ("huber_c", "loss_type"), (), "setting it is kohya's loss_type huber, none its l2"),

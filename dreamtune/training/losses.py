@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from dreamtune.training.settings import HuberSchedule
 
 
+DEBIASED_SNR = 1000.0
+"""Beyond it debiased estimation weighs nothing less: almost clean pictures would not be trained at all."""
+
+
 def add_noise(x0: Tensor, noise: Tensor, a: Tensor) -> Tensor:
     """x_t = sqrt(a) x0 + sqrt(1 - a) e, with `a` (n,) of each sample's timestep."""
     signal, sigma = _coefficients(a, x0)
@@ -45,6 +49,20 @@ def min_snr_weight(a: Tensor, gamma: float, prediction_type: PredictionType) -> 
     if prediction_type == "epsilon":
         return (gamma * (1 - a) / a.clamp_min(torch.finfo(a.dtype).tiny)).clamp_max(1)
     return torch.minimum(a, gamma * (1 - a))
+
+
+def debiased_weight(a: Tensor, prediction_type: PredictionType) -> Tensor:
+    """Weight (n,) of each sample's squared error for debiased estimation (Yu et al., arXiv 2310.08442).
+
+    The paper's weight 1/sqrt(snr) is for the error of e, and no less than at snr = 1000, as kohya's sd-scripts have it:
+    max(sqrt((1 - a) / a), 1000^-1/2). The error of e is `a` times that of v, so that for v it is the same objective
+    with max(sqrt(a (1 - a)), a 1000^-1/2); kohya's 1/(snr + 1) is another one, which weighs the errors of x0 alike. For
+    e there is none at a = 0, where snr = 0.
+    """
+    least = DEBIASED_SNR**-0.5
+    if prediction_type == "epsilon":
+        return ((1 - a) / a).sqrt().clamp_min(least)
+    return torch.maximum((a * (1 - a)).sqrt(), a * least)
 
 
 def squared_error(prediction: Tensor, goal: Tensor) -> Tensor:

@@ -31,6 +31,12 @@ class Objective:
     huber_c: float | None = None
     """See losses.huber_width; None for squared errors."""
     huber_schedule: HuberSchedule = "snr"
+    debiased: bool = False
+    """See losses.debiased_weight."""
+    timestep_min: int = 0
+    """The first that is trained."""
+    timestep_max: int | None = None
+    """The first after it that is not; none leaves out nothing."""
 
     @classmethod
     def of(cls, alphas_cumprod: Tensor, prediction_type: PredictionType, config: TrainConfig) -> Objective:
@@ -39,6 +45,19 @@ class Objective:
             raise ConfigError(
                 f"zero_terminal_snr needs a base that predicts v, this one predicts {prediction_type}: leave it out"
             )
+        if config.debiased and prediction_type == "epsilon" and float(alphas_cumprod.min()) == 0:
+            raise ConfigError(
+                "debiased has no weight for the last step of this base, which is pure noise and predicts epsilon: "
+                "leave it out"
+            )
+        for name, value, most in (
+            ("timestep_min", config.timestep_min, len(alphas_cumprod) - 1),
+            ("timestep_max", config.timestep_max, len(alphas_cumprod)),
+        ):
+            if value is not None and value > most:
+                raise ConfigError(
+                    f"{name} = {value} is beyond the base's {len(alphas_cumprod)} timesteps: at most {most}"
+                )
         return cls(
             losses.zero_terminal_snr(alphas_cumprod) if config.zero_terminal_snr else alphas_cumprod,
             prediction_type,
@@ -46,7 +65,15 @@ class Objective:
             config.noise_offset,
             config.huber_c,
             config.huber_schedule,
+            config.debiased,
+            config.timestep_min,
+            config.timestep_max,
         )
+
+    @property
+    def timesteps(self) -> range:
+        """Those that are trained."""
+        return range(len(self.alphas_cumprod))[self.timestep_min : self.timestep_max]
 
     def noise(self, part: Part) -> Tensor:
         """The noise (n, c, h, w) that is put on a draw's pictures."""
@@ -66,6 +93,8 @@ class Objective:
             width = losses.huber_width(self.huber_c, self.huber_schedule, a, progress)
             errors = losses.pseudo_huber(prediction, goal, width)
         means = losses.mean_error(errors, mask)
+        if self.debiased:
+            return means * losses.debiased_weight(a, self.prediction_type).to(means)
         if self.snr_gamma is None:
             return means
         return means * losses.min_snr_weight(a, self.snr_gamma, self.prediction_type).to(means)

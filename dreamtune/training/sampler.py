@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -30,6 +30,10 @@ class Part:
     """(n, c, h, w) fp32, standard normal, drawn on the CPU whatever the device."""
     shift: Tensor
     """(n, c) fp32, standard normal: a shift of each channel's noise, for those who want it."""
+    captions: tuple[float, ...] = ()
+    """n from 0 to below 1: which of its captions each subject picture has; empty for class pictures."""
+    nameless: tuple[bool, ...] = ()
+    """n: which subject pictures have none of them, but the empty prompt; empty for class pictures."""
 
 
 @dataclass(frozen=True)
@@ -59,21 +63,30 @@ class Sampler:
     """Shape of each subject picture's latent."""
     prior: tuple[Shape, ...]
     """Shape of each class picture's latent; empty without class pictures."""
-    timesteps: int
-    """Number of training timesteps of the noise schedule."""
+    timesteps: range
+    """Those of the noise schedule that are trained, next to each other."""
+    caption_dropout: float = 0.0
+    """Share of the subject pictures that have the empty prompt."""
 
     def draw(self, position: int) -> Draw:
         """The micro-batch at `position` (0, 1, ...)."""
         generator = _generator(self.seed, "noise", position)
         kinds = {"subjects": self.subjects, "prior": self.prior}
         rows = {name: self._rows(name, shapes, position) for name, shapes in kinds.items() if shapes}
-        timesteps = torch.randint(self.timesteps, (self.batch_size * len(rows),), generator=generator)
+        first, end = self.timesteps.start, self.timesteps.stop
+        timesteps = torch.randint(first, end, (self.batch_size * len(rows),), generator=generator)
         noise = [
             torch.randn((self.batch_size, *kinds[name][chosen[0]]), generator=generator)
             for name, chosen in rows.items()
         ]
         shifts = [torch.randn(part.shape[:2], generator=generator) for part in noise]
         subjects, *prior = map(Part, rows.values(), timesteps.split(self.batch_size), noise, shifts)
+        # a generator of its own: what else is drawn does not depend on how many captions there are
+        chance = torch.rand(
+            (2, self.batch_size), generator=_generator(self.seed, "captions", position), dtype=torch.float64
+        )
+        nameless = tuple((chance[1] < self.caption_dropout).tolist())
+        subjects = replace(subjects, captions=tuple(chance[0].tolist()), nameless=nameless)
         return Draw(subjects, prior[0] if prior else None, _start(self.seed, f"else {position}"))
 
     def _rows(self, stream: str, shapes: Sequence[Shape], position: int) -> list[int]:

@@ -40,6 +40,10 @@ class TrainSettings(Recipe):
     """Base model: "pocket", a diffusers folder, a single .safetensors checkpoint, or a hub id."""
     instance_prompt: str = _USUAL.subject
     """Prompt of pictures without a caption; {token} and {class} are filled in."""
+    prompts: tuple[str, ...] = ()
+    """Several in place of instance_prompt: a picture without a caption has one of them each time it is seen."""
+    caption_dropout: float = Field(default=0.0, ge=0, lt=1)
+    """How often a picture of the subject is seen with the empty prompt in place of its own (0.05 is usual); 0 never."""
     class_prompt: str = _USUAL.thing
     """Prompt of the prior (class) pictures."""
 
@@ -94,6 +98,12 @@ class TrainSettings(Recipe):
     """Gradients are scaled down to this norm when theirs is larger."""
     snr_gamma: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     """Gamma of min-SNR weighting (5 is usual); none weights all noise levels alike."""
+    debiased: bool = False
+    """Weigh noise levels by debiased estimation, 1/sqrt(snr): the noisier, the more (instead of snr_gamma)."""
+    timestep_min: int = Field(default=0, ge=0)
+    """Lowest timestep that is trained; bases have 0 (hardly any noise) to 999."""
+    timestep_max: int | None = Field(default=None, ge=1)
+    """Timesteps below this one are trained; up to the last if not set."""
     zero_terminal_snr: bool = False
     """Train, and draw with the adapter, under noise that leaves nothing of the picture at its last step (only for bases
     that predict v); a base made that way says so itself."""
@@ -183,7 +193,7 @@ class TrainSettings(Recipe):
             raise ValueError(f"resolution = {value} must be a multiple of 8; try {max(8, round(value / 8) * 8)}")
         return value
 
-    @field_validator("instance_prompt", "class_prompt", "sample_prompts")
+    @field_validator("instance_prompt", "prompts", "class_prompt", "sample_prompts")
     @classmethod
     def _known_placeholders(cls, value: str | tuple[str, ...], info: Any) -> str | tuple[str, ...]:
         for template in (value,) if isinstance(value, str) else value:
@@ -199,11 +209,12 @@ class TrainSettings(Recipe):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        if not holds(self.prompt(self.instance_prompt), self.token):
-            raise ValueError(
-                f"instance_prompt = {self.instance_prompt!r} must hold {{token}} as a whole word: nothing "
-                "else recalls it"
-            )
+        for name, templates in {"instance_prompt": (self.instance_prompt,), "prompts": self.prompts}.items():
+            for template in templates:
+                if not holds(self.prompt(template), self.token):
+                    raise ValueError(
+                        f"{name} = {template!r} must hold {{token}} as a whole word: nothing else recalls it"
+                    )
         if self.pivotal and not re.fullmatch(r"\w+", self.token):
             raise ValueError(f"token = {self.token!r} must be one word of letters and digits with pivotal")
         if self.targets == "none" and not (self.pivotal or self.text_encoder):
@@ -214,6 +225,10 @@ class TrainSettings(Recipe):
             raise ValueError(f"text_encoder_lr = {self.text_encoder_lr:g} is for text_encoder = true: set that too")
         if self.pivotal_lr is not None and not self.pivotal:
             raise ValueError(f"pivotal_lr = {self.pivotal_lr:g} is for pivotal: set that too, for example to 2")
+        if self.debiased and self.snr_gamma is not None:
+            raise ValueError("debiased and snr_gamma both weigh noise levels: set one of them")
+        if self.timestep_max is not None and self.timestep_min >= self.timestep_max:
+            raise ValueError(f"timestep_min = {self.timestep_min} must be less than timestep_max = {self.timestep_max}")
         if self.warmup_steps >= self.steps:
             raise ValueError(f"warmup_steps = {self.warmup_steps} must be less than steps = {self.steps}")
         if not self.score_every and (self.keep == "best" or self.early_stop):
@@ -221,6 +236,11 @@ class TrainSettings(Recipe):
         if self.score_every > self.steps:
             raise ValueError(f"score_every = {self.score_every} is more than steps = {self.steps}: nothing is judged")
         return self
+
+    @property
+    def instance_prompts(self) -> tuple[str, ...]:
+        """What pictures without a caption are called, filled in."""
+        return tuple(map(self.prompt, self.prompts or (self.instance_prompt,)))
 
     @classmethod
     def answer_to(cls, key: str, value: Any) -> str | None:

@@ -82,7 +82,8 @@ class Trainer:
             batch_size=config.batch_size,
             subjects=tuple(map(_shape, data.subjects)),
             prior=tuple(map(_shape, data.prior)),
-            timesteps=len(objective.alphas_cumprod),
+            timesteps=objective.timesteps,
+            caption_dropout=config.caption_dropout,
         )
         self.parameters = list(attached.parameters())
         optimizer = optimizers.build(config, attached.parameter_groups())
@@ -137,7 +138,7 @@ class Trainer:
         draw = self.sampler.draw(position)
         torch.manual_seed(draw.seed)  # dropout then depends on the position alone, as all else does
         device = self.accelerator.device
-        batches = [Batch.noised(self.data.subjects, draw.subjects, self.objective, device)]
+        batches = [Batch.noised(self.data.subjects, draw.subjects, self.objective, device, self.data.empty)]
         if draw.prior is not None:
             batches.append(Batch.noised(self.data.prior, draw.prior, self.objective, device))
         elif self.data.class_prompt is not None:

@@ -43,7 +43,7 @@ def show(result: CheckResult) -> None:
     """A line per problem, and what can be used."""
     for remark in result.remarks:
         console.say(remark)
-    captions = sum(photo.caption is not None for photo in result.photos)
+    captions = sum(bool(photo.captions) for photo in result.photos)
     masks = sum(photo.mask is not None for photo in result.photos)
     console.say(f"{len(result.photos)} pictures can be used, {captions} with a caption, {masks} with a mask")
     for title, counts in (("trained at", result.shapes), ("converted", result.conversions)):

@@ -18,6 +18,7 @@ from dreamtune.pipelines.commands.options import Json, Queue
 if TYPE_CHECKING:
     from dreamtune.pipelines.plan import PlanResult
     from dreamtune.pipelines.train import TrainResult
+    from dreamtune.training.config import TrainConfig
 
 
 class WithSettings(typer.core.TyperCommand):
@@ -165,6 +166,7 @@ def show_plan(result: PlanResult) -> None:
     console.say(f"base        {result.base} ({result.family}) on {result.device}, {config.precision}")
     console.say(f"pictures    {result.pictures}{left_out}")
     console.say(f"shapes      {shapes}")
+    console.say(f"captions    {_captions(result)}")
     console.say(f"prior       {prior if config.prior else 'none'}")
     console.say(f"steps       {config.steps} of {result.batch} pictures ({config.batch_size} x {config.accumulation})")
     console.say(f"epoch       {result.steps_per_epoch:g} steps; each picture is seen {result.epochs:g} times")
@@ -173,9 +175,25 @@ def show_plan(result: PlanResult) -> None:
     console.say(
         f"lr          {config.lr:g}, {config.optimizer}, {config.lr_schedule}, {config.warmup_steps} steps of warm-up"
     )
+    if loss := _loss(config):
+        console.say(f"loss        {', '.join(loss)}")
     console.say(f"time        {result.seconds_per_step:.3g} s a step, {clock(result.seconds)} for all steps")
     console.say(f"memory      {human(result.memory)} at most in the probe")
     console.say(f"disk        {human(result.disk)} for the run, {human(result.cache)} in the cache; ", end="")
     console.say(f"{human(result.disk_free)} are free")
     if result.disk + result.cache > result.disk_free:
         console.say("remark      the disk is too small: make room, or keep fewer checkpoints")
+
+
+def _captions(result: PlanResult) -> str:
+    several = ", one of its own each time a picture is seen" if result.captions > 1 else ""
+    dropped = result.config.caption_dropout
+    return f"{result.captions}{several}{f'; none {dropped:.3g} of the times' if dropped else ''}"
+
+
+def _loss(config: TrainConfig) -> list[str]:
+    """What is not as usual in the loss."""
+    weights = "debiased estimation" if config.debiased else f"min-SNR {config.snr_gamma:g}" if config.snr_gamma else ""
+    end = "the last" if config.timestep_max is None else config.timestep_max - 1
+    steps = f"timesteps {config.timestep_min} to {end}" if config.timestep_min or config.timestep_max else ""
+    return [part for part in (weights, steps) if part]

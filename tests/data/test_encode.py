@@ -39,10 +39,10 @@ def subject(tmp_path: Path) -> Subject:
 def test_examples_have_their_shape_prompt_and_conditioning(base: Base, subject: Subject, tmp_path: Path) -> None:
     examples = subject_examples(base, subject, flip=True, cache=Cache("latents", tmp_path))
     assert [tuple(example.latent.shape[1:]) for example in examples] == [(8, 8), (6, 10), (8, 8)] * 2
-    assert [subject.prompts[example.prompt] for example in examples] == [
-        "a sks dog, asleep",
-        "a sks dog",
-        "a sks dog",
+    assert [[subject.prompts[row] for row in example.prompts] for example in examples] == [
+        ["a sks dog, asleep"],
+        ["a sks dog"],
+        ["a sks dog"],
     ] * 2
     assert all(example.time_ids is not None for example in examples)
     assert examples[1].time_ids is not None
@@ -125,6 +125,16 @@ def test_prompts_are_encoded_once(base: Base, tmp_path: Path) -> None:
     assert torch.equal(again[0].embedding, first[1].embedding)
 
 
+def test_no_prompt_is_what_guidance_leads_away_from(tiny_sdxl: Path, tmp_path: Path) -> None:
+    base, cache = load_base(tiny_sdxl, device="cpu"), Cache("prompts", tmp_path)
+    for zeros in (True, False, True):  # whichever was in the cache before
+        some, none = prompt_conditionings(dataclasses.replace(base, zeros_for_empty=zeros), ["a dog", ""], cache)
+        assert some.pooled is not None and none.pooled is not None
+        assert bool(some.embedding.any()) and bool(some.pooled.any())
+        assert bool(none.embedding.any()) is not zeros and bool(none.pooled.any()) is not zeros
+        assert torch.equal(none.embedding, base.condition([""])[0].embedding) is not zeros
+
+
 def test_prompts_of_other_tokens_are_others(tiny_sdxl: Path, tmp_path: Path) -> None:
     """The second text encoder reads what its own tokenizer makes of a prompt."""
     base, cache = load_base(tiny_sdxl, device="cpu"), Cache("prompts", tmp_path)
@@ -151,6 +161,6 @@ def test_class_pictures_depend_on_what_guidance_leads_away_from(
 
 def test_class_pictures_are_whole_squares() -> None:
     examples = prior_examples(torch.zeros(2, 4, 8, 8), 3, 64)
-    assert [example.prompt for example in examples] == [3, 3]
+    assert [example.prompts for example in examples] == [(3,), (3,)]
     assert examples[0].time_ids is not None
     assert examples[0].time_ids.tolist() == [64, 64, 0, 0, 64, 64]

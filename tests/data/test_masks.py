@@ -1,5 +1,7 @@
 """Masks weigh latent cells by what they show, go with the crop, and are refused with a reason."""
 
+import os
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -124,3 +126,101 @@ def test_masks_are_mirrored_and_part_of_the_digest(tmp_path: Path, tiny: Path) -
     assert plain.mask.sum() == 16
     assert torch.equal(mirrored.mask, plain.mask.flip(-1))
     assert plain.mask.shape == plain.latent.shape[1:]
+
+
+MASK = (0, 0, 32, 64)
+
+
+def black_and_white(path: Path) -> None:
+    path.parent.mkdir(exist_ok=True)
+    mask = Image.new("RGB", (64, 64))
+    mask.paste((255, 255, 255), MASK)
+    mask.save(path)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("a.mask.png", "a.Mask.JPG", "a-masklabel.png", "a_masklabel.png", "a_mask.png", "a-mask.webp", "a_MASK.jpg"),
+        *("a.jpg.mask.png", "a.jpg_mask.png", "masks/a.png", "masks/a.jpg.png", "Mask/a_mask.jpg", "masks/a.mask.png"),
+    ],
+)
+def test_masks_by_the_names_of_other_tools(tmp_path: Path, name: str) -> None:
+    noise(0, (64, 64)).save(tmp_path / "a.jpg")
+    noise(1, (64, 64)).save(tmp_path / "b.jpg")
+    black_and_white(tmp_path / name)
+    subject = load(tmp_path)
+    first, second = subject.photos
+    assert (first.file, second.file, subject.remarks) == ("a.jpg", "b.jpg", ())
+    assert second.mask is None
+    assert first.mask == pytest.approx(np.tile([1, 1, 1, 1, 0, 0, 0, 0], (8, 1)), abs=0.05)
+
+
+def test_of_several_masks_one_is_used(tmp_path: Path) -> None:
+    noise(0, (64, 64)).save(tmp_path / "a.jpg")
+    painted(tmp_path / "a.mask.png", (64, 64), (0, 0, 64, 32))
+    for name in ("a-masklabel.png", "a_mask.png", "masks/a.png"):
+        black_and_white(tmp_path / name)
+    subject = load(tmp_path)
+    (photo,) = subject.photos
+    assert photo.mask is not None and photo.mask[0].all() and not photo.mask[-1].any()
+    assert [(it.file, it.problem) for it in subject.remarks] == [
+        (name, "is not used, since there is a.mask.png") for name in ("a-masklabel.png", "a_mask.png", "masks/a.png")
+    ]
+
+
+def test_what_may_be_a_mask_or_a_picture_is_remarked_on(tmp_path: Path) -> None:
+    """A gas mask is a subject; a mask whose picture is away is none."""
+    noise(0, (64, 64)).save(tmp_path / "gas_mask.jpg")
+    black_and_white(tmp_path / "away_mask.png")
+    noise(1, (64, 64)).save(tmp_path / "dog.jpg")
+    noise(2, (64, 64)).save(tmp_path / "dog_mask.jpg")
+    noise(3, (64, 64)).save(tmp_path / "cat-masklabel.png")
+    subject = load(tmp_path)
+    assert [photo.file for photo in subject.photos] == ["dog.jpg", "gas_mask.jpg"]
+    assert [photo.mask for photo in subject.photos] == [None, None]
+    assert {it.file: (it.problem, it.skipped) for it in subject.remarks} == {
+        "away_mask.png": ("is a mask by its name and belongs to no picture", True),
+        "cat-masklabel.png": ("belongs to no picture", False),
+        "dog_mask.jpg": ("is called a mask but has colour; it masks nothing", True),
+        "gas_mask.jpg": ("is called a mask but has colour", False),
+    }
+
+
+def test_a_folder_of_masks(tmp_path: Path) -> None:
+    noise(0, (64, 64)).save(tmp_path / "a.jpg")
+    noise(1, (64, 64)).save(tmp_path / "a.png")
+    black_and_white(tmp_path / "masks" / "a.png")
+    black_and_white(tmp_path / "masks" / "b.png")
+    (tmp_path / "masks" / "notes.txt").touch()
+    (tmp_path / "masks" / ".hidden").touch()
+    subject = load(tmp_path)
+    assert all(photo.mask is not None for photo in subject.photos) and len(subject.photos) == 2
+    assert {it.file: str(it) for it in subject.remarks} == {
+        "a.png": "a.png: is the mask of a.jpg and a.png alike; rename one of them, or give it a file of its own, "
+        "a.png.png",
+        "masks/b.png": "masks/b.png: belongs to no picture; name it after its picture: x.mask.png for x.jpg",
+        "masks/notes.txt": "masks/notes.txt: is no picture; it is not used",
+    }
+    without = load(tmp_path, masks=False)
+    assert [photo.mask for photo in without.photos] == [None, None]
+    assert "2 are not used" in [it.problem for it in without.remarks if it.file == "masks"]
+
+
+def test_masks_are_compared_in_one_form(tmp_path: Path) -> None:
+    composed, apart = (unicodedata.normalize(form, "caf\u00e9") for form in ("NFC", "NFD"))
+    noise(0, (64, 64)).save(tmp_path / f"{apart}.jpg")
+    black_and_white(tmp_path / f"{composed}_mask.png")
+    (photo,) = load(tmp_path).photos
+    assert photo.mask is not None
+
+
+def test_a_mask_that_would_never_end(tmp_path: Path) -> None:
+    noise(0, (64, 64)).save(tmp_path / "a.jpg")
+    os.mkfifo(tmp_path / "a.mask.png")
+    (tmp_path / "b_mask.png").symlink_to("/dev/zero")
+    noise(1, (64, 64)).save(tmp_path / "b.jpg")
+    subject = load(tmp_path)
+    assert [photo.mask for photo in subject.photos] == [None, None]
+    why = ("cannot be read (not a regular file); it masks nothing", "give a picture that can")
+    assert [(it.file, it.problem, it.remedy) for it in subject.remarks] == [("a.mask.png", *why), ("b_mask.png", *why)]

@@ -44,7 +44,7 @@ def folder(tmp_path: Path) -> Path:
 def test_pictures_in_order_of_name_with_the_instance_prompt(folder: Path) -> None:
     subject = load(folder)
     assert names(subject) == ("0.png", "1.png", "2.png")
-    assert subject.captions == ("a sks dog",) * 3
+    assert subject.captions == (("a sks dog",),) * 3
     images = [read_pixels(photo) for photo in subject.photos]
     assert all(image.shape == (3, 32, 32) and image.abs().max() <= 1 for image in images)
     assert subject.skipped == ()
@@ -62,13 +62,13 @@ def test_same_folder_same_digest_and_any_change_shows(folder: Path) -> None:
 
 
 def test_captions(folder: Path) -> None:
-    (folder / "0.txt").write_text("\ufeffa sks dog\n on grass \n", encoding="utf-8")
+    (folder / "0.txt").write_text("\ufeffa sks dog  on grass \n", encoding="utf-8")
     (folder / "1.caption").write_text("a dog")
     (folder / "2.txt").write_text("  ")
     (folder / "9.txt").write_text("a sks dog")
     (folder / "README.md").write_text("x")
-    subject = load(folder, instance_prompt="a photo of sks dog")
-    assert subject.captions == ("a sks dog on grass", "a dog", "a photo of sks dog")
+    subject = load(folder, prompts=["a photo of sks dog", "sks dog, a photo"])
+    assert subject.captions == (("a sks dog on grass",), ("a dog",), ("a photo of sks dog", "sks dog, a photo"))
     told = {remark.file: remark.problem for remark in subject.remarks}
     assert "does not hold the token" in told["1.caption"]
     assert "empty" in told["2.txt"]
@@ -80,7 +80,7 @@ def test_captions(folder: Path) -> None:
 def test_caption_that_is_not_text_is_remarked(folder: Path) -> None:
     (folder / "0.txt").write_bytes(b"\xff\xfe\x00broken\xff")
     subject = load(folder)
-    assert subject.captions[0] == "a sks dog"
+    assert subject.captions[0] == ("a sks dog",)
     assert "UTF-8" in subject.remarks[0].problem
 
 

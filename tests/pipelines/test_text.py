@@ -32,6 +32,11 @@ KINDS: dict[str, dict[str, Any]] = {
     "text encoder": {"text_encoder": True},
     "word": {"pivotal": 2},
     "word alone": {"pivotal": 1, "targets": "none", "prior": False},
+    "captions": {
+        "text_encoder": True,
+        "prompts": ("a {token} {class}", "{class}, a {token} one"),
+        "caption_dropout": 0.4,
+    },
     "both": {"text_encoder": True, "pivotal": 2, "prior_from": "prediction", "lr": 1e-3},
 }
 

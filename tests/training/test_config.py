@@ -35,6 +35,12 @@ NEEDED: dict[str, Any] = {"images": "photos", "class_word": "dog"}
         (NEEDED | {"instance_prompt": "a {token:{class}} dog"}, "only {token} and {class}"),
         (NEEDED | {"steps": 10, "warmup_steps": 10}, "less than steps"),
         (NEEDED | {"lr_schedule": "sine"}, "lr_schedule = 'sine'.*constant.*linear.*cosine"),
+        (NEEDED | {"prompts": ["a {token} {class}", "a {class}"]}, "prompts = 'a {class}' must hold {token}"),
+        (NEEDED | {"prompts": ["a {tokn}"]}, "prompts = .*only {token} and {class}"),
+        (NEEDED | {"prompts": "a {token}"}, "prompts = 'a {token}': must be a list"),
+        (NEEDED | {"caption_dropout": 1}, "caption_dropout = 1: must be less than 1"),
+        (NEEDED | {"timestep_min": 5, "timestep_max": 5}, "timestep_min = 5 must be less than timestep_max = 5"),
+        (NEEDED | {"debiased": True, "snr_gamma": 5}, "set one of them"),
         (NEEDED | {"steps": -1, "batch_size": 0}, "steps = -1.*batch_size = 0"),
     ],
 )

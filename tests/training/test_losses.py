@@ -93,6 +93,33 @@ def test_min_snr_agrees_with_diffusers() -> None:
     torch.testing.assert_close(velocity, snr.clamp(max=5) / (snr + 1), rtol=1e-3, atol=0)
 
 
+@pytest.mark.parametrize("a", [1e-6, 0.005, 0.3, 0.9, 0.99])
+def test_debiased_estimation_is_the_papers_weight(a: float) -> None:
+    """1/sqrt(snr) of the error of e; the same objective for v, whose error is 1/a times that of e."""
+    snr, at = a / (1 - a), torch.tensor([a], dtype=torch.float64)
+    assert losses.debiased_weight(at, "epsilon").item() == pytest.approx(snr**-0.5, rel=1e-9)
+    x0, noise = torch.randn(2, 1, 4, 3, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    noisy = losses.add_noise(x0, noise, at)
+    guess = noise + 0.3 * torch.randn(noise.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
+    x0_guess = (noisy - (1 - a) ** 0.5 * guess) / a**0.5
+    v_guess = a**0.5 * guess - (1 - a) ** 0.5 * x0_guess
+    of_e = losses.debiased_weight(at, "epsilon") * (guess - noise).square().mean()
+    of_v = (
+        losses.debiased_weight(at, "v_prediction")
+        * (v_guess - losses.target(x0, noise, at, "v_prediction")).square().mean()
+    )
+    assert of_v.item() == pytest.approx(of_e.item(), rel=1e-9)
+
+
+def test_debiased_estimation_at_both_ends() -> None:
+    ends = torch.tensor([0.0, 1000 / 1001, 0.9999, 1.0], dtype=torch.float64)
+    least = 1000**-0.5  # what almost clean pictures have
+    assert losses.debiased_weight(ends[1:], "epsilon").tolist() == pytest.approx([least] * 3)
+    assert losses.debiased_weight(ends, "v_prediction").tolist() == pytest.approx(
+        [0, 1000 / 1001 * least, 0.9999 * least, least]
+    )
+
+
 def test_velocity_agrees_with_diffusers() -> None:
     diffusers = pytest.importorskip("diffusers")
     scheduler = diffusers.DDPMScheduler(rescale_betas_zero_snr=True, prediction_type="v_prediction")

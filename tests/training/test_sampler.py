@@ -1,6 +1,7 @@
 """Draws depend on seed and position alone, and every picture gets its turn."""
 
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ SQUARE, WIDE = (4, 6, 6), (4, 5, 7)
 
 
 def sampler(seed: int = 3, batch_size: int = 4, subjects: tuple[Shape, ...] = (SQUARE,) * 5, prior: int = 7) -> Sampler:
-    return Sampler(seed, batch_size, subjects, (SQUARE,) * prior, timesteps=1000)
+    return Sampler(seed, batch_size, subjects, (SQUARE,) * prior, timesteps=range(1000))
 
 
 def test_any_order_of_positions_gives_the_same_draws() -> None:
@@ -81,3 +82,24 @@ def test_timesteps_are_uniform() -> None:
     assert set(counts) == set(range(10))
     chi2 = sum((count - 800) ** 2 / 800 for count in counts.values())
     assert chi2 < 28, "p < 0.001 under a uniform distribution over ten bins"
+
+
+def test_captions_and_their_dropout_change_nothing_else() -> None:
+    plain, dropping = sampler(batch_size=8), replace(sampler(batch_size=8), caption_dropout=0.25)
+    draws = [(plain.draw(position), dropping.draw(position)) for position in range(300)]
+    for one, other in draws:
+        for first, second in ((one.subjects, other.subjects), (one.prior, other.prior)):
+            assert first is not None and second is not None
+            assert (first.rows, first.captions) == (second.rows, second.captions)
+            assert torch.equal(first.noise, second.noise) and torch.equal(first.timesteps, second.timesteps)
+        assert one.seed == other.seed and one.prior is not None and one.prior.captions == ()
+    places = [place for one, _ in draws for place in one.subjects.captions]
+    assert min(places) >= 0 and max(places) < 1
+    assert all(abs(sum(int(place * 3) == n for place in places) / len(places) - 1 / 3) < 0.05 for n in range(3))
+    assert not any(any(one.subjects.nameless) for one, _ in draws)
+    assert sum(sum(other.subjects.nameless) for _, other in draws) / len(places) == pytest.approx(0.25, abs=0.03)
+
+
+def test_timesteps_of_a_range() -> None:
+    part = replace(sampler(batch_size=8), timesteps=range(200, 203))
+    assert {int(t) for position in range(40) for t in part.draw(position).subjects.timesteps} == {200, 201, 202}

@@ -1,5 +1,6 @@
 """One step at a time on a tiny UNet: what is learned from which pictures, under which prompts."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -9,10 +10,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from dreamtune.errors import ConfigError
 from dreamtune.models.conditioning import unet_inputs
 from dreamtune.training.batch import Batch, join
 from dreamtune.training.config import TrainConfig
 from dreamtune.training.data import TrainingData
+from dreamtune.training.objective import Objective
 from dreamtune.training.sampler import Part
 from tests.training.tiny_trainings import (
     CLASS,
@@ -104,6 +107,63 @@ def test_a_conditioner_replaces_the_cached_prompts(tmp_path: Path) -> None:
     assert replaced.losses != plain.losses
 
 
+def test_captions_take_turns_and_drop_out(tmp_path: Path) -> None:
+    """One of a picture's own each time, or at times the empty prompt; class pictures keep theirs."""
+    subjects = tuple(replace(it, prompts=(2 * n, 2 * n + 1)) for n, it in enumerate(SQUARES[:2]))
+    prompts = make_prompts(6)
+    data = replace(
+        WITH_PRIOR, subjects=subjects, prior=tuple(replace(it, prompts=(4,)) for it in CLASS), prompts=prompts
+    )
+    asked: list[list[int]] = []
+
+    def conditioner(prompts_: Sequence[int], time_ids: Tensor | None) -> dict[str, Any]:
+        asked.append(list(prompts_))
+        return unet_inputs([prompts[row] for row in prompts_], time_ids)
+
+    Run(tmp_path, data, make_config(steps=20), conditioner=conditioner)
+    counts = Counter(row for rows in asked for row in rows[:2])
+    assert sorted(counts) == [0, 1, 2, 3] and min(counts.values()) >= 4
+    assert all({min(rows[:2]) // 2, max(rows[:2]) // 2} == {0, 1} for rows in asked), "each its own, once in a batch"
+    assert all(rows[2:] == [4, 4] for rows in asked)
+    before = list(asked)
+    asked.clear()
+    dropping = make_config(steps=20, caption_dropout=0.3)
+    Run(tmp_path / "drop", replace(data, empty=5), dropping, conditioner=conditioner)
+    assert 5 <= sum(rows[:2].count(5) for rows in asked) <= 20
+    assert all(rows[2:] == [4, 4] for rows in asked)
+    kept = [(old, new) for one, two in zip(before, asked, strict=True) for old, new in zip(one, two, strict=True)]
+    assert all(new in (old, 5) for old, new in kept), "nothing else changes"
+
+
+def test_only_timesteps_of_the_range_are_trained(tmp_path: Path) -> None:
+    seen: set[int] = set()
+    unet = make_unet()
+    unet.register_forward_pre_hook(lambda module, inputs: seen.update(inputs[1].tolist()))
+    Run(tmp_path, WITH_PRIOR, make_config(steps=12, timestep_min=40, timestep_max=44), unet)
+    assert seen == {40, 41, 42, 43}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"timestep_min": 100}, "timestep_min = 100 is beyond the base's 100 timesteps: at most 99"),
+        ({"timestep_max": 101}, "timestep_max = 101 is beyond the base's 100 timesteps: at most 100"),
+    ],
+)
+def test_timesteps_that_the_base_does_not_have(change: dict[str, int], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        make_objective(make_config(**change))
+
+
+def test_debiased_needs_noise_that_is_not_all() -> None:
+    a = torch.tensor([0.9, 0.0])
+    with pytest.raises(ConfigError, match="debiased has no weight for the last step"):
+        Objective.of(a, "epsilon", make_config(debiased=True))
+    of_v = Objective.of(a, "v_prediction", make_config(debiased=True))
+    ones = torch.ones(2, 4, 8, 8)
+    assert of_v.errors(ones, 0 * ones, torch.tensor([0, 1]), None).tolist() == pytest.approx([0.3, 0.0])
+
+
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
 def test_accumulation_is_the_mean_over_its_positions(tmp_path: Path, dropout: float) -> None:
     """A step over two positions has the mean of their losses, and with the same draws as one by one."""
@@ -136,7 +196,13 @@ def test_accumulation_is_the_mean_of_its_gradients(tmp_path: Path, monkeypatch: 
 
 @pytest.mark.parametrize(
     "change",
-    [{"noise_offset": 0.1}, {"huber_c": 0.1}, {"huber_c": 0.1, "huber_schedule": "exponential"}, {"snr_gamma": 0.1}],
+    [
+        {"noise_offset": 0.1},
+        {"huber_c": 0.1},
+        {"huber_c": 0.1, "huber_schedule": "exponential"},
+        {"snr_gamma": 0.1},
+        {"debiased": True},
+    ],
     ids=str,
 )
 def test_variations_of_the_objective_reach_the_loss(tmp_path: Path, change: dict[str, Any]) -> None:

@@ -47,7 +47,7 @@ def make_examples(
 ) -> tuple[Example, ...]:
     generator = torch.Generator().manual_seed(seed)
     ids = torch.arange(6).float() if time_ids else None
-    return tuple(Example(torch.randn(4, *size, generator=generator), prompt, None, ids) for size in sizes)
+    return tuple(Example(torch.randn(4, *size, generator=generator), (prompt,), None, ids) for size in sizes)
 
 
 def make_prompts(count: int, pooled: int | None = None) -> tuple[Conditioning, ...]:
