@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import time
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -12,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 from dreamtune.errors import AdapterFileError, ConfigError
 from dreamtune.pipelines.adapter_use import AdapterUse, base_name, drawn_by
-from dreamtune.pipelines.export_error import LayerError, changes_of, compare
+from dreamtune.pipelines.export_error import LayerError, compare
+from dreamtune.pipelines.export_write import converted, write_adapter, write_embedding
 from dreamtune.pipelines.files import check_place, complete
 
 if TYPE_CHECKING:
     import torch
-    from torch import Tensor
 
     from dreamtune.adapters import AdapterFile
     from dreamtune.models import Base
@@ -91,24 +89,26 @@ def export(
     rank: int | None = None,
     base: str | None = None,
     any_base: bool = False,
+    bundle: bool = False,
 ) -> ExportResult:
     """Write the adapter in the format `form` (see FORMATS) to `out`, which must not exist, read it and compare.
 
     dtype: of the tensors written, one of DTYPES; by default fp32, or for a checkpoint its own. rank: make it plain LoRA
     of this rank at most; needed where the format lacks the method and ΔW has no small exact factors. base: the model
-    that the adapter is for; a whole base defaults to the adapter's own. any_base: allow one with other weights.
+    that the adapter is for; a whole base defaults to the adapter's own. any_base: allow one with other weights. bundle:
+    put the token's own vectors into a file of the format kohya, as A1111 and Forge read them.
 
     Raises ConfigError for options that do not fit each other or the adapter, AdapterFileError and BaseModelError for
     files that cannot be read or written, IncompatibleModelError for a base that the adapter does not fit.
     """
     began = time.monotonic()
     place = Path(out).expanduser()
-    _check_options(form, dtype, rank, place)
+    _check_options(form, dtype, rank, bundle, place)
     use = AdapterUse.load(str(adapter))
     if not use.as_trained:
         raise ConfigError("a strength cannot be exported: give the file alone, and the strength where it is used")
     file, precision = use.file, _precision(form, dtype)
-    remarks = [*use.remarks, *_check_embeddings(file, form)]
+    remarks = [*use.remarks, *_check_embeddings(file, form, bundle)]
     name = base_name([use]) if base is None and form in _WHOLE else base
     if form == "checkpoint" and not Path(str(name)).expanduser().is_file():
         raise ConfigError(
@@ -120,7 +120,7 @@ def export(
     if form == "embedding":
         assert precision is not None
         written_as, energy = "embeddings", dict[str, float]()
-        write = partial(_write_embedding, file, precision)
+        write = partial(write_embedding, file, precision)
     elif model is not None and weights is not None and form in _WHOLE:
         from dreamtune.pipelines.merged import write_merged
 
@@ -128,14 +128,15 @@ def export(
         source = Path(str(name)).expanduser()
         write = partial(write_merged, form, file, model, weights, source, precision, any_base=any_base)
     else:
-        from dreamtune.adapters.interop import limits
+        from dreamtune.adapters.interop import bundled, limits
 
         assert precision is not None
-        converted, energy = _converted(file, form, rank, weights)
-        written_as = converted.method
-        remarks += limits(converted, form, weights)
+        plain, energy = converted(file, form, rank, weights)
+        written_as = plain.method
+        remarks += limits(plain, form, weights)
         sdxl = None if model is None else model.family == "sdxl"
-        write = partial(_write_adapter, converted, form, energy, precision, weights, sdxl)
+        beside = bundled(file, precision) if bundle else {}
+        write = partial(write_adapter, plain, form, energy, precision, weights, sdxl, beside)
     with complete(place, AdapterFileError) as target:
         written = write(target)
         errors = () if form == "embedding" else tuple(compare(file, written, weights, energy))
@@ -153,7 +154,7 @@ def export(
     )
 
 
-def _check_embeddings(file: AdapterFile, form: str) -> list[str]:
+def _check_embeddings(file: AdapterFile, form: str, bundle: bool) -> list[str]:
     """A remark if a format leaves the embeddings out. Raises ConfigError if nothing, or not the same, would be left."""
     if not file.embeddings or form == "embedding":
         return []
@@ -165,10 +166,15 @@ def _check_embeddings(file: AdapterFile, form: str) -> list[str]:
         )
     if not file.layers:
         raise ConfigError(f"the adapter holds nothing but embeddings of {word!r}: use the format embedding")
-    return [f"the embeddings of {word!r} are not in there: export them too, with the format embedding"]
+    if bundle:
+        return [
+            f"A1111 and Forge read {word!r} from this file; diffusers reads none that has embeddings, not even LoRA"
+        ]
+    also = ", or bundle them for A1111 and Forge" if form == "kohya" else ""
+    return [f"the embeddings of {word!r} are not in there: export them too, with the format embedding{also}"]
 
 
-def _check_options(form: str, dtype: str | None, rank: int | None, place: Path) -> None:
+def _check_options(form: str, dtype: str | None, rank: int | None, bundle: bool, place: Path) -> None:
     if form not in FORMATS:
         raise ConfigError(f"format = {form!r} must be one of {', '.join(FORMATS)}")
     if dtype not in (None, *DTYPES):
@@ -177,6 +183,8 @@ def _check_options(form: str, dtype: str | None, rank: int | None, place: Path) 
         raise ConfigError(f"a rank is for the formats {', '.join(_LORA)}: leave it out with {form}")
     if rank is not None and rank < 1:
         raise ConfigError(f"rank = {rank} must be at least 1")
+    if bundle and form != "kohya":
+        raise ConfigError(f"embeddings are bundled with the format kohya alone, not with {form}: leave it out")
     is_file = place.suffix == ".safetensors"
     if form == "diffusers" and is_file:
         raise ConfigError(f"{place} is to be a folder: give a name without .safetensors")
@@ -203,52 +211,3 @@ def _load(name: str, use: AdapterUse, any_base: bool) -> Base:
     base = drawn_by(load_base(name, "cpu"), [use])
     use.check(base, any_base)
     return base
-
-
-def _converted(
-    file: AdapterFile, form: str, rank: int | None, weights: Mapping[str, Tensor] | None
-) -> tuple[AdapterFile, dict[str, float]]:
-    """The adapter to be written, and the energy kept by layer where that is not all.
-
-    It stays of its method if the format has that and no rank is asked for.
-    """
-    from dreamtune.adapters.interop import KOHYA, PEFT, plain_lora
-
-    native = {"lora": (), "peft": PEFT, "kohya": KOHYA}[form]
-    if rank is None and file.method in native:
-        return file, {}
-    plain = plain_lora(file, rank, weights)
-    return plain.file, {path: share for path, share in plain.energy.items() if share < 1}
-
-
-def _write_embedding(file: AdapterFile, dtype: torch.dtype, target: Path) -> Iterator[tuple[str, Tensor]]:
-    """Write `target`; there is no ΔW to compare."""
-    from dreamtune.adapters import container
-    from dreamtune.adapters.interop import to_embedding
-
-    container.write_plain(target, *to_embedding(file, dtype))
-    return iter(())
-
-
-def _write_adapter(
-    file: AdapterFile,
-    form: str,
-    energy: Mapping[str, float],
-    dtype: torch.dtype,
-    weights: Mapping[str, Tensor] | None,
-    sdxl: bool | None,
-    target: Path,
-) -> Iterator[tuple[str, Tensor]]:
-    """Write `target`, and give the ΔW of every layer as read from there; nothing if it needs weights not given."""
-    from dreamtune.adapters import container
-    from dreamtune.adapters.interop import read_adapter, to_diffusers, to_kohya, to_peft_folder
-
-    if form == "peft" and target.suffix != ".safetensors":
-        (tensors, metadata), config = to_peft_folder(file, dtype)
-        container.write_plain(target / "adapter_model.safetensors", tensors, metadata)
-        (target / "adapter_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-    else:
-        tensors, metadata = to_kohya(file, dtype, sdxl) if form == "kohya" else to_diffusers(file, dtype)
-        kept = {"energy_kept": json.dumps(energy)} if energy else {}
-        container.write_plain(target, tensors, metadata | kept)
-    yield from changes_of(read_adapter(target).file, weights)

@@ -23,16 +23,19 @@ def export(
     dtype: Annotated[
         str | None, Option(help="fp32, fp16 or bf16 (fp32; of a checkpoint what the base's file has).")
     ] = None,
-    rank: Annotated[int | None, Option(help="Rank of plain LoRA, where the change has no small exact form.")] = None,
+    rank: Annotated[int | None, Option(help="Make it plain LoRA of this rank at most (of lora, peft, kohya).")] = None,
     base: Annotated[str | None, Option(help="The adapter's base (for diffusers and checkpoint its own).")] = None,
     any_base: Annotated[bool, Option("--any-base", help="Allow another base than the adapter's.")] = False,
+    bundle: Annotated[
+        bool, Option("--bundle", help="Put the token's own vectors into a kohya file, for A1111 and Forge.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Write an adapter for other tools, alone or merged into its base, and say how exact that is."""
     from dreamtune.pipelines.export import export as run
 
     with console.stdout_kept():
-        result = run(file, out, form, dtype=dtype, rank=rank, base=base, any_base=any_base)
+        result = run(file, out, form, dtype=dtype, rank=rank, base=base, any_base=any_base, bundle=bundle)
     if as_json:
         console.print_json(result.to_dict())
     else:

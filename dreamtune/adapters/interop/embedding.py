@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
+from torch import Tensor
 
 from dreamtune.errors import ConfigError
 
@@ -12,6 +15,8 @@ from .tensors import Content
 
 _KEYS = {1: ("emb_params",), 2: ("clip_l", "clip_g")}
 """By the number of text encoders: what A1111 and ComfyUI, and for one encoder diffusers, look for."""
+_BUNDLED_KEYS = {1: ("string_to_param.*",), 2: _KEYS[2]}
+"""What A1111 looks for behind `bundle_emb.<word>.`"""
 
 
 def to_embedding(file: AdapterFile, dtype: torch.dtype) -> Content:
@@ -19,13 +24,27 @@ def to_embedding(file: AdapterFile, dtype: torch.dtype) -> Content:
 
     Raises ConfigError if the adapter has no embeddings, and for values beyond `dtype`.
     """
+    return _vectors(file, dtype, _KEYS), {}
+
+
+def bundled(file: AdapterFile, dtype: torch.dtype) -> dict[str, Tensor]:
+    """The same as tensors to put into a file of kohya's format, where A1111 and Forge find the word with the adapter.
+
+    Raises ConfigError as :func:`to_embedding`, and for a word that such a name cannot hold.
+    """
+    if "." in file.trigger or not file.trigger:
+        raise ConfigError(f"{file.trigger!r} is no name for bundled embeddings: export them as embedding instead")
+    return {f"bundle_emb.{file.trigger}.{key}": t for key, t in _vectors(file, dtype, _BUNDLED_KEYS).items()}
+
+
+def _vectors(file: AdapterFile, dtype: torch.dtype, keys: Mapping[int, tuple[str, ...]]) -> dict[str, Tensor]:
     if not file.embeddings:
         raise ConfigError("the adapter has no embeddings of its own: it was trained without pivotal")
     parts = [part for part in TEXT_ENCODERS if part in file.embeddings]
     tensors = {
         key: file.tensors[f"embedding.{part}"].to(dtype).contiguous()
-        for key, part in zip(_KEYS[len(parts)], parts, strict=True)
+        for key, part in zip(keys[len(parts)], parts, strict=True)
     }
     if not all(tensor.isfinite().all() for tensor in tensors.values()):
         raise ConfigError(f"the embeddings do not fit into {dtype}: use fp32 or bf16")
-    return tensors, {}
+    return tensors
