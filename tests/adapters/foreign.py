@@ -10,6 +10,7 @@ from torch import Tensor
 from dreamtune.adapters import METHODS, AdapterFile, attach
 from dreamtune.adapters.description import LayerRecord
 from dreamtune.adapters.interop import to_kohya as any_to_kohya
+from dreamtune.adapters.methods.lokr import split, whole_from
 from tests.adapters.nets import TARGETS, attached_to, config_of, disturb, frozen_net
 
 OPTIONS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -54,6 +55,14 @@ def real_layer(file: AdapterFile, path: str) -> AdapterFile:
     return AdapterFile(**{**vars(file), "layers": {path: record}, "tensors": tensors})
 
 
+def whole_ranks(weights: Mapping[str, Tensor], factor: int) -> dict[str, int]:
+    """Of which LoKr keeps its second matrix whole, by the paths of these weights."""
+    return {
+        path: whole_from(split(weight.shape[0], factor)[1], split(weight.shape[1], factor)[1] * weight[0, 0].numel())
+        for path, weight in weights.items()
+    }
+
+
 def file_on(
     method: str, weights: Mapping[str, Tensor], ranks: Mapping[str, int] | None = None, **options: Any
 ) -> AdapterFile:
@@ -64,11 +73,14 @@ def file_on(
     config = config_of(method, **options)
     layers, tensors = {}, {}
     for path, weight in weights.items():
-        matrix, own = weight.flatten(1), {"rank": ranks[path]} if ranks else {}
-        adapter = METHODS[method](replace(config, **own), *matrix.shape)
+        matrix = weight.flatten(1)
+        kernel = (weight.shape[2], weight.shape[3]) if weight.ndim == 4 else None
+        its = replace(config, rank=ranks[path]) if ranks else config
+        its = its if kernel in (None, (1, 1)) else its.for_convolution(weight.shape[1])
+        own = dict(its.to_dict().items() - config.to_dict().items())
+        adapter = METHODS[method](its, *matrix.shape)
         adapter.initialize(matrix, torch.Generator().manual_seed(0))
         disturb(adapter, matrix)
-        kernel = (weight.shape[2], weight.shape[3]) if weight.ndim == 4 else None
         layers[path] = LayerRecord(adapter.shape, None, own, kernel)
         tensors |= {f"{path}.{name}": tensor.detach().contiguous() for name, tensor in adapter.state_dict().items()}
     about: dict[str, Any] = {"base": "b", "trigger": "sks", "class_word": "dog", "training": {}}

@@ -16,9 +16,8 @@ from torch import Tensor
 from dreamtune.adapters import AdapterFile
 from dreamtune.adapters.interop import limits, plain_lora, to_diffusers, to_kohya
 from dreamtune.adapters.methods.decompose import Decomposable
-from dreamtune.adapters.methods.lokr import split, whole_from
 from dreamtune.errors import ConfigError
-from tests.adapters.foreign import file_on
+from tests.adapters.foreign import file_on, whole_ranks
 
 BLOCK = "down_blocks.1.attentions.0"
 INNER = f"{BLOCK}.transformer_blocks.0"
@@ -39,21 +38,13 @@ WEIGHTS = {
 }
 
 
-def whole_ranks(factor: int) -> dict[str, int]:
-    """Of which LoKr keeps its second matrix whole."""
-    return {
-        path: whole_from(*(split(size, factor)[1] for size in weight.flatten(1).shape))
-        for path, weight in WEIGHTS.items()
-    }
-
-
 KINDS: dict[str, tuple[str, dict[str, Any]]] = {
     "lora": ("lora", {}),
     "rslora": ("lora", {"rslora": True}),
     "loha": ("loha", {}),
     "rank-stabilised loha": ("loha", {"rslora": True}),
     "lokr": ("lokr", {"rank": 1, "factor": 2}),
-    "whole lokr": ("lokr", {"factor": 2, "ranks": whole_ranks(2)}),
+    "whole lokr": ("lokr", {"factor": 2, "ranks": whole_ranks(WEIGHTS, 2)}),
     "lokr of factors": ("lokr", {"rank": 1, "factor": 4, "decompose_both": True}),
     "full": ("full", {}),
 }
@@ -160,7 +151,7 @@ def test_shapes_of_convolutions() -> None:
     dora, _ = to_kohya(file_on("dora", WEIGHTS), torch.float32)
     assert dora[f"{conv}.dora_scale"].shape == (6, 1, 1, 1)
     assert dora["lora_te_text_model_encoder_layers_0_mlp_fc1.dora_scale"].shape == (12, 1)
-    lokr, _ = to_kohya(file_on("lokr", WEIGHTS, factor=2, ranks=whole_ranks(2)), torch.float32)
+    lokr, _ = to_kohya(file_on("lokr", WEIGHTS, factor=2, ranks=whole_ranks(WEIGHTS, 2)), torch.float32)
     assert lokr[f"{conv}.lokr_w2"].shape == (3, 2, 3, 3)
 
 

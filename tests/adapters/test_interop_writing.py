@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from dreamtune.adapters import AdapterFile, attach
 from dreamtune.adapters.interop import read_adapter, to_diffusers, to_peft_folder
 from dreamtune.errors import ConfigError
-from tests.adapters.foreign import OPTIONS, file_of, file_on, real_layer, to_kohya, with_two_ranks
+from tests.adapters.foreign import OPTIONS, file_of, file_on, real_layer, to_kohya, whole_ranks, with_two_ranks
 from tests.adapters.nets import TARGETS, attached_to, config_of, disturb, frozen_net, in_unet, inputs, part_of_unet
 
 
@@ -86,9 +86,9 @@ MODULES: dict[str, nn.Module] = {
 def on_modules(kind: str) -> AdapterFile:
     method, options = OPTIONS[kind]
     weights = {path: module.get_parameter("weight").detach() for path, module in MODULES.items()}
-    options = {name: value for name, value in options.items() if name != "rank"}
-    ranks = {path: weight.flatten(1).shape[1] // 2 for path, weight in weights.items()}
-    return file_on(method, weights, ranks if kind == "whole lokr" else None, **options)
+    if kind == "whole lokr":
+        return file_on(method, weights, whole_ranks(weights, 2), factor=2)
+    return file_on(method, weights, **options)
 
 
 def check_changes(file: AdapterFile, after: dict[str, Tensor]) -> None:
@@ -98,7 +98,7 @@ def check_changes(file: AdapterFile, after: dict[str, Tensor]) -> None:
         torch.testing.assert_close(after[path].detach() - weight, change, rtol=1e-4, atol=1e-5, msg=path)
 
 
-@pytest.mark.parametrize("kind", [kind for kind in OPTIONS if "lokr" not in kind])
+@pytest.mark.parametrize("kind", OPTIONS)
 @pytest.mark.parametrize("merged", [True, False])
 def test_lycoris_merges_and_convolves_the_same(kind: str, merged: bool) -> None:
     """Its merging multiplies LoHa and LoKr by alpha/rank twice."""
@@ -136,7 +136,7 @@ def weight_of(forward: Callable[[Tensor], Tensor], layer: nn.Module) -> Tensor:
     return answers[..., start : start + weight.shape[-1], start : start + weight.shape[-1]].transpose(0, 1)
 
 
-@pytest.mark.parametrize("kind", [kind for kind in PEFT if "lokr" not in kind])
+@pytest.mark.parametrize("kind", PEFT)
 def test_peft_convolves_the_same(kind: str, tmp_path: Path) -> None:
     file = on_modules(kind)
     net = nn.Module()

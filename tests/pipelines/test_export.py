@@ -244,6 +244,8 @@ def test_command(tiny: Path, tmp_path: Path, make: Make, capsys: pytest.CaptureF
         ("lora", {"out": "lora.safetensors/x.safetensors"}, "is a file, not a folder"),
         ("dora", {}, "dora has no small exact factors"),
         ("dora", {"rank": 2}, "dora depends on the base's weights: give the base"),
+        ("lora", {"bundle": True}, "embeddings are bundled with the format kohya alone, not with lora"),
+        ("lora", {"form": "kohya", "bundle": True}, "the adapter has no embeddings of its own"),
         ("full", {"form": "peft"}, "full has no small exact factors"),
         ("loha", {"form": "peft"}, "diffusers reads no loha file: for PEFT give a folder"),
         ("lora", {"form": "checkpoint", "base": "{tiny}"}, "is no single file to write a changed copy of"),
@@ -269,7 +271,7 @@ def test_bad_input(
     values = {"form": "lora", "out": "new/out.safetensors", "adapter": path.name, **options}
     command = ["export", values.pop("adapter"), "--format", values.pop("form"), "--out", values.pop("out")]
     for name, value in values.items():
-        command += [f"--{name}", str(value).format(tiny=tiny)]
+        command += [f"--{name}", *([] if value is True else [str(value).format(tiny=tiny)])]
     assert main(command) == 2
     printed = capsys.readouterr()
     assert printed.out == ""

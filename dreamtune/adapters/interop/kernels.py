@@ -52,9 +52,26 @@ def as_kept(state: Mapping[str, Tensor], kernel: tuple[int, int] | None, by_inpu
         kept["magnitude"] = kept["magnitude"].reshape(*size, *([] if kernel is None else [1, 1]))
     if kernel is None:
         return kept
+    kept = _multiplied_out(kept, math.prod(kernel))
     for name in ("down", "w2", "change"):
         if name in kept and not kept[name].shape[1] % math.prod(kernel):
             kept[name] = kept[name].reshape(kept[name].shape[0], -1, *kernel)
     if "up" in kept:
         kept["up"] = kept["up"][..., None, None]
     return kept
+
+
+def _multiplied_out(state: dict[str, Tensor], places: int) -> dict[str, Tensor]:
+    """LoKr with whole matrices where the others expect them: they compare the rank with channels, not with columns.
+
+    places: kh·kw
+    """
+    if "down2" not in state:
+        return state
+    rank, columns = state["down2"].shape
+    if columns % places or 2 * rank < max(state["up2"].shape[0], columns // places):
+        return state
+    for number in "12":
+        if f"up{number}" in state:
+            state[f"w{number}"] = state.pop(f"up{number}") @ state.pop(f"down{number}")
+    return state

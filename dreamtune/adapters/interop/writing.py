@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -48,9 +49,10 @@ def to_diffusers(file: AdapterFile, dtype: torch.dtype) -> Content:
         own = file.part(part)
         adapters = own.adapters()
         write = _lora_tensors if file.method == "lora" else _dora_tensors
-        tensors |= write(part, adapters, _kernels(file, part), dtype)
+        sizes = _kernels(file, part)
+        tensors |= write(part, adapters, sizes, dtype)
         # PEFT matches the ends of paths: the same with and without `text_model.`, which not all of transformers have
-        config = _peft_config(file.method, adapters, alphas=_ranks(adapters) if file.method == "lora" else None)
+        config = _peft_config(file.method, adapters, sizes, _ranks(adapters) if file.method == "lora" else None)
         options |= {f"{part}.{key}": value for key, value in config.items()}
     return tensors, shown(file) | {"format": "pt", DIFFUSERS_KEY: json.dumps(options, sort_keys=True)}
 
@@ -67,10 +69,10 @@ def to_peft_folder(file: AdapterFile, dtype: torch.dtype) -> tuple[Content, dict
         raise ConfigError(f"PEFT has no weight decomposition of {file.method}: use the format kohya")
     _check_by_output(file)
     part = next(iter(file.parts))
-    adapters = file.part(part).adapters()
-    tensors = _peft_tensors(file.method, adapters, _kernels(file, part), dtype)
+    adapters, sizes = file.part(part).adapters(), _kernels(file, part)
+    tensors = _peft_tensors(file.method, adapters, sizes, dtype)
     kind = {"dora": "LORA"}.get(file.method, file.method.upper())
-    config = _peft_config(file.method, adapters) | {"peft_type": kind, "task_type": None, "inference_mode": True}
+    config = _peft_config(file.method, adapters, sizes) | {"peft_type": kind, "task_type": None, "inference_mode": True}
     return ({f"base_model.model.{name}": t for name, t in tensors.items()}, shown(file) | {"format": "pt"}), config
 
 
@@ -128,7 +130,7 @@ def _ranks(adapters: Mapping[str, Adapter]) -> dict[str, int]:
 
 
 def _peft_config(
-    method: str, adapters: Mapping[str, Adapter], alphas: Mapping[str, float] | None = None
+    method: str, adapters: Mapping[str, Adapter], sizes: Kernels, alphas: Mapping[str, float] | None = None
 ) -> dict[str, Any]:
     """PEFT's options. alphas: by layer path; the adapters' own if left out."""
     ranks = _ranks(adapters)
@@ -142,18 +144,21 @@ def _peft_config(
     }
     if method in ("lora", "dora"):
         return config | {"lora_alpha": alpha, "use_dora": method == "dora"}
-    return config | {"alpha": alpha} | (_lokr_options(adapters) if method == "lokr" else {})
+    return config | {"alpha": alpha} | (_lokr_options(adapters, sizes) if method == "lokr" else {})
 
 
-def _lokr_options(adapters: Mapping[str, Adapter]) -> dict[str, Any]:
+def _lokr_options(adapters: Mapping[str, Adapter], sizes: Kernels) -> dict[str, Any]:
     options = {(a.config.factor, a.config.decompose_both) for a in adapters.values() if isinstance(a, LoKr)}
     if len(options) > 1:
         raise ConfigError("PEFT has one factor for all layers of a LoKr, this adapter several: use the format kohya")
     ((factor, both),) = options
     for path, adapter in adapters.items():
-        for size in adapter.shape:
-            if factor > 0 and size % factor == 0 and split(size, factor)[0] != factor:
-                raise ConfigError(f"PEFT splits {size} by factor = {factor} in another order (layer {path}): use kohya")
+        state = adapter.state_dict()
+        rows, columns = (state["w1"] if "w1" in state else state["up1"] @ state["down1"]).shape
+        channels = adapter.in_features // math.prod(sizes[path] or (1, 1))
+        for size, found in ((adapter.out_features, rows), (channels, columns)):
+            if (factor if factor > 0 and size % factor == 0 else split(size, factor)[0]) != found:
+                raise ConfigError(f"PEFT splits {size} by factor = {factor} otherwise (layer {path}): use kohya")
     return {"decompose_factor": factor, "decompose_both": both}
 
 
