@@ -73,11 +73,12 @@ class Recorder:
     ) -> dict[str, Tensor]:
         """Layer path -> C (in, in), of layers of the UNet while it draws the prompts; tell is told how many are done.
 
-        Raises ConfigError for a cache that cannot be written, or a device without memory for it.
+        Raises ConfigError for a cache that cannot be written, or a device or machine without memory for it.
         """
         from dreamtune.fusion import Moments, recorded
         from dreamtune.models.memory import enough_memory
 
+        self._check_room(paths)
         cache, moments, done = _cache(), Moments(), 0
         keys = self._keys(paths, prompts, changes)
         self._kept += keys
@@ -110,6 +111,18 @@ class Recorder:
         """Remove from the cache what was recorded here; to be called when the fusion is safe."""
         for key in self._kept:
             _cache().path(key).unlink(missing_ok=True)
+
+    def _check_room(self, paths: Sequence[str]) -> None:
+        """Of convolutions C is as large as their patches are long: 2 GB in fp32 for the widest of SD 1.5."""
+        import psutil
+
+        sizes = [4 * self.records[path].shape[1] ** 2 for path in paths]
+        needed, free = 2 * sum(sizes), psutil.virtual_memory().available  # while they are summed, and their means
+        if needed > free:
+            raise ConfigError(
+                f"what {len(paths)} layers get while a picture is drawn takes {needed / 1e9:.0f} GB of memory, of "
+                f"which {free / 1e9:.0f} GB are free: fuse by sum or ties, or adapters without convolutions"
+            )
 
     @contextmanager
     def _acting(self, changes: Changes) -> Iterator[None]:

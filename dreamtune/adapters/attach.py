@@ -219,14 +219,15 @@ def layer_at(
         raise IncompatibleModelError(obstacle)
     has, own = matrix_shape(layer), kernel_of(layer) or (1, 1)
     if shape not in (None, has) or kernel not in (None, own):
-        wanted = _size(shape or has, kernel or own)
+        wanted = size_of(shape or has, kernel or own)
         raise IncompatibleModelError(
-            f"the layer {path} is {_size(has, own)}, the adapter's {wanted}: it was made for another base"
+            f"the layer {path} is {size_of(has, own)}, the adapter's {wanted}: it was made for another base"
         )
     return layer  # pyright: ignore[reportReturnType]
 
 
-def _size(shape: tuple[int, int], kernel: tuple[int, int]) -> str:
+def size_of(shape: tuple[int, int], kernel: tuple[int, int]) -> str:
+    """A layer's size in words: "320x4 with a kernel of 3x3" for a ΔW of the shape (320, 36)."""
     rows, columns = shape
     if kernel == (1, 1):
         return f"{rows}x{columns}"

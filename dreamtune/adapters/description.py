@@ -47,6 +47,11 @@ class LayerRecord:
                 f"a kernel of {self.kernel[0]}x{self.kernel[1]} does not divide {self.shape[1]} inputs: {DAMAGED}"
             )
 
+    @property
+    def window(self) -> tuple[int, int]:
+        """The kernel, (1, 1) of a linear layer: equal ones are the same kind of change."""
+        return self.kernel or (1, 1)
+
     def to_json(self) -> list[Any]:
         """As it stands in the header."""
         own: list[Any] = [dict(self.options)] if self.options or self.kernel else []

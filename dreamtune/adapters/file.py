@@ -263,7 +263,7 @@ class AdapterFile(Description):
 
 
 def _layer_of(record: LayerRecord, model: nn.Module, path: str) -> nn.Module:
-    return layer_at(model, path, record.shape, record.kernel or (1, 1))
+    return layer_at(model, path, record.shape, record.window)
 
 
 def _model_of(part: str, models: Mapping[str, nn.Module]) -> nn.Module:

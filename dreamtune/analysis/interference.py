@@ -2,7 +2,8 @@
 
 For a linear layer that sees inputs x with second moment Cᵢ = E[x xᵀ] while adapter i draws, the output changes by
 tr(Δⱼ Cᵢ Δⱼᵀ) = E‖Δⱼ x‖² on average when j is added. Crosstalk Xᵢⱼ is that over i's own change, tr(Δᵢ Cᵢ Δᵢᵀ): exact for
-this layer and these inputs, a forecast for pictures, since changes of earlier layers move the inputs too.
+this layer and these inputs, a forecast for pictures, since changes of earlier layers move the inputs too. A convolution
+is such a layer on patches.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
+
+from dreamtune.adapters.patches import multiplied
 
 DOMINANT = 4.0
 """Ratio of the energies of both output changes from which one adapter drowns the other."""
@@ -49,11 +52,12 @@ def recorded(
         recording.output[name], recording.own[name] = [], []
 
         def hook(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-            x = inputs[0].detach().float().flatten(0, -2)  # (tokens, in)
-            for j, matrix in right.items():
-                recording.energy[name][j] += float((x @ matrix.to(x.device)).square().sum())
-            own = right.get(drawing)
-            recording.own[name].append(0.0 if own is None else float((x @ own.to(x.device)).square().sum()))
+            x = inputs[0].detach().float()
+            seen = {j: multiplied(layers[name], x, gain.T.to(x.device)) for j, gain in right.items()}
+            found = {j: float(y.square().sum()) for j, y in seen.items()}
+            for j, energy in found.items():
+                recording.energy[name][j] += energy
+            recording.own[name].append(found.get(drawing, 0.0))
             recording.output[name].append(float(output.detach().float().square().sum()))
 
         stack.callback(layers[name].register_forward_hook(hook).remove)

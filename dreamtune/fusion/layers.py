@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from dreamtune.adapters import Adapter, AdapterFile
+from dreamtune.adapters.attach import size_of
 from dreamtune.adapters.description import LayerRecord
 from dreamtune.adapters.fingerprint import Fingerprint
 from dreamtune.adapters.targets import match_layers
@@ -132,8 +133,8 @@ def common_layers(ingredients: Sequence[Ingredient]) -> dict[str, LayerRecord]:
     for it in ingredients:
         for path, record in it.file.layers.items():
             first, known = found.setdefault(path, (it.name, record))
-            if known.shape != record.shape:
-                sizes = ["x".join(map(str, shape)) for shape in (known.shape, record.shape)]
+            if (known.shape, known.window) != (record.shape, record.window):
+                sizes = [size_of(it.shape, it.window) for it in (known, record)]
                 raise IncompatibleModelError(
                     f"{first} and {it.name} are for different bases: the layer {path} is {sizes[0]} in one, "
                     f"{sizes[1]} in the other"

@@ -43,6 +43,20 @@ class Places:
 
         return self._once(("columns", ranks), like, make)
 
+    def maps(self, ranks: tuple[int, ...], like: Tensor) -> Tensor:
+        """(sum of ranks, h, w): the share of region i in `ranks[i]` channels; for `like` (n, c, h, w)."""
+
+        def make() -> Tensor:
+            owners = torch.repeat_interleave(torch.arange(len(ranks)), torch.tensor(ranks))
+            return self.at(like.shape[2], like.shape[3])[owners].to(like)
+
+        return self._once(("maps", ranks, like.shape[2:]), like, make)
+
+    def map(self, region: int, like: Tensor) -> Tensor:
+        """(h, w): the share of a region; for `like` (n, c, h, w)."""
+        height, width = like.shape[2:]
+        return self._once(("map", region, like.shape[2:]), like, lambda: self.at(height, width)[region].to(like))
+
     def own(self, region: int, like: Tensor) -> tuple[Tensor, Tensor]:
         """(p,) the pixels of a region, and (p, 1) its shares of them; for `like` (n, pixels, ...)."""
 

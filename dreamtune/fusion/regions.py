@@ -1,9 +1,10 @@
 """One UNet pass in which each adapter acts in its own region of the picture, and each region has its own prompt.
 
-Layers on pixels: y = W0 x + Σ Mᵢ ⊙ ΔWᵢ x, with the region's mask Mᵢ brought to the layer's size. Keys and values of
-cross-attention: every prompt's through W0 + ΔWᵢ, or W0 alone for the context prompt, and attended by its own pixels
-only: the outputs are mixed by the masks, which is soft where masks are soft. Where regions overlap they share the
-pixels evenly; where there is none the context prompt and the plain base act.
+Layers on pixels: y = W0 x + Σ Mᵢ ⊙ ΔWᵢ x, with the region's mask Mᵢ brought to the layer's size; of convolutions the
+size that they give. A resnet adds its layer on the timestep to every pixel: there it is each region's own. Keys and
+values of cross-attention: every prompt's through W0 + ΔWᵢ, or W0 alone for the context prompt, and attended by its own
+pixels only: the outputs are mixed by the masks, which is soft where masks are soft. Where regions overlap they share
+the pixels evenly; where there is none the context prompt and the plain base act.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 from dreamtune.errors import ConfigError
 
 from .delta import Delta
+from .masked import Masked, masked_kind
 from .places import Places
 
 
@@ -67,12 +69,13 @@ class Routing:
             for name, _ in unet.named_modules()
             if name.endswith("attn2")
         }
-        self._layers: dict[str, _Masked] = {}
+        self._layers: dict[str, Masked] = {}
         for name in {name for region in regions for name in region.deltas}:
-            if ".transformer_blocks." not in name:
+            kind = masked_kind(unet, name)
+            if kind is None:
                 raise ConfigError(f"the layer {name} acts on the whole picture: its adapter cannot have a region")
             if name.rpartition(".")[0] not in self._attentions or not name.endswith(("to_k", "to_v")):
-                self._layers[name] = _Masked(self.places)
+                self._layers[name] = kind(self.places)
         self._unet = unet
         self.change([region.deltas for region in regions])
 
@@ -98,45 +101,13 @@ class Routing:
         """Within the block the UNet's layers act by regions; :meth:`begin` has to come before each pass."""
         with ExitStack() as stack:
             for name, layer in self._layers.items():
-                stack.callback(self._unet.get_submodule(name).register_forward_hook(layer).remove)
+                for handle in layer.install(self._unet, name):
+                    stack.callback(handle.remove)
             for name, attention in self._attentions.items():
                 module: Any = self._unet.get_submodule(name)
                 stack.callback(setattr, module, "processor", module.processor)
                 module.processor = attention
             yield
-
-
-class _Masked:
-    """Forward hook of a layer on pixels: adds Σ Mᵢ ⊙ ΔWᵢ x to its output."""
-
-    def __init__(self, places: Places) -> None:
-        self.places = places
-        self._ranks: tuple[int, ...] = ()
-        self._whole: list[tuple[int, Tensor]] = []
-        self._up = self._down = torch.empty(0)
-
-    def change(self, deltas: Sequence[Delta | None]) -> None:
-        """The regions' ΔW. Small factors of all regions stand side by side: Σ Mᵢ ⊙ UᵢDᵢx = U (M ⊙ Dx)."""
-        small = [None if it is None or it.whole is not None else it for it in deltas]
-        self._ranks = tuple(0 if it is None else it.rank for it in small)
-        if any(self._ranks):
-            self._up = torch.cat([it.up for it in small if it is not None], 1)
-            self._down = torch.cat([it.down for it in small if it is not None])
-        self._whole = [(i, it.whole) for i, it in enumerate(deltas) if it is not None and it.whole is not None]
-
-    def __call__(self, _: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        """Add to `output` (n, pixels, out) in place, which the layer has just made."""
-        x = inputs[0]  # (n, pixels, in)
-        if any(self._ranks):
-            self._up, self._down = self._up.to(x), self._down.to(x)
-            inner = F.linear(x, self._down).mul_(self.places.columns(self._ranks, x))
-            output.flatten(0, 1).addmm_(inner.flatten(0, 1), self._up.T)
-        for place, (index, matrix) in enumerate(self._whole):
-            matrix = matrix.to(x)
-            self._whole[place] = (index, matrix)
-            pixels, share = self.places.own(index, x)
-            output.index_add_(1, pixels, F.linear(x.index_select(1, pixels), matrix).mul_(share))
-        return output
 
 
 class _Attention:

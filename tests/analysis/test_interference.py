@@ -1,5 +1,6 @@
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dreamtune.analysis import Change, advise, crosstalk, free_columns, recorded, total_crosstalk
@@ -33,6 +34,24 @@ def test_crosstalk_is_the_trace_of_its_definition() -> None:
         assert float(found[i, i]) == 1
         assert recordings[i].own["layer"] == pytest.approx([12 * own] * 2, rel=1e-4)
     assert torch.allclose(total_crosstalk(recordings), found)
+
+
+def test_crosstalk_of_convolutions_is_that_of_their_outputs() -> None:
+    layer = nn.Conv2d(2, 5, (3, 2), padding=1, bias=False).requires_grad_(False)
+    changes = {i: random_change(i, rank=2, shape=(5, 12)) for i in range(2)}
+    inputs, recordings = [torch.randn(3, 2, 4, 6, generator=generator(i)) for i in range(2)], []
+    for drawing, x in enumerate(inputs):
+        gains = {j: change.gain for j, change in changes.items()}
+        with recorded({"layer": layer}, {"layer": gains}, 2, drawing) as recording:
+            layer(x)
+        recordings.append(recording)
+    found = crosstalk(recordings, "layer")
+    for i, x in enumerate(inputs):
+        own, other = (
+            float(F.conv2d(x, changes[j].dense().view(5, 2, 3, 2), padding=1).square().sum()) for j in (i, 1 - i)
+        )
+        assert float(found[i, 1 - i]) == pytest.approx(other / own, rel=1e-4)
+        assert recordings[i].own["layer"] == pytest.approx([own], rel=1e-4)
 
 
 def test_it_forecasts_what_adding_the_other_does() -> None:

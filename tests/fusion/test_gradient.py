@@ -1,7 +1,10 @@
 """Gradient fusion: the closed form is what L-BFGS finds, and does on each adapter's inputs what the adapter does."""
 
+from typing import Any
+
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dreamtune.fusion import Delta, Moments, recorded
@@ -97,3 +100,43 @@ def test_recording_sees_all_inputs_of_a_layer() -> None:
     again.add("first", INPUTS[0])
     found.add("first", INPUTS[0])
     assert torch.equal(again.means()["first"], found.means()["first"])
+
+
+@pytest.mark.parametrize("padding_mode", ["zeros", "reflect"])
+def test_inputs_of_a_convolution_are_its_patches(padding_mode: Any) -> None:
+    """Their moments say what any ΔW does to its outputs."""
+    layer = nn.Conv2d(3, 4, (3, 2), stride=(2, 1), padding=(1, 1), padding_mode=padding_mode, bias=False)
+    x, found = drawn(2, 3, 6, 5, seed=0).requires_grad_(), Moments()
+    with recorded({"layer": layer}, found):
+        layer(x)
+        outputs = layer(2 * x)
+    (moment,) = found.means().values()
+    tokens = outputs[:, 0].numel()
+    assert found.counts == {"layer": 2 * tokens}
+    for seed in range(3):
+        change = drawn(4, 18, seed=seed)
+        with torch.no_grad():
+            layer.weight.copy_(change.view(4, 3, 3, 2))
+            energy = (1 + 4) * float(layer(x).square().sum()) / (2 * tokens)
+        assert Delta.of_matrix(change).output_norm(moment) == pytest.approx(energy**0.5, rel=1e-4)
+
+
+def test_convolutions_are_fused_by_what_they_do_to_their_patches() -> None:
+    """No other ΔW is nearer to each adapter's own outputs."""
+    layer, xs = nn.Conv2d(2, 5, 2, bias=False), [drawn(4, 2, 6, 6, seed=s) for s in (30, 31)]
+    changes = [Delta.of_factors(drawn(5, 2, seed=s), drawn(2, 8, seed=s + 1)) for s in (0, 2)]
+    own = []
+    for change, x in zip(changes, xs, strict=True):
+        with torch.no_grad(), recorded({"layer": layer}, moments := Moments()):
+            layer(x)
+        own.append(Part(change, 1.0, inputs=moments.means()["layer"]))
+
+    def error(matrix: Tensor) -> Tensor:
+        outputs = (F.conv2d(x, (matrix - it.dense()).view(5, 2, 2, 2)) for x, it in zip(xs, changes, strict=True))
+        return torch.stack([y.square().mean() for y in outputs]).sum()
+
+    fused = fuse_gradient(own, 1.0).dense().requires_grad_()
+    summed = (changes[0].dense() + changes[1].dense()).requires_grad_()
+    slope, other = (torch.autograd.grad(error(it), it)[0].norm() for it in (fused, summed))
+    assert float(slope) < 0.02 * float(other)
+    assert float(error(fused).detach()) < float(error(summed).detach())

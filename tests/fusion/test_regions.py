@@ -26,8 +26,8 @@ def unet(tiny: Any) -> nn.Module:
     return load_base(tiny, "cpu").unet
 
 
-def adapter(unet: nn.Module, seed: int) -> AdapterFile:
-    with attach(unet, LoRAConfig(rank=2, alpha=2.0), seed=seed) as attached:
+def adapter(unet: nn.Module, seed: int, targets: str = "attn") -> AdapterFile:
+    with attach(unet, LoRAConfig(rank=2, alpha=2.0), targets, seed=seed) as attached:
         for index, (_, layer, it) in enumerate(attached.layers()):
             disturb(it, layer.pristine, 100 * seed + index)
         return AdapterFile.from_attached(attached, base="", trigger="", class_word="", training={})
@@ -50,8 +50,11 @@ def noise(unet: Any, *prompts: Tensor, side: int = 8) -> Tensor:
 
 @pytest.mark.parametrize("mode", [routed, blended])
 @pytest.mark.parametrize("guided", [False, True])
-def test_a_region_of_the_whole_picture_is_plain_generation(unet: nn.Module, guided: bool, mode: Any) -> None:
-    file = adapter(unet, 1)
+@pytest.mark.parametrize("targets", ["attn", "all"])
+def test_a_region_of_the_whole_picture_is_plain_generation(
+    unet: nn.Module, guided: bool, targets: str, mode: Any
+) -> None:
+    file = adapter(unet, 1, targets)
     unwanted = [prompt(8)] if guided else []
     with file.attach(unet):
         expected = noise(unet, *unwanted, prompt(1))
@@ -116,6 +119,60 @@ def test_swapped_regions_swap_the_halves(unet: Any) -> None:
         torch.testing.assert_close(found[:, :4], alone[order[0]][:, :4], rtol=1e-4, atol=1e-4)
         torch.testing.assert_close(found[:, 4:], alone[order[1]][:, 4:], rtol=1e-4, atol=1e-4)
     assert (alone[0] - alone[1]).abs().max() > 0.1
+
+
+@pytest.mark.parametrize("whole", [False, True])
+@pytest.mark.parametrize(
+    ("name", "seen_at"),
+    [
+        ("down_blocks.0.resnets.0.conv1", "down_blocks.0.resnets.0.conv1"),
+        ("mid_block.resnets.0.time_emb_proj", "mid_block.resnets.0.norm2"),
+        ("down_blocks.0.downsamplers.0.conv", "down_blocks.0.downsamplers.0.conv"),
+        ("down_blocks.0.attentions.0.proj_in", "down_blocks.0.attentions.0.proj_in"),
+        ("up_blocks.0.resnets.0.conv_shortcut", "up_blocks.0.resnets.0.conv_shortcut"),
+        ("conv_in", "conv_in"),
+    ],
+)
+@torch.no_grad()
+def test_convolutions_act_in_their_halves(unet: nn.Module, name: str, seen_at: str, whole: bool) -> None:
+    """Of the one layer that is adapted: each half is exactly what its adapter alone would make."""
+    files = [adapter(unet, seed, f"^{name}$") for seed in (1, 2)]
+    halves = [box_mask((0, 0, 0.5, 1), (8, 8)), box_mask((0.5, 0, 1, 1), (8, 8))]
+    at, seen = unet.get_submodule(seen_at), list[Tensor]()
+
+    def run() -> Tensor:
+        if seen_at == name:
+            hook = at.register_forward_hook(lambda m, args, out: seen.append(out.clone()))
+        else:
+            hook = at.register_forward_pre_hook(lambda m, args: seen.append(args[0].clone()))
+        noise(unet, prompt(9))
+        hook.remove()
+        return seen.pop()
+
+    alone = []
+    for file in files:
+        with file.attach(unet):
+            alone.append(run())
+    assert (alone[0] - alone[1]).abs().max() > 0.02
+    regions = [region(file, mask, prompt(9)) for file, mask in zip(files, halves, strict=True)]
+    if whole:
+        dense = [{path: Delta.of_matrix(it.dense()) for path, it in own.deltas.items()} for own in regions]
+        regions = [Region(own.mask, own.embedding, deltas) for own, deltas in zip(regions, dense, strict=True)]
+    with routed(unet, regions, guided=False):
+        found = run()
+    middle = found.shape[3] // 2
+    torch.testing.assert_close(found[..., :middle], alone[0][..., :middle], rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(found[..., middle:], alone[1][..., middle:], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["time_embedding.linear_1"])
+def test_what_acts_on_the_whole_picture_has_no_region(unet: nn.Module, name: str) -> None:
+    file = adapter(unet, 1, f"^{name}$")
+    with (
+        pytest.raises(ConfigError, match=f"{name} acts on the whole picture"),
+        routed(unet, [region(file, FULL, prompt(1))], guided=False),
+    ):
+        pass
 
 
 def test_masks_share_the_picture() -> None:
