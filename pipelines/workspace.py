@@ -8,6 +8,7 @@ from pathlib import Path
 
 from dreamtune.errors import ConfigError
 from dreamtune.storage import data_dir
+from dreamtune.text import shown
 from dreamtune.words import one_form
 
 SAMPLES = {"sample-cat": (39, "cat"), "sample-robot": (71, "robot"), "sample-mug": (0, "mug")}
@@ -122,6 +123,8 @@ class Workspace:
         A hub id is no path: one that would name a file or folder here is refused.
         """
         bases = self.all_bases()
+        if not isinstance(name, str):  # as a client may send it among settings
+            raise ConfigError(f"base = {shown(name)}: must be text")
         if name in bases:
             return bases[name]
         if _HUB.fullmatch(name) and not Path(name).exists():

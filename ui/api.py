@@ -12,6 +12,7 @@ from dreamtune.errors import ConfigError
 from dreamtune.pipelines import datasets, library
 
 from . import actions
+from .calls import typed
 from .context import App
 from .device import DEVICE, on_device
 from .messages import told
@@ -96,10 +97,10 @@ def add(app: App) -> None:
 
     quick: list[Callable[..., Any]] = [upload, train, fuse, analyze, job, jobs, stop, resume, cancel, adapters]
     for endpoint in quick:
-        gr.api(told(endpoint), api_name=endpoint.__name__, concurrency_limit=8)
+        gr.api(told(typed(endpoint)), api_name=endpoint.__name__, concurrency_limit=8)
     slow: list[Callable[..., Any]] = [check, generate]
     for endpoint in slow:
-        gr.api(told(on_device(endpoint)), api_name=endpoint.__name__, concurrency_id=DEVICE, concurrency_limit=1)
+        gr.api(told(typed(on_device(endpoint))), api_name=endpoint.__name__, concurrency_id=DEVICE, concurrency_limit=1)
 
 
 def public(app: App, job: Any) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from typing import Any
 import gradio as gr
 
 from . import api
+from .calls import Page
 from .context import App
 from .launch import KEEP
 from .picker import adapter_choices
@@ -18,9 +19,9 @@ _HEAD = (
 )
 
 
-def build(app: App) -> gr.Blocks:
+def build(app: App) -> Page:
     """All components and events of one served app."""
-    with gr.Blocks(title="dreamtune", analytics_enabled=False, delete_cache=KEEP) as blocks:
+    with Page(title="dreamtune", analytics_enabled=False, delete_cache=KEEP) as blocks:
         gr.HTML(_HEAD)
         with gr.Tabs(selected="train") as tabs:
             with gr.Tab("Train", id="train") as train_tab:
@@ -52,5 +53,6 @@ def build(app: App) -> gr.Blocks:
 
         train.draw.click(use, train.panel.job, [tabs, generate.picker.names, generate.prompt], **quiet)
         api.add(app)
+    blocks.name_public_alone()
     describe_once(blocks)
     return blocks

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hmac
 import ipaddress
+import re
 import threading
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
@@ -18,6 +19,8 @@ REQUEST = 512 << 20
 LOGINS = 10
 """Wrong passwords in a minute, of all visitors together, before nobody can try another."""
 
+_CALL = re.compile(r"/gradio_api/(?:call/v2|call|run|api)/(?P<name>[^/]*)")
+
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -27,6 +30,7 @@ _HEADERS = {
     b"x-content-type-options": b"nosniff",
     b"x-frame-options": b"SAMEORIGIN",
     b"referrer-policy": b"no-referrer",
+    b"cross-origin-resource-policy": b"same-origin",
 }
 
 
@@ -38,10 +42,16 @@ class Guard:
     """ASGI middleware. `hosts`: names under which the page may be asked for; none for any, where there is a login.
 
     Without that check a page elsewhere could reach a server on this machine under a name of its own (DNS rebinding).
+    `endpoints`: names that can be called.
     """
 
-    def __init__(self, app: Callable[[Scope, Receive, Send], Awaitable[None]], hosts: frozenset[str] | None) -> None:
-        self.app, self.hosts = app, hosts
+    def __init__(
+        self,
+        app: Callable[[Scope, Receive, Send], Awaitable[None]],
+        hosts: frozenset[str] | None,
+        endpoints: frozenset[str],
+    ) -> None:
+        self.app, self.hosts, self.endpoints = app, hosts, endpoints
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer, or hand on."""
@@ -52,6 +62,12 @@ class Guard:
         host = headers.get(b"host", b"").decode("latin-1")
         if self.hosts is not None and _name(host) not in self.hosts:
             await _refuse(send, 403, "this app answers under its own address only, such as http://127.0.0.1")
+            return
+        if _is_from_another_page(scope.get("method", "GET"), host, headers):
+            await _refuse(send, 403, "a page of another address asked for this: open the app itself")
+            return
+        if (called := _CALL.match(scope.get("path", ""))) and called["name"] not in self.endpoints:
+            await _refuse(send, 404, "no endpoint of this name: /gradio_api/info tells all")
             return
         length = headers.get(b"content-length", b"0")
         if not length.isdigit() or int(length) > REQUEST:
@@ -86,6 +102,20 @@ async def _refuse(send: Send, status: int, reason: str) -> None:
     headers = [(b"content-type", b"text/plain; charset=utf-8"), *_HEADERS.items()]
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": reason.encode()})
+
+
+def _is_from_another_page(method: str, host: str, headers: dict[bytes, bytes]) -> bool:
+    """Whether a browser says that a page from elsewhere wants to change something here (CSRF), as by a form.
+
+    Programs say nothing of it, and no page can keep its browser from saying so.
+    """
+    if method in ("GET", "HEAD", "OPTIONS"):  # these change nothing
+        return False
+    if site := headers.get(b"sec-fetch-site"):
+        return site not in (b"same-origin", b"none")
+    origin = headers.get(b"origin")
+    own = {host, headers.get(b"x-forwarded-host", b"").decode("latin-1")}  # a form cannot set the latter
+    return origin is not None and origin.decode("latin-1").partition("://")[2] not in own - {""}
 
 
 def _name(host: str) -> str:

@@ -18,8 +18,7 @@ from dreamtune.pipelines.workspace import Workspace
 from .guard import UPLOAD, Guard, Login, hosts_for, is_loopback
 
 if TYPE_CHECKING:
-    import gradio as gr
-
+    from .calls import Page
     from .context import App
 
 LOOK = 0.05
@@ -95,7 +94,9 @@ class Server:
             allowed_paths=[str(self.app.workspace.pictures), str(self.app.workspace.exports)],
             blocked_paths=[str(self.app.workspace.jobs)],
             footer_links=["api"],
-            app_kwargs={"middleware": [(Guard, (), {"hosts": hosts_for(settings.host)})]},  # as Starlette unpacks it
+            app_kwargs={
+                "middleware": [(Guard, (), {"hosts": hosts_for(settings.host), "endpoints": self.blocks.endpoints})]
+            },  # as Starlette unpacks it
             theme=theme(),
             css=css(),
         )
@@ -141,7 +142,7 @@ def _free_port(host: str, port: int) -> int:
         return probe.getsockname()[1]
 
 
-def _build(workspace: Workspace, workers: int) -> tuple[App, gr.Blocks]:
+def _build(workspace: Workspace, workers: int) -> tuple[App, Page]:
     # Gradio reads these when it is imported: nothing leaves this machine, and files stay in the app's own folder.
     os.environ["GRADIO_TEMP_DIR"] = str(workspace.uploads)
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"

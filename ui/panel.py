@@ -78,7 +78,7 @@ class JobPanel:
         shots = [(path, f"step {int(path.stem.split('-')[1])}", ()) for path in reversed(newest)]
         return (
             fragments.tiles(shots) if shots else "",
-            gr.update(visible=job is not None and job.state == "running"),
+            gr.update(visible=job is not None and job.state in ("running", "stopping"), value=_stop_label(job)),
             gr.update(visible=job is not None and job.resumable),
             gr.Timer(active=job is not None and job.state in UNFINISHED),
         )
@@ -93,3 +93,8 @@ class JobPanel:
 
     def _resume(self, id: str) -> tuple[Any, ...]:
         return self.follow(resume(self.app, id))
+
+
+def _stop_label(job: Job | None) -> str:
+    """A second stop kills, for what does not listen to the first."""
+    return "Stop at once" if job is not None and job.state == "stopping" else "Stop"

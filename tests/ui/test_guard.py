@@ -19,7 +19,12 @@ async def inner(scope: Any, receive: Any, send: Any) -> None:
 
 
 def ask(
-    host: str = "localhost:7860", headers: dict[str, str] | None = None, pieces: int = 1, at: str = "127.0.0.1"
+    host: str = "localhost:7860",
+    headers: dict[str, str] | None = None,
+    pieces: int = 1,
+    at: str = "127.0.0.1",
+    method: str = "GET",
+    path: str = "/",
 ) -> Any:
     """Status and headers of an answer."""
     sent: list[Any] = []
@@ -32,7 +37,11 @@ def ask(
         sent.append(message)
 
     lines = [(name.encode(), value.encode()) for name, value in {"host": host, **(headers or {})}.items()]
-    asyncio.run(Guard(inner, hosts_for(at))({"type": "http", "headers": lines}, receive, send))
+    asyncio.run(
+        Guard(inner, hosts_for(at), frozenset({"jobs"}))(
+            {"type": "http", "method": method, "path": path, "headers": lines}, receive, send
+        )
+    )
     return sent[0]["status"], dict(sent[0]["headers"])
 
 
@@ -56,6 +65,38 @@ def test_requests_have_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(guard, "REQUEST", 2500)
     assert ask(pieces=2)[0] == 200
     assert ask(pieces=3)[0] == 413
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "PATCH"])
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({}, 200),  # a program
+        ({"sec-fetch-site": "same-origin", "origin": "http://localhost:7860"}, 200),
+        ({"sec-fetch-site": "none"}, 200),
+        ({"sec-fetch-site": "cross-site", "origin": "http://localhost:7860"}, 403),
+        ({"sec-fetch-site": "same-site"}, 403),
+        ({"origin": "http://localhost:7860"}, 200),  # a browser before 2023
+        ({"origin": "https://app.example", "x-forwarded-host": "app.example"}, 200),
+        ({"origin": "https://evil.example"}, 403),
+        ({"origin": "http://localhost:9000"}, 403),
+        ({"origin": "http://127.0.0.1:7860"}, 403),
+        ({"origin": "null"}, 403),
+        ({"origin": ""}, 403),
+    ],
+)
+def test_pages_from_elsewhere_change_nothing(headers: dict[str, str], status: int, method: str) -> None:
+    """As a form of any page could, which a browser sends with the cookies of this one."""
+    assert ask(headers=headers, method=method)[0] == status
+    assert ask(headers=headers, at="0.0.0.0", method=method)[0] == status
+    assert ask(headers=headers)[0] == 200  # links lead here
+
+
+@pytest.mark.parametrize("route", ["call", "call/v2", "run", "api"])
+def test_what_has_no_name_cannot_be_called(route: str) -> None:
+    for name, status in (("jobs", 200), ("jobs/", 200), ("jobs/0f3a", 200), ("", 404), ("open", 404), ("None", 404)):
+        assert ask(path=f"/gradio_api/{route}/{name}")[0] == status, name
+    assert ask(path="/gradio_api/queue/join")[0] == 200
 
 
 @pytest.mark.parametrize(

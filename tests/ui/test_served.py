@@ -1,6 +1,7 @@
 """The app as it is served: who is let in, what is handed out, and what can be called."""
 
 import io
+import json
 import socket
 import zipfile
 from collections.abc import Iterator
@@ -140,6 +141,37 @@ def test_endpoints_know_names_alone(client: httpx.Client, name: str) -> None:
     assert call(client, "generate", "a cat", {name: 1}, 1, 0, {})[0] == "error"
     assert call(client, "analyze", [name], "")[0] == "error"
     assert call(client, "job", name)[0] == "error"
+
+
+def test_bad_arguments_are_bad_input(client: httpx.Client, server: Served) -> None:
+    """Each kind once, as it arrives; tests/ui/test_calls.py has them all."""
+    for values, words in (
+        ((5, "cat"), "dataset = 5: must be text"),
+        (("sample-cat",), "class_word is missing: give text"),
+        ((), "dataset is missing: give text"),
+        (("sample-cat", "cat", {}, "", 5), "5 values were sent"),
+        (("sample-cat", "cat", {"steps": 10**400}), "steps = "),
+    ):
+        event, data = call(client, "train", *values)
+        assert event == "error" and words in json.loads(data)["error"], data
+    assert "Traceback" not in server.log.read_text()
+
+
+def test_private_events_have_no_name(client: httpx.Client) -> None:
+    names = [it["api_name"] for it in client.get("/config").json()["dependencies"]]
+    assert {f"/{name}" for name in names if name} == PUBLIC
+    for name in ("_stop", "open", "None", "null", "false", "opened", "_look"):
+        assert client.post(f"/gradio_api/call/{name}", json={"data": []}).status_code >= 400
+        assert client.post(f"/gradio_api/run/{name}", json={"data": []}).status_code >= 400
+
+
+def test_pages_from_elsewhere_upload_nothing(client: httpx.Client, server: Served) -> None:
+    before = set(server.workspace.uploads.rglob("*"))
+    for headers in ({"sec-fetch-site": "cross-site"}, {"origin": "https://evil.example"}, {"origin": "null"}):
+        sent = client.post("/gradio_api/upload", files={"files": picture()}, headers=headers)
+        assert sent.status_code == 403
+        assert client.post("/gradio_api/call/jobs", json={"data": []}, headers=headers).status_code == 403
+    assert set(server.workspace.uploads.rglob("*")) == before
 
 
 def test_a_client_trains_and_looks(client: httpx.Client, server: Served) -> None:
