@@ -12,7 +12,7 @@ from dreamtune.training.recipe import Recipe
 class AnalyzeConfig(Recipe):
     """What to compare, and how."""
 
-    adapters: tuple[str, ...] = Field(min_length=1)
+    adapters: tuple[str, ...] = Field(min_length=1, max_length=100)
     """Adapter files, of any known tool; one alone gives its health, and no pairs."""
     subjects: tuple[str, ...] = ()
     """A name of each adapter's subject, in the same order: those that have the same are seeds of one subject, whose

@@ -40,7 +40,7 @@ class EvaluateConfig(DrawingConfig):
     """Identity encoder (DINO, DINOv2 or DINOv3), a folder or a hub id; needed for bases other than pocket."""
     clip: str | None = None
     """Image-text encoder (CLIP), a folder or a hub id; needed for bases other than pocket."""
-    n: int = Field(default=2, ge=1)
+    n: int = Field(default=2, ge=1, le=1000)
     """Pictures per prompt; each is drawn three times: class by the base, subject and class with the adapter."""
 
 

@@ -12,7 +12,7 @@ from dreamtune.training.recipe import Recipe
 class FuseConfig(Recipe):
     """What to fuse, and how."""
 
-    adapters: tuple[str, ...] = Field(min_length=1)
+    adapters: tuple[str, ...] = Field(min_length=1, max_length=100)
     """Adapter files as FILE, FILE:WEIGHT or FILE:WEIGHT,BLOCK=FACTOR."""
     method: str = "sum"
     """A name in dreamtune.fusion.FUSIONS."""
@@ -31,10 +31,10 @@ class FuseConfig(Recipe):
     """Use a base with other weights than those that the adapters were trained on."""
     seed: int = Field(default=0, ge=0, lt=2**32)
     """Of what dare draws, and of the pictures that are recorded."""
-    prompts: tuple[str, ...] = ()
+    prompts: tuple[str, ...] = Field(default=(), max_length=1000)
     """What is read and drawn to record it, each for the adapters whose word it holds, or for all where it holds
     {token}; if not set, each adapter's subject in ten places. The first four of an adapter are drawn."""
-    captions: tuple[str, ...] = ()
+    captions: tuple[str, ...] = Field(default=(), max_length=1000)
     """What custom-diffusion is to leave alone; if not set, common things in ten places."""
     steps: int = Field(default=10, ge=1, le=999)
     """Denoising steps of the pictures that are recorded."""

@@ -31,7 +31,7 @@ class DrawingConfig(Recipe):
     """Base model, as in training; auto is the one that the adapters were trained on, or pocket without any."""
     steps: int | None = Field(default=None, ge=1, le=999)
     """Denoising steps; if not set, what suits the base. With 1000 some samplers would begin beyond the noise."""
-    guidance: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+    guidance: float | None = Field(default=None, ge=0, le=1000, allow_inf_nan=False)
     """Classifier-free guidance, 1 for none; if not set, what suits the base."""
     size: int | None = Field(default=None, ge=8, le=8192)
     """Side of the square pictures in pixels; the base's own if not set."""
@@ -73,11 +73,11 @@ class DrawingConfig(Recipe):
 class GenerateConfig(DrawingConfig):
     """What to draw."""
 
-    prompts: tuple[str, ...] = Field(min_length=1)
+    prompts: tuple[str, ...] = Field(min_length=1, max_length=10_000)
     """Prompts, each drawn `n` times."""
-    adapters: tuple[str, ...] = ()
+    adapters: tuple[str, ...] = Field(default=(), max_length=100)
     """Adapter files as FILE[:STRENGTH[,BLOCK=STRENGTH...]][@START-STOP]; the changes of several add up."""
-    regions: tuple[str, ...] = ()
+    regions: tuple[str, ...] = Field(default=(), max_length=100)
     """FILE[:STRENGTH][+FILE...]@x0,y0,x1,y1=PROMPT or FILE@mask.png=PROMPT: what is to be in a part of the picture, by
     adapters of its own."""
     mode: Literal["routed", "switch", "composite", "blend"] = "routed"
@@ -85,7 +85,7 @@ class GenerateConfig(DrawingConfig):
     take turns; composite averages what is predicted with each alone; blend draws every region by passes of its own."""
     softness: float = Field(default=0.05, ge=0, le=0.5)
     """Width of the edges of regions, as a share of the picture."""
-    n: int = Field(default=4, ge=1)
+    n: int = Field(default=4, ge=1, le=10_000)
     """Pictures per prompt."""
     negative_prompt: str = ""
     """What guidance leads away from."""

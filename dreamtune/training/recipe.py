@@ -17,6 +17,8 @@ from dreamtune.training.plain_yaml import read_yaml
 
 _MISTAKES = 5
 """How many are told at once."""
+_LONGEST, _LARGEST, _DEEPEST = 10_000, 2**53, 10
+"""Characters of a text and entries of a list, the largest number, and lists within lists: far beyond what is of use."""
 
 
 class Recipe(BaseModel):
@@ -40,7 +42,7 @@ class Recipe(BaseModel):
 
     def __init__(self, **values: Any) -> None:
         for key, value in values.items():
-            _check_text(key, value)
+            _check_plain(key, value)
         try:
             super().__init__(**values)
         except ValidationError as error:
@@ -96,20 +98,23 @@ def explain(error: ValidationError, model: type[Recipe]) -> str:
     return "; ".join([*told, *([f"and {len(by_key) - _MISTAKES} more mistakes"] if len(by_key) > _MISTAKES else [])])
 
 
-def _check_text(key: str, value: object) -> None:
-    """Raise ConfigError for text that could neither be written to a file nor be the name of one."""
+def _check_plain(key: str, value: object, depth: int = 0) -> None:
+    """Raise ConfigError for text that no file can hold or be called by, and for what is larger than any setting."""
     if isinstance(value, (str, Path)):
         try:
-            if b"\0" not in os.fsencode(value):
-                return
-        except UnicodeEncodeError:
-            pass
-        raise ConfigError(f"{key} = {shown(str(value))} holds what is no character: leave that out")
-    if isinstance(value, Mapping):
-        value = [*value.keys(), *value.values()]
-    if isinstance(value, (list, tuple)):
-        for entry in value:
-            _check_text(key, entry)
+            if b"\0" in os.fsencode(value):
+                raise ValueError
+        except ValueError:
+            raise ConfigError(f"{key} = {shown(str(value))} holds what is no character: leave that out") from None
+        if len(str(value)) > _LONGEST:
+            raise ConfigError(f"{key} has text of {len(str(value))} characters: at most {_LONGEST} are of use")
+    elif isinstance(value, int) and abs(value) > _LARGEST:
+        raise ConfigError(f"{key} = {shown(value)} is too large for any setting")
+    elif isinstance(value, (Mapping, list, tuple)):
+        if len(value) > _LONGEST or depth > _DEEPEST:
+            raise ConfigError(f"{key} is a list or mapping of a size that no setting has: see the documentation")
+        for entry in [*value.keys(), *value.values()] if isinstance(value, Mapping) else value:
+            _check_plain(key, entry, depth + 1)
 
 
 def _explain_one(key: str, items: list[dict[str, Any]], model: type[Recipe]) -> str:

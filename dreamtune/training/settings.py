@@ -49,9 +49,9 @@ class TrainSettings(Recipe):
 
     method: str = "lora"
     """How the weights are changed: a name in dreamtune.adapters.METHODS."""
-    rank: int | None = Field(default=None, ge=1)
+    rank: int | None = Field(default=None, ge=1, le=10_000)
     """Rank of the change per layer; the method's own default if not set."""
-    alpha: float | None = Field(default=None, gt=0)
+    alpha: float | None = Field(default=None, gt=0, le=1e6, allow_inf_nan=False)
     """Scale: the change is multiplied by alpha/rank; equal to the rank if not set."""
     method_options: dict[str, bool | int | float | str] = Field(default_factory=dict)
     """Further options of the method, by the names in its config class."""
@@ -71,7 +71,7 @@ class TrainSettings(Recipe):
     pivotal_lr: float | None = Field(default=None, gt=0, le=10, allow_inf_nan=False)
     """Learning rate of the token's vectors; 5e-4 if not set, with prodigy lr."""
 
-    steps: int = Field(default=800, ge=1)
+    steps: int = Field(default=800, ge=1, le=10_000_000)
     """Optimizer steps."""
     optimizer: Literal["adamw", "adamw8bit", "prodigy"] = "adamw"
     """What moves the weights; adamw8bit needs the package bitsandbytes, prodigy (lr 1.0) the package prodigyopt."""
@@ -84,13 +84,13 @@ class TrainSettings(Recipe):
     """How often cosine-restarts falls to zero."""
     warmup_steps: int = Field(default=0, ge=0)
     """Steps over which the learning rate rises linearly from zero."""
-    batch_size: int = Field(default=1, ge=1)
+    batch_size: int = Field(default=1, ge=1, le=4096)
     """Subject pictures per forward pass; with `prior`, as many class pictures are added to the same pass."""
-    accumulation: int = Field(default=1, ge=1)
+    accumulation: int = Field(default=1, ge=1, le=10_000)
     """Forward passes per optimizer step."""
-    weight_decay: float = Field(default=0.01, ge=0, allow_inf_nan=False)
+    weight_decay: float = Field(default=0.01, ge=0, le=1000, allow_inf_nan=False)
     """Decoupled weight decay: each step takes lr times this share off every weight of the adapter."""
-    lora_plus_ratio: float = Field(default=1.0, gt=0, allow_inf_nan=False)
+    lora_plus_ratio: float = Field(default=1.0, gt=0, le=10_000, allow_inf_nan=False)
     """Learning rate of LoRA's B as a multiple of A's (LoRA+; 16 is usual, with a smaller lr)."""
     ema_decay: float = Field(default=0.0, ge=0, lt=1)
     """The adapter is the exponential moving average of the weights in training (0.99 is usual); 0: the last weights."""
@@ -122,7 +122,7 @@ class TrainSettings(Recipe):
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """Where to train; auto takes the accelerator if there is one."""
 
-    resolution: int | None = Field(default=None, ge=8)
+    resolution: int | None = Field(default=None, ge=8, le=8192)
     """Side in pixels to which pictures are cropped and resized; the base's own if not set."""
     flip: bool = False
     """Also train on mirrored pictures (off: mirrored faces, text and one-sided marks are another subject)."""
@@ -140,13 +140,13 @@ class TrainSettings(Recipe):
     prior_from: Literal["pictures", "prediction"] = "pictures"
     """What keeps the class's meaning: pictures that the base draws beforehand, or, without any, the base's own
     prediction for the class prompt on the subject's noisy pictures (no drawing; one more pass without gradients)."""
-    prior_weight: float = Field(default=1.0, gt=0, allow_inf_nan=False)
+    prior_weight: float = Field(default=1.0, gt=0, le=10_000, allow_inf_nan=False)
     """Weight of the prior's loss (lambda in DreamBooth, equation 2)."""
-    prior_images: int = Field(default=100, ge=1)
+    prior_images: int = Field(default=100, ge=1, le=100_000)
     """Number of class pictures; generated once and shared by all runs with the same base, class and size."""
     sampling_steps: int = Field(default=_USUAL.steps, ge=1, le=999)
     """Denoising steps for each class or sample picture."""
-    guidance: float = Field(default=_USUAL.guidance, ge=0, allow_inf_nan=False)
+    guidance: float = Field(default=_USUAL.guidance, ge=0, le=1000, allow_inf_nan=False)
     """Classifier-free guidance for class and sample pictures."""
 
     checkpoint_every: int = Field(default=100, ge=0)
@@ -155,7 +155,7 @@ class TrainSettings(Recipe):
     """How many checkpoints stay on disk."""
     sample_every: int = Field(default=0, ge=0)
     """A picture of each sample prompt every this many steps; 0 draws none."""
-    sample_prompts: tuple[str, ...] = ()
+    sample_prompts: tuple[str, ...] = Field(default=(), max_length=1000)
     """Prompts of the sample pictures, {token} and {class} filled in; the instance prompt if none."""
     score_every: int = Field(default=0, ge=0)
     """Judge the adapter every this many steps by a few pictures from the same noise, and name the best step; 0 does

@@ -150,3 +150,35 @@ def test_missing_recipe(tmp_path: Path) -> None:
 def test_settings_need_no_torch() -> None:
     code = "import sys, dreamtune.training.config; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2]).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("steps", 10**8, "steps = 100000000: must be less than or equal to 10000000"),
+        ("steps", 10**400, "steps = a number of 1329 bits is too large"),
+        ("batch_size", 5000, "batch_size = 5000: must be less"),
+        ("accumulation", 10**6, "accumulation = 1000000"),
+        ("resolution", 80_000, "resolution = 80000"),
+        ("rank", 10**6, "rank = 1000000"),
+        ("prior_images", 10**7, "prior_images = 10000000"),
+        ("alpha", float("inf"), "alpha = inf"),
+        ("sample_prompts", ["a {token}"] * 2000, "sample_prompts = .*at most 1000 items"),
+        ("sample_prompts", ["x"] * 10**6, "sample_prompts is a list or mapping of a size that no setting has"),
+        ("ranks", {str(n): 1 for n in range(20_000)}, "ranks is a list or mapping of a size"),
+        ("class_word", "x" * 20_000, "class_word has text of 20000 characters: at most 10000"),
+        ("targets", "x" * 20_000, "targets has text of 20000 characters"),
+    ],
+)
+def test_no_setting_is_beyond_all_use(name: str, value: Any, words: str) -> None:
+    with pytest.raises(ConfigError, match=words) as raised:
+        TrainConfig(**{"images": Path("x"), "class_word": "dog", name: value})
+    assert len(str(raised.value)) <= 1000
+
+
+def test_nested_values_are_bounded() -> None:
+    deep: Any = 1
+    for _ in range(500):
+        deep = [deep]
+    with pytest.raises(ConfigError, match="lr is a list or mapping of a size that no setting has"):
+        TrainConfig(images=Path("x"), class_word="dog", lr=deep)
