@@ -14,7 +14,7 @@ from dreamtune.pipelines.adapter_use import AdapterUse, base_name, drawn_by
 from dreamtune.pipelines.files import complete
 from dreamtune.pipelines.fuse_check import check, texts
 from dreamtune.pipelines.fuse_config import FuseConfig
-from dreamtune.pipelines.fuse_output import description, with_energy, write_checkpoint
+from dreamtune.pipelines.fuse_output import description, loss_of, with_energy, write_checkpoint
 from dreamtune.pipelines.fuse_recording import Recorder
 from dreamtune.pipelines.fuse_stages import Stages
 from dreamtune.pipelines.progress import OnProgress, Printer, Progress
@@ -36,6 +36,8 @@ class FuseResult:
     """Layer path -> rank; empty for a checkpoint."""
     energy: dict[str, float]
     """Layer path -> share of ‖ΔW‖² of the fusion that is kept, 1 where it is exact."""
+    warning: str | None
+    """Where a layer keeps too little, with the remedy."""
     remarks: tuple[str, ...]
     seconds: float
 
@@ -46,13 +48,17 @@ class FuseResult:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
-        return vars(self) | {
-            "out": str(self.out),
-            "exact": self.exact,
-            "least_energy_kept": min(self.energy.values()),
-            "remarks": list(self.remarks),
-            "seconds": round(self.seconds, 3),
-        }
+        return (
+            {"warning": self.warning}
+            | vars(self)
+            | {
+                "out": str(self.out),
+                "exact": self.exact,
+                "least_energy_kept": min(self.energy.values()),
+                "remarks": list(self.remarks),
+                "seconds": round(self.seconds, 3),
+            }
+        )
 
 
 def fuse(config: FuseConfig, out: str | Path, on_progress: OnProgress | None = None) -> FuseResult:
@@ -82,9 +88,8 @@ def fuse(config: FuseConfig, out: str | Path, on_progress: OnProgress | None = N
         assert model is not None and weights is not None
         recorder = Recorder(model, records, config.steps, USUAL[model.family].guidance, config.seed)
         layers = Stages(taken, checked.options, weights, *read, recorder, tell).run()
-    fused = as_file(
-        layers, records, config.rank, whole=config.format == "checkpoint", word=word, **description(config, uses, word)
-    )
+    rank, whole = (None, True) if config.rank == "full" else (config.rank, config.format == "checkpoint")
+    fused = as_file(layers, records, rank, whole=whole, word=word, **description(config, uses, word))
     with complete(place, AdapterFileError) as target:
         if config.format == "adapter":
             with_energy(fused).save(target)
@@ -94,11 +99,15 @@ def fuse(config: FuseConfig, out: str | Path, on_progress: OnProgress | None = N
             write_checkpoint(fused.file, model, source, target, config.any_base)
     if recorder is not None:
         recorder.clear()
+    warning = loss_of(fused.energy)
+    if warning:
+        tell(Progress("remark", message=warning))
     return FuseResult(
         out=place,
         method=config.method,
         ranks=dict(fused.ranks) if config.format == "adapter" else {},
         energy=dict(fused.energy),
+        warning=warning,
         remarks=checked.remarks,
         seconds=time.monotonic() - began,
     )

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from dreamtune.training.recipe import Recipe
 
@@ -21,8 +21,9 @@ class FuseConfig(Recipe):
     balance: Literal["weights", "output"] | None = None
     """First bring all changes of a layer to one size, the geometric mean of theirs: the size of the changes themselves,
     or of what they do to the layer's output, which is recorded as for gradient."""
-    rank: int | None = Field(default=None, ge=1)
-    """The most that a layer of the adapter may have; if not set, exact factors stay whole and other layers have 64."""
+    rank: int | Literal["full"] | None = None
+    """The most that a layer of the adapter may have; if not set, exact factors stay whole and other layers have 64.
+    full keeps all of every layer, in a larger file."""
     format: Literal["adapter", "checkpoint"] = "adapter"
     """An adapter file, or a copy of the base's single file with the result in its weights."""
     base: str | None = None
@@ -40,3 +41,12 @@ class FuseConfig(Recipe):
     """Denoising steps of the pictures that are recorded."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """Where they are drawn."""
+
+    @field_validator("rank", mode="before")
+    @classmethod
+    def _number_or_full(cls, value: Any) -> Any:
+        if isinstance(value, str) and value.isdecimal() and len(value) < 9:
+            value = int(value)
+        if value in (None, "full") or (type(value) is int and value >= 1):
+            return value
+        raise ValueError(f"rank = {value!r} must be a whole number from 1, or full")

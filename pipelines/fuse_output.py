@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dreamtune.pipelines.adapter_use import AdapterUse
 from dreamtune.pipelines.fuse_config import FuseConfig
+
+_ENOUGH = 0.99
+"""Share of ‖ΔW‖² of a layer below which a fusion says that it was cut."""
 
 if TYPE_CHECKING:
     from dreamtune.adapters import AdapterFile
@@ -57,6 +60,28 @@ def with_energy(fused: Fused) -> AdapterFile:
     energy = {path: round(share, 6) for path, share in fused.energy.items()}
     told = fused.file.training["fusion"] | {"energy": energy}
     return replace(fused.file, training=dict(fused.file.training) | {"fusion": told})
+
+
+def loss_of(energy: Mapping[str, float]) -> str | None:
+    """A warning where the layers (path -> share of ‖ΔW‖² that is kept) keep too little, with the remedy."""
+    few = {path: share for path, share in energy.items() if share < _ENOUGH}
+    if not few:
+        return None
+    worst = min(few, key=lambda path: few[path])
+    layers = "1 layer keeps" if len(few) == 1 else f"{len(few)} of {len(energy)} layers keep"
+    return (
+        f"{layers} less than {_ENOUGH:.0%} of the fusion, {worst} as little as {few[worst]:.0%}: fuse with --rank full "
+        "(in the app: Keep all), which keeps all of it in a larger file"
+    )
+
+
+def loss_of_file(training: Mapping[str, Any]) -> str | None:
+    """The same of a file by what it says of its training, which may be anybody's; None for what is no fusion."""
+    fusion = training.get("fusion")
+    energy = fusion.get("energy") if isinstance(fusion, Mapping) else None
+    if not isinstance(energy, Mapping):
+        return None
+    return loss_of({str(path): share for path, share in energy.items() if isinstance(share, float) and 0 <= share <= 1})
 
 
 def write_checkpoint(file: AdapterFile, base: Base, source: Path, target: Path, any_base: bool) -> None:

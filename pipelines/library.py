@@ -11,6 +11,7 @@ from pathlib import Path
 
 from dreamtune.errors import AdapterFileError, ConfigError, DreamtuneError
 from dreamtune.pipelines.files import complete
+from dreamtune.pipelines.fuse_output import loss_of_file
 from dreamtune.pipelines.workspace import Workspace, plain_name, tidy_name
 
 MOST_BYTES = 4 << 30
@@ -45,6 +46,8 @@ class Entry:
     tool: str = ""
     """What wrote the file."""
     layers: int = 0
+    warning: str | None = None
+    """What a fusion lost when it was written."""
     error: str | None = None
     """Why it cannot be used; then nothing else is known of it."""
 
@@ -109,6 +112,15 @@ def entry(workspace: Workspace, name: str) -> Entry:
     return _entry(name, path, stat.st_size, stat.st_mtime_ns)
 
 
+def warning_of(path: Path) -> str | None:
+    """The warning of the adapter file at `path`; None if there is none, or no such file."""
+    try:
+        stat = path.stat()
+    except OSError:
+        return None
+    return _entry(path.stem, path, stat.st_size, stat.st_mtime_ns).warning
+
+
 @lru_cache(maxsize=512)
 def _entry(name: str, path: Path, size: int, changed: int) -> Entry:
     from dreamtune.adapters.interop import read_adapter
@@ -130,6 +142,7 @@ def _entry(name: str, path: Path, size: int, changed: int) -> Entry:
         subject=file.called,
         tool=imported.tool or f"dreamtune {file.version}",
         layers=len(file.layers),
+        warning=loss_of_file(file.training),
     )
 
 

@@ -118,8 +118,16 @@ def check(app: App, dataset: str, base: str, class_word: str, token: str) -> Che
     )
 
 
-def fuse(app: App, picks: Sequence[Pick], method: str, name: str, density: float | None, balance: bool) -> Job:
-    """Queue a fusion."""
+def fuse(
+    app: App,
+    picks: Sequence[Pick],
+    method: str,
+    name: str,
+    density: float | None,
+    balance: bool,
+    whole: bool = False,
+) -> Job:
+    """Queue a fusion. whole: keep all of every layer."""
     if len(picks) < 2:
         raise ConfigError("choose at least two adapters to fuse")
     label = name.strip() or "-".join(pick.rpartition("/")[2] for pick, _ in picks)[:60].strip(" .-_")
@@ -127,7 +135,8 @@ def fuse(app: App, picks: Sequence[Pick], method: str, name: str, density: float
     place = place or app.workspace.free_place(app.workspace.adapters, label, ".safetensors")
     thinned = density if method in ("ties", "dare", "magnitude", "knots") else None
     even = "weights" if balance else None
-    config = {"adapters": used(app, picks), "method": method, "balance": even, "density": thinned}
+    rank = {"rank": "full"} if whole else {}
+    config = {"adapters": used(app, picks), "method": method, "balance": even, "density": thinned, **rank}
     return submit(app, "fuse", config, place, f"{place.stem}: {method} of {len(picks)}")
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import gradio as gr
 
 from dreamtune.pipelines.job import UNFINISHED, Job, JobKind
+from dreamtune.pipelines.library import warning_of
 from dreamtune.pipelines.run_view import read_run
 
 from . import fragments
@@ -64,6 +65,8 @@ class JobPanel:
         shown, samples = fragments.progress(job), 0
         if self.app.trouble and job.state == "queued":
             shown += f'<p class="dt-bad">{fragments.text(self.app.trouble)}</p>'
+        if job.kind == "fuse" and job.state == "done" and (warning := warning_of(job.out)):
+            shown = f'<p class="dt-bad">{fragments.text(warning)}</p>' + shown
         if job.kind == "train":
             run = read_run(job.out)
             shown += fragments.plot("Loss", [("mean of 20 steps", run.losses)])

@@ -62,6 +62,11 @@ class Delta:
         return self.up.shape[1]
 
     @property
+    def dense_size(self) -> int:
+        """How many numbers the whole matrix has."""
+        return self.shape[0] * self.shape[1]
+
+    @property
     def norm(self) -> float:
         """‖ΔW‖ (Frobenius)."""
         if self.whole is not None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from dreamtune.adapters import AdapterFile
 from dreamtune.adapters.description import LayerRecord
@@ -41,31 +42,46 @@ def as_file(
     """The changes as one LoRA file: exact factors where there are small ones, else the best of at most `rank`.
 
     rank: the most that any layer may have; without it exact factors stay and other layers have RANK. whole: keep all
-    of every layer, at any rank. word: the adapter whose embeddings of a new word go along. description: `base`,
-    `trigger`, `class_word`, `training`, and so on of the AdapterFile.
+    of every layer, at any rank, as LoRA or as the matrices themselves (`full`), whichever is smaller. word: the adapter
+    whose embeddings of a new word go along. description: `base`, `trigger`, `class_word`, `training`, and so on of the
+    AdapterFile.
     """
-    factors, energy = {}, {}
-    for path, delta in dict(fused).items():
-        up, down, energy[path] = delta.up, delta.down, 1.0
-        if not whole and (rank is not None or delta.whole is not None) and delta.rank > (rank or RANK):
-            u, s, vh = delta.svd()
-            kept = min(len(s), rank or RANK)
-            total = float(s.square().sum())
-            energy[path] = 1 - float(s[kept:].square().sum()) / total if total else 1.0
-            root = s[:kept].sqrt()
-            up, down = u[:, :kept] * root, root[:, None] * vh[:kept]
-        if not up.shape[1]:  # a layer whose changes are all 0; LoRA has no rank 0
-            up, down = torch.zeros(delta.shape[0], 1), torch.zeros(1, delta.shape[1])
-        factors[path] = (up, down)
-    lora = Assembled.of(factors, records)
+    deltas = dict(fused)
+    energy = dict.fromkeys(deltas, 1.0)
+    if whole and sum(it.rank * sum(it.shape) for it in deltas.values()) > sum(it.dense_size for it in deltas.values()):
+        method, made = "full", Assembled.of_matrices({path: it.dense() for path, it in deltas.items()}, records)
+    else:
+        factors = {}
+        for path, delta in deltas.items():
+            most = delta.rank if whole or (rank is None and delta.whole is None) else rank or RANK
+            factors[path], energy[path] = _factors(delta, most)
+        method, made = "lora", Assembled.of(factors, records)
     embeddings = {} if word is None else dict(word.embeddings)
     vectors = {} if word is None else {f"embedding.{part}": word.tensors[f"embedding.{part}"] for part in embeddings}
     file = AdapterFile(
-        method="lora",
-        config=lora.config,
-        layers=lora.layers,
+        method=method,
+        config=made.config,
+        layers=made.layers,
         embeddings=embeddings,
-        tensors={**lora.tensors, **vectors},
+        tensors={**made.tensors, **vectors},
         **description,
     )
-    return Fused(file, energy, {path: up.shape[1] for path, (up, _) in factors.items()})
+    full = method == "full"
+    return Fused(
+        file, energy, {p: min(it.shape) if full else len(made.tensors[f"{p}.down"]) for p, it in deltas.items()}
+    )
+
+
+def _factors(delta: Delta, most: int) -> tuple[tuple[Tensor, Tensor], float]:
+    """Up (out, k) and down (k, in) with 1 <= k <= `most`, the best there are, and the share of ‖ΔW‖² they keep."""
+    if not delta.rank:  # a layer whose changes are all 0; LoRA has no rank 0
+        return (torch.zeros(delta.shape[0], 1), torch.zeros(1, delta.shape[1])), 1.0
+    if delta.rank <= most:
+        return (delta.up, delta.down), 1.0
+    u, s, vh = delta.svd()
+    kept = min(len(s), most)
+    if not kept:
+        return (torch.zeros(delta.shape[0], 1), torch.zeros(1, delta.shape[1])), 1.0
+    root = s[:kept].sqrt()
+    share = 1 - float(s[kept:].square().sum()) / float(s.square().sum())
+    return (u[:, :kept] * root, root[:, None] * vh[:kept]), share

@@ -36,7 +36,8 @@ def fuse(
         Option(help="First make all changes of a layer as large: their weights, or what they do to its output."),
     ] = None,
     rank: Annotated[
-        int | None, Option(help="The most that a layer may have (exact where that is small, else 64).")
+        str | None,
+        Option(help="The most that a layer may have (exact where that is small, else 64), or full: all of it."),
     ] = None,
     form: Annotated[str, Option("--format", help="adapter, or checkpoint for the base's file, changed.")] = "adapter",
     base: Annotated[str | None, Option(help="The base, where it is needed (the adapters' own).")] = None,
@@ -121,7 +122,9 @@ def show_explanation(told: Explanation) -> None:
 
 
 def show(result: FuseResult) -> None:
-    """What was written, and the layers that kept least."""
+    """What was written, and the layers that kept least; first of all what a layer has lost."""
+    if result.warning:
+        print(f"warning     {result.warning}")
     console.say(f"{result.out}  ({result.method} of {len(result.energy)} layers)")
     for remark in result.remarks:
         console.say(f"remark      {remark}")

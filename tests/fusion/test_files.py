@@ -57,6 +57,21 @@ def test_a_rank_keeps_the_best_of_that_rank_and_says_how_much() -> None:
         torch.testing.assert_close(lost, values[1:].norm().float(), rtol=1e-4, atol=1e-5)
 
 
+def test_all_of_a_layer_is_kept_in_the_smaller_form() -> None:
+    """Matrices where those have fewer numbers than factors, whatever the sizes of layers."""
+    dense = [Ingredient("a", file_of("dora")), Ingredient("b", file_of("loha", 1), 0.5)]
+    small = [Ingredient("a", file_of("lora"), 0.7)]
+    for ingredients, method in ((dense, "full"), (small, "lora")):
+        fused = to_file(ingredients, whole=True)
+        assert (fused.file.method, set(fused.energy.values())) == (method, {1.0})
+        sizes = [record.shape[0] * record.shape[1] for record in fused.file.layers.values()]
+        assert sum(it.numel() for it in fused.file.tensors.values()) <= sum(sizes)
+        own = [change(it.file) for it in ingredients]
+        for path, found in change(fused.file).items():
+            expected = torch.stack([it.weight * one[path] for it, one in zip(ingredients, own, strict=True)]).sum(0)
+            torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+
+
 def test_layers_without_change_have_a_file_too() -> None:
     pair = [Ingredient("a", file_of("lora"), 1.0), Ingredient("b", file_of("lora"), -1.0)]
     assert not any(delta.any() for delta in change(to_file(pair, "ties").file).values())

@@ -1,6 +1,7 @@
 """`dreamtune fuse`: what is written acts as it should, what it tells, what it refuses."""
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from dreamtune.adapters import METHODS, AdapterFile, attach
 from dreamtune.adapters.interop import read_adapter
 from dreamtune.fusion import FUSIONS
 from dreamtune.models import load_base
+from dreamtune.pipelines import library
 from dreamtune.pipelines.cli import main
 from dreamtune.pipelines.export import export
 from tests.adapters.nets import disturb
@@ -104,6 +106,43 @@ def test_command(fusion: str, tiny: Path, tmp_path: Path, make: Make, capsys: py
     assert kept == pytest.approx(result["energy"], abs=1e-4)
     assert main([*given, "--out", str(tmp_path / "o.safetensors")]) == 0
     assert "energy kept" in capsys.readouterr().out
+
+
+def test_rank_full_keeps_all(tiny: Path, tmp_path: Path, make: Make, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of changes that have no small factors."""
+    a, bb, out = make("a", "dora"), make("bb", "loha"), tmp_path / "out.safetensors"
+    given = ["fuse", f"{a}:0.5", str(bb), "--base", str(tiny), "--rank", "full"]
+    assert main([*given, "--out", str(out), "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["exact"], told["least_energy_kept"], told["warning"], told["remarks"]) == (True, 1.0, None, [])
+    fused = AdapterFile.load(out)
+    assert (fused.method, fused.tokens) == ("full", ("a", "bb"))
+    assert told["ranks"] == {path: min(record.shape) for path, record in fused.layers.items()}
+    assert out.stat().st_size < 1.1 * sum(4 * it.shape[0] * it.shape[1] for it in fused.layers.values()) + 20_000
+    close(noise(tiny, (out, 1)), noise(tiny, (a, 0.5), (bb, 1)))
+    assert library.warning_of(out) is None
+
+
+def test_what_a_layer_loses_is_told_first(
+    tiny: Path, tmp_path: Path, make: Make, capsys: pytest.CaptureFixture[str]
+) -> None:
+    a, bb, out = make("a", "dora"), make("bb", "dora", trigger="A"), tmp_path / "out.safetensors"
+    given = ["fuse", str(a), str(bb), "--base", str(tiny), "--rank", "2"]
+    assert main([*given, "--out", str(out)]) == 0
+    printed = capsys.readouterr()
+    first, second, *_ = printed.out.splitlines()
+    assert re.fullmatch(
+        r"warning +\d+ of \d+ layers keep less than 99% of the fusion, \S+ as little as \d+%: fuse with --rank full .*",
+        first,
+    )
+    assert second.startswith(str(out))
+    warning = first.removeprefix("warning").strip()
+    assert f"remark: {warning}" in printed.err or warning in printed.err
+    assert main([*given, "--out", str(tmp_path / "again.safetensors"), "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert next(iter(told.items())) == ("warning", warning)
+    assert f"{told['least_energy_kept']:.0%}" in warning
+    assert library.warning_of(out) == warning  # which the app shows
 
 
 @pytest.mark.parametrize("fusion", ["sum", "ties"])
@@ -201,7 +240,13 @@ BAD: list[tuple[Callable[[Make, Path], list[Any]], str]] = [
     (lambda make, folder: [make("a"), "--method", "add"], "must be one of sum"),
     (lambda make, folder: [make("a"), "--density", "0.5"], "sum has no density"),
     (lambda make, folder: [make("a"), "--balance", "norm"], "balance"),
-    (lambda make, folder: [make("a"), "--rank", "0"], "rank"),
+    *(
+        (
+            lambda make, folder, rank=rank: [make("a"), "--rank", rank],
+            f"rank = .*{rank}.* whole number from 1, or full",
+        )
+        for rank in ("0", "-1", "1.5", "all", "9" * 20)
+    ),
     (lambda make, folder: [make("a"), "--format", "checkpoint", "--base", "pocket"], "is no single file"),
     (lambda make, folder: [folder / "none.safetensors"], "none.safetensors"),
     (
@@ -219,8 +264,6 @@ def test_bad_input_writes_nothing(
     make: Make,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    import re
-
     given = [str(it) for it in arguments(make, tmp_path)]
     before = set(tmp_path.iterdir())
     assert main(["fuse", *given, "--out", str(tmp_path / "new" / "out.safetensors")]) == 2

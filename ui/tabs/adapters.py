@@ -131,6 +131,8 @@ class LibraryTab:
         strongest = [(fragments.text(path), f"{share:.1%}") for path, share in health.strongest]
         good = "good" if health.verdict == "healthy" else "note"
         words = f'<p class="dt-{good}">{fragments.text(health.verdict)}</p>'
+        if found.warning:
+            words = f'<p class="dt-bad">{fragments.text(found.warning)}</p>{words}'
         words += fragments.hint(f"{found.layers} layers; rank that is really used: {health.rank_used} (median)")
         if strongest:
             words += fragments.table(("Strongest layers", "share of the change"), strongest, "Strongest layers")

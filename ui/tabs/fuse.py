@@ -43,6 +43,9 @@ class FuseTab:
                     self.balance = gr.Checkbox(
                         False, label="Balance", info="First give all changes of a layer the same size."
                     )
+                    self.whole = gr.Checkbox(
+                        False, label="Keep all", info="A larger file, where the result has no small factors."
+                    )
                 with gr.Row():
                     self.look = gr.Button("Forecast", elem_id="fuse-forecast")
                     self.start = gr.Button("Fuse", variant="primary", elem_id="fuse-start")
@@ -65,7 +68,7 @@ class FuseTab:
             concurrency_limit=1,
             **private,
         )
-        inputs = [self.method, self.name, self.density, self.balance, *self.picker.inputs]
+        inputs = [self.method, self.name, self.density, self.balance, self.whole, *self.picker.inputs]
         self.start.click(told(self._fuse), inputs, self.panel.outputs, **private)
 
     def _forecast(self, progress: gr.Progress = gr.Progress(), *picked: Any) -> str:  # noqa: B008
@@ -75,8 +78,11 @@ class FuseTab:
         lines = actions.forecast(self.app, self.picker.picks(picked), tell)
         return "<ul>" + "".join(f"<li>{fragments.text(line)}</li>" for line in lines) + "</ul>"
 
-    def _fuse(self, method: str, name: str, density: float, balance: bool, *picked: Any) -> tuple[Any, ...]:
-        return self.panel.follow(actions.fuse(self.app, self.picker.picks(picked), method, name, density, balance))
+    def _fuse(
+        self, method: str, name: str, density: float, balance: bool, whole: bool, *picked: Any
+    ) -> tuple[Any, ...]:
+        picks = self.picker.picks(picked)
+        return self.panel.follow(actions.fuse(self.app, picks, method, name, density, balance, whole))
 
     @property
     def opened(self) -> list[Any]:
