@@ -6,7 +6,7 @@ from torch import Tensor
 
 from dreamtune.adapters import METHODS, AdapterFile
 from dreamtune.adapters.interop import plain_lora
-from dreamtune.errors import ConfigError
+from dreamtune.errors import AdapterFileError, ConfigError
 from tests.adapters.nets import attached_to, frozen_net
 
 NET = frozen_net(torch.float32)
@@ -87,3 +87,25 @@ def test_nothing_changed_is_kept_whole() -> None:
     plain = plain_lora(AdapterFile(**{**vars(file), "tensors": zero}), 1)
     assert set(plain.energy.values()) == {1.0}
     assert all(change.count_nonzero() == 0 for change in changes(plain.file).values())
+
+
+def test_changes_beyond_what_numbers_hold_are_refused() -> None:
+    """Finite factors can have a product that is not."""
+    file = file_of("full")
+    huge = {name: torch.full_like(tensor, 1e200, dtype=torch.float64) for name, tensor in file.tensors.items()}
+    with pytest.raises(AdapterFileError, match="a layer's change is beyond what numbers hold"):
+        plain_lora(AdapterFile(**{**vars(file), "tensors": huge}), 1)
+
+
+def test_kronecker_products_are_not_formed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A small file may be a large ΔW."""
+    file = file_of("lokr")
+    dense = plain_lora(file, 2)
+    expected = changes(dense.file)
+    monkeypatch.setattr(METHODS["lokr"], "delta_weight", lambda *_: pytest.fail("formed"))
+    plain = plain_lora(file, 2)
+    assert plain.energy == dense.energy
+    for path, change in changes(plain.file).items():
+        torch.testing.assert_close(change, expected[path])
+        values = torch.linalg.svdvals(file.adapters()[path].change().detach())  # pyright: ignore[reportCallIssue]
+        assert plain.energy[path] == pytest.approx(float(values[:2].square().sum() / values.square().sum()), abs=1e-6)

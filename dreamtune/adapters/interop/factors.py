@@ -7,6 +7,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from dreamtune.errors import AdapterFileError
+
+from ..svd import Svd
+
 
 @dataclass(frozen=True, eq=False)
 class Factors:
@@ -31,8 +35,21 @@ def truncated(up: Tensor, down: Tensor, rank: int) -> Factors:
 
 @torch.no_grad()
 def best(change: Tensor, rank: int) -> Factors:
-    """The best factors of a dense ΔW (out, in) of at most `rank`; each takes the root of the singular values."""
-    left, values, right = torch.linalg.svd(change.detach().cpu().double(), full_matrices=False)
+    """The best factors of a dense ΔW (out, in) of at most `rank`; each takes the root of the singular values.
+
+    Raises AdapterFileError if ΔW is beyond what numbers hold, as finite tensors can make it.
+    """
+    change = change.detach().cpu().double()
+    if not change.square().sum().isfinite():
+        raise AdapterFileError("a layer's change is beyond what numbers hold: train it again, at a smaller rate")
+    left, values, right = torch.linalg.svd(change, full_matrices=False)
+    return leading(Svd(left, values, right.T), rank)
+
+
+@torch.no_grad()
+def leading(svd: Svd, rank: int) -> Factors:
+    """The same of a ΔW whose decomposition is known, all of it."""
+    left, values, right = svd.u.double(), svd.s.double(), svd.v.double().T
     rank = min(rank, len(values))
     root, squares = values[:rank].sqrt(), values.square()
     total = float(squares.sum())

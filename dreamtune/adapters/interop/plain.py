@@ -13,7 +13,7 @@ from dreamtune.errors import ConfigError
 from ..base import Adapter
 from ..file import AdapterFile
 from .assembled import Assembled
-from .factors import Factors, best, truncated
+from .factors import Factors, best, leading, truncated
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,5 +61,8 @@ def _factors(adapter: Adapter, method: str, path: str, rank: int | None, weight:
         raise ConfigError(f"{method} has no small exact factors (layer {path}): give the rank to approximate it by")
     if weight is None and adapter.uses_weight:
         raise ConfigError(f"the change of {method} depends on the base's weights: give the base")
+    known = None if adapter.uses_weight else adapter.decomposition(stand_in)
+    if known is not None:  # by a shorter way, and without the memory of ΔW
+        return leading(known, rank)
     with torch.no_grad():
         return best(adapter.delta_weight(stand_in if weight is None else weight), rank)
