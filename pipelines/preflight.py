@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Any
 from dreamtune.errors import ConfigError
 from dreamtune.pipelines import trackers
 from dreamtune.pipelines.check import patiently
+from dreamtune.pipelines.contents import weights_of, weights_of_judge
 from dreamtune.pipelines.progress import OnProgress, Progress
 from dreamtune.pipelines.resume import Past, find_places
 from dreamtune.pipelines.run_folder import RunFolder
+from dreamtune.pipelines.start import StartFile
 from dreamtune.storage import atomic
 from dreamtune.training.config import TrainConfig
 
@@ -45,16 +47,13 @@ class Prepared:
     """Who scores the run's pictures; None without scores."""
     past: Past | None = None
     """Of a run that goes on."""
+    told: Mapping[str, Any] = field(default_factory=dict)
+    """What the adapter's file tells of its training beside the settings, see resume.CARRIED."""
 
     @property
     def drawing(self) -> Base:
         """The base under the noise of the training, to draw samples and scores; class pictures are drawn by itself."""
         return self.base.with_zero_terminal_snr() if self.config.zero_terminal_snr else self.base
-
-    @property
-    def told(self) -> dict[str, Any]:
-        """What the adapter's file tells of its training beside the settings."""
-        return dict(self.past.training) if self.past else {}
 
     @property
     def class_prompt(self) -> str:
@@ -103,7 +102,7 @@ class Prepared:
         from dreamtune.adapters.parts import UNET
 
         config = self.config
-        training = config.public() | ({} if step is None else {"kept_step": step}) | self.told
+        training = config.public() | ({} if step is None else {"kept_step": step}) | dict(self.told)
         parts = self.attached.parts
         file = AdapterFile.from_attached(
             parts.pop(UNET),
@@ -124,8 +123,12 @@ def preflight(config: TrainConfig, folder: RunFolder, resume: bool, tell: OnProg
     Writes nothing, but for singular vectors in the cache. Raises ConfigError, DatasetError, BaseModelError and
     RunFolderError.
     """
-    if resume:
-        config = find_places(config, folder, tell)
+    past = Past.of(folder) if resume else None
+    if past:
+        config = find_places(config, past, tell)
+    start = StartFile.load(config.start_from) if config.start_from and not (past and past.step) else None
+    if start:
+        config = start.fill(config)
     images = check(config, folder, resume)
 
     from dreamtune.data.buckets import Framing
@@ -143,11 +146,12 @@ def preflight(config: TrainConfig, folder: RunFolder, resume: bool, tell: OnProg
     resolution = config.resolution or base.resolution
     encoders = {name: _from_anywhere(place) for name in ("dino", "clip") if (place := getattr(config, name))}
     config = config.changed(images=images, resolution=resolution, base=_from_anywhere(config.base), **encoders)
-    past = Past.of(folder).check_settings(config, tell) if resume else None
-    contents = _contents(base)
+    past = past.check_settings(config, tell) if past else None
+    contents = weights_of(base)
     if past:
-        for what, digest in contents.items():
-            past.check(what, digest, config.base)
+        past.check(contents, config.base)
+    if start:
+        start.use.check(base)
     prompts = _prompt_remarks(config, base)
     subject = load_subject(
         images,
@@ -164,18 +168,20 @@ def preflight(config: TrainConfig, folder: RunFolder, resume: bool, tell: OnProg
     subject = replace(subject, remarks=(*words, *prompts, *subject.remarks, *captions))
     for remark in subject.remarks:
         tell(Progress("remark", message=str(remark)))
-    contents["pictures"] = subject.digest
+    pictures = {"pictures": subject.digest}
     if past:
-        past.check("pictures", subject.digest, images)
+        past.check(pictures, images)
     objective = Objective.of(base.noise_scheduler().alphas_cumprod, base.prediction_type, config)
     attached = attach_all(base, config, _on_singular_vectors(config, tell))
+    started = {"started_from": start.begin(config, base, attached, tell)} if start else {}
     optimizers.check(config, attached.parameter_groups())
     judge = find_judge(config, base, subject)
-    if judge is not None and (digest := _judge_digest(judge)):
-        contents["judge"] = digest
-        if past:
-            past.check("judge", digest, f"{config.dino} and {config.clip}")
-    return Prepared(config, base, contents, subject, objective, attached, judge, past)
+    of_judge = weights_of_judge(judge)
+    if past:
+        past.check(of_judge, f"{config.dino} and {config.clip}")
+    told = {**(past.training if past else {}), **started}
+    contents |= pictures | of_judge
+    return Prepared(config, base, contents, subject, objective, attached, judge, past, told)
 
 
 def check(config: TrainConfig, folder: RunFolder, resume: bool = False) -> Path:
@@ -190,23 +196,6 @@ def check(config: TrainConfig, folder: RunFolder, resume: bool = False) -> Path:
     trackers.check(config.trackers)
     room.limit()
     return images
-
-
-def _contents(base: Base) -> dict[str, str]:
-    """Hashes of all weights that a training sees."""
-    from dreamtune.data.cache import weights_digest
-
-    encoders = [weights_digest(part) for name, part in base.parts.items() if name != "unet"]
-    return {"base": weights_digest(base.unet), "VAE": weights_digest(base.vae), "text encoders": " ".join(encoders)}
-
-
-def _judge_digest(judge: Judge) -> str:
-    """Of the weights that it brought along; empty for pocket's own, which comes with the package."""
-    from torch import nn
-
-    from dreamtune.data.cache import weights_digest
-
-    return " ".join(weights_digest(part) for part in vars(judge).values() if isinstance(part, nn.Module))
 
 
 def _check_length(config: TrainConfig, resume: bool, tell: OnProgress) -> None:

@@ -21,21 +21,23 @@ PLACES = {
     "base": ("weights of the base", "--base MODEL"),
     "dino": ("weights of dino", "--set dino=FOLDER"),
     "clip": ("weights of clip", "--set clip=FOLDER"),
+    "start_from": ("adapter to start from", "--start-from FILE"),
 }
 """Settings that say where something lies -> what that is, and how to say where it lies now. Their contents count."""
 CARRIED = ("started_from", "extended_after")
 """What an adapter's training tells of the run's past, beside its settings."""
 
 
-def find_places(config: TrainConfig, folder: RunFolder, tell: OnProgress) -> TrainConfig:
+def find_places(config: TrainConfig, past: Past, tell: OnProgress) -> TrainConfig:
     """`config` with every place that is gone replaced by the same one nearer to the run, where there is one.
 
     Whether it holds what it did is for :meth:`Past.check` to tell. Raises RunFolderError for what is nowhere.
     """
+    folder = past.folder
     for name, (what, option) in PLACES.items():
         place = Path(str(getattr(config, name)))
-        if not place.is_absolute() or place.exists():
-            continue
+        if not place.is_absolute() or place.exists() or (name == "start_from" and past.step):
+            continue  # what a run started from is not needed once it has gone on from there
         found = _moved_along(place, folder.path.resolve())
         if found is None:
             raise RunFolderError(
@@ -43,7 +45,7 @@ def find_places(config: TrainConfig, folder: RunFolder, tell: OnProgress) -> Tra
                 f"dreamtune train {option} --resume {folder.path}"
             )
         tell(Progress("remark", message=f"{place} is gone: the {what} of {found} are taken"))
-        config = config.changed(**{name: found if name == "images" else str(found)})
+        config = config.changed(**{name: found if isinstance(getattr(config, name), Path) else str(found)})
     return config
 
 
@@ -100,10 +102,12 @@ class Past:
         after = [*self.training.get("extended_after", ()), self.step]
         return Past(self.folder, self.step, self.contents, {**self.training, "extended_after": after})
 
-    def check(self, what: str, digest: str, place: object) -> None:
-        """Raise RunFolderError if the run was trained with other contents of `what`, which now come from `place`."""
-        if self.contents.get(what, digest) == digest:
+    def check(self, contents: Mapping[str, str], place: object) -> None:
+        """Raise RunFolderError if the run was trained with other `contents`, what -> hash; these come from `place`."""
+        other = [what for what, digest in contents.items() if self.contents.get(what, digest) != digest]
+        if not other:
             return
+        what = other[0]
         option = PLACES["images" if what == "pictures" else "base" if what != "judge" else "dino"][1]
         raise RunFolderError(
             f"{self.folder.path} was trained with other {what} than there are in {place}: put the former back, or say "

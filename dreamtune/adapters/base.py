@@ -58,6 +58,13 @@ class MethodConfig:
         exponent = 0.5 if self.rslora else 1.0
         return replace(self, rank=rank, alpha=self.alpha * (max(rank, 1) / self.rank) ** exponent)
 
+    trained_by: ClassVar[tuple[str, ...]] = ("rank", "alpha", "rslora", "dropout")
+    """Options that say nothing of what the tensors mean, beside their shapes and the scale."""
+
+    def form(self) -> dict[str, Any]:
+        """The options that decide what the tensors mean: adapters of one form and of equal shapes can trade them."""
+        return {name: value for name, value in self.to_dict().items() if name not in self.trained_by}
+
     def too_short(self, steps: int) -> str | None:
         """What of the method a training of `steps` optimizer steps would never come to, and what to do; None if none.
 
@@ -110,6 +117,23 @@ class Adapter(nn.Module, ABC):
                 f"rank = {config.rank} is more than a layer of {out_features}x{in_features} can have: "
                 f"use at most {self.most_rank}"
             )
+
+    starts_anywhere: ClassVar[bool] = False
+    """Whether it can begin at the change of any other adapter, see :meth:`start_at`."""
+    scaled_tensor: str | None = None
+    """Name of the tensor that the scale alpha/rank multiplies; None if it is not one alone."""
+
+    @property
+    def start_rank(self) -> int:
+        """The largest rank of a change that it can begin at; 0 if it can only at zero, or at one of its own form."""
+        return self.config.rank if self.starts_anywhere else 0
+
+    def start_at(self, weight: Tensor, up: Tensor, down: Tensor) -> None:
+        """After initialize: begin at ΔW = up @ down, fp64 (out, k) and (k, in) on the CPU, k ≤ :attr:`start_rank`.
+
+        All of its rank can be trained from there. weight: (out, in) on the CPU.
+        """
+        raise AssertionError("asked only if starts_anywhere")
 
     @property
     def shape(self) -> tuple[int, int]:

@@ -11,7 +11,7 @@ from dreamtune.training.recipe import suggest
 from dreamtune.training.settings import TrainSettings
 
 _PRIVATE = {
-    *("images", "base", "device", "strict"),
+    *("images", "base", "start_from", "device", "strict"),
     *("checkpoint_every", "keep_checkpoints", "sample_every", "sample_prompts", "trackers"),
     *("score_every", "keep", "early_stop", "dino", "clip", "gradient_checkpointing", "track_tsd"),
 }

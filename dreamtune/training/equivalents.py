@@ -44,6 +44,7 @@ EQUIVALENTS = (
     Equivalent("rank", ("network_dim",), ("rank",), "8 by default; diffusers 4"),
     Equivalent("alpha", ("network_alpha",), (), "equal to the rank by default, as in diffusers; kohya 1"),
     Equivalent("method_options", ("network_args", "network_dropout"), (), "kohya drops of the rank, we of the input"),
+    Equivalent("start_from", ("network_weights",), (), "of any method, see above; kohya with dim_from_weights"),
     Equivalent("steps", ("max_train_steps",), ("max_train_steps",), "optimizer steps in all three"),
     Equivalent("lr", ("learning_rate", "unet_lr"), ("learning_rate",), "only together with alpha/rank, see above"),
     Equivalent(

@@ -45,7 +45,7 @@ HABITS = (
         "text encoders are trained to the end, at half of lr (`text_encoder_lr`), or not at all (`text_encoder`)",
     ),
     Habit(("conv_dim", "conv_alpha"), "`targets: all` adapts convolutions too; `ranks` gives them a rank of their own"),
-    Habit(("network_weights", "dim_from_weights"), "`start_from` (--start-from)"),
+    Habit(("dim_from_weights",), "`start_from` takes the rank of its file unless `rank` is set"),
     Habit(("use_dora", "dora_wd"), "`method: dora`, or `weight_decompose` in `method_options` of loha and lokr"),
     Habit(("lora_dropout", "rank_dropout", "module_dropout"), "`dropout` in `method_options`: of the input"),
     Habit(("scale_weight_norms", "weight_norm_scaling"), "no norm is bounded: lower `lr`, or raise `weight_decay`"),

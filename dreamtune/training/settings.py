@@ -71,6 +71,10 @@ class TrainSettings(Recipe):
     pivotal_lr: float | None = Field(default=None, gt=0, le=10, allow_inf_nan=False)
     """Learning rate of the token's vectors; 5e-4 if not set, with prodigy lr."""
 
+    start_from: Path | None = None
+    """Adapter file, of any known tool, whose change and embeddings the training begins at, instead of at none; unset,
+    its method, rank and token are taken. lora, dora, lora-dash, loha and full can begin at any, by its best factors."""
+
     steps: int = Field(default=800, ge=1, le=10_000_000)
     """Optimizer steps."""
     optimizer: Literal["adamw", "adamw8bit", "prodigy"] = "adamw"

@@ -79,6 +79,9 @@ def train(
             help="Go on with this run; with --steps for longer, with IMAGES_DIR or --base where these lie now.",
         ),
     ] = None,
+    start_from: Annotated[
+        Path | None, Option(metavar="ADAPTER", help="Begin at the change of this adapter file, of any known tool.")
+    ] = None,
     dry_run: Annotated[
         bool, Option("--dry-run", help="Check everything, measure two steps, say what it would take; write nothing.")
     ] = False,
@@ -106,6 +109,7 @@ def train(
         "early_stop": early_stop,
         "track_tsd": track_tsd,
         "device": device,
+        "start_from": start_from,
     }
     given = {key: value for key, value in options.items() if value is not None}
     complete = train_config(given, settings or [], recipe=config, resume=resume)

@@ -28,7 +28,7 @@ def test_a_name_without_counterpart_is_answered(name: str) -> None:
 
 
 def test_answers_name_settings_that_there_are() -> None:
-    elsewhere = {"num_hidden_layers", "dropout", "weight_decompose", "start_from"}
+    elsewhere = {"num_hidden_layers", "dropout", "weight_decompose"}
     for answer in NAMES.values():
         quoted = re.findall(r"`([a-z_]+)[:`]", answer)
         assert set(quoted) <= TrainConfig.model_fields.keys() | elsewhere, answer

@@ -70,6 +70,12 @@ class Decomposable(Adapter):
         if self.magnitude is not None:
             self.magnitude.copy_(row_norms(self._sided(weight)).float())
 
+    @torch.no_grad()
+    def start_magnitude(self, weight: Tensor, change: Tensor) -> None:
+        """Set m = ‖W + D‖, if there is an m, for D = `change` (out, in): ΔW is then D."""
+        if self.magnitude is not None:
+            self.magnitude.copy_(row_norms(self._sided(weight.double() + change)))
+
     def delta_weight(self, weight: Tensor) -> Tensor:
         """D, or with a decomposition m ⊙ (W+D)/‖W+D‖ − W."""
         change = self.change()

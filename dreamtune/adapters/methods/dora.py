@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ..base import MethodConfig, ParameterOptions, scaled
 from .decompose import Decomposable
-from .lora import initialize_factors
+from .lora import initialize_factors, start_factors
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,8 @@ class DoRA(Decomposable):
     config_class = DoRAConfig
     config: DoRAConfig
     partial_gradient = True
+    starts_anywhere = True
+    scaled_tensor = "up"
 
     def __init__(self, config: DoRAConfig, out_features: int, in_features: int) -> None:
         super().__init__(config, out_features, in_features, decompose=True, by_input=config.by_input)
@@ -40,6 +42,12 @@ class DoRA(Decomposable):
         """A and B as LoRA's, m = ‖W‖."""
         initialize_factors(self.up, self.down, generator)
         self.initialize_magnitude(weight)
+
+    @torch.no_grad()
+    def start_at(self, weight: Tensor, up: Tensor, down: Tensor) -> None:
+        """As LoRA, with m = ‖W + ΔW‖, which then changes nothing more."""
+        start_factors(self.up, self.down, up / self.config.scale, down)
+        self.start_magnitude(weight, up @ down)
 
     def change(self) -> Tensor:
         """s·BA."""

@@ -22,6 +22,7 @@ class Full(Adapter):
     """
 
     config_class = FullConfig
+    starts_anywhere = True
 
     def __init__(self, config: MethodConfig, out_features: int, in_features: int) -> None:
         super().__init__(config, out_features, in_features)
@@ -31,6 +32,16 @@ class Full(Adapter):
     def initialize(self, weight: Tensor, generator: torch.Generator) -> None:
         """No change."""
         self.change.zero_()
+
+    @property
+    def start_rank(self) -> int:
+        """Any."""
+        return min(self.shape)
+
+    @torch.no_grad()
+    def start_at(self, weight: Tensor, up: Tensor, down: Tensor) -> None:
+        """The change itself."""
+        self.change.copy_(up @ down)
 
     def delta_weight(self, weight: Tensor) -> Tensor:
         """`change` itself."""

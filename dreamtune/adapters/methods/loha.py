@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from ..base import MethodConfig, scaled
 from .decompose import Decomposable
+from .lora import start_factors
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,8 @@ class LoHa(Decomposable):
 
     config_class = LoHaConfig
     config: LoHaConfig
+    starts_anywhere = True
+    scaled_tensor = "up1"
 
     def __init__(self, config: LoHaConfig, out_features: int, in_features: int) -> None:
         super().__init__(config, out_features, in_features, decompose=config.weight_decompose, by_input=config.by_input)
@@ -44,6 +47,14 @@ class LoHa(Decomposable):
             factor.copy_(torch.empty(factor.shape).normal_(0, deviation, generator=generator))
         self.up2.zero_()
         self.initialize_magnitude(weight)
+
+    @torch.no_grad()
+    def start_at(self, weight: Tensor, up: Tensor, down: Tensor) -> None:
+        """B₁A₁ is the change and B₂A₂ one everywhere."""
+        self.up1.zero_()
+        start_factors(self.up1, self.down1, up / self.config.scale, down)
+        self.up2[:, 0], self.down2[0] = 1, 1
+        self.start_magnitude(weight, up @ down)
 
     def change(self) -> Tensor:
         """s·(B₁A₁) ⊙ (B₂A₂)."""

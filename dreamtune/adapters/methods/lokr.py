@@ -73,6 +73,7 @@ class LoKr(Decomposable):
         super().__init__(config, out_features, in_features, decompose=config.weight_decompose, by_input=config.by_input)
         for name, size in sizes(config, out_features, in_features).items():
             self.register_parameter(name, nn.Parameter(torch.empty(size)))
+        self.scaled_tensor = "w1" if hasattr(self, "w1") else "up1"
 
     @property
     def most_rank(self) -> int:

@@ -43,6 +43,8 @@ class LoRADashConfig(MethodConfig):
         if not (isfinite(self.dash_lr_ratio) and self.dash_lr_ratio > 0):
             raise ConfigError(f"dash_lr_ratio = {self.dash_lr_ratio} must be positive and finite")
 
+    trained_by = (*MethodConfig.trained_by, "launch_step", "dash_lr_ratio")
+
     def too_short(self, steps: int) -> str | None:
         """Whether it would never launch."""
         if steps > self.launch_step:

@@ -37,6 +37,7 @@ class Orthogonal(Adapter):
 
     config_class = OrthogonalConfig
     config: OrthogonalConfig
+    scaled_tensor = "up"
     down: Tensor
 
     def __init__(self, config: MethodConfig, out_features: int, in_features: int) -> None:
