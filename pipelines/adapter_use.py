@@ -12,11 +12,14 @@ from typing import TYPE_CHECKING, Any, Self
 
 from dreamtune.errors import ConfigError, DreamtuneError, IncompatibleModelError
 from dreamtune.pipelines.adapter_names import TEXT, Window, parse, pattern_of, split_window
+from dreamtune.text import shown
 
 if TYPE_CHECKING:
     from dreamtune.adapters import AdapterFile, AttachedParts
     from dreamtune.fusion import Ingredient
     from dreamtune.models import Base
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
 @dataclass(frozen=True)
@@ -168,8 +171,8 @@ def base_name(adapters: Sequence[AdapterUse]) -> str:
     """The one base that the adapters were trained on, pocket without any; those that do not tell theirs do not count.
 
     Of a folder or file adapters tell the name alone; its path is taken from the run that an adapter lies in, or else it
-    must be in the current folder. Raises ConfigError when there are several, when none tells it, or when it is not
-    there.
+    must be in the current folder. A model of the hub is to be loaded as `local`: no file decides what is downloaded.
+    Raises ConfigError when there are several, when none tells it, when it is not there, and for a path.
     """
     telling = [adapter for adapter in adapters if adapter.file.base]
     names = sorted({adapter.file.base for adapter in telling}) or ["pocket"]
@@ -178,8 +181,10 @@ def base_name(adapters: Sequence[AdapterUse]) -> str:
     if len(names) > 1:
         raise ConfigError(f"the adapters were trained on different bases ({', '.join(names)}): name the base to use")
     name = names[0]
-    if name == "pocket" or "/" in name:
+    if name == "pocket" or _HUB_ID.fullmatch(name):
         return name
+    if name != Path(name).name or name == ".." or name.startswith("~"):
+        raise ConfigError(f"{telling[0].path} names {shown(name)} as its base, which is no name of one: give --base")
     known = next(filter(None, (base_in_run(adapter.path, name) for adapter in telling)), None)
     if known is None and not Path(name).exists():
         raise ConfigError(

@@ -159,7 +159,7 @@ def _load_base(config: AnalyzeConfig, uses: list[AdapterUse]) -> Base:
     name = base_name(uses) if config.base == "auto" else config.base
     from dreamtune.models import load_base
 
-    base = drawn_by(load_base(name, config.device), uses)
+    base = drawn_by(load_base(name, config.device, local=config.base == "auto"), uses)
     for use in uses:
         use.check(base, config.any_base)
     return base

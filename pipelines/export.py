@@ -114,7 +114,7 @@ def export(
         raise ConfigError(
             f"{name} is no single file to write a changed copy of: give a .safetensors checkpoint as base"
         )
-    model = None if name is None else _load(name, use, any_base)
+    model = None if name is None else _load(name, use, any_base, told=base is None)
     # copies: merging changes the weights in place
     weights = None if model is None else {path: w.clone() for path, w in file.weights(model.parts).items()}
     if form == "embedding":
@@ -204,10 +204,10 @@ def _precision(form: str, dtype: str | None) -> torch.dtype | None:
     return {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[dtype or "fp32"]
 
 
-def _load(name: str, use: AdapterUse, any_base: bool) -> Base:
+def _load(name: str, use: AdapterUse, any_base: bool, told: bool) -> Base:
     """The base, on the CPU, and certain to be one that the adapter fits."""
     from dreamtune.models import load_base
 
-    base = drawn_by(load_base(name, "cpu"), [use])
+    base = drawn_by(load_base(name, "cpu", local=told), [use])
     use.check(base, any_base)
     return base

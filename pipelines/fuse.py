@@ -125,7 +125,7 @@ def _base(config: FuseConfig, uses: Sequence[AdapterUse], *, to_record: bool) ->
         raise ConfigError(
             f"{name} is no single file to write a changed copy of: give a .safetensors checkpoint as base"
         )
-    base = drawn_by(load_base(name, config.device if to_record else "cpu"), uses)
+    base = drawn_by(load_base(name, config.device if to_record else "cpu", local=config.base is None), uses)
     for use in uses:
         use.check(base, config.any_base)
     return base

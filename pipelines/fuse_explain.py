@@ -80,7 +80,8 @@ def explain(config: FuseConfig, on_progress: OnProgress | None = None) -> Explan
 
     given = [AdapterUse.load(text) for text in config.adapters]
     uses = [use for use in given if use.strength != 0]
-    base = drawn_by(load_base(base_name(uses) if config.base is None else config.base, config.device), uses)
+    name = base_name(uses) if config.base is None else config.base
+    base = drawn_by(load_base(name, config.device, local=config.base is None), uses)
     for use in uses:
         use.check(base, config.any_base)
     settings = AnalyzeConfig(adapters=config.adapters, any_base=config.any_base, seed=config.seed)

@@ -56,9 +56,10 @@ class DrawingConfig(Recipe):
         """The base to draw with, for these adapters. Raises ConfigError and BaseModelError."""
         from dreamtune.models import family_of, load_base
 
-        name = base_name(adapters) if self.base == "auto" else self.base
-        precision = self.precision or ("bf16" if family_of(name) == "sdxl" else "fp32")
-        return drawn_by(load_base(name, device=self.device, precision=precision), adapters)
+        told = self.base == "auto"
+        name = base_name(adapters) if told else self.base
+        precision = self.precision or ("bf16" if family_of(name, local=told) == "sdxl" else "fp32")
+        return drawn_by(load_base(name, device=self.device, precision=precision, local=told), adapters)
 
     def sampling(self, base: Base) -> tuple[int, float, int]:
         """Steps, guidance and size of pictures by `base`."""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from dreamtune.errors import ConfigError, Interrupted
 from dreamtune.pipelines import library
+from dreamtune.pipelines.allowed_base import AUTO, allowed_base
 from dreamtune.pipelines.job import UNFINISHED, Job
 from dreamtune.pipelines.progress import OnProgress, Progress
 from dreamtune.pipelines.workspace import plain_name
@@ -136,7 +137,9 @@ def fuse(
     thinned = density if method in ("ties", "dare", "magnitude", "knots") else None
     even = "weights" if balance else None
     rank = {"rank": "full"} if whole else {}
+    base = allowed_base(app.workspace, [pick for pick, _ in picks])
     config = {"adapters": used(app, picks), "method": method, "balance": even, "density": thinned, **rank}
+    config |= {} if base == AUTO else {"base": base}
     return submit(app, "fuse", config, place, f"{place.stem}: {method} of {len(picks)}")
 
 
@@ -147,6 +150,7 @@ def analyze(app: App, names: Sequence[str], name: str, options: Mapping[str, Any
     label = name.strip() or " and ".join(pick.rpartition("/")[2] for pick in names)[:60].strip(" .-_")
     place = app.workspace.free_place(app.workspace.reports, plain_name(label))
     config = {"adapters": [str(app.workspace.adapter(pick)) for pick in names], **options}
+    config["base"] = allowed_base(app.workspace, names)
     return submit(app, "analyze", config, place, f"{place.name}: directions")
 
 
@@ -154,6 +158,7 @@ def evaluate(app: App, name: str, dataset: str) -> Job:
     """Queue an evaluation of an adapter against pictures of its subject."""
     place = app.workspace.free_place(app.workspace.reports, f"{name.rpartition('/')[2]} scores")
     config = {"adapter": str(app.workspace.adapter(name)), "images": app.workspace.dataset(dataset)}
+    config["base"] = allowed_base(app.workspace, [name])
     return submit(app, "evaluate", config, place, f"{place.name}")
 
 
@@ -165,18 +170,26 @@ def forecast(app: App, picks: Sequence[Pick], tell: OnProgress) -> list[str]:
 
     if len(picks) < 2:
         raise ConfigError("choose at least two adapters: one alone disturbs nobody")
-    files = tuple(str(app.workspace.adapter(name)) for name, _ in picks)
-    report = study(AnalyzeConfig(adapters=files), None, tell)
+    names = [name for name, _ in picks]
+    files, base = tuple(str(app.workspace.adapter(name)) for name in names), allowed_base(app.workspace, names)
+    report = study(AnalyzeConfig(adapters=files, base=base), None, tell)
     return [*advice(report), *report.remarks] or ["Nothing that was measured speaks against using them together."]
 
 
-def draw(app: App, picks: Sequence[Pick], values: Mapping[str, Any], tell: OnProgress) -> GenerateResult:
-    """Draw pictures; values: further settings of GenerateConfig, of which those that are None are left out."""
+def draw(
+    app: App, picks: Sequence[Pick], values: Mapping[str, Any], tell: OnProgress, regions: Sequence[str] = ()
+) -> GenerateResult:
+    """Draw pictures; values: further settings of GenerateConfig, of which those that are None are left out.
+
+    regions: names of the adapters in the setting of that name.
+    """
     from dreamtune.pipelines.generate import GenerateConfig, generate
 
     given = {key: value for key, value in values.items() if value is not None}
-    if given.get("base", "auto") != "auto":
+    if given.get("base", AUTO) != AUTO:
         given["base"] = app.workspace.base(given["base"])
+    else:
+        given["base"] = allowed_base(app.workspace, [*(name for name, _ in picks), *regions])
     if not all(prompt.strip() for prompt in given["prompts"]):
         raise ConfigError("the prompt is empty: write what is to be drawn")
     if given.get("n", 4) * len(given["prompts"]) > MOST_PICTURES:

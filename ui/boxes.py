@@ -116,7 +116,7 @@ class Boxes:
                 shown.append((str(alone.files[0]), f"{name.rpartition('/')[2]} alone"))
             added = actions.draw(self.app, [(name, 1.0) for name in names], common, tell)
             shown.append((str(added.files[0]), "added up"))
-        routed = actions.draw(self.app, [], common | {"regions": tuple(regions)}, tell)
+        routed = actions.draw(self.app, [], common | {"regions": tuple(regions)}, tell, names)
         shown.append((str(routed.files[0]), "in boxes"))
         return gr.update(value=shown, visible=True)
 

@@ -13,12 +13,20 @@ TIMEOUT = 10.0
 """Seconds that the hub has to answer the first question."""
 
 
-def hub_file(repo: str, name: str) -> tuple[Path, bool]:
-    """The local copy of file `name` ("folder/file") of `repo`, and whether the hub answered.
+def hub_file(repo: str, name: str, local: bool = False) -> tuple[Path, bool]:
+    """The local copy of file `name` ("folder/file") of `repo`, and whether the hub answered; `local` never asks it.
 
     Where the hub cannot be reached, or HF_HUB_OFFLINE is set, a cached copy will do. Raises BaseModelError when there
     is no such model or file, when access has to be asked for, and when the hub is out of reach and nothing cached.
     """
+    if local:
+        cached = try_to_load_from_cache(repo, name)
+        if isinstance(cached, str):
+            return Path(cached), False
+        raise BaseModelError(
+            f"the adapter's base {repo} is not on this machine, and nothing is downloaded because a file says so: "
+            f"name it yourself, with --base {repo}"
+        )
     try:
         # Asked before downloading, because the download's own answer to a missing network is minutes of retries.
         get_hf_file_metadata(hf_hub_url(repo, name), timeout=TIMEOUT)

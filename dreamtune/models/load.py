@@ -32,26 +32,27 @@ _NEEDED = {"unet", "vae", "text_encoder", "text_encoder_2"}
 """Components that have weights."""
 
 
-def load_base(name: str | Path, device: str = "auto", precision: str = "fp32") -> Base:
+def load_base(name: str | Path, device: str = "auto", precision: str = "fp32", *, local: bool = False) -> Base:
     """Load the base `name`: "pocket", a diffusers folder, a .safetensors checkpoint, or a hub id.
 
     It may be of the design of SD 1.x, 2.x or XL. `device` is auto, cpu, cuda or mps. `precision` is a key of
     PRECISIONS: that of UNet and text encoders, which in bf16 or fp16 take half the memory; the VAE is always fp32.
+    `local` is for a name that a file told: the hub is not asked, what was downloaded before will do.
     Raises BaseModelError when the base is missing, damaged, pickled or of another design, ConfigError when the device
     is not there or cannot compute in that precision.
     """
     target = pick_device(device)
     if precision == "fp16" and target.type != "cuda":
         raise ConfigError("precision fp16 needs a CUDA device: use bf16 or fp32")
-    found = _find(name)
+    found = _find(name, local)
     with quiet():
         pipeline = found.load(PRECISIONS[precision])
     return _assemble(pipeline, found, target)
 
 
-def family_of(name: str | Path) -> str:
+def family_of(name: str | Path, *, local: bool = False) -> str:
     """The family of the base `name` (see Base.family), without its weights. Raises BaseModelError as load_base does."""
-    return _find(name).family
+    return _find(name, local).family
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ class _Found:
     load: Callable[[torch.dtype], Pipeline]
 
 
-def _find(name: str | Path) -> _Found:
+def _find(name: str | Path, local: bool = False) -> _Found:
     text = str(name)
     path = Path(text).expanduser()
     if text == "pocket":
@@ -79,7 +80,7 @@ def _find(name: str | Path) -> _Found:
         return _Found(path.name, inside.family, partial(load_single_file, path, inside))
     if path.suffix in (".safetensors", ".ckpt") or not _HUB_ID.match(text):
         raise BaseModelError(f"no base model {text!r}: {_WHAT_IS_ONE}")
-    return _on_hub(text)
+    return _on_hub(text, local)
 
 
 def pick_device(name: str) -> torch.device:
@@ -104,11 +105,11 @@ def _in_folder(folder: Path, shown: str, label: str) -> _Found:
     return _Found(label, _family(design, folder / "unet" / "config.json"), load)
 
 
-def _on_hub(repo: str) -> _Found:
+def _on_hub(repo: str, local: bool) -> _Found:
     from .hub import hub_file, hub_files
 
-    index, online = hub_file(repo, "model_index.json")
-    design, (unet, _) = _design(index, repo), hub_file(repo, "unet/config.json")
+    index, online = hub_file(repo, "model_index.json", local)
+    design, (unet, _) = _design(index, repo), hub_file(repo, "unet/config.json", local)
     variant = _variant(hub_files(repo) if online else _files_of(index.parent), repo)
     load = partial(_load, design, repo, repo, local_files_only=not online, variant=variant)
     return _Found(repo, _family(design, unet), load)

@@ -76,6 +76,11 @@ def test_model_of_the_hub_is_loaded_from_its_cache(
     assert family_of("some/model") == expected.family
     for name, part in base.parts.items():
         assert all(torch.equal(t, expected.parts[name].state_dict()[key]) for key, t in part.state_dict().items())
+    monkeypatch.setattr(hub, "get_hf_file_metadata", lambda *_, **__: pytest.fail("the hub is asked"))
+    assert load_base("some/model", device="cpu", local=True).id == "some/model"
+    assert family_of("some/model", local=True) == expected.family
+    with pytest.raises(BaseModelError, match="other/model is not on this machine, .* with --base other/model"):
+        load_base("other/model", device="cpu", local=True)
 
 
 @pytest.mark.parametrize(
@@ -90,7 +95,7 @@ def test_variant_of_a_model_on_the_hub(
     monkeypatch: pytest.MonkeyPatch, tiny: Path, files: list[str], variant: str | None
 ) -> None:
     asked: list[object] = []
-    monkeypatch.setattr(hub, "hub_file", lambda repo, name: (tiny / name, True))
+    monkeypatch.setattr(hub, "hub_file", lambda repo, name, local: (tiny / name, True))
     monkeypatch.setattr(hub.HfApi, "list_repo_files", lambda self, repo: files)
     monkeypatch.setattr(
         StableDiffusionPipeline, "from_pretrained", lambda repo, **given: asked.append(given["variant"])
@@ -101,7 +106,7 @@ def test_variant_of_a_model_on_the_hub(
 
 
 def test_pickles_on_the_hub_and_a_list_that_fails(monkeypatch: pytest.MonkeyPatch, tiny: Path) -> None:
-    monkeypatch.setattr(hub, "hub_file", lambda repo, name: (tiny / name, True))
+    monkeypatch.setattr(hub, "hub_file", lambda repo, name, local: (tiny / name, True))
     monkeypatch.setattr(hub.HfApi, "list_repo_files", lambda self, repo: ["unet/diffusion_pytorch_model.bin"])
     with pytest.raises(BaseModelError, match="some/model: the weights in unet/ are pickled"):
         load_base("some/model", device="cpu")

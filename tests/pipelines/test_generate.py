@@ -21,8 +21,9 @@ from dreamtune.errors import (
     GenerationError,
     IncompatibleModelError,
 )
-from dreamtune.models import Base
+from dreamtune.models import Base, hub
 from dreamtune.pipelines.adapter_names import parse
+from dreamtune.pipelines.adapter_use import AdapterUse, base_name
 from dreamtune.pipelines.generate import GenerateConfig, generate
 from dreamtune.pipelines.progress import Progress
 from dreamtune.pipelines.train import TrainResult
@@ -142,6 +143,25 @@ def test_auto_base_is_the_adapters_own(
     replace(file, base="pocket").save(tmp_path / "pocket.safetensors")
     with pytest.raises(ConfigError, match=r"different bases \(pocket, tiny\): name the base to use"):
         draw(base="auto", adapters=[str(trained.adapter), str(tmp_path / "pocket.safetensors")])
+
+
+def test_no_file_decides_what_is_downloaded(
+    draw: Any, trained: TrainResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hub, "get_hf_file_metadata", lambda *_, **__: pytest.fail("the hub is asked"))
+    monkeypatch.setattr(hub, "hf_hub_download", lambda *_, **__: pytest.fail("downloaded"))
+    replace(AdapterFile.load(trained.adapter), base="someone/model").save(tmp_path / "x.safetensors")
+    words = "someone/model is not on this machine, and nothing is downloaded .* --base someone/model"
+    with pytest.raises(DreamtuneError, match=words):
+        draw(base="auto", adapters=[str(tmp_path / "x.safetensors")])
+    assert not (tmp_path / "out").exists()
+
+
+def test_no_file_names_a_path_as_its_base(trained: TrainResult) -> None:
+    use = AdapterUse.load(str(trained.adapter))
+    for base in ("/etc/passwd", "../tiny", "a/b/c", "a/../b", "..", ".", "~", "~root", "https://x.example/model", "x/"):
+        with pytest.raises(ConfigError, match="as its base, which is no name of one: give --base"):
+            base_name([replace(use, file=replace(use.file, base=base))])
 
 
 def test_nan_is_an_error_and_one_colour_a_remark(draw: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -1,12 +1,19 @@
 """From what a page sends to jobs and settings."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from dreamtune.adapters import AdapterFile
 from dreamtune.errors import ConfigError, DreamtuneError
+from dreamtune.pipelines.allowed_base import allowed_base
+from dreamtune.pipelines.workspace import Workspace
+from dreamtune.training.config import TrainConfig
 from dreamtune.ui import actions
 from dreamtune.ui.context import App
+from tests.pipelines.tiny_adapters import adapter_on
+from tests.tiny_models import tiny_folder
 from tests.ui.conftest import Idle
 
 CAT = {"class_word": "cat", "method": "lora"}
@@ -84,3 +91,50 @@ def test_fusion_and_forecast_need_two(app: App) -> None:
 
 def test_private_folders_stay_private(app: App) -> None:
     assert Path(app.workspace.home).stat().st_mode & 0o077 == 0
+
+
+def test_a_file_chooses_no_base_outside_the_list(app: App, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither of the hub, nor a path, nor a folder that lies where the app was started."""
+    from dreamtune.models import hub
+
+    monkeypatch.setattr(hub, "get_hf_file_metadata", lambda *_, **__: pytest.fail("the hub is asked"))
+    monkeypatch.chdir(tmp_path)
+    tiny = tiny_folder(tmp_path / "tiny")
+    for name, base in (("hub", "someone/model"), ("path", "/etc"), ("here", "tiny"), ("fine", "pocket")):
+        file = adapter_on(tiny, app.workspace.adapters / f"{name}.safetensors")
+        replace(AdapterFile.load(file), base=base).save(file)
+
+    def tell(_: object) -> None: ...
+
+    for name in ("hub", "path", "here"):
+        picks = [(f"adapters/{name}", 1.0), ("adapters/fine", 1.0)]
+        for action in (
+            lambda picks=picks: actions.draw(app, picks, {"prompts": ("a",)}, tell),
+            lambda picks=picks: actions.draw(app, [], {"prompts": ("a",)}, tell, [picks[0][0]]),
+            lambda picks=picks: actions.fuse(app, picks, "sum", "", None, False),
+            lambda picks=picks: actions.analyze(app, [picks[0][0]], "", {}),
+            lambda picks=picks: actions.forecast(app, picks, tell),
+            lambda picks=picks: actions.evaluate(app, picks[0][0], "mine"),
+        ):
+            with pytest.raises(ConfigError, match="none of the app's bases: choose one"):
+                action()
+    assert not app.jobs.list()
+    assert allowed_base(app.workspace, ["adapters/fine"]) == "auto"
+    bases = tmp_path / "bases"
+    bases.mkdir()
+    (tmp_path / "tiny").rename(bases / "tiny")
+    allowing = Workspace(app.workspace.home, bases=(bases,))
+    assert allowed_base(allowing, ["adapters/here"]) == str(bases / "tiny")
+
+
+def test_the_base_of_a_run_is_the_one_it_was_trained_on(app: App, tmp_path: Path) -> None:
+    tiny = tiny_folder(tmp_path / "tiny")
+    run = app.workspace.runs / "mine"
+    file = adapter_on(tiny, run / "adapter.safetensors")
+    for base, told in ((str(tiny), "tiny"), ("someone/model", "someone/model")):
+        (run / "config.yaml").write_text(TrainConfig(images=tmp_path, class_word="cat", base=base).to_yaml())
+        replace(AdapterFile.load(file), base=told).save(file)
+        assert allowed_base(app.workspace, ["runs/mine"]) == "auto"
+    replace(AdapterFile.load(file), base="other/model").save(file)
+    with pytest.raises(ConfigError, match="none of the app's bases"):
+        allowed_base(app.workspace, ["runs/mine"])
