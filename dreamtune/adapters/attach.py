@@ -74,7 +74,9 @@ class AttachedAdapter(Attachment):
 
     @strength.setter
     def strength(self, value: float) -> None:
-        self._strength = _checked("strength", value)
+        checked = _checked("strength", value)
+        self._check_merged()
+        self._strength = checked
         self._update_slots()
 
     @property
@@ -88,9 +90,16 @@ class AttachedAdapter(Attachment):
     @strengths.setter
     def strengths(self, value: Mapping[str, float]) -> None:
         checked = {pattern: _checked(f"strengths[{pattern!r}]", factor) for pattern, factor in value.items()}
-        self._factors = match_layers(list(self.adapters), checked, "strengths")
-        self._strengths = checked
+        factors = match_layers(list(self.adapters), checked, "strengths")
+        self._check_merged()
+        self._factors, self._strengths = factors, checked
         self._update_slots()
+
+    def _check_merged(self) -> None:
+        """Before merged layers change, all of them or none."""
+        for layer, slot in self._slots.values():
+            if slot.merged:
+                layer.check_there()
 
     def _update_slots(self) -> None:
         for path, (layer, slot) in self._slots.items():
@@ -101,7 +110,8 @@ class AttachedAdapter(Attachment):
     def merge(self) -> None:
         """Add strength·ΔW to the weights: no cost per forward pass. The pristine weights are kept aside.
 
-        Adapters that change afterwards are not seen until this is called again.
+        Adapters that change afterwards are not seen until this is called again. Raises IncompatibleModelError while the
+        weights are offloaded; so do unmerging and detaching then.
         """
         self._set_merged(True)
 
@@ -111,6 +121,7 @@ class AttachedAdapter(Attachment):
 
     def detach(self) -> None:
         """Take the adapter off the model, which is then what it was, bit for bit. Doing it again does nothing."""
+        self._check_merged()
         for layer, slot in self._slots.values():
             layer.remove(slot)
         self._slots, self._attached = {}, False
@@ -140,6 +151,9 @@ class AttachedAdapter(Attachment):
         return groups
 
     def _set_merged(self, merged: bool) -> None:
+        for layer, slot in self._slots.values():
+            if merged or slot.merged:
+                layer.check_there()
         for layer, slot in self._slots.values():
             slot.merged = merged
             layer.refresh()

@@ -16,6 +16,15 @@ from .fused import compute_dtype, dense_linear, factored_linear
 from .fused_conv import Convolve, convolved_by, dense_conv, factored_conv
 from .svd import Svd
 
+
+class _AsRank(float):
+    """No number of its own: the default of an alpha that is to be the rank."""
+
+    def __repr__(self) -> str:
+        return "rank"
+
+
+_AS_RANK = _AsRank()
 LATER = {"later": True}
 """Metadata of options that files of earlier versions do not have: there they have their defaults."""
 
@@ -26,8 +35,8 @@ class MethodConfig:
 
     rank: int = 8
     """Rank of the trained factors."""
-    alpha: float = 8.0
-    """The change is scaled by alpha/rank, or alpha/√rank with `rslora`."""
+    alpha: float = _AS_RANK
+    """The change is scaled by alpha/rank, or alpha/√rank with `rslora`; the rank if left out."""
     rslora: bool = False
     """Rank-stabilised scaling (Kalajdzievski, arXiv 2312.03732)."""
     dropout: float = 0.0
@@ -37,6 +46,10 @@ class MethodConfig:
         """Check types and ranges."""
         for field in fields(self):
             value, default = getattr(self, field.name), field.default
+            if default is _AS_RANK:  # the rank stands before it, and was checked
+                default = 0.0
+                if value is _AS_RANK:
+                    object.__setattr__(self, field.name, value := float(self.rank))
             if isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool):
                 object.__setattr__(self, field.name, value := float(value))
             if type(value) is not type(default):

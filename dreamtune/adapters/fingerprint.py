@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from dreamtune.errors import IncompatibleModelError
+
 
 @dataclass(frozen=True)
 class Fingerprint:
@@ -31,7 +33,12 @@ class Fingerprint:
 
 
 def digest_of(weight: Tensor, dtype: torch.dtype) -> str:
-    """Hash (16 hex digits) of a weight's shape and of its values rounded to `dtype`."""
+    """Hash (16 hex digits) of a weight's shape and of its values rounded to `dtype`.
+
+    Raises IncompatibleModelError for one on the meta device, where offloading leaves it between passes.
+    """
+    if weight.is_meta:
+        raise IncompatibleModelError("the base's weights are not here but offloaded: remove the offloading first")
     rounded = weight.detach().to("cpu", dtype).contiguous().view(torch.uint8)
     digest = hashlib.sha256(f"{tuple(weight.shape)};".encode())
     digest.update(rounded.numpy().data)

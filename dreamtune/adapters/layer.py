@@ -33,6 +33,8 @@ class AdaptedLayer(nn.Module):
     weight: Tensor
     _slots: list[Slot]
     _pristine: Tensor | None
+    _device: torch.device
+    """Where the adapters are."""
 
     @staticmethod
     def install(layer: nn.Module) -> AdaptedLayer:
@@ -43,8 +45,9 @@ class AdaptedLayer(nn.Module):
         if obstacle:
             raise IncompatibleModelError(obstacle)
         layer.__class__ = _ADAPTED[type(layer)]
+        vars(layer).pop("forward", None)  # that of its former class, which removed hooks leave behind
         adapted = cast(AdaptedLayer, layer)
-        adapted._slots, adapted._pristine = [], None
+        adapted._slots, adapted._pristine, adapted._device = [], None, adapted.weight.device
         return adapted
 
     @property
@@ -58,11 +61,16 @@ class AdaptedLayer(nn.Module):
         slot.adapter.on_weight(self.pristine)
 
     def remove(self, slot: Slot) -> None:
-        """Take `slot` out again; without any the layer is what it was, bit for bit."""
+        """Take `slot` out again; without any the layer is what it was, bit for bit.
+
+        A hook that was put on it meanwhile goes on calling this class's forward, which is then the plain one.
+        """
         self._slots.remove(slot)
         self.refresh()
         if not self._slots:
-            del self._slots, self._pristine
+            del self._slots, self._pristine, self._device
+            if not is_hooked(self):
+                vars(self).pop("forward", None)
             cast(nn.Module, self).__class__ = self.plain
 
     @torch.no_grad()
@@ -82,22 +90,40 @@ class AdaptedLayer(nn.Module):
             changes = [slot.strength * slot.adapter.delta_weight(pristine).to(wide) for slot in merged]
             self.weight.copy_((pristine.to(wide) + sum(changes[1:], changes[0])).view(self.weight.shape))
 
-    def _live(self) -> list[Slot]:
-        return [slot for slot in self._slots if slot.strength and not slot.merged]
+    def check_there(self) -> None:
+        """Raise IncompatibleModelError where the weight cannot be changed: offloading keeps it elsewhere."""
+        if self.weight.is_meta and is_hooked(self):
+            raise IncompatibleModelError(f"the weights are offloaded and cannot be changed: {_UNHOOK}")
 
-    def _is_trained(self) -> bool:
+    def _is_alone(self, live: list[Slot]) -> bool:
+        """Whether one adapter acts, on weights that are frozen and plain: it may then do all at one go."""
         weight, bias = self._parameters["weight"], self._parameters["bias"]  # as attributes they take microseconds
-        return any(it is not None and it.requires_grad for it in (weight, bias))
+        if type(weight) not in _PLAIN:
+            for slot in live:
+                if slot.adapter.uses_weight:
+                    raise IncompatibleModelError(
+                        f"the change of {type(slot.adapter).__name__} depends on weights that have been quantised "
+                        "since it was attached: quantise none of its layers"
+                    )
+            return False
+        trained = any(it is not None and it.requires_grad for it in (weight, bias))
+        return len(live) == 1 and self._pristine is None and not trained
 
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Self:
         """Move the adapters with the layer; their precision stays (adapters are fp32 on half-precision bases)."""
         super()._apply(fn, recurse)
         if self._pristine is not None:
             self._pristine = fn(self._pristine)
+        self._follow(self.weight.device)
         for slot in self._slots:
-            slot.adapter.to(self.weight.device)
             slot.adapter.on_weight(self.pristine)
         return self
+
+    def _follow(self, device: torch.device) -> None:
+        """Bring the adapters to `device`: offloading brings the weight alone where the inputs are."""
+        for slot in self._slots:
+            slot.adapter.to(device)
+        self._device = device
 
     def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
         """Tell the adapters of the new weight, which is one without adapters: merged ones are merged into it."""
@@ -119,9 +145,9 @@ class AdaptedLinear(AdaptedLayer, nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:
         """The layer's output (..., out) for input (..., in)."""
-        weight, bias, live = self._parameters["weight"], self._parameters["bias"], self._live()
+        weight, bias, live = self._parameters["weight"], self._parameters["bias"], _live(self, input)
         assert weight is not None
-        if len(live) == 1 and self._pristine is None and not self._is_trained():
+        if live and self._is_alone(live):
             return live[0].adapter.layer_output(input, weight, bias, live[0].strength)
         y = F.linear(input, weight, bias)
         return _added(y, [scaled(it.strength, it.adapter.delta_output(input, self.pristine)) for it in live])
@@ -134,19 +160,30 @@ class AdaptedConv2d(AdaptedLayer, nn.Conv2d):
 
     def forward(self, input: Tensor) -> Tensor:
         """The layer's output (n, out, h', w') for input (n, in, h, w)."""
-        weight, bias, live = self._parameters["weight"], self._parameters["bias"], self._live()
+        weight, bias, live = self._parameters["weight"], self._parameters["bias"], _live(self, input)
         assert weight is not None
         convolve = self._conv_forward  # with this layer's stride, padding and dilation, by any weight
-        if len(live) == 1 and self._pristine is None and not self._is_trained():
+        if live and self._is_alone(live):
             return live[0].adapter.convolved(input, weight, bias, live[0].strength, convolve)
-        pristine = weight if self._pristine is None else self._pristine
         y = convolve(input, weight, bias)
+        if not live:
+            return y
+        pristine = weight if self._pristine is None else self._pristine
         return _added(y, [scaled(it.strength, it.adapter.delta_convolved(input, pristine, convolve)) for it in live])
 
 
 _ADAPTED: dict[type[nn.Module], type[AdaptedLayer]] = {kind.plain: kind for kind in (AdaptedLinear, AdaptedConv2d)}
 ADAPTABLE = (nn.Linear, nn.Conv2d)
 """Kinds of layers that can be adapted; subclasses of other tools cannot."""
+_PLAIN = (nn.Parameter, Tensor)
+_UNHOOK = "remove the hooks first (accelerate.hooks.remove_hook_from_submodules, diffusers' disable or remove methods)"
+
+
+def is_hooked(layer: nn.Module) -> bool:
+    """Whether `layer` has a forward of its own, around that of its class, as hooks of accelerate and diffusers do."""
+    own = vars(layer).get("forward")
+    forwards = [forward for kind in _ADAPTED.values() for forward in (kind.forward, kind.plain.forward)]
+    return own is not None and getattr(own, "__func__", None) not in forwards  # which hooks leave when they are removed
 
 
 def obstacle_in(layer: nn.Module, name: str = "") -> str | None:
@@ -161,6 +198,12 @@ def obstacle_in(layer: nn.Module, name: str = "") -> str | None:
         )
     if isinstance(layer, nn.Conv2d) and layer.groups != 1:
         return f"{called} of {layer.groups} groups: only convolutions of one group are adapted"
+    weight = cast(Tensor, layer.weight)
+    if type(weight.data) is not Tensor:
+        return f"{called} with a weight of {type(weight.data).__name__}: load the base without quantisation"
+    if is_hooked(layer) and (weight.is_meta or not isinstance(layer, AdaptedLayer)):
+        wrapped = "that offloading or casting has put a hook around"
+        return f"{called} {wrapped}: attach the adapter first and offload or cast afterwards, or {_UNHOOK}"
     return None
 
 
@@ -182,6 +225,16 @@ def pristine_weight(layer: nn.Module) -> Tensor:
 
 def _matrix(weight: Tensor) -> Tensor:
     return weight.flatten(1) if weight.dim() > 2 else weight
+
+
+def _live(layer: AdaptedLayer, input: Tensor) -> list[Slot]:
+    """The slots that act beside the weight, where the input is; none of a layer that is no longer adapted."""
+    slots = vars(layer).get("_slots")
+    if not slots:
+        return []
+    if layer._device != input.device:
+        layer._follow(input.device)
+    return [slot for slot in slots if slot.strength and not slot.merged]
 
 
 def _added(y: Tensor, changes: list[Tensor]) -> Tensor:

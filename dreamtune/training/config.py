@@ -79,8 +79,6 @@ class TrainConfig(TrainSettings):
             options["rank"] = self.rank
         if self.alpha is not None:
             options["alpha"] = self.alpha
-        elif self.rank is not None:
-            options["alpha"] = float(self.rank)
         for key in options:
             if key not in known:
                 raise ConfigError(f"the method {self.method!r} has no option {key!r}{suggest(key, known)}")
