@@ -241,6 +241,11 @@ class Adapter(nn.Module, ABC):
         """
         return None
 
+    def singular_values(self, weight: Tensor) -> Tensor | None:
+        """The singular values of :meth:`decomposition` alone, (k,) in descending order; None where that is None."""
+        known = self.decomposition(weight)
+        return None if known is None else known.s
+
     def terms(self, weight: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
         """Name -> factors as of :meth:`low_rank`, of the summands of ΔW where a method has several; none by default."""
         return {}

@@ -19,6 +19,11 @@ from .parts import TEXT_ENCODERS
 
 DAMAGED = "the file is damaged or was edited: copy it again"
 """Remedy in errors about content that no dreamtune wrote."""
+MOST_WEIGHTS = 2**25
+"""Of one layer. The largest of SD 1.x, 2.x and XL has 29,491,200 (a convolution of 2560 channels to 1280), and a dense
+ΔW of that size takes 270 MB in fp64: a file of some MB, of Kronecker products for example, could ask for far more."""
+MOST_LAYERS = 10_000
+"""Of one file. XL and its text encoders have 1,058 that can be adapted."""
 _BASES = {
     768: ("stable-diffusion-v1", "sd_v1"),
     1024: ("stable-diffusion-v2", "sd_v2"),
@@ -41,7 +46,10 @@ class LayerRecord:
     """(kh, kw) of a convolution; None for a linear layer. A kernel of 1x1 is the same change as none."""
 
     def __post_init__(self) -> None:
-        """Check that the kernel divides the inputs."""
+        """Check that the size is one that there is, and that the kernel divides the inputs."""
+        if math.prod(self.shape) > MOST_WEIGHTS:
+            rows, columns = self.shape
+            raise AdapterFileError(f"a layer of {rows}x{columns} is larger than any of the known bases: {DAMAGED}")
         if self.kernel is not None and self.shape[1] % math.prod(self.kernel):
             raise AdapterFileError(
                 f"a kernel of {self.kernel[0]}x{self.kernel[1]} does not divide {self.shape[1]} inputs: {DAMAGED}"
@@ -161,14 +169,16 @@ class Description:
     @classmethod
     def from_header(cls, header: Mapping[str, str]) -> Self:
         """Undo :meth:`to_header`. Raises AdapterFileError naming the key that is missing or wrong."""
-        method = _text(header, "method")
+        method, layers = _text(header, "method"), _mapping(header, "layers")
+        if len(layers) > MOST_LAYERS:
+            raise AdapterFileError(f"it has {len(layers)} layers, more than any of the known bases: {DAMAGED}")
         if method not in METHODS:
             known = ", ".join(METHODS)
             raise AdapterFileError(f"dreamtune.method is {method!r}, not one of {known}: it needs a newer dreamtune")
         return cls(
             method=method,
             config=_config(method, _mapping(header, "config")),
-            layers={path: _layer(path, value) for path, value in _mapping(header, "layers").items()},
+            layers={path: _layer(path, value) for path, value in layers.items()},
             base=_text(header, "base"),
             trigger=_text(header, "trigger"),
             class_word=_text(header, "class"),

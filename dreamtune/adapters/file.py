@@ -215,6 +215,8 @@ class AdapterFile(Description):
             factors = adapter.low_rank(stand_in)
             if factors is not None:
                 spectra[path] = Spectrum.of_factors(*factors)
+            elif not adapter.uses_weight and (values := adapter.singular_values(stand_in)) is not None:
+                spectra[path] = Spectrum(values)
             elif weights is not None or not adapter.uses_weight:
                 change = adapter.delta_weight(stand_in if weights is None else weights[path])
                 spectra[path] = Spectrum.of_matrix(change)

@@ -44,19 +44,16 @@ def read(path: Path, tensors: Tensors) -> AdapterFile:
 
 @pytest.mark.parametrize("algorithm", ["loha", "lokr"])
 @pytest.mark.parametrize("options", [{}, {"factor": 4}, {"decompose_both": True, "rank": 1}, {"rank": 1000}])
-def test_projections_of_sd1_are_convolutions(algorithm: str, options: dict[str, Any], tmp_path: Path) -> None:
-    """Their factors have two dimensions, as those of SD 2.x's and SDXL's, which are linear."""
+def test_projections_are_matrices_of_any_base(algorithm: str, options: dict[str, Any], tmp_path: Path) -> None:
+    """In SD 1.x they are convolutions with a kernel of 1x1, in 2.x and XL linear; which is the same change."""
     options = options if algorithm == "lokr" else {}
-    for width, adapted in ((768, False), (1024, True)):
-        tensors = layer_of(algorithm, f"{INNER}_attn2_to_k", nn.Linear(width, 32), **options)
-        for end in ("in", "out"):
-            layer = nn.Linear(32, 32) if adapted else nn.Conv2d(32, 32, 1)
-            tensors |= layer_of(algorithm, f"{BLOCK}_proj_{end}", layer, **options)
-        file = read(tmp_path, tensors)
-        expected = {f"{PATH}.transformer_blocks.0.attn2.to_k"}
-        expected |= {f"{PATH}.proj_in", f"{PATH}.proj_out"} if adapted else set()
-        assert file.layers.keys() == expected
-        assert file.training["layers_left_out"] == (0 if adapted else 2)
+    layers = nn.Linear(32, 32), nn.Conv2d(32, 32, 1)
+    linear, convolved = (layer_of(algorithm, f"{BLOCK}_proj_in", layer, **options) for layer in layers)
+    files = [read(tmp_path, tensors) for tensors in (linear, convolved)]
+    record = files[0].layers[f"{PATH}.proj_in"]
+    assert (record.shape, record.kernel) == ((32, 32), None)
+    assert files[1].layers == files[0].layers
+    assert all(torch.equal(files[1].tensors[name], tensor) for name, tensor in files[0].tensors.items())
 
 
 @pytest.mark.parametrize("factor", [2, 3])
@@ -101,6 +98,32 @@ def test_layers_of_several_factors_keep_their_own(tmp_path: Path) -> None:
     first, second = f"{INNER}_attn1_to_q", f"{INNER}_attn1_to_k"
     file = read(tmp_path, lokr(first, 32, 32, rank=100, factor=2) | lokr(second, 32, 32, rank=100, factor=4))
     assert {path[-1]: a.state_dict()["w1"].shape[0] for path, a in file.adapters().items()} == {"q": 2, "k": 4}
+    with pytest.raises(ConfigError, match="PEFT has one factor for all layers|PEFT splits"):
+        to_peft_folder(file, torch.float32)
+    file.save(tmp_path / "own.safetensors")
+    again = AdapterFile.load(tmp_path / "own.safetensors")
+    assert (again.config, again.layers) == (file.config, file.layers)
+
+
+@pytest.mark.parametrize(("w1", "w2"), [((16, 4), (4, 16)), ((1, 64), (64, 1)), ((64, 64), (1, 1)), ((3, 5), (7, 2))])
+@pytest.mark.parametrize("small", [(), ("1",), ("2",), ("1", "2")])
+def test_any_two_matrices_are_a_lokr(
+    w1: tuple[int, int], w2: tuple[int, int], small: tuple[str, ...], tmp_path: Path
+) -> None:
+    """Also of sizes that no factor gives, and with low-rank factors where LyCORIS would have none."""
+    name, generator = f"{INNER}_attn1_to_q", torch.Generator().manual_seed(3)
+    tensors, whole = {f"{name}.alpha": torch.tensor(3.0)}, {"1": torch.zeros(()), "2": torch.zeros(())}
+    for number, (rows, columns) in (("1", w1), ("2", w2)):
+        if number in small:
+            up, down = torch.randn(rows, 2, generator=generator), torch.randn(2, columns, generator=generator)
+            tensors |= {f"{name}.lokr_w{number}_a": up, f"{name}.lokr_w{number}_b": down}
+            whole[number] = up @ down
+        else:
+            whole[number] = tensors[f"{name}.lokr_w{number}"] = torch.randn(rows, columns, generator=generator)
+    (adapter,) = read(tmp_path, tensors).adapters().values()
+    scale = 1.5 if small else 1.0
+    expected = scale * torch.kron(whole["1"], whole["2"])
+    torch.testing.assert_close(adapter.delta_weight(torch.zeros(expected.shape)), expected)
 
 
 @pytest.mark.parametrize(
@@ -113,17 +136,14 @@ def test_layers_of_several_factors_keep_their_own(tmp_path: Path) -> None:
     ],
 )
 def test_the_projection_of_pooled_texts_is_left_out(name: str, tmp_path: Path) -> None:
-    tensors = lokr(name, 32, 32) | layer_of("lokr", "lora_unet_conv_in", nn.Conv2d(4, 32, 3))
-    with pytest.raises(AdapterFileError, match="only convolutions and projections of pooled texts$"):
+    tensors = lokr(name, 32, 32)
+    with pytest.raises(AdapterFileError, match="only projections of pooled texts$"):
         read(tmp_path, tensors)
     file = read(tmp_path, tensors | lokr(f"{INNER}_attn1_to_q", 32, 32))
     assert list(file.layers) == [f"{PATH}.transformer_blocks.0.attn1.to_q"]
-    assert file.training["layers_left_out"] == 2
-    remarks = read_adapter(tmp_path / "a.safetensors").remarks
-    assert [remark.partition(":")[0] for remark in remarks] == [
-        "1 of 3 layers are convolutions, lora_unet_conv_in the first",
-        f"1 of 3 layers are projections of pooled texts, {name} the first",
-    ]
+    assert file.training["layers_left_out"] == 1
+    (remark,) = read_adapter(tmp_path / "a.safetensors").remarks
+    assert remark.startswith(f"1 projections of pooled texts are left out, {name} the first: pictures may differ")
 
 
 def test_a_layer_under_two_names_is_read_once(tmp_path: Path) -> None:

@@ -111,7 +111,7 @@ KOHYA_LAYERS: dict[str, Callable[[], Tensors]] = {
     "decomposed loha": lambda: {**KOHYA_LAYERS["loha"](), "dora_scale": rand(12, 1).abs()},
     "lokr": lambda: {"lokr_w1": rand(3, 2), "lokr_w2_a": rand(4, 1), "lokr_w2_b": rand(1, 4), "alpha": torch.tensor(3)},
     "whole lokr": lambda: {"lokr_w1": rand(2, 2), "lokr_w2": rand(6, 4), "alpha": torch.tensor(3.0)},
-    "lokr of small factors": lambda: {
+    "lokr of other sizes": lambda: {  # no factor of 12 splits it so
         "lokr_w1_a": rand(4, 1),
         "lokr_w1_b": rand(1, 4),
         "lokr_w2_a": rand(3, 1),
@@ -127,6 +127,9 @@ KOHYA_LAYERS: dict[str, Callable[[], Tensors]] = {
 
 def lycoris_change(tensors: Tensors, weight: Tensor) -> Tensor:
     """W' − W as LyCORIS' forward pass has it; its merging applies alpha/rank twice to LoHa and LoKr."""
+    if tensors.keys() >= {"lokr_w1_a", "lokr_w2_a"}:  # its loader knows only sizes that a factor gives
+        w1, w2 = (tensors[f"lokr_w{n}_a"] @ tensors[f"lokr_w{n}_b"] for n in "12")
+        return tensors["alpha"] / tensors["lokr_w1_a"].shape[1] * torch.kron(w1, w2)
     layer = nn.Linear(weight.shape[1], weight.shape[0], bias=False)
     layer.weight.data.copy_(weight)
     scale = tensors.get("dora_scale", weight)
@@ -149,10 +152,6 @@ def default_alpha(tensors: Tensors) -> Tensor:
 def test_layer_of_kohya_and_lycoris(kind: str, tmp_path: Path) -> None:
     tensors, weight = KOHYA_LAYERS[kind](), rand(12, 8, seed=9)
     path = written(tmp_path / "a.safetensors", {f"{KOHYA}.{name}": tensor for name, tensor in tensors.items()})
-    if kind == "lokr of small factors":  # no factor of 12 splits it so; LyCORIS would not write it either
-        with pytest.raises(AdapterFileError, match="do not fit together as lokr"):
-            read_adapter(path)
-        return
     imported = read_adapter(path)
     assert list(imported.file.layers) == [PATH]
     assert imported.tool == ("kohya" if {"lora", "dora"} & set(kind.split()) else "LyCORIS")
@@ -229,51 +228,56 @@ def lora(name: str = KOHYA, *, kernel: bool = False) -> Tensors:
 
 
 @pytest.mark.parametrize(
-    "convolution",
+    ("tensors", "kind", "first"),
     [
-        lora("lora_unet_down_blocks_0_resnets_0_conv1", kernel=True),
-        lora("lora_unet_input_blocks_3_0_op", kernel=True),
-        lora("lora_unet_down_blocks_0_attentions_0_proj_in", kernel=True),
-        *(
-            {f"{name}.{n}": t for n, t in KOHYA_LAYERS["loha"]().items()}
-            for name in (
-                "lora_unet_mid_block_resnets_0_conv1",
-                "lora_unet_conv_in",
-                "lora_unet_conv_out",
-                "lora_unet_input_blocks_0_0",
-                "lora_unet_out_2",
-            )
+        ({f"{KOHYA[:-10]}norm1.w_norm": rand(8), f"{KOHYA[:-10]}norm1.b_norm": rand(8)}, "2 norms", "norm1.b_norm"),
+        ({"unet.conv_norm_out.weight": rand(8), "unet.conv_norm_out.bias": rand(8)}, "2 norms", "conv_norm_out.bias"),
+        ({f"{KOHYA}.diff_b": rand(8)}, "1 biases", "to_q.diff_b"),
+        ({f"{KOHYA}.lora_B.bias": rand(12)}, "1 biases", "to_q.lora_B.bias"),
+        ({"lora_unet_conv_norm_out.diff": rand(8)}, "1 norms", "conv_norm_out.diff"),
+        ({f"base_model.model.{PATH}.base_layer.weight": rand(12, 8)}, "1 weights of the base", "base_layer.weight"),
+        ({"base_model.model.conv_in.weight": rand(8, 4, 3, 3)}, "1 whole layers", "conv_in.weight"),
+        (
+            {"text_encoder.text_model.embeddings.token_embedding.lora_embedding_A": rand(2, 9)},
+            "1 embeddings of a vocabulary",
+            "token_embedding.lora_embedding_A",
         ),
-        {f"lora_unet_input_blocks_0_0.{n}": t for n, t in KOHYA_LAYERS["lokr"]().items()},
-        {f"diffusion_model.out.2.{n}": t for n, t in KOHYA_LAYERS["lokr"]().items()},
     ],
 )
-def test_convolutions_are_left_out_and_counted(convolution: Tensors, tmp_path: Path) -> None:
-    imported = read_adapter(written(tmp_path / "a.safetensors", lora() | convolution))
-    assert list(imported.file.layers) == [PATH]
-    first = imported.remarks[0].removeprefix("1 of 2 layers are convolutions, ").partition(" the first")[0]
-    assert all(name.startswith(f"{first}.") for name in convolution)
-    assert imported.file.training["layers_left_out"] == 1
-    with pytest.raises(AdapterFileError, match="changes no layer that can be adapted here"):
-        read_adapter(written(tmp_path / "b.safetensors", convolution))
+def test_what_is_beside_an_adapter_is_left_out_and_counted(
+    tensors: Tensors, kind: str, first: str, tmp_path: Path
+) -> None:
+    alone = read_adapter(written(tmp_path / "a.safetensors", lora()))
+    imported = read_adapter(written(tmp_path / "b.safetensors", lora() | tensors))
+    assert imported.file.tensors.keys() == alone.file.tensors.keys()
+    assert all(torch.equal(tensor, alone.file.tensors[name]) for name, tensor in imported.file.tensors.items())
+    (remark,) = imported.remarks
+    assert remark.startswith(f"{kind} are left out, ")
+    assert f"{first} the first: pictures may differ" in remark
+    assert imported.file.training["layers_left_out"] == len(tensors)
+    with pytest.raises(AdapterFileError, match="holds no adapter"):
+        read_adapter(written(tmp_path / "c.safetensors", tensors))
 
 
 REFUSED: dict[str, tuple[Callable[[], Tensors], str]] = {
     "wrong dora": (lambda: lora() | {f"{KOHYA}.dora_scale": rand(3, 1)}, "the magnitude is 3x1, not 12x1 or 1x8"),
-    "mixed": (
+    "mixed with magnitudes": (
         lambda: (
-            lora()
+            {f"{KOHYA}.{name}": tensor for name, tensor in KOHYA_LAYERS["dora"]().items()}
             | {f"{KOHYA.replace('to_q', 'to_k')}.{name}": tensor for name, tensor in KOHYA_LAYERS["loha"]().items()}
         ),
-        "mixes methods",
+        "mixes methods .*, and a change by magnitudes has no form in the others",
     ),
-    "unknown tensor": (lambda: lora() | {f"{KOHYA}.oft_blocks": rand(2, 2)}, "1 tensors are of no known kind"),
-    "unknown layer": (lambda: lora("lora_unet_double_blocks_0_img_attn_qkv"), "is no layer of Stable Diffusion"),
+    "two methods in a layer": (
+        lambda: lora() | {f"{KOHYA}.hada_w1_a": rand(12, 2), f"{KOHYA}.lokr_w1_a": rand(12, 2)},
+        "has tensors of several methods",
+    ),
+    "unknown tensor": (lambda: lora() | {f"{KOHYA}.lora_side": rand(2, 2)}, "1 tensors are of no known kind"),
+    "unknown layer": (lambda: lora("lora_unet_down_blocks_0_attn_0"), "attn_0 is no layer that is known here"),
     "missing": (lambda: {f"{KOHYA}.lora_up.weight": rand(12, 2)}, "lacks down: the file is incomplete"),
     "surplus": (lambda: lora() | {f"{KOHYA}.hada_w1_a": rand(12, 2)}, "the file is incomplete"),
     "half a lokr": (lambda: {f"{KOHYA}.lokr_w1": rand(2, 2)}, "lacks lokr_w1 or lokr_w2"),
     "two alphas": (lambda: lora() | {f"{KOHYA}.alpha": rand(2)}, "alpha is not one number"),
-    "negative alpha": (lambda: lora() | {f"{KOHYA}.alpha": torch.tensor(-1.0)}, "alpha is -1.0"),
     "infinite alpha": (lambda: lora() | {f"{KOHYA}.alpha": torch.tensor(float("inf"))}, "alpha is inf"),
     "NaN": (lambda: lora() | {f"{KOHYA}.lora_up.weight": torch.full((12, 2), torch.nan)}, "holds NaN or infinity"),
     "unlike ranks": (lambda: lora() | {f"{KOHYA}.lora_up.weight": rand(12, 3)}, r"is 12x3, not|do not fit together"),
@@ -304,8 +308,11 @@ def test_refused(kind: str, tmp_path: Path) -> None:
     [
         ("{", "is not a JSON object"),
         (json.dumps({"peft_type": "IA3"}), "is of the method IA3"),
-        (json.dumps({"peft_type": "LORA", "r": 2, "lora_alpha": "x"}), "are no positive numbers"),
-        (json.dumps({"peft_type": "LORA", "r": 0, "lora_alpha": 1}), "are no positive numbers"),
+        (json.dumps({"peft_type": "LORA", "r": 2, "lora_alpha": "x"}), "r = 2, alpha = 'x' of .* give no scale"),
+        (json.dumps({"peft_type": "LORA", "r": 0, "lora_alpha": 1}), "give no scale"),
+        (json.dumps({"peft_type": "LORA", "r": 2, "lora_alpha": float("nan")}), "alpha = nan .* give no scale"),
+        (json.dumps({"peft_type": "LORA", "r": 2, "lora_alpha": 10**400}), "alpha = 10{39} of .* give no scale"),
+        (json.dumps({"peft_type": "LORA", "r": 2, "lora_alpha": 2, "use_qalora": True}), "says use_qalora"),
         (json.dumps({"peft_type": "LORA", "r": 2, "lora_alpha": 1, "rank_pattern": {"(": 3}}), "no valid regular expr"),
         (json.dumps({"peft_type": "LORA", "init_lora_weights": "pissa_niter_4"}), "= pissa_nit"),
     ],
@@ -325,3 +332,40 @@ def test_rank_above_what_there_can_be_is_reduced(tmp_path: Path) -> None:
     assert file.config.rank == 8
     expected = 5 / 20 * tensors["lora_up.weight"] @ tensors["lora_down.weight"]
     torch.testing.assert_close(delta(file), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["lora", "loha", "lokr", "whole lokr", "lokr of other sizes", "dora"])
+def test_a_negative_alpha_turns_the_change_around(kind: str, tmp_path: Path) -> None:
+    """As kohya, ComfyUI and LyCORIS scale by it."""
+    tensors, weight = KOHYA_LAYERS[kind](), rand(12, 8, seed=9)
+    negative = {**tensors, "alpha": -tensors["alpha"]}
+    path = written(tmp_path / "a.safetensors", {f"{KOHYA}.{name}": tensor for name, tensor in negative.items()})
+    expected = lycoris_change(tensors if kind == "whole lokr" else negative, weight)
+    torch.testing.assert_close(delta(read_adapter(path).file, weight), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_file_that_mixes_methods_is_read_as_the_lora_that_it_is(tmp_path: Path) -> None:
+    kinds = {"to_q": "lora", "to_k": "loha", "to_v": "whole lokr", "to_out_0": "lokr"}
+    tensors = {KOHYA.replace("to_q", name): KOHYA_LAYERS[kind]() for name, kind in kinds.items()}
+    tensors["lora_unet_conv_in"] = {"diff": rand(12, 4, 3, 3)}
+    flat = {f"{name}.{key}": tensor for name, own in tensors.items() for key, tensor in own.items()}
+    imported = read_adapter(written(tmp_path / "a.safetensors", flat))
+    assert imported.file.method == "lora"
+    assert "it mixes methods (lokr in 2 layers" in imported.remarks[0]
+    adapters = imported.file.adapters()
+    for name, kind in kinds.items():
+        path, weight = PATH.replace("to_q", name.replace("_0", ".0")), torch.zeros(12, 8)
+        expected = lycoris_change(KOHYA_LAYERS[kind](), weight)
+        torch.testing.assert_close(adapters[path].delta_weight(weight), expected, rtol=1e-4, atol=1e-5)
+    assert torch.equal(adapters["conv_in"].delta_weight(torch.zeros(12, 36)), rand(12, 4, 3, 3).flatten(1))
+    assert imported.file.layers["conv_in"].kernel == (3, 3)
+
+
+def test_a_tensor_file_beside_the_settings_of_peft_has_its_alpha(tmp_path: Path) -> None:
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "r": 2, "lora_alpha": 6}))
+    tensors = {
+        f"base_model.model.{PATH}.lora_A.weight": rand(2, 8),
+        f"base_model.model.{PATH}.lora_B.weight": rand(12, 2),
+    }
+    imported = read_adapter(written(tmp_path / "adapter_model.safetensors", tensors))
+    assert (imported.file.config.scale, imported.remarks) == (3, ())

@@ -4,7 +4,8 @@ from .embedding import bundled, to_embedding
 from .kohya import KOHYA, to_kohya
 from .limits import limits
 from .plain import PlainLoRA, plain_lora
-from .reading import Imported, read_adapter, tensor_file
+from .reading import Imported, read_adapter
+from .sources import tensor_file
 from .writing import PEFT, to_diffusers, to_peft_folder
 
 __all__ = [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -13,17 +14,27 @@ from torch import Tensor
 
 from dreamtune.errors import AdapterFileError, ConfigError
 
+from ..description import MOST_WEIGHTS
 from ..methods import METHODS
 from ..methods.lokr import LoKrConfig, sizes, whole_from
+from .convolutions import Kernel, as_matrices, kernel_at
 from .factors import truncated
 
 _METHODS = {
-    "lora": ({"up", "down"}, set[str]()),
-    "dora": ({"up", "down", "magnitude"}, set[str]()),
-    "loha": ({"up1", "down1", "up2", "down2"}, {"magnitude"}),
-    "lokr": (set[str](), {"w1", "up1", "down1", "w2", "up2", "down2", "magnitude"}),
+    "lora": ({"up", "down"}, {"mid"}),
+    "dora": ({"up", "down", "magnitude"}, {"mid"}),
+    "loha": ({"up1", "down1", "up2", "down2"}, {"mid1", "mid2", "magnitude"}),
+    "lokr": (set[str](), {"w1", "up1", "down1", "w2", "up2", "down2", "mid2", "magnitude"}),
+    "full": ({"change"}, set[str]()),
 }
 """Method -> tensors that it must have, and those that it may have besides."""
+_SIGNED = ("up", "up1", "w1")
+"""Tensors that a negative alpha turns around; each method but `full`, which has no alpha, has one of them."""
+_MOST_SPLITS = 32
+
+
+class MagnitudesOfChannels(AdapterFileError):
+    """A convolution whose magnitudes are those of input channels, as in files of older LyCORIS: it has no form here."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,27 +45,34 @@ class ForeignLayer:
     """As in the file."""
     method: str
     shape: tuple[int, int]
-    """(out, in)"""
+    """(out, in), of a convolution (out, in·kh·kw)."""
+    kernel: Kernel | None
     tensors: Mapping[str, Tensor]
-    """By our names."""
+    """By our names; matrices."""
     by_input: bool = False
     """Whether its magnitudes are those of inputs, as in files of older LyCORIS."""
 
     @classmethod
-    def of(cls, name: str, tensors: Mapping[str, Tensor]) -> ForeignLayer:
-        """Sort the tensors of the layer `name`. Raises AdapterFileError if some are missing or do not fit together."""
-        method = _method_of(name, set(tensors))
-        own = {key.removeprefix("lokr_"): tensor for key, tensor in tensors.items() if key != "alpha"}
+    def of(cls, name: str, path: str, tensors: Mapping[str, Tensor]) -> ForeignLayer:
+        """Sort the tensors of the layer `name` at `path`.
+
+        Raises AdapterFileError if some are missing, hold NaN or do not fit together, or if the layer is too large.
+        """
+        peft = "peft_magnitude" in tensors
+        own = {key.removeprefix("lokr_").removeprefix("peft_"): t for key, t in tensors.items() if key != "alpha"}
+        if len(own) + ("alpha" in tensors) < len(tensors):
+            raise AdapterFileError(f"{name} has tensors of several methods: save it again, by one")
+        method = _method_of(name, set(own), lokr=any(key.startswith("lokr_") or key in ("w1", "w2") for key in tensors))
         for key, tensor in sorted(own.items()):
-            if tensor.ndim != 2 and key != "magnitude":
-                raise AdapterFileError(f"{name}: {key} has {tensor.ndim} dimensions, not 2: copy the file again")
-            if not tensor.numel():
-                raise AdapterFileError(f"{name}: {key} is empty: copy the file again")
-        shape = _shape_of(method, own)
+            _check(name, key, tensor)
+        magnitude = own.pop("magnitude", None)
+        own, kernel = as_matrices(name, own)
+        shape = _shape_of(name, method, own)
+        kernel = kernel_at(name, path, kernel, shape[1])
         by_input = False
-        if "magnitude" in own:
-            own["magnitude"], by_input = _magnitude(name, own["magnitude"], shape)
-        return cls(name, method, shape, own, by_input)
+        if magnitude is not None:
+            own["magnitude"], by_input = _magnitude(name, magnitude, shape, kernel, peft)
+        return cls(name, method, shape, kernel, own, by_input)
 
     @property
     def rank(self) -> int:
@@ -62,85 +80,106 @@ class ForeignLayer:
         down = next((self.tensors[key] for key in ("down", "down1", "down2") if key in self.tensors), None)
         if down is not None:
             return down.shape[0]
-        return whole_from(*self.tensors["w2"].shape)
+        return whole_from(*self.tensors["w2"].shape) if self.method == "lokr" else 1
 
     @property
     def whole(self) -> bool:
-        """Whether it is a LoKr of two whole matrices, whose alpha LyCORIS and ComfyUI do not apply."""
-        return self.tensors.keys() >= {"w1", "w2"}
+        """Whether it is a LoKr of two whole matrices, whose alpha LyCORIS and ComfyUI do not apply, or has no alpha."""
+        return self.method == "full" or self.tensors.keys() >= {"w1", "w2"}
 
     def fitted(
         self, alpha: float, rslora: bool, common: Mapping[str, Any] | None
     ) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """Options of our method and tensors for them. Raises AdapterFileError if no options give these tensors.
 
-        common: what :func:`lokr_split` finds for the layers of the whole file.
+        alpha: may be negative. common: what :func:`lokr_split` finds for the layers of the whole file.
         """
-        options: dict[str, Any] = {"rank": self.rank, "alpha": alpha, "rslora": rslora}
+        options: dict[str, Any] = {"rank": self.rank, "alpha": abs(alpha), "rslora": rslora}
         tensors = dict(self.tensors)
-        if self.method in ("lora", "dora") and self.rank > min(self.shape):  # more than there can be: the same in less
-            less = truncated(tensors["up"], tensors["down"], min(self.shape))
-            tensors |= {"up": less.up.float().contiguous(), "down": less.down.float().contiguous()}
-            options["rank"] = min(self.shape)
-            options["alpha"] = alpha * (options["rank"] / self.rank) ** (0.5 if rslora else 1.0)
-        own = self._own_options(common)
-        if own is not None:
-            options |= own
-            try:
-                with torch.device("meta"):
-                    adapter = METHODS[self.method](METHODS[self.method].config_class(**options), *self.shape)
-            except ConfigError as error:
-                raise AdapterFileError(f"{self.name}: {error}") from None
-            if {key: t.shape for key, t in adapter.state_dict().items()} == {k: t.shape for k, t in tensors.items()}:
-                return options, tensors
+        if alpha < 0:
+            key = next(key for key in _SIGNED if key in tensors)
+            tensors[key] = -tensors[key]
+        most = min(self.shape)
+        if self.method in ("lora", "dora", "loha") and self.rank > most:  # more than there can be: the same in less
+            for number in ("1", "2") if self.method == "loha" else ("",):
+                less = truncated(tensors[f"up{number}"], tensors[f"down{number}"], most)
+                tensors |= {
+                    f"up{number}": less.up.float().contiguous(),
+                    f"down{number}": less.down.float().contiguous(),
+                }
+            options["rank"] = most
+            options["alpha"] *= (most / self.rank) ** (0.5 if rslora else 1.0)
+        options |= {"by_input": self.by_input} if self.method not in ("lora", "full") else {}
+        options |= {"weight_decompose": "magnitude" in tensors} if self.method in ("loha", "lokr") else {}
+        if self.method == "lokr":
+            tensors = self._split(tensors, options, common)
+        try:
+            with torch.device("meta"):
+                adapter = METHODS[self.method](METHODS[self.method].config_class(**options), *self.shape)
+        except ConfigError as error:
+            raise AdapterFileError(f"{self.name}: {error}") from None
+        if {key: t.shape for key, t in adapter.state_dict().items()} == {k: t.shape for k, t in tensors.items()}:
+            return options, tensors
         shapes = ", ".join(f"{key} {'x'.join(map(str, tensor.shape))}" for key, tensor in sorted(tensors.items()))
-        raise AdapterFileError(
-            f"{self.name}: {shapes} do not fit together as {self.method}: save it again, with another factor"
-        )
+        raise AdapterFileError(f"{self.name}: {shapes} do not fit together as {self.method}: copy the file again")
 
-    def _own_options(self, common: Mapping[str, Any] | None) -> dict[str, Any] | None:
-        """The method's own options that made these tensors; None if there are none."""
-        if self.method == "lora":
-            return {}
-        own: dict[str, Any] = {"by_input": self.by_input}
-        if self.method == "dora":
-            return own
-        own["weight_decompose"] = "magnitude" in self.tensors
-        if self.method == "loha":
-            return own
-        options = common or lokr_split([self])
-        return None if options is None else own | dict(options)
+    def _split(
+        self, tensors: dict[str, Tensor], options: dict[str, Any], common: Mapping[str, Any] | None
+    ) -> dict[str, Tensor]:
+        """Add LoKr's own options to `options`, and give the tensors that they mean.
+
+        Those are the file's; but where no options leave a matrix whole, or in factors, as the file has it, both are
+        multiplied out.
+        """
+        (rows, columns), (out2, in2) = _matrix(tensors, "1"), _matrix(tensors, "2")
+        own: dict[str, Any] = {"factor": -1, "decompose_both": False, "w1_rows": rows, "w1_columns": columns}
+        given: dict[str, Any] = {"w1_rows": 0, "w1_columns": 0, **(common or {})}
+        candidates = [given, given | {"w1_columns": columns}] if common else []
+        for candidate in (*candidates, own, own | {"decompose_both": True}):
+            if sizes(LoKrConfig(rank=self.rank, **candidate), *self.shape).items() == _sizes(tensors).items():
+                options |= candidate
+                return tensors
+        scale = options["alpha"] / (self.rank**0.5 if options["rslora"] else self.rank)
+        rank = whole_from(out2, in2)
+        options |= own | {"rank": rank, "alpha": scale * (rank**0.5 if options["rslora"] else rank)}
+        whole = {
+            f"w{n}": tensors[f"w{n}"] if f"w{n}" in tensors else tensors[f"up{n}"].float() @ tensors[f"down{n}"].float()
+            for n in "12"
+        }
+        return whole | {name: tensor for name, tensor in tensors.items() if name == "magnitude"}
 
 
 def lokr_split(layers: Sequence[ForeignLayer]) -> dict[str, Any] | None:
     """LoKr's `factor` and `decompose_both` that give the tensors of all these layers; None if there are no such two.
 
     Many factors may split one layer alike, as -1 and 16 do one of 320x320: only together do layers tell which it was.
+    The search is bounded: if none of a few candidates was it, each layer tells its own sizes.
     """
     if not layers:
         return None
     kinds = {(layer.shape, layer.rank, frozenset(_sizes(layer.tensors).items())) for layer in layers}
-    # No factor is less than what it splits off; those above the roots of all sizes matter only where they divide one.
+    # A factor is no less than what it splits off, and the largest of those serves wherever a factor below all roots
+    # does; one above a root matters only where it divides.
     least = max(side for layer in layers for side in _matrix(layer.tensors, "1"))
-    root = max(math.isqrt(size) for layer in layers for size in layer.shape)
-    larger = sorted(side for layer in layers for side in _matrix(layer.tensors, "2"))
-    for factor, both in product(dict.fromkeys((-1, *range(least, root + 1), *larger)), (False, True)):
+    larger = Counter(side for layer in layers for side in _matrix(layer.tensors, "2"))
+    candidates = dict.fromkeys((-1, least, *(side for side, _ in larger.most_common(_MOST_SPLITS))))
+    for factor, both in product(candidates, (False, True)):
         options = {"factor": factor, "decompose_both": both}
         if all(sizes(LoKrConfig(rank, **options), *shape).items() == found for shape, rank, found in kinds):
             return options
     return None
 
 
-def _method_of(name: str, roles: set[str]) -> str:
-    roles = roles - {"alpha"}
-    if any(role in roles for role in ("w1", "w2")) or any(role.startswith("lokr_") for role in roles):
-        own = {role.removeprefix("lokr_") for role in roles}
-        complete = all(f"w{n}" in own or {f"up{n}", f"down{n}"} <= own for n in "12")
+def _method_of(name: str, roles: set[str], lokr: bool) -> str:
+    if lokr:
+        complete = all(f"w{n}" in roles or {f"up{n}", f"down{n}"} <= roles for n in "12")
         missing = set() if complete else {"lokr_w1 or lokr_w2"}
-        method, extra = "lokr", own - _METHODS["lokr"][1]
+        method, extra = "lokr", roles - _METHODS["lokr"][1]
     else:
-        kinds = ("loha",) if roles & {"up1", "down1", "up2", "down2"} else ("dora", "lora")
-        method = next(kind for kind in kinds if kind != "dora" or "magnitude" in roles)
+        pairs = {"up1", "down1", "up2", "down2"}
+        method = (
+            "loha" if roles & pairs else "full" if "change" in roles else "dora" if "magnitude" in roles else "lora"
+        )
         needed, allowed = _METHODS[method]
         missing, extra = needed - roles, roles - needed - allowed
     if missing or extra:
@@ -149,11 +188,26 @@ def _method_of(name: str, roles: set[str]) -> str:
     return method
 
 
-def _shape_of(method: str, tensors: Mapping[str, Tensor]) -> tuple[int, int]:
+def _check(name: str, key: str, tensor: Tensor) -> None:
+    if not tensor.is_floating_point():
+        raise AdapterFileError(f"{name}: {key} is of type {tensor.dtype}: copy the file again")
+    if not tensor.numel():
+        raise AdapterFileError(f"{name}: {key} is empty: copy the file again")
+    if not tensor.float().isfinite().all():
+        raise AdapterFileError(f"{name}: {key} holds NaN or infinity: train it again, with a smaller learning rate")
+
+
+def _shape_of(name: str, method: str, tensors: Mapping[str, Tensor]) -> tuple[int, int]:
     if method == "lokr":
         (out1, in1), (out2, in2) = _matrix(tensors, "1"), _matrix(tensors, "2")
-        return out1 * out2, in1 * in2
-    return _product(tensors, "1" if method == "loha" else "")
+        shape = out1 * out2, in1 * in2
+    elif method == "full":
+        shape = tensors["change"].shape[0], tensors["change"].shape[1]
+    else:
+        shape = _product(tensors, "1" if method == "loha" else "")
+    if math.prod(shape) > MOST_WEIGHTS:
+        raise AdapterFileError(f"{name} is {shape[0]}x{shape[1]}, larger than any layer of the known bases")
+    return shape
 
 
 def _matrix(tensors: Mapping[str, Tensor], number: str) -> tuple[int, int]:
@@ -172,11 +226,21 @@ def _sizes(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
     return {name: tuple(tensor.shape) for name, tensor in tensors.items() if name != "magnitude"}
 
 
-def _magnitude(name: str, tensor: Tensor, shape: tuple[int, int]) -> tuple[Tensor, bool]:
-    """(out,) and False from (out, 1) or (out,); (in,) and True from (1, in)."""
-    if tuple(tensor.shape) in ((shape[0], 1), (shape[0],)):
+def _magnitude(
+    name: str, tensor: Tensor, shape: tuple[int, int], kernel: Kernel | None, peft: bool
+) -> tuple[Tensor, bool]:
+    """(out,) and False from (out,), (out, 1) or (out, 1, 1, 1), of PEFT also (1, out, 1, 1).
+
+    (in,) and True from (1, in) or (1, in, 1, 1).
+    """
+    size = tuple(tensor.shape)
+    while len(size) > 2 and size[-1] == 1:
+        size = size[:-1]
+    if size in ((shape[0], 1), (shape[0],)) or (peft and size == (1, shape[0])):
         return tensor.reshape(-1), False
-    if tuple(tensor.shape) == (1, shape[1]):
+    if kernel is not None and size == (1, shape[1] // math.prod(kernel)):
+        raise MagnitudesOfChannels(f"{name}: its magnitudes are those of input channels, which has no form here")
+    if size == (1, shape[1]):
         return tensor.reshape(-1), True
-    size = "x".join(map(str, tensor.shape))
-    raise AdapterFileError(f"{name}: the magnitude is {size}, not {shape[0]}x1 or 1x{shape[1]}: copy the file again")
+    shown = "x".join(map(str, tensor.shape))
+    raise AdapterFileError(f"{name}: the magnitude is {shown}, not {shape[0]}x1 or 1x{shape[1]}: copy the file again")

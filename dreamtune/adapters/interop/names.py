@@ -58,7 +58,7 @@ _LAYERS = {
 }
 _LAYERS[TEXT_ENCODERS[1]] = _LAYERS[TEXT_ENCODERS[0]]
 """All layers with a matrix or a convolution that a part can have."""
-_POOLED = re.compile(r"(?:text_model_)?text_projection")
+_POOLED = re.compile(r"(?:transformer_)?(?:text_model_)?text_projection")
 
 
 def layer_path(name: str) -> str | None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
 from dreamtune.errors import AdapterFileError
+from dreamtune.storage import read_regular
 
 from ..parts import PARTS
 from ..patterns import Matcher
@@ -18,6 +21,13 @@ DIFFUSERS_KEY = "lora_adapter_metadata"
 _KINDS = ("LORA", "LOHA", "LOKR")
 _CHANGE_THE_BASE = ("pissa", "corda", "olora", "lora_ga", "loftq")
 """Values of `init_lora_weights` by which PEFT takes the first factors off the base's weights, as they begin."""
+_ACT_OTHERWISE = (
+    *("use_qalora", "use_bdlora", "kasa_config", "monteclora_config", "arrow_config"),
+    *("alora_invocation_tokens", "layer_replication"),
+)
+"""Options of PEFT's LoRA with which its factors mean something else."""
+_LONGEST = 2**24
+"""Bytes of adapter_config.json."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +57,7 @@ class PeftSettings:
         """Out of adapter_config.json. Raises AdapterFileError if it is missing, damaged or of another method."""
         path = folder / "adapter_config.json"
         try:
-            config = _object(path.read_text(encoding="utf-8"), path.name)
+            config = _object(read_regular(path, _LONGEST).decode(), path.name)
         except (OSError, UnicodeDecodeError):
             raise AdapterFileError(f"{path} cannot be read: copy the whole folder that PEFT saved") from None
         if config.get("peft_type") not in _KINDS:
@@ -71,15 +81,31 @@ class PeftSettings:
             _pattern(self._matcher, config.get("alpha_pattern"), path, config.get("lora_alpha", config.get("alpha"))),
         )
         rslora = config.get("use_rslora", False)
-        numbers = all(isinstance(v, int | float) and not isinstance(v, bool) and v > 0 for v in (own_rank, alpha))
-        if not numbers or not isinstance(rslora, bool):
+        numbers = _number(own_rank), _number(alpha)
+        if numbers[0] <= 0 or not numbers[1] or not isinstance(rslora, bool):
             raise AdapterFileError(
-                f"r = {own_rank!r}, alpha = {alpha!r} of {path} are no positive numbers: save it again"
+                f"r = {_shown(own_rank)}, alpha = {_shown(alpha)} of {path} give no scale: save it again"
             )
-        return alpha * (rank / own_rank) ** (0.5 if rslora else 1.0), rslora
+        return numbers[1] * (rank / numbers[0]) ** (0.5 if rslora else 1.0), rslora
+
+
+def _number(value: Any) -> float:
+    """The value as a float; 0 for what is no finite number, or too large for one."""
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return 0.0
+    with contextlib.suppress(OverflowError):
+        return float(value) if math.isfinite(value) else 0.0
+    return 0.0
+
+
+def _shown(value: Any) -> str:
+    return f"{value!r:.40}"
 
 
 def _check_base(config: Mapping[str, Any], where: str) -> None:
+    for name in _ACT_OTHERWISE:
+        if config.get(name):
+            raise AdapterFileError(f"{where} says {name}, a form of LoRA that cannot be read: train it without")
     begin = str(config.get("init_lora_weights")).lower()
     if begin.startswith(_CHANGE_THE_BASE):
         raise AdapterFileError(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, replace
-from functools import reduce
+from functools import lru_cache, reduce
 from typing import Self
 
 import torch
@@ -98,7 +98,6 @@ class LoKr(Decomposable):
         w1, up, down = self._matrices()
         return torch.kron(w1, up if down is None else up @ down)
 
-    @torch.no_grad()
     def decomposition(self, weight: Tensor) -> Svd | None:
         """Without a weight decomposition that of W₁ ⊗ W₂: its singular vectors and values are Kronecker products too.
 
@@ -106,13 +105,28 @@ class LoKr(Decomposable):
         """
         if self.magnitude is not None:
             return None
-        w1, *w2 = (matrix.detach().cpu().double() for matrix in self._matrices() if matrix is not None)
-        u1, s1, vh1 = torch.linalg.svd(w1, full_matrices=False)
-        u2, s2, vh2 = torch.linalg.svd(reduce(torch.matmul, w2), full_matrices=False)
-        kept = min(len(s2), len(w2[-1]))  # of a product of rank r the others are rounding
-        s, order = torch.kron(s1, s2[:kept]).sort(descending=True)
-        u, v = _kronecker(u1, u2[:, :kept]), _kronecker(vh1.T, vh2[:kept].T)
+        (u1, s1, v1), (u2, s2, v2) = self._decompositions()
+        s, order = torch.kron(s1, s2).sort(descending=True)
+        u, v = _kronecker(u1, u2), _kronecker(v1, v2)
         return Svd(u[:, order], s, v[:, order])
+
+    def singular_values(self, weight: Tensor) -> Tensor | None:
+        """Without the vectors, which are as large as ΔW."""
+        if self.magnitude is not None:
+            return None
+        (_, s1, _), (_, s2, _) = self._decompositions()
+        return torch.kron(s1, s2).sort(descending=True).values
+
+    @torch.no_grad()
+    def _decompositions(self) -> list[tuple[Tensor, Tensor, Tensor]]:
+        """u, s and v of s·W₁ and of W₂, fp64 on the CPU."""
+        w1, *w2 = (matrix.detach().cpu().double() for matrix in self._matrices() if matrix is not None)
+        found = []
+        for matrix, most in ((w1, len(w1)), (reduce(torch.matmul, w2), len(w2[-1]))):
+            u, s, vh = torch.linalg.svd(matrix, full_matrices=False)
+            kept = min(len(s), most)  # of a product of rank r the others are rounding
+            found.append((u[:, :kept], s[:kept], vh[:kept].T))
+        return found
 
     def delta_output(self, x: Tensor, weight: Tensor) -> Tensor:
         """Without a decomposition in rank space: first to W₂'s rank, then W₁, then the rest of W₂."""
@@ -180,6 +194,7 @@ def _kronecker(a: Tensor, b: Tensor) -> Tensor:
     return torch.einsum("ac,bd->abcd", a, b).flatten(2).flatten(0, 1)
 
 
+@lru_cache(maxsize=4096)
 def split(size: int, factor: int) -> tuple[int, int]:
     """`size` as a product of two, the smaller first: `factor` itself if it divides `size`, else the most equal pair.
 

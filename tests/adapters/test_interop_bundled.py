@@ -1,0 +1,57 @@
+"""Embeddings that come with an adapter become its word's vectors, or are left out with a remark."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from dreamtune.adapters.interop import read_adapter
+
+KOHYA = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn2_to_k"
+LORA = {f"{KOHYA}.lora_down.weight": torch.ones(2, 768), f"{KOHYA}.lora_up.weight": torch.ones(8, 2)}
+
+
+def vectors(count: int, width: int) -> Tensor:
+    return torch.randn(count, width, generator=torch.Generator().manual_seed(width))
+
+
+@pytest.mark.parametrize(
+    ("tensors", "found"),
+    [
+        ({"string_to_param.*": vectors(2, 768)}, {"text_encoder": 768}),
+        ({"emb_params": vectors(2, 1024).half()}, {"text_encoder": 1024}),
+        ({"clip_l": vectors(2, 768), "clip_g": vectors(2, 1280)}, {"text_encoder": 768, "text_encoder_2": 1280}),
+    ],
+)
+def test_vectors_of_one_word(tensors: dict[str, Tensor], found: dict[str, int], tmp_path: Path) -> None:
+    save_file(LORA | {f"bundle_emb.sks.{name}": t for name, t in tensors.items()}, tmp_path / "a.safetensors")
+    imported = read_adapter(tmp_path / "a.safetensors")
+    assert imported.file.trigger == "sks"
+    assert imported.file.embeddings == {part: (2, width) for part, width in found.items()}
+    word = imported.file.word()
+    assert word is not None
+    for tensor, vector in zip(tensors.values(), word.vectors.values(), strict=True):
+        assert torch.equal(vector, tensor.float())
+    assert not any("embeddings" in remark for remark in imported.remarks)
+
+
+@pytest.mark.parametrize(
+    ("tensors", "remark"),
+    [
+        ({"my dog.emb_params": vectors(2, 768)}, "the embeddings of 'my dog' are left out"),
+        ({"a.emb_params": vectors(2, 768), "b.emb_params": vectors(2, 768)}, r"the embeddings of 2 words \('a', 'b'\)"),
+        ({"a.emb_params": vectors(2, 100)}, "they are no vectors of one word"),
+        ({"a.emb_params": vectors(76, 768)}, "they are no vectors of one word"),
+        ({"a.emb_params": torch.full((2, 768), torch.nan)}, "they are no vectors of one word"),
+        ({"a.t5xxl": vectors(2, 768)}, "they are no vectors of one word"),
+        ({"a.clip_l": vectors(2, 768), "a.clip_g": vectors(3, 1280)}, "they are no vectors of one word"),
+    ],
+)
+def test_what_is_left_out(tensors: dict[str, Tensor], remark: str, tmp_path: Path) -> None:
+    save_file(LORA | {f"bundle_emb.{name}": t for name, t in tensors.items()}, tmp_path / "a.safetensors")
+    imported = read_adapter(tmp_path / "a.safetensors")
+    assert (len(imported.file.layers), imported.file.embeddings) == (1, {})
+    assert any(re.search(remark, it) for it in imported.remarks), imported.remarks
