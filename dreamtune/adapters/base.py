@@ -51,7 +51,12 @@ class MethodConfig:
                 if value is _AS_RANK:
                     object.__setattr__(self, field.name, value := float(self.rank))
             if isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool):
-                object.__setattr__(self, field.name, value := float(value))
+                try:
+                    object.__setattr__(self, field.name, value := float(value))
+                except OverflowError:
+                    raise ConfigError(
+                        f"{field.name} has {len(str(value)):,} digits: it must be a finite number"
+                    ) from None
             if type(value) is not type(default):
                 raise ConfigError(f"{field.name} = {value!r} must be of type {type(default).__name__}")
         if self.rank < 1:

@@ -204,7 +204,7 @@ def _text(header: Mapping[str, str], name: str) -> str:
 def _mapping(header: Mapping[str, str], name: str) -> dict[str, Any]:
     try:
         value = json.loads(_text(header, name))
-    except (json.JSONDecodeError, RecursionError):
+    except (ValueError, RecursionError):  # the former also of a number with thousands of digits
         value = None
     if not isinstance(value, dict):
         raise AdapterFileError(f"dreamtune.{name} is not a JSON object: {DAMAGED}")

@@ -250,8 +250,11 @@ class AdapterFile(Description):
     def _adapter(self, path: str) -> Adapter:
         adapter = self.blank(path)
         state = {name: self.tensors[f"{path}.{name}"] for name in adapter.state_dict()}
+        wide = {_widened(tensor).dtype for tensor in state.values() if tensor.is_floating_point()}
+        dtype = torch.float64 if torch.float64 in wide else torch.float32  # one for all, which they are multiplied in
         # assign keeps fp64; the copy keeps training from writing into this object.
-        adapter.load_state_dict({name: _widened(tensor).clone() for name, tensor in state.items()}, assign=True)
+        state = {name: t.to(dtype, copy=True) if t.is_floating_point() else t.clone() for name, t in state.items()}
+        adapter.load_state_dict(state, assign=True)
         return adapter.eval()
 
     def _check_weights(self, layers: Mapping[str, nn.Module]) -> None:

@@ -202,3 +202,39 @@ def test_own_files_are_bounded_too(tmp_path: Path) -> None:
             training={},
             tensors=tensors,
         )
+
+
+def test_factors_of_unlike_ranks(tmp_path: Path) -> None:
+    """Also of more than the layer's own rank, which are reduced."""
+    for inner in (2, 64):
+        tensors = {f"{NAME}.lora_up.weight": torch.zeros(8, inner), f"{NAME}.lora_down.weight": torch.zeros(3, 8)}
+        assert f"down 3x8, up 8x{inner} do not fit together as lora" in refusal(tmp_path, tensors)
+
+
+def test_layers_of_several_precisions(tmp_path: Path) -> None:
+    tensors = {f"{NAME}.lokr_w1": torch.ones(2, 2, dtype=torch.float64), f"{NAME}.lokr_w2": torch.ones(4, 4).half()}
+    save_file(tensors, tmp_path / "a.safetensors")
+    file = read_adapter(tmp_path / "a.safetensors").file
+    assert file.adapters()[PATH].delta_weight(torch.zeros(8, 8)).dtype == torch.float64
+    file.save(tmp_path / "own.safetensors")
+    assert AdapterFile.load(tmp_path / "own.safetensors").spectra()[PATH].norm == pytest.approx(8)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("config", '{"alpha": 1%s, "dropout": 0.0, "rank": 1, "rslora": false}' % ("0" * 400), "alpha has 401 digits"),
+        ("layers", '{"x": [1%s, 1, null, null]}' % ("0" * 5000), "dreamtune.layers is not a JSON object"),
+        ("layers", '{"x": [100000, 100000, null, null]}', "larger than any of the known bases"),
+    ],
+)
+def test_headers_of_own_files(key: str, value: str, message: str, tmp_path: Path) -> None:
+    header = {
+        **{f"dreamtune.{name}": "" for name in ("base", "trigger", "class")},
+        **{"dreamtune.version": "1", "dreamtune.method": "lora", "dreamtune.training": "{}"},
+        "dreamtune.config": '{"alpha": 1.0, "dropout": 0.0, "rank": 1, "rslora": false}',
+        "dreamtune.layers": '{"x": [1, 1, null, null]}',
+        f"dreamtune.{key}": value,
+    }
+    with pytest.raises(AdapterFileError, match=message):
+        AdapterFile.from_content({"x.up": torch.zeros(1, 1), "x.down": torch.zeros(1, 1)}, header)

@@ -67,6 +67,10 @@ class ForeignLayer:
             _check(name, key, tensor)
         magnitude = own.pop("magnitude", None)
         own, kernel = as_matrices(name, own)
+        for number in ("", "1", "2"):
+            up, down = own.get(f"up{number}"), own.get(f"down{number}")
+            if up is not None and down is not None and up.shape[1] != down.shape[0]:
+                raise AdapterFileError(_unfitting(name, method, own))
         shape = _shape_of(name, method, own)
         kernel = kernel_at(name, path, kernel, shape[1])
         by_input = False
@@ -120,8 +124,7 @@ class ForeignLayer:
             raise AdapterFileError(f"{self.name}: {error}") from None
         if {key: t.shape for key, t in adapter.state_dict().items()} == {k: t.shape for k, t in tensors.items()}:
             return options, tensors
-        shapes = ", ".join(f"{key} {'x'.join(map(str, tensor.shape))}" for key, tensor in sorted(tensors.items()))
-        raise AdapterFileError(f"{self.name}: {shapes} do not fit together as {self.method}: copy the file again")
+        raise AdapterFileError(_unfitting(self.name, self.method, tensors))
 
     def _split(
         self, tensors: dict[str, Tensor], options: dict[str, Any], common: Mapping[str, Any] | None
@@ -186,6 +189,11 @@ def _method_of(name: str, roles: set[str], lokr: bool) -> str:
         what = f"lacks {min(missing)}" if missing else f"has {min(extra)}, which {method} does not"
         raise AdapterFileError(f"{name} {what}: the file is incomplete, copy it again")
     return method
+
+
+def _unfitting(name: str, method: str, tensors: Mapping[str, Tensor]) -> str:
+    shapes = ", ".join(f"{key} {'x'.join(map(str, tensor.shape))}" for key, tensor in sorted(tensors.items()))
+    return f"{name}: {shapes} do not fit together as {method}: copy the file again"
 
 
 def _check(name: str, key: str, tensor: Tensor) -> None:
