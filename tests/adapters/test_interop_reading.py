@@ -273,7 +273,7 @@ REFUSED: dict[str, tuple[Callable[[], Tensors], str]] = {
         "has tensors of several methods",
     ),
     "unknown tensor": (lambda: lora() | {f"{KOHYA}.lora_side": rand(2, 2)}, "1 tensors are of no known kind"),
-    "unknown layer": (lambda: lora("lora_unet_down_blocks_0_attn_0"), "attn_0 is no layer that is known here"),
+    "unknown layer": (lambda: lora("lora_unet_down_blocks_0_attn_0"), "attn_0 is no layer of Stable Diffusion"),
     "missing": (lambda: {f"{KOHYA}.lora_up.weight": rand(12, 2)}, "lacks down: the file is incomplete"),
     "surplus": (lambda: lora() | {f"{KOHYA}.hada_w1_a": rand(12, 2)}, "the file is incomplete"),
     "half a lokr": (lambda: {f"{KOHYA}.lokr_w1": rand(2, 2)}, "lacks lokr_w1 or lokr_w2"),

@@ -91,7 +91,7 @@ class Contents:
                 strange.append(name)
         if strange:
             model = model_of(strange)
-            what = f"a layer of {model}" if model else "no layer that is known here"
+            what = f"a layer of {model}" if model else "no layer of Stable Diffusion"
             raise AdapterFileError(
                 f"{min(strange)} is {what}: only adapters of Stable Diffusion 1.x, 2.x and XL can be read, "
                 "use the tool it is for"
