@@ -202,8 +202,9 @@ def _text(header: Mapping[str, str], name: str) -> str:
 
 
 def _mapping(header: Mapping[str, str], name: str) -> dict[str, Any]:
+    text = _text(header, name)
     try:
-        value = json.loads(_text(header, name))
+        value = json.loads(text)
     except (ValueError, RecursionError):  # the former also of a number with thousands of digits
         value = None
     if not isinstance(value, dict):
