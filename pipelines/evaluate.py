@@ -14,7 +14,7 @@ from dreamtune.errors import ConfigError
 from dreamtune.pipelines.adapter_use import AdapterUse
 from dreamtune.pipelines.evaluation_report import write_report
 from dreamtune.pipelines.files import check_place, complete
-from dreamtune.pipelines.generate_config import DrawingConfig
+from dreamtune.pipelines.generate_config import DrawingConfig, prompt_lines
 from dreamtune.pipelines.progress import OnProgress, Printer, Progress
 from dreamtune.pipelines.prompt_remarks import too_long
 from dreamtune.words import same
@@ -189,12 +189,7 @@ def _prompts(config: EvaluateConfig, token: str, class_word: str) -> list[Prompt
 
     if config.prompts is None:
         return default_prompts(token, class_word)
-    try:
-        lines = config.prompts.expanduser().read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
-        raise ConfigError(f"cannot read the prompts in {config.prompts}: {reason}") from None
-    return parse_prompts(lines, token, class_word, str(config.prompts))
+    return parse_prompts(prompt_lines(config.prompts), token, class_word, str(config.prompts))
 
 
 def _remarks(measured: Measurement, references: int) -> list[str]:

@@ -211,6 +211,7 @@ def _latents(plan: _Plan, manner: Manner, shots: Sequence[Shot], on_step: Any) -
         scheduler=manner.scheduler,
         init=plan.start and plan.start.latents(plan.base, plan.size),
         denoise=manner.denoise,
+        prompt_weights=plan.config.prompt_weights,
         on_step=on_step,
     )
 

@@ -11,11 +11,14 @@ from pydantic import Field, field_validator, model_validator
 from dreamtune.errors import ConfigError
 from dreamtune.models.families import USUAL
 from dreamtune.pipelines.adapter_use import AdapterUse, base_name, drawn_by
+from dreamtune.storage import read_regular
 from dreamtune.training.recipe import Recipe
 
 if TYPE_CHECKING:
     from dreamtune.models import Base
 
+LONGEST = 1 << 20
+"""Bytes of a file of prompts."""
 DENOISE = 0.6
 """Share of the steps that are done from a picture, where it is not set."""
 
@@ -90,6 +93,8 @@ class GenerateConfig(DrawingConfig):
     """Pictures per prompt."""
     negative_prompt: str = ""
     """What guidance leads away from."""
+    prompt_weights: bool = False
+    """Let (word:1.3) in prompts weigh a word as in other programs; if not, brackets are letters as any other."""
     scheduler: str = "auto"
     """Sampler by its name (ddim, euler, dpm++2m, ...); auto is the one that the base ships."""
     init: Path | None = None
@@ -117,16 +122,21 @@ class GenerateConfig(DrawingConfig):
         return self
 
 
+def prompt_lines(path: Path) -> list[str]:
+    """The lines of a file of prompts. Raises ConfigError for one that cannot be read, or is no text file."""
+    try:
+        return read_regular(path.expanduser(), LONGEST).decode("utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
+        raise ConfigError(f"cannot read the prompts in {path}: {reason}") from None
+
+
 def read_prompts(path: Path) -> list[str]:
     """One prompt per line of a text file; blank lines and lines that begin with # are left out.
 
     Raises ConfigError for a file that cannot be read or has none.
     """
-    try:
-        lines = path.expanduser().read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
-        raise ConfigError(f"cannot read the prompts in {path}: {reason}") from None
+    lines = prompt_lines(path)
     prompts = [line.strip() for line in lines if line.strip() and not line.strip().startswith("#")]
     if not prompts:
         raise ConfigError(f"{path} holds no prompt: write one per line")

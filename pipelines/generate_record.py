@@ -17,6 +17,7 @@ from dreamtune.pipelines.adapter_names import text_of
 from dreamtune.pipelines.adapter_use import AdapterUse, base_in_run, digest_of
 from dreamtune.pipelines.generate_config import GenerateConfig
 from dreamtune.pipelines.provenance import provenance
+from dreamtune.storage import check_regular, read_regular
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -93,6 +94,8 @@ def record(
         settings |= {"regions": [region.to_dict() for region in regions], "softness": config.softness}
     if start:
         settings |= {"init": {"file": start.path.name, "sha256": start.digest}, "denoise": manner.denoise}
+    if config.prompt_weights:
+        settings["prompt_weights"] = True
     if config.any_base:
         settings["any_base"] = True
     return provenance(settings)
@@ -132,13 +135,14 @@ def again(picture: Path, **changes: Any) -> GenerateConfig:
 
 _SAME = (
     *("negative_prompt", "seed", "steps", "guidance", "size", "scheduler", "precision"),
-    *("mode", "softness", "denoise", "any_base"),
+    *("mode", "softness", "denoise", "prompt_weights", "any_base"),
 )
 """What is called the same in pictures and settings."""
 
 
 def _told(picture: Path) -> dict[str, Any]:
     try:
+        check_regular(picture)
         with Image.open(picture) as opened:
             opened.load()  # text may stand behind the pixels
             text = opened.info.get("dreamtune")
@@ -202,4 +206,6 @@ def _named(name: str, places: Sequence[Path]) -> Iterator[Path]:
 
 
 def _hash(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    from dreamtune.data.images import MAX_BYTES
+
+    return hashlib.sha256(read_regular(path, MAX_BYTES)).hexdigest()

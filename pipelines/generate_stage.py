@@ -71,7 +71,7 @@ def staged(
     from dreamtune.fusion.regions import routed
 
     with ExitStack() as stack:
-        placed = place_regions(regions, masks, base, any_base=config.any_base)
+        placed = place_regions(regions, masks, base, any_base=config.any_base, prompt_weights=config.prompt_weights)
         alone = config.mode in ("switch", "composite")  # strengths change at every step, or pass
         on = [stack.enter_context(use.on(base, config.any_base, merge=not alone)) for use in adapters]
         # text encoders and words are not switched: the prompt is read once, for the whole picture

@@ -208,11 +208,11 @@ def _check_length(config: TrainConfig, resume: bool, tell: OnProgress) -> None:
 
 
 def _prompt_remarks(config: TrainConfig, base: Base) -> list[Remark]:
-    """A remark on each prompt of the settings that is longer than the base reads.
+    """Remarks on prompts of the settings that are longer than the base reads, or hold what is for other programs.
 
     Raises ConfigError for one of pictures of which it does not read the token: it would be trained without.
     """
-    from dreamtune.data.words import Reading, brief, length_remarks
+    from dreamtune.data.words import Reading, brief, length_remarks, syntax_remarks
 
     words, prompts = _new_words(config), list[tuple[str, str]]()
     for prompt in config.instance_prompts:
@@ -229,7 +229,7 @@ def _prompt_remarks(config: TrainConfig, base: Base) -> list[Remark]:
     if config.sample_every:
         samples = dict.fromkeys(map(config.prompt, config.sample_prompts))
         prompts += [(f"sample prompt {brief(prompt)!r}", prompt) for prompt in samples]
-    found = [length_remarks(*it, base.tokenizer, (config.token,), words) for it in prompts]
+    found = [(*length_remarks(*it, base.tokenizer, (config.token,), words), *syntax_remarks(*it)) for it in prompts]
     return [remark for remarks in found for remark in remarks]
 
 

@@ -18,13 +18,22 @@ if TYPE_CHECKING:
 def prompt_remarks(
     config: GenerateConfig, adapters: Sequence[AdapterUse], regions: Sequence[RegionUse], base: Base
 ) -> list[str]:
-    """Remarks on the prompts of a call, for `adapters` of the whole picture and those of regions."""
+    """Remarks on the prompts of a call, for `adapters` of the whole picture and those of regions.
+
+    Raises ConfigError for weights of words that are too large.
+    """
+    from dreamtune.data.words import brief, syntax_remarks
+    from dreamtune.models.emphasis import Emphasis
+
     found = [remark for use in adapters for remark in missing_word(config.prompts, use)]
-    for prompt in config.prompts:
-        found += too_long(prompt, adapters, base)
-    found += too_long(config.negative_prompt, adapters, base, name="the negative prompt")
+    named = [(f"the prompt {brief(prompt)!r}", prompt, adapters) for prompt in config.prompts]
+    named.append(("the negative prompt", config.negative_prompt, adapters))
     for number, region in enumerate(regions, 1):  # which is read with its own adapters alone
-        found += too_long(region.prompt, region.uses, base, name=f"the prompt of region {number}")
+        named.append((f"the prompt of region {number}", region.prompt, region.uses))
+    for name, prompt, uses in named:
+        text = Emphasis.of(prompt).text if config.prompt_weights else prompt
+        found += too_long(text, uses, base, name=name)
+        found += map(str, syntax_remarks(name, prompt, drawing=True, weights=config.prompt_weights))
     return [*found, *_same_words(adapters)]
 
 

@@ -124,7 +124,12 @@ def remarks(regions: Sequence[RegionUse], masks: Sequence[Tensor], size: int) ->
 
 
 def place_regions(
-    regions: Sequence[RegionUse], masks: Sequence[Tensor], base: Base, *, any_base: bool = False
+    regions: Sequence[RegionUse],
+    masks: Sequence[Tensor],
+    base: Base,
+    *,
+    any_base: bool = False,
+    prompt_weights: bool = False,
 ) -> list[Placed]:
     """The regions on `base`, each prompt read by its adapters' own text encoder and words.
 
@@ -137,7 +142,7 @@ def place_regions(
         with ExitStack() as stack:
             for adapter in use.uses:
                 stack.enter_context(adapter.on(base, any_base, merge=False))
-            told = base.condition([use.prompt])[0]
+            told = base.condition([use.prompt], weights=prompt_weights)[0]
             parts = [_changes(adapter, base) for adapter in use.uses]
         found.append(Placed(use, Region(mask, told.embedding, _summed(parts), told.pooled), parts))
     return found

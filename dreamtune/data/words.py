@@ -19,6 +19,15 @@ _LARGE = 10_000
 """Size from which a vocabulary was learned from real text, so that its order tells what is common."""
 _BRIEF = 40
 """Letters of a text that are shown."""
+_CALL = re.compile(
+    r"<(?:lora|lyco|lycoris|hypernet):(?P<file>[^<>:]{1,200})(?::(?P<strength>[^<>:]{0,20}))?[^<>]{0,200}>", re.I
+)
+_WEIGHT = re.compile(
+    r"\([^()]{1,200}:\s{0,9}[+-]?\d{0,9}\.?\d{1,9}\s{0,9}\)|\({2}[^()]{1,200}\){2}|\[{2}[^\[\]]{1,200}\]{2}"
+)
+"""Brackets that are hardly meant as such: with a number, or two of them."""
+_EDIT = re.compile(r"\[[^\[\]]{0,200}(?::[^\[\]]{0,200}:\s{0,9}\d{0,4}\.?\d{1,9}\s{0,9}|\|[^\[\]]{0,200})\]")
+"""[from:to:when] and [one|other], which change a prompt between steps."""
 
 
 def token_remarks(token: str, class_word: str, tokenizer: Any) -> list[Remark]:
@@ -98,15 +107,40 @@ def length_remarks(
     return [Remark(name, problem, f"{remedy}, and {lost} with it" if lost else remedy)]
 
 
+def syntax_remarks(name: str, text: str, *, drawing: bool = False, weights: bool = False) -> list[Remark]:
+    """Remarks on what means something in prompts of other programs, but nothing here.
+
+    name: what the text is called. drawing: whether it is a prompt of pictures, in which weights can be had; weights:
+    whether they are.
+    """
+    found = []
+    if match := _CALL.search(text):
+        remedy = "remove it: a training has no other adapters"
+        if drawing:
+            strength = f":{match['strength']}" if match["strength"] else ""
+            remedy = f"give the file instead: --adapter {match['file']}.safetensors{strength}"
+        found.append(Remark(name, f"holds {brief(match[0])!r}, which is read as words", remedy))
+    if not weights and (match := _WEIGHT.search(text)):
+        remedy = "set prompt_weights (--prompt-weights) to let it count" if drawing else "write the words alone"
+        found.append(Remark(name, f"holds {brief(match[0])!r}, whose brackets weigh nothing", remedy))
+    if weights and (match := _EDIT.search(text)):
+        remedy = "write what shall be there from the first step to the last"
+        found.append(Remark(name, f"holds {brief(match[0])!r}, which changes nothing on the way", remedy))
+    return found
+
+
 def caption_remarks(
     photos: Sequence[Photo], tokenizer: Any, tokens: Sequence[str] = (), words: Mapping[str, range] | None = None
 ) -> list[Remark]:
-    """A remark on each caption that is longer than the text encoder reads; see :func:`length_remarks`."""
+    """Remarks on captions that are longer than the text encoder reads, or hold what is for other programs."""
     return [
         remark
         for photo in photos
         for caption in photo.captions
-        for remark in length_remarks(photo.file, caption, tokenizer, tokens, words, what="has a caption of")
+        for remark in (
+            *length_remarks(photo.file, caption, tokenizer, tokens, words, what="has a caption of"),
+            *syntax_remarks(photo.file, caption),
+        )
     ]
 
 

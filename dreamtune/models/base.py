@@ -19,6 +19,7 @@ from ..adapters import AdapterFile, AttachedParts, NewWord
 from ..adapters.parts import UNET
 from ..errors import BaseModelError, ConfigError
 from .conditioning import Conditioning, pipeline_inputs
+from .emphasis import Emphasis, emphasized
 from .prompts import tokenize
 from .samplers import AUTO, from_image, make_sampler, with_zero_snr
 
@@ -123,6 +124,7 @@ class Base:
         scheduler: str = AUTO,
         init: Tensor | None = None,
         denoise: float = 1.0,
+        prompt_weights: bool = False,
         on_step: Callable[[int, int], None] | None = None,
     ) -> Tensor:
         """Scaled latents (n, c, h, w) fp32 of one square picture of `size` pixels for each prompt.
@@ -132,16 +134,16 @@ class Base:
         classifier-free, 1 is none. Without a negative prompt it leads away from what the base takes for an empty one.
 
         init: scaled latents (1, c, h, w) to start from, with the noise that is left for the last share `denoise` of the
-        steps, as in SDEdit (Meng et al., arXiv 2108.01073). on_step: told before each step which it is (0, 1, ...) and
-        how many are done; samplers of higher order have more than `steps`. Raises ConfigError for a sampler that is
-        unknown or does not fit the base.
+        steps, as in SDEdit (Meng et al., arXiv 2108.01073). prompt_weights: see :meth:`condition`. on_step: told before
+        each step which it is (0, 1, ...) and how many are done; samplers of higher order have more than `steps`. Raises
+        ConfigError for a sampler that is unknown or does not fit the base.
         """
         # Drawn in fp32 whatever the UNet's precision, so that the seed means the same picture in all of them.
         shape = (1, self.unet.config["in_channels"], size // self.factor, size // self.factor)
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
         noise = torch.cat([torch.randn(shape, generator=generator) for generator in generators])
-        wanted = [it.to(dtype=self.unet.dtype) for it in self.condition(prompts)]
-        (unwanted,) = self.condition([negative_prompt])
+        wanted = [it.to(dtype=self.unet.dtype) for it in self.condition(prompts, weights=prompt_weights)]
+        (unwanted,) = self.condition([negative_prompt], weights=prompt_weights)
         unwanted = unwanted if negative_prompt else self.emptied(unwanted)
         pipeline = self.pipeline()
         pipeline.scheduler = make_sampler(scheduler, self.scheduler)
@@ -190,13 +192,20 @@ class Base:
         for module in (self.vae, *(model for part, model in self.parts.items() if part != UNET)):
             module.to("meta")
 
-    def condition(self, prompts: Sequence[str], *, gradients: bool = False) -> list[Conditioning]:
+    def condition(
+        self, prompts: Sequence[str], *, gradients: bool = False, weights: bool = False
+    ) -> list[Conditioning]:
         """What the UNet is told of each prompt, cut to the encoder's length, in fp32; the same as the pipeline's.
 
-        gradients: keep what is needed to train adapters on the text encoders.
+        gradients: keep what is needed to train adapters on the text encoders. weights: read brackets as weights of
+        words, see emphasis.Emphasis; SDXL's pooled state stays what it is. Raises ConfigError for weights that are too
+        large.
         """
         with torch.set_grad_enabled(gradients):
-            return self._condition(list(prompts))
+            if not weights:
+                return self._condition(list(prompts))
+            read = [Emphasis.of(prompt) for prompt in prompts]
+            return self._condition([it.text for it in read], read)
 
     def emptied(self, read: Conditioning) -> Conditioning:
         """What the base was trained to take for no prompt, which guidance leads away from; `read`: of an empty one."""
@@ -252,15 +261,26 @@ class Base:
 
     def _tokens(self, part: str, prompts: list[str]) -> tuple[Tensor, Tensor]:
         """See :func:`tokenize`; for this part, on its device."""
-        words = {word.word: word.numbers(part) for word in self.words if word.installed and word.active}
-        numbers, mask = tokenize(self._tokenizers()[part], prompts, words)
+        numbers, mask = tokenize(self._tokenizers()[part], prompts, self._new_words(part))
         return numbers.to(self.device), mask.to(self.device)
 
-    def _condition(self, prompts: list[str]) -> list[Conditioning]:
+    def _new_words(self, part: str) -> dict[str, range]:
+        """Those that prompts may hold -> their numbers in the vocabulary of `part`."""
+        return {word.word: word.numbers(part) for word in self.words if word.installed and word.active}
+
+    def _weighed(self, part: str, states: Tensor, read: Sequence[Emphasis]) -> Tensor:
+        """States (n, tokens, dim) of `part` in fp32, of n prompts with weights or of any without."""
+        if not read:
+            return states.float()
+        tokenizer, words = self._tokenizers()[part], self._new_words(part)
+        return emphasized(states.float(), [it.of_tokens(tokenizer, words) for it in read])
+
+    def _condition(self, prompts: list[str], read: Sequence[Emphasis] = ()) -> list[Conditioning]:
+        """See :meth:`condition`; read: the same prompts with their weights, if they have some."""
         numbers, mask = self._tokens("text_encoder", prompts)
         uses_mask = getattr(self.text_encoder.config, "use_attention_mask", None)
         states = self.text_encoder(numbers, attention_mask=mask if uses_mask else None)[0]
-        return [Conditioning(embedding) for embedding in states.float()]
+        return [Conditioning(embedding) for embedding in self._weighed("text_encoder", states, read)]
 
     @property
     def _shift(self) -> float:

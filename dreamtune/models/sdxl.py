@@ -4,6 +4,7 @@
 # pyright: reportArgumentType=false, reportCallIssue=false, reportAttributeAccessIssue=false
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +15,7 @@ from transformers import CLIPTextModelWithProjection, CLIPTokenizer
 
 from .base import Base
 from .conditioning import Conditioning
+from .emphasis import Emphasis
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,11 +45,11 @@ class SdxlBase(Base):
     def _tokenizers(self) -> dict[str, CLIPTokenizer]:
         return {**super()._tokenizers(), "text_encoder_2": self.tokenizer_2}
 
-    def _condition(self, prompts: list[str]) -> list[Conditioning]:
+    def _condition(self, prompts: list[str], read: Sequence[Emphasis] = ()) -> list[Conditioning]:
         """Both encoders' last but one hidden states, side by side, and the pooled state of the second."""
         states, pooled = [], None
         for part, encoder in (("text_encoder", self.text_encoder), ("text_encoder_2", self.text_encoder_2)):
             output = encoder(self._tokens(part, prompts)[0], output_hidden_states=True)
-            states.append(output.hidden_states[-2].float())
+            states.append(self._weighed(part, output.hidden_states[-2], read))
             pooled = output[0].float()
         return [Conditioning(*pair) for pair in zip(torch.cat(states, dim=-1), pooled, strict=True)]

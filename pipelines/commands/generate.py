@@ -47,6 +47,10 @@ def generate(
     guidance: Guidance = None,
     scheduler: Annotated[str | None, Option(help=f"Sampler: {_SAMPLERS}.")] = None,
     negative: Annotated[str | None, Option(help="What to lead away from.")] = None,
+    prompt_weights: Annotated[
+        bool | None,
+        Option("--prompt-weights/--no-prompt-weights", help="Let (word:1.3) in prompts weigh a word (off)."),
+    ] = None,
     init: Annotated[Path | None, Option(metavar="PICTURE", help="Picture to start from.")] = None,
     denoise: Annotated[float | None, Option(help="How much of it to draw anew, up to 1 (0.6).")] = None,
     grid: Annotated[
@@ -86,6 +90,7 @@ def generate(
         "guidance": guidance,
         "scheduler": scheduler,
         "negative_prompt": negative,
+        "prompt_weights": prompt_weights,
         "init": init,
         "denoise": denoise,
         "grid": grid,

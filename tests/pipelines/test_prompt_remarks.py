@@ -1,14 +1,20 @@
 """Prompts of which the base does not read the end are remarked on, and no token is trained that is not read."""
 
+import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from dreamtune.errors import ConfigError
 from dreamtune.pipelines.check import check
+from dreamtune.pipelines.cli import main
+from dreamtune.pipelines.generate_config import read_prompts
+from dreamtune.pipelines.generate_record import again
 from dreamtune.pipelines.preflight import preflight
 from dreamtune.pipelines.progress import Progress
 from dreamtune.pipelines.run_folder import RunFolder
@@ -69,6 +75,82 @@ def test_the_token_of_a_prompt_is_a_word_of_its_own(settings: Callable[..., Trai
     with pytest.raises(ConfigError, match="as a whole word"):
         settings(instance_prompt="a {token}s {class}")
     assert settings(instance_prompt="a SKS {class}").token == "sks"
+
+
+def test_what_is_for_other_programs_is_remarked_on(draw: Any, trained: TrainResult) -> None:
+    region = f"{trained.adapter}@0,0,0.5,1=a sks ((dog))"
+    prompt = "a (sks:1.3) dog <lora:my_dog:0.8>"
+    found = draw(prompts=[prompt], negative_prompt="[[red]]", regions=[region]).remarks
+    assert found == (
+        f"the prompt {prompt!r}: holds '<lora:my_dog:0.8>', which is read as words; give the file instead: "
+        "--adapter my_dog.safetensors:0.8",
+        f"the prompt {prompt!r}: holds '(sks:1.3)', whose brackets weigh nothing; set prompt_weights "
+        "(--prompt-weights) to let it count",
+        "the negative prompt: holds '[[red]]', whose brackets weigh nothing; set prompt_weights (--prompt-weights) to "
+        "let it count",
+        "the prompt of region 1: holds '((dog))', whose brackets weigh nothing; set prompt_weights (--prompt-weights) "
+        "to let it count",
+    )
+    assert draw("plain", prompts=["a sks dog (asleep), 16:9, f(x)"]).remarks == ()
+    editing = draw("on", prompts=["a (sks:1.3) [cat:dog:0.5]"], prompt_weights=True).remarks
+    assert [remark.partition(";")[0] for remark in editing] == [
+        "the prompt 'a (sks:1.3) [cat:dog:0.5]': holds '[cat:dog:0.5]', which changes nothing on the way"
+    ]
+
+
+def test_weights_of_words_are_off_unless_asked_for(draw: Any, tiny: Path, trained: TrainResult) -> None:
+    """In prompts, in the negative one and in regions; the picture says so, and is drawn again from what it says."""
+    region = f"{trained.adapter}@0,0,0.5,1="
+    plain = {
+        "prompts": ["a sks dog"],
+        "negative_prompt": "red",
+        "regions": [f"{region}a sks dog"],
+        "guidance": 3.0,
+        "n": 1,
+    }
+    changes = {"prompts": ["a (sks:1.5) dog"], "negative_prompt": "(red:2)", "regions": [f"{region}a (sks:3) dog"]}
+    pixels = Image.open(draw("plain", **plain).files[0]).tobytes()
+    same = draw("same", **plain | {"prompts": ["a (sks:1) dog"]}, prompt_weights=True)
+    assert Image.open(same.files[0]).tobytes() == pixels
+    for name, value in changes.items():
+        drawn = draw(name, **plain | {name: value}, prompt_weights=True).files[0]
+        assert Image.open(drawn).tobytes() != pixels, name
+        told = json.loads(Image.open(drawn).text["dreamtune"])  # pyright: ignore[reportAttributeAccessIssue]
+        assert told["prompt_weights"] is True
+        assert again(drawn, base=str(tiny), adapters=(), regions=()).prompt_weights
+        assert not again(drawn, base=str(tiny), adapters=(), regions=(), prompt_weights=False).prompt_weights
+    long = draw("long", prompts=[f"({'y' * 75}:1.1)"], adapters=[], prompt_weights=True)
+    assert long.remarks == (), "brackets are not among the tokens"
+    with pytest.raises(ConfigError, match="weighs 50: write weights from -10 to 10"):
+        draw("much", prompts=["a (sks:50) dog"], prompt_weights=True)
+
+
+def test_what_is_for_other_programs_in_a_training(
+    settings: Callable[..., TrainConfig], photos: Path, tmp_path: Path
+) -> None:
+    images = tmp_path / "images"
+    shutil.copytree(photos, images)
+    (first, *_) = sorted(path for path in images.iterdir() if path.suffix == ".png")
+    first.with_suffix(".txt").write_text("a sks dog, (asleep:1.2)")
+    config = settings(images=images, instance_prompt="a {token} {class} <lora:x:1>")
+    remarks = preflight(config, RunFolder(tmp_path / "run"), False, lambda _: None).subject.remarks
+    assert [str(remark) for remark in remarks] == [
+        "instance_prompt: holds '<lora:x:1>', which is read as words; remove it: a training has no other adapters",
+        f"{first.name}: holds '(asleep:1.2)', whose brackets weigh nothing; write the words alone",
+    ]
+
+
+def test_only_regular_files_are_read_as_prompts_and_pictures(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pipe, out = tmp_path / "pipe.png", str(tmp_path / "out")
+    os.mkfifo(pipe)
+    for arguments in (["--prompts", str(pipe)], ["--prompt", "a dog", "--init", str(pipe)], ["--from", str(pipe)]):
+        assert main(["generate", *arguments, "--out", out]) == 2
+        assert "pipe.png" in capsys.readouterr().err
+    with pytest.raises(ConfigError, match="cannot read the prompts in .*not a regular file"):
+        read_prompts(Path("/dev/zero"))
+    assert not Path(out).exists()
 
 
 def test_a_word_of_its_own_is_as_long_as_its_vectors(
