@@ -151,13 +151,14 @@ class Recorder:
     def _keys(self, paths: Sequence[str], prompts: Sequence[str], changes: Changes) -> list[str]:
         """Of the recordings of the first prompt, of the first two, and so on."""
         from dreamtune.data.cache import key_of
+        from dreamtune.models.arithmetic import arithmetic
 
         about = {
             "version": _VERSION,
             "base": self._digest,
             "changes": changes.digest(self.records),
             "paths": list(paths),
-            "drawing": [self.base.resolution, self.steps, self.guidance, self.seed, self.base.device.type],
+            "drawing": [self.base.resolution, self.steps, self.guidance, self.seed, arithmetic(self.base.device)],
             "noise": bool(self.base.scheduler.config.get("rescale_betas_zero_snr")),
         }
         return [key_of({**about, "prompts": list(prompts[:count])}) for count in range(1, len(prompts) + 1)]

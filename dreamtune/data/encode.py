@@ -33,12 +33,14 @@ def subject_examples(
     """The subject's pictures for training, with `flip` the mirrored ones after the others.
 
     Each one's `prompts` are rows of `subject.prompts`. Latents are the mode of the VAE's posterior, scaled. They come
-    from the cache where they are there; an entry depends on the file's bytes, the crop and size, the mirroring, and
-    the VAE's weights and type. `on_progress(done, of)` is told after each.
+    from the cache where they are there; an entry depends on the file's bytes, the crop and size, the mirroring,
+    the VAE's weights and type, and the arithmetic of the device. `on_progress(done, of)` is told after each.
 
     Raises DatasetError when a file is no longer what it was when the subject was loaded, and BaseModelError when the
     VAE makes NaN of a picture.
     """
+    from dreamtune.models.arithmetic import arithmetic
+
     cache = cache or Cache("latents")
     vae = weights_digest(base.vae)
     prompts = {prompt: row for row, prompt in enumerate(subject.prompts)}
@@ -49,7 +51,8 @@ def subject_examples(
     examples = []
     for photo, captions, mirrored in work:
         crop = {"box": photo.crop.box, "size": photo.crop.size}
-        key = key_of({"picture": photo.digest, **crop, "vae": vae, "mirrored": mirrored, "rules": _RULES})
+        made = {"mirrored": mirrored, "rules": _RULES, "arithmetic": arithmetic(base.device)}
+        key = key_of({"picture": photo.digest, **crop, "vae": vae, **made})
         entry = cache.get(key)
         if entry is None:
             cache.put(key, entry := {"latent": _latent(base, photo, mirrored)})
@@ -83,13 +86,15 @@ def prompt_conditionings(base: Base, prompts: Sequence[str], cache: Cache | None
 
     It is that of the base alone: no adapter on a text encoder and no new word may act on it meanwhile.
     """
+    from dreamtune.models.arithmetic import arithmetic
     from dreamtune.models.conditioning import Conditioning
 
     cache = cache or Cache("prompts")
     encoders = {name: weights_digest(part) for name, part in base.parts.items() if name != "unet"}
     found: dict[str, Conditioning] = {}
     for prompt in dict.fromkeys(prompts):
-        key = key_of({"design": type(base).__name__, "tokens": base.tokens(prompt), "encoders": encoders})
+        about = {"design": type(base).__name__, "encoders": encoders, "arithmetic": arithmetic(base.device)}
+        key = key_of({"tokens": base.tokens(prompt), **about})
         entry = cache.get(key)
         if entry is None:
             made = base.condition([prompt])[0]

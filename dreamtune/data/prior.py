@@ -84,7 +84,10 @@ def prior_examples(latents: Tensor, prompt: int, resolution: int) -> tuple[Examp
 
 
 def _describe(base: Base, prompt: str, resolution: int, steps: int, guidance: float) -> dict[str, object]:
+    from dreamtune.models.arithmetic import arithmetic
+
     return {
+        "arithmetic": arithmetic(base.device),
         "prompt": prompt,
         "tokens": base.tokens(prompt),
         "empty": None if base.zeros_for_empty else base.tokens(""),

@@ -18,6 +18,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from ..adapters import AdapterFile, AttachedParts, NewWord
 from ..adapters.parts import UNET
 from ..errors import BaseModelError, ConfigError
+from .arithmetic import exact_convolutions
 from .conditioning import Conditioning, pipeline_inputs
 from .emphasis import Emphasis, emphasized
 from .prompts import tokenize
@@ -111,6 +112,7 @@ class Base:
             "scheduler": type(self.scheduler).from_config(self.scheduler.config),
         }
 
+    @exact_convolutions()
     @torch.no_grad()
     def draw(
         self,
@@ -175,12 +177,14 @@ class Base:
         pixels = self.decode(latents).float().clamp(-1, 1).add(1).mul(127.5).round().to(torch.uint8)
         return [Image.fromarray(picture) for picture in pixels.permute(0, 2, 3, 1).cpu().numpy()]
 
+    @exact_convolutions()
     @torch.no_grad()
     def encode_images(self, images: Tensor) -> Tensor:
         """Scaled latents (n, c, h, w) of pictures (n, 3, H, W) in [-1, 1]: the mode of the VAE's posterior."""
         latents = self.vae.encode(images.to(self.device, self.vae.dtype)).latent_dist.mode()
         return (latents - self._shift) * self.vae.config["scaling_factor"]
 
+    @exact_convolutions()
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
         """Pictures (n, 3, H, W), about [-1, 1], of scaled latents."""

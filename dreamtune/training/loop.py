@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 from torch import nn
 
 from dreamtune.errors import Interrupted, TrainingError
+from dreamtune.models.arithmetic import exact_convolutions
 from dreamtune.models.memory import enough_memory
 from dreamtune.training import rng
 from dreamtune.training.config import TrainConfig
@@ -56,7 +57,7 @@ def fit(
     other data or another base.
     """
     stop, enough = stop or threading.Event(), enough or threading.Event()
-    with accelerated(config) as accelerator, rng.seeded(config.seed):
+    with accelerated(config) as accelerator, rng.seeded(config.seed), exact_convolutions():
         if not accelerator.is_main_process:
             on_start = on_step = on_method = None
         trainer = Trainer(accelerator, unet, attached, data, objective, config, files, conditioner)

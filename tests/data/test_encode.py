@@ -159,6 +159,28 @@ def test_class_pictures_depend_on_what_guidance_leads_away_from(
     assert torch.equal(prior_latents(base, "a dog", 1, 32, steps=2, guidance=5.0), one)
 
 
+def test_what_another_arithmetic_computed_is_not_taken(
+    base: Base, subject: Subject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The CPU rounds otherwise than a GPU, and TF32 otherwise than fp32."""
+    monkeypatch.setenv("DREAMTUNE_CACHE", str(tmp_path / "cache"))
+
+    def everything() -> list[Path]:
+        subject_examples(base, subject)
+        prompt_conditionings(base, ["a dog"])
+        prior_latents(base, "a dog", 1, 32, steps=1, guidance=1.0)
+        return sorted((tmp_path / "cache").rglob("*.safetensors"))
+
+    first = everything()
+    assert everything() == first
+    for kind in ("cuda", "cuda, products in TF32 or less"):
+        monkeypatch.setattr("dreamtune.models.arithmetic.arithmetic", lambda device, kind=kind: kind)
+        before = everything()
+        assert len(before) == 2 * len(first), kind
+        for path in set(before) - set(first):
+            path.unlink()
+
+
 def test_class_pictures_are_whole_squares() -> None:
     examples = prior_examples(torch.zeros(2, 4, 8, 8), 3, 64)
     assert [example.prompts for example in examples] == [(3,), (3,)]
