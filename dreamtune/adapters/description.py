@@ -22,6 +22,8 @@ DAMAGED = "the file is damaged or was edited: copy it again"
 MOST_WEIGHTS = 2**25
 """Of one layer. The largest of SD 1.x, 2.x and XL has 29,491,200 (a convolution of 2560 channels to 1280), and a dense
 ΔW of that size takes 270 MB in fp64: a file of some MB, of Kronecker products for example, could ask for far more."""
+MOST_WEIGHTS_IN_ALL = 2**32
+"""Of all layers of one file: XL and its text encoders have 3.4 billion. It bounds the time that measuring takes."""
 MOST_LAYERS = 10_000
 """Of one file. XL and its text encoders have 1,058 that can be adapted."""
 _BASES = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -16,7 +17,7 @@ from dreamtune.errors import AdapterFileError, ConfigError, IncompatibleModelErr
 from . import container
 from .attach import AttachedAdapter, layer_at
 from .base import Adapter, MethodConfig
-from .description import DAMAGED, Description, LayerRecord
+from .description import DAMAGED, MOST_WEIGHTS_IN_ALL, Description, LayerRecord
 from .fingerprint import Fingerprint
 from .layer import kernel_of, pristine_weight
 from .parts import PARTS, UNET, holder, join_part, split_part
@@ -42,6 +43,8 @@ class AdapterFile(Description):
         """Check the tensors, without making adapters in memory."""
         if not self.layers and not self.embeddings:
             raise AdapterFileError("it changes no layer: train it again")
+        if sum(math.prod(record.shape) for record in self.layers.values()) > MOST_WEIGHTS_IN_ALL:
+            raise AdapterFileError(f"its layers have more weights than any of the known bases: {DAMAGED}")
         with torch.device("meta"):
             expected = {
                 f"{path}.{name}": tensor

@@ -238,3 +238,11 @@ def test_headers_of_own_files(key: str, value: str, message: str, tmp_path: Path
     }
     with pytest.raises(AdapterFileError, match=message):
         AdapterFile.from_content({"x.up": torch.zeros(1, 1), "x.down": torch.zeros(1, 1)}, header)
+
+
+def test_all_layers_together_are_bounded(tmp_path: Path) -> None:
+    """129 layers of 32 million weights each, in a file of 3 MB."""
+    layers = [f"down_blocks.{n // 10}.attentions.{n % 10}.transformer_blocks.0.attn1.to_q" for n in range(129)]
+    sizes = {"A": (1, 5792), "B": (5792, 1)}
+    tensors = {f"unet.{layer}.lora_{letter}.weight": torch.zeros(sizes[letter]) for layer in layers for letter in "AB"}
+    assert "more weights than any of the known bases" in refusal(tmp_path, tensors)

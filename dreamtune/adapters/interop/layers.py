@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import product
 from typing import Any
 
 import torch
@@ -16,9 +14,10 @@ from dreamtune.errors import AdapterFileError, ConfigError
 
 from ..description import MOST_WEIGHTS
 from ..methods import METHODS
-from ..methods.lokr import LoKrConfig, sizes, whole_from
+from ..methods.lokr import whole_from
 from .convolutions import Kernel, as_matrices, kernel_at
 from .factors import truncated
+from .splits import matrix_size, product_size, split_as
 
 _METHODS = {
     "lora": ({"up", "down"}, {"mid"}),
@@ -30,7 +29,6 @@ _METHODS = {
 """Method -> tensors that it must have, and those that it may have besides."""
 _SIGNED = ("up", "up1", "w1")
 """Tensors that a negative alpha turns around; each method but `full`, which has no alpha, has one of them."""
-_MOST_SPLITS = 32
 
 
 class MagnitudesOfChannels(AdapterFileError):
@@ -96,7 +94,7 @@ class ForeignLayer:
     ) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """Options of our method and tensors for them. Raises AdapterFileError if no options give these tensors.
 
-        alpha: may be negative. common: what :func:`lokr_split` finds for the layers of the whole file.
+        alpha: may be negative. common: what common_split finds for the layers of the whole file.
         """
         options: dict[str, Any] = {"rank": self.rank, "alpha": abs(alpha), "rslora": rslora}
         tensors = dict(self.tensors)
@@ -116,7 +114,7 @@ class ForeignLayer:
         options |= {"by_input": self.by_input} if self.method not in ("lora", "full") else {}
         options |= {"weight_decompose": "magnitude" in tensors} if self.method in ("loha", "lokr") else {}
         if self.method == "lokr":
-            tensors = self._split(tensors, options, common)
+            tensors = split_as(tensors, options, common)
         try:
             with torch.device("meta"):
                 adapter = METHODS[self.method](METHODS[self.method].config_class(**options), *self.shape)
@@ -125,52 +123,6 @@ class ForeignLayer:
         if {key: t.shape for key, t in adapter.state_dict().items()} == {k: t.shape for k, t in tensors.items()}:
             return options, tensors
         raise AdapterFileError(_unfitting(self.name, self.method, tensors))
-
-    def _split(
-        self, tensors: dict[str, Tensor], options: dict[str, Any], common: Mapping[str, Any] | None
-    ) -> dict[str, Tensor]:
-        """Add LoKr's own options to `options`, and give the tensors that they mean.
-
-        Those are the file's; but where no options leave a matrix whole, or in factors, as the file has it, both are
-        multiplied out.
-        """
-        (rows, columns), (out2, in2) = _matrix(tensors, "1"), _matrix(tensors, "2")
-        own: dict[str, Any] = {"factor": -1, "decompose_both": False, "w1_rows": rows, "w1_columns": columns}
-        given: dict[str, Any] = {"w1_rows": 0, "w1_columns": 0, **(common or {})}
-        candidates = [given, given | {"w1_columns": columns}] if common else []
-        for candidate in (*candidates, own, own | {"decompose_both": True}):
-            if sizes(LoKrConfig(rank=self.rank, **candidate), *self.shape).items() == _sizes(tensors).items():
-                options |= candidate
-                return tensors
-        scale = options["alpha"] / (self.rank**0.5 if options["rslora"] else self.rank)
-        rank = whole_from(out2, in2)
-        options |= own | {"rank": rank, "alpha": scale * (rank**0.5 if options["rslora"] else rank)}
-        whole = {
-            f"w{n}": tensors[f"w{n}"] if f"w{n}" in tensors else tensors[f"up{n}"].float() @ tensors[f"down{n}"].float()
-            for n in "12"
-        }
-        return whole | {name: tensor for name, tensor in tensors.items() if name == "magnitude"}
-
-
-def lokr_split(layers: Sequence[ForeignLayer]) -> dict[str, Any] | None:
-    """LoKr's `factor` and `decompose_both` that give the tensors of all these layers; None if there are no such two.
-
-    Many factors may split one layer alike, as -1 and 16 do one of 320x320: only together do layers tell which it was.
-    The search is bounded: if none of a few candidates was it, each layer tells its own sizes.
-    """
-    if not layers:
-        return None
-    kinds = {(layer.shape, layer.rank, frozenset(_sizes(layer.tensors).items())) for layer in layers}
-    # A factor is no less than what it splits off, and the largest of those serves wherever a factor below all roots
-    # does; one above a root matters only where it divides.
-    least = max(side for layer in layers for side in _matrix(layer.tensors, "1"))
-    larger = Counter(side for layer in layers for side in _matrix(layer.tensors, "2"))
-    candidates = dict.fromkeys((-1, least, *(side for side, _ in larger.most_common(_MOST_SPLITS))))
-    for factor, both in product(candidates, (False, True)):
-        options = {"factor": factor, "decompose_both": both}
-        if all(sizes(LoKrConfig(rank, **options), *shape).items() == found for shape, rank, found in kinds):
-            return options
-    return None
 
 
 def _method_of(name: str, roles: set[str], lokr: bool) -> str:
@@ -207,31 +159,15 @@ def _check(name: str, key: str, tensor: Tensor) -> None:
 
 def _shape_of(name: str, method: str, tensors: Mapping[str, Tensor]) -> tuple[int, int]:
     if method == "lokr":
-        (out1, in1), (out2, in2) = _matrix(tensors, "1"), _matrix(tensors, "2")
+        (out1, in1), (out2, in2) = matrix_size(tensors, "1"), matrix_size(tensors, "2")
         shape = out1 * out2, in1 * in2
     elif method == "full":
         shape = tensors["change"].shape[0], tensors["change"].shape[1]
     else:
-        shape = _product(tensors, "1" if method == "loha" else "")
+        shape = product_size(tensors, "1" if method == "loha" else "")
     if math.prod(shape) > MOST_WEIGHTS:
         raise AdapterFileError(f"{name} is {shape[0]}x{shape[1]}, larger than any layer of the known bases")
     return shape
-
-
-def _matrix(tensors: Mapping[str, Tensor], number: str) -> tuple[int, int]:
-    """Size of a matrix of LoKr's, whole or in factors."""
-    if f"w{number}" in tensors:
-        rows, columns = tensors[f"w{number}"].shape
-        return rows, columns
-    return _product(tensors, number)
-
-
-def _product(tensors: Mapping[str, Tensor], number: str) -> tuple[int, int]:
-    return tensors[f"up{number}"].shape[0], tensors[f"down{number}"].shape[1]
-
-
-def _sizes(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
-    return {name: tuple(tensor.shape) for name, tensor in tensors.items() if name != "magnitude"}
 
 
 def _magnitude(

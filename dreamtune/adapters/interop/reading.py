@@ -20,10 +20,11 @@ from ..methods import METHODS
 from ..parts import split_part
 from .bundled import Bundled
 from .contents import Contents
-from .layers import ForeignLayer, MagnitudesOfChannels, lokr_split
+from .layers import ForeignLayer, MagnitudesOfChannels
 from .mixed import Converted, in_one_method
 from .settings import PeftSettings
 from .sources import Source
+from .splits import common_split
 
 _OF_CHANNELS = "convolutions with magnitudes of input channels"
 
@@ -65,7 +66,8 @@ def read_adapter(path: str | Path) -> Imported:
 def _convert(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], tool: str, settings: PeftSettings) -> Imported:
     contents = Contents.of({name: tensor.shape for name, tensor in tensors.items()})
     layers = _by_path(contents, tensors)
-    common = lokr_split([layer for layer, _ in layers.values() if layer.method == "lokr" and layer.kernel is None])
+    linear = [layer for layer, _ in layers.values() if layer.method == "lokr" and layer.kernel is None]
+    common = common_split([(layer.rank, layer.tensors) for layer in linear])
     found: dict[str, Converted] = {}
     assumed = 0
     for path, (layer, given) in layers.items():
