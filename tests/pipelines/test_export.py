@@ -2,7 +2,9 @@
 
 import json
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ from torch import Tensor
 from dreamtune.adapters import METHODS, AdapterFile, attach
 from dreamtune.adapters.interop import read_adapter
 from dreamtune.errors import ConfigError, DreamtuneError, IncompatibleModelError
-from dreamtune.models import load_base
+from dreamtune.models import Base, load_base
 from dreamtune.pipelines.cli import main
 from dreamtune.pipelines.export import ExportResult, export
 from tests.adapters.nets import disturb
@@ -25,27 +27,52 @@ from tests.tiny_models import tiny_checkpoint, tiny_folder
 Make = Callable[..., Path]
 
 
-@pytest.fixture
-def make(tiny: Path, tmp_path: Path) -> Make:
-    """Write the file of an adapter as in the middle of a training, on the UNet and if asked for the text encoder."""
+@pytest.fixture(scope="module")
+def models(tiny: Path) -> Base:
+    """The base; what is put on it is taken off again."""
+    return load_base(tiny, "cpu")
 
-    def made(method: str, *, text: bool = False, **options: Any) -> Path:
-        base = load_base(tiny, "cpu")
+
+@pytest.fixture(scope="module")
+def plain(tiny: Path) -> Any:
+    """diffusers' pipeline of the base, to be copied."""
+    return StableDiffusionPipeline.from_pretrained(tiny, safety_checker=None)
+
+
+@pytest.fixture(scope="module")
+def file_of(models: Base) -> Callable[..., AdapterFile]:
+    """An adapter as in the middle of a training, on the UNet and if asked for the text encoder; each is made once."""
+
+    @cache
+    def made(method: str, text: bool, **options: Any) -> AdapterFile:
         config = METHODS[method].config_class(**{"rank": 2, "alpha": 3.0, **options})
-        attached = {"unet": attach(base.unet, config)}
+        attached = {"unet": attach(models.unet, config)}
         if text:
-            attached["text_encoder"] = attach(base.text_encoder, config, "text")
+            attached["text_encoder"] = attach(models.text_encoder, config, "text")
         for one in attached.values():
             for _, layer, adapter in one.layers():
                 disturb(adapter, layer.pristine)
                 for parameter in adapter.parameters():
                     parameter.data *= 0.5
-        unet = attached.pop("unet")
+        texts = {part: on_model for part, on_model in attached.items() if part != "unet"}
         file = AdapterFile.from_attached(
-            unet, base="tiny", trigger="sks", class_word="dog", training={}, text_encoders=attached
+            attached["unet"], base="tiny", trigger="sks", class_word="dog", training={}, text_encoders=texts
         )
-        file.save(tmp_path / f"{method}.safetensors")
-        return tmp_path / f"{method}.safetensors"
+        for one in attached.values():
+            one.detach()
+        return file
+
+    return made
+
+
+@pytest.fixture
+def make(file_of: Callable[..., AdapterFile], tmp_path: Path) -> Make:
+    """Write the file of such an adapter."""
+
+    def made(method: str, *, text: bool = False, **options: Any) -> Path:
+        path = tmp_path / f"{method}.safetensors"
+        file_of(method, text, **options).save(path)
+        return path
 
     return made
 
@@ -62,61 +89,62 @@ def embedding(text_encoder: Any) -> Tensor:
     return text_encoder(torch.arange(10)[None])[0]
 
 
-def own(tiny: Path, path: Path) -> tuple[Tensor, Tensor]:
+def own(models: Base, path: Path) -> tuple[Tensor, Tensor]:
     """The UNet's and the text encoder's output with the adapter, as dreamtune has it."""
-    base = load_base(tiny, "cpu")
-    read_adapter(path).file.attach_parts(base.parts)
-    return noise(base.unet), embedding(base.text_encoder)
+    attached = read_adapter(path).file.attach_parts(models.parts)
+    outputs = noise(models.unet), embedding(models.text_encoder)
+    for one in attached.values():
+        one.detach()
+    return outputs
 
 
 def same(actual: Tensor, expected: Tensor) -> None:
     torch.testing.assert_close(actual, expected, rtol=1e-3, atol=1e-4)
 
 
-def pipeline(tiny: Path) -> Any:
-    return StableDiffusionPipeline.from_pretrained(tiny, safety_checker=None)
-
-
 @pytest.mark.parametrize(
-    ("method", "form"),
+    ("method", "form", "text"),
     [
-        ("lora", "lora"),
-        ("lora-dash", "lora"),
-        ("spectral-a", "lora"),
-        ("spectral-r", "lora"),
-        ("lora", "peft"),
-        ("dora", "peft"),
-        ("lora", "kohya"),
-        ("lora-dash", "kohya"),
-        ("orthogonal", "kohya"),
-        ("spectral-a", "kohya"),
-        ("spectral-r", "kohya"),
-        ("spectral-a", "peft"),
+        ("lora", "lora", True),
+        ("lora-dash", "lora", True),
+        ("spectral-a", "lora", True),
+        ("spectral-r", "lora", True),
+        ("lora", "peft", True),
+        ("dora", "peft", True),
+        ("lora", "kohya", True),
+        ("lora-dash", "kohya", True),
+        ("orthogonal", "kohya", True),
+        ("spectral-a", "kohya", True),
+        ("spectral-r", "kohya", True),
+        ("spectral-a", "peft", True),
+        *(("lora", form, False) for form in ("lora", "peft", "kohya")),
     ],
 )
-@pytest.mark.parametrize("text", [False, True])
-def test_diffusers_reads_the_same(method: str, form: str, text: bool, tiny: Path, tmp_path: Path, make: Make) -> None:
+def test_diffusers_reads_the_same(
+    method: str, form: str, text: bool, tiny: Path, models: Base, plain: Any, tmp_path: Path, make: Make
+) -> None:
+    """With a text encoder, which the UNet's part of a file does not depend on; each form also without."""
     path, out = make(method, text=text), tmp_path / "out.safetensors"
     result = export(path, out, form, base=str(tiny))
-    pipe = pipeline(tiny)
-    plain = noise(pipe.unet), embedding(pipe.text_encoder)
+    pipe = deepcopy(plain)
+    before = noise(pipe.unet), embedding(pipe.text_encoder)
     pipe.load_lora_weights(str(tmp_path), weight_name=out.name)
-    unet, encoder = own(tiny, path)
+    unet, encoder = own(models, path)
     same(noise(pipe.unet), unet)
     same(embedding(pipe.text_encoder), encoder)
-    assert not torch.allclose(plain[0], unet, atol=1e-2)
-    assert torch.allclose(plain[1], encoder, atol=1e-4) is not text
+    assert not torch.allclose(before[0], unet, atol=1e-2)
+    assert torch.allclose(before[1], encoder, atol=1e-4) is not text
     assert (result.exact, result.method) == (True, method)
     assert result.written_as == ("dora" if method == "dora" else "lora")
     assert result.worst["relative_error"] < 1e-5  # pyright: ignore[reportOptionalOperand]
 
 
 @pytest.mark.parametrize("method", ["lora", "dora", "loha", "lokr"])
-def test_peft_reads_the_folder(method: str, tiny: Path, tmp_path: Path, make: Make) -> None:
+def test_peft_reads_the_folder(method: str, tiny: Path, models: Base, plain: Any, tmp_path: Path, make: Make) -> None:
     path = make(method)
     assert export(path, tmp_path / "folder", "peft", base=str(tiny)).exact
-    model = PeftModel.from_pretrained(pipeline(tiny).unet, str(tmp_path / "folder"))
-    same(noise(model.eval()), own(tiny, path)[0])
+    model = PeftModel.from_pretrained(deepcopy(plain.unet), str(tmp_path / "folder"))
+    same(noise(model.eval()), own(models, path)[0])
 
 
 @pytest.mark.parametrize(
@@ -124,7 +152,7 @@ def test_peft_reads_the_folder(method: str, tiny: Path, tmp_path: Path, make: Ma
     [*((method, "lora") for method in METHODS), ("dora", "kohya"), ("full", "kohya"), ("loha", "peft")],
 )
 def test_plain_lora_of_a_rank_tells_what_it_loses(
-    method: str, form: str, tiny: Path, tmp_path: Path, make: Make
+    method: str, form: str, tiny: Path, models: Base, plain: Any, tmp_path: Path, make: Make
 ) -> None:
     path, out = make(method, rank=4), tmp_path / "out.safetensors"
     result = export(path, out, form, rank=1, base=str(tiny))
@@ -133,9 +161,9 @@ def test_plain_lora_of_a_rank_tells_what_it_loses(
         assert layer.relative**2 == pytest.approx(1 - layer.energy, abs=1e-4), "by Eckart and Young"
     stored = json.loads(StoredMetadata(out)["energy_kept"])
     assert stored == {layer.path: layer.energy for layer in result.layers}
-    pipe = pipeline(tiny)
+    pipe = deepcopy(plain)
     pipe.load_lora_weights(str(tmp_path), weight_name=out.name)
-    same(noise(pipe.unet), own(tiny, out)[0])
+    same(noise(pipe.unet), own(models, out)[0])
 
 
 class StoredMetadata(dict[str, str]):
@@ -147,13 +175,12 @@ class StoredMetadata(dict[str, str]):
         super().__init__(json.loads(content[8 : 8 + length])["__metadata__"])
 
 
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("text", [False, True])
-def test_merged_folder(method: str, text: bool, tiny: Path, tmp_path: Path, make: Make) -> None:
+@pytest.mark.parametrize(("method", "text"), [("lora", False), *((method, True) for method in METHODS)])
+def test_merged_folder(method: str, text: bool, tiny: Path, models: Base, tmp_path: Path, make: Make) -> None:
     path = make(method, text=text)
     result = export(path, tmp_path / "merged", "diffusers", base=str(tiny))
-    pipe = pipeline(tmp_path / "merged")
-    unet, encoder = own(tiny, path)
+    pipe = StableDiffusionPipeline.from_pretrained(tmp_path / "merged", safety_checker=None)
+    unet, encoder = own(models, path)
     same(noise(pipe.unet), unet)
     same(embedding(pipe.text_encoder), encoder)
     assert result.worst["max_abs_error"] < 1e-5  # pyright: ignore[reportOptionalOperand]
@@ -162,7 +189,7 @@ def test_merged_folder(method: str, text: bool, tiny: Path, tmp_path: Path, make
 
 
 @pytest.mark.parametrize("text", [False, True])
-def test_merged_checkpoint(text: bool, tiny: Path, tmp_path: Path, make: Make) -> None:
+def test_merged_checkpoint(text: bool, tiny: Path, models: Base, tmp_path: Path, make: Make) -> None:
     base = tiny_checkpoint(tiny, tmp_path / "base.safetensors")
     tensors = load_file(base)
     metadata = {"modelspec.title": "kept", "modelspec.hash_sha256": "0x1", "sshs_model_hash": "2"}
@@ -171,7 +198,7 @@ def test_merged_checkpoint(text: bool, tiny: Path, tmp_path: Path, make: Make) -
     result = export(path, out, "checkpoint", base=str(base))
     (tmp_path / "base" / "merged").symlink_to(tmp_path / "base")  # its configurations
     changed = load_base(out, "cpu")
-    unet, encoder = own(tiny, path)
+    unet, encoder = own(models, path)
     same(noise(changed.unet), unet)
     same(embedding(changed.text_encoder), encoder)
     after = load_file(out)
@@ -204,12 +231,12 @@ def test_what_other_tools_do_with_magnitudes_is_told(tiny: Path, tmp_path: Path,
     assert "for it use the format kohya" in export(path, tmp_path / "peft.safetensors", "peft").remarks[0]
 
 
-def test_files_of_other_tools_are_exported(tiny: Path, tmp_path: Path, make: Make) -> None:
+def test_files_of_other_tools_are_exported(models: Base, tmp_path: Path, make: Make) -> None:
     path = make("loha")
     export(path, tmp_path / "a.safetensors", "kohya")
     result: ExportResult = export(tmp_path / "a.safetensors", tmp_path / "b.safetensors", "lora", rank=32)
     assert result.exact
-    same(own(tiny, tmp_path / "b.safetensors")[0], own(tiny, path)[0])
+    same(own(models, tmp_path / "b.safetensors")[0], own(models, path)[0])
     with pytest.raises(ConfigError, match="does not tell which base"):
         export(tmp_path / "a.safetensors", tmp_path / "c", "diffusers")
 
