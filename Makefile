@@ -2,6 +2,8 @@
 .PHONY: help docs setup demo test test-slow lint check bench bench-layers bench-speed bench-personalization bench-pairs bench-quality bench-claims pocket pocket-eval clean
 PYTHON ?= python3
 BIN := .venv/bin
+# Processes that share the quick tests, of one thread each: two threads for one tiny model mostly wait for each other.
+WORKERS ?= 2
 
 # Nothing here asks a model hub: what is not on this machine is an error.
 export HF_HUB_OFFLINE := 1
@@ -21,8 +23,8 @@ setup: .venv/ready  ## install dreamtune and the tools of a contributor into .ve
 demo: setup  ## teach the embedded base a sample subject and draw it in new places, into demo/
 	GOMP_SPINCOUNT=$${GOMP_SPINCOUNT:-20000} $(BIN)/python examples/first_subject.py
 
-test: setup  ## quick tests: offline, on the CPU
-	$(BIN)/python -m pytest
+test: setup  ## quick tests: offline, on the CPU; WORKERS=2 processes share them
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 test-slow: setup  ## tests that train, build or open a browser
 	$(BIN)/python -m pytest -m "slow or browser"
