@@ -2,8 +2,9 @@
 .PHONY: help docs setup demo test test-slow lint check bench bench-layers bench-speed bench-personalization bench-pairs bench-quality bench-claims pocket pocket-eval clean
 PYTHON ?= python3
 BIN := .venv/bin
-# Processes that share the quick tests, of one thread each: two threads for one tiny model mostly wait for each other.
+# Processes that share the tests, of one thread each: two threads for one tiny model mostly wait for each other.
 WORKERS ?= 2
+SHARED = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 # Nothing here asks a model hub: what is not on this machine is an error.
 export HF_HUB_OFFLINE := 1
@@ -24,10 +25,11 @@ demo: setup  ## teach the embedded base a sample subject and draw it in new plac
 	GOMP_SPINCOUNT=$${GOMP_SPINCOUNT:-20000} $(BIN)/python examples/first_subject.py
 
 test: setup  ## quick tests: offline, on the CPU; WORKERS=2 processes share them
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+	$(SHARED)
 
 test-slow: setup  ## tests that train, build or open a browser
-	$(BIN)/python -m pytest -m "slow or browser"
+	$(SHARED) -m "slow and not alone"
+	$(BIN)/python -m pytest -m "alone or browser"
 
 lint: setup  ## ruff: style, docstrings, format
 	$(BIN)/ruff check .

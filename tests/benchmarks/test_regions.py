@@ -28,5 +28,6 @@ def test_both_are_measured_in_turn(tiny: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 def test_two_regions_cost_no_more_than_they_may_on_pocket() -> None:
     assert measure(*pocket(10), repeats=3)["processor_ratio"] <= LIMIT

@@ -100,6 +100,7 @@ print(len(photos), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 def test_memory_does_not_grow_with_the_number_of_pictures(tmp_path: Path) -> None:
     """Kept, the pixels that training needs of 300 photographs would take 900 MB, and those of the files 10 GB."""
     data = encoded(noise(0, (4000, 3000)), "JPEG")

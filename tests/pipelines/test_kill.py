@@ -253,6 +253,7 @@ def test_second_interrupt_stops_at_once_and_harms_nothing(
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 def test_hub_out_of_reach_is_told_within_seconds(photos: Path, tmp_path: Path) -> None:
     began = time.monotonic()
     process = subprocess.Popen(

@@ -21,7 +21,7 @@ from dreamtune.training.config import TrainConfig
 from tests.tiny_models import pictures
 from tests.ui.serving import Served, address, served, start
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.slow, pytest.mark.alone, pytest.mark.timeout(1800)]
 SECONDS = float(os.environ.get("DREAMTUNE_LOAD_SECONDS", "30"))
 """How long clients ask; 120 for the whole measurement."""
 EVERY = 2.0

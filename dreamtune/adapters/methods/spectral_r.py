@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -24,6 +25,15 @@ class SpectralRConfig(SpectralConfig):
             raise ConfigError("rank = 1 has nothing to rotate: use at least 2, or train_singular_values")
 
 
+@cache
+def _triangle(rank: int) -> Tensor:
+    """(2, r(r-1)/2): where the strict upper triangle is.
+
+    Made once for a rank: on the meta device, for each layer of a file, that took longer than all else in reading it.
+    """
+    return torch.triu_indices(rank, rank, 1, device="cpu")
+
+
 class SpectralR(Spectral):
     """`left` and `right` (r(r-1)/2,) are the strict upper triangles of X, by rows; `values` c makes S₁ into S₁(1+c).
 
@@ -35,7 +45,7 @@ class SpectralR(Spectral):
 
     def __init__(self, config: MethodConfig, out_features: int, in_features: int) -> None:
         super().__init__(config, out_features, in_features)
-        self.register_buffer("triangle", torch.triu_indices(config.rank, config.rank, 1), persistent=False)
+        self.register_buffer("triangle", _triangle(config.rank), persistent=False)
         self.triangle: Tensor
 
     def trained_shapes(self) -> tuple[tuple[int, ...], tuple[int, ...]]:

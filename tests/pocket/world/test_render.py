@@ -187,6 +187,7 @@ def test_sizes_that_cannot_be_drawn(size: int) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 def test_renders_at_least_500_pictures_a_second() -> None:
     """Seconds of this process's own computing, best of three: other work on the machine does not count."""
     scenes = [random_scene(Random(i)) for i in range(200)]
