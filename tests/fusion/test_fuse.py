@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from torch import Tensor
 from dreamtune.adapters import METHODS, AdapterFile, attach
 from dreamtune.adapters.interop import read_adapter
 from dreamtune.fusion import FUSIONS
-from dreamtune.models import load_base
+from dreamtune.models import Base, load_base
 from dreamtune.pipelines import library
 from dreamtune.pipelines.cli import main
 from dreamtune.pipelines.export import export
@@ -25,49 +26,59 @@ from tests.tiny_models import tiny_checkpoint, tiny_folder
 Make = Callable[..., Path]
 
 
+@pytest.fixture(scope="module")
+def file_on(base: Base, tiny: Path) -> Callable[..., AdapterFile]:
+    """An adapter as in the middle of a training, on the UNet of the base or of another; each is made once."""
+
+    @cache
+    def made(name: str, method: str, place: Path, trigger: str) -> AdapterFile:
+        unet = base.unet if place == tiny else load_base(place, "cpu").unet
+        with attach(unet, METHODS[method].config_class(rank=2), seed=len(name)) as attached:
+            for index, (_, layer, adapter) in enumerate(attached.layers()):
+                disturb(adapter, layer.pristine, 100 * len(name) + index)
+                for parameter in adapter.parameters():
+                    parameter.data *= 0.3
+            return AdapterFile.from_attached(attached, base=str(place), trigger=trigger, class_word="dog", training={})
+
+    return made
+
+
 @pytest.fixture
-def make(tiny: Path, tmp_path: Path) -> Make:
-    """Write the file of an adapter as in the middle of a training."""
+def make(file_on: Callable[..., AdapterFile], tiny: Path, tmp_path: Path) -> Make:
+    """Write the file of such an adapter."""
 
     def made(name: str, method: str = "lora", trigger: str | None = None, base: Path = tiny) -> Path:
-        unet = load_base(base, "cpu").unet
-        attached = attach(unet, METHODS[method].config_class(rank=2), seed=len(name))
-        for index, (_, layer, adapter) in enumerate(attached.layers()):
-            disturb(adapter, layer.pristine, 100 * len(name) + index)
-            for parameter in adapter.parameters():
-                parameter.data *= 0.3
         path = tmp_path / f"{name}.safetensors"
-        AdapterFile.from_attached(
-            attached, base=str(base), trigger=trigger or name, class_word="dog", training={}
-        ).save(path)
+        file_on(name, method, base, trigger or name).save(path)
         return path
 
     return made
 
 
-def noise(base: Path, *adapters: tuple[Path, float]) -> Tensor:
-    """A UNet's output with adapters side by side."""
-    unet = load_base(base, "cpu").unet
-    for path, strength in adapters:
-        read_adapter(path).file.attach(unet, strength, any_base=True)
+def noise(unet: Any, *adapters: tuple[Path, float]) -> Tensor:
+    """A UNet's output with adapters side by side, which are taken off again."""
+    on = [read_adapter(path).file.attach(unet, strength, any_base=True) for path, strength in adapters]
     generator = torch.Generator().manual_seed(0)
     x, context = torch.randn(1, 4, 8, 8, generator=generator), torch.randn(1, 5, 32, generator=generator)
     with torch.no_grad():
-        return unet(x, 10, context).sample  # pyright: ignore[reportAttributeAccessIssue]
+        output = unet(x, 10, context).sample
+    for attached in reversed(on):
+        attached.detach()
+    return output
 
 
 def close(actual: Tensor, expected: Tensor) -> None:
     torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-4)
 
 
-def test_sum_draws_as_adapters_side_by_side(tiny: Path, tmp_path: Path, make: Make) -> None:
+def test_sum_draws_as_adapters_side_by_side(tiny: Path, base: Base, tmp_path: Path, make: Make) -> None:
     a, bb = make("a"), make("bb", "dora")
     foreign = tmp_path / "foreign.safetensors"
     export(make("ccc", "loha"), foreign, "kohya")
     out = tmp_path / "out.safetensors"
     given = [f"{a}:0.7", str(bb), f"{foreign}:-0.5", "--base", str(tiny), "--rank", "64"]
     assert main(["fuse", *given, "--out", str(out)]) == 0
-    close(noise(tiny, (out, 1)), noise(tiny, (a, 0.7), (bb, 1), (foreign, -0.5)))
+    close(noise(base.unet, (out, 1)), noise(base.unet, (a, 0.7), (bb, 1), (foreign, -0.5)))
     told = AdapterFile.load(out).training["fusion"]
     assert [(part["file"], part["trigger"], part["strength"]) for part in told["adapters"]] == [
         ("a.safetensors", "a", 0.7),
@@ -155,7 +166,7 @@ def test_checkpoints_hold_all_of_it(fusion: str, tmp_path: Path, make: Make) -> 
     assert main(["fuse", str(a), str(bb), *options, "--rank", "64", "--out", str(adapter)]) == 0
     assert load_file(out).keys() == load_file(checkpoint).keys()
     out.with_suffix("").symlink_to(checkpoint.with_suffix(""))
-    close(noise(out), noise(checkpoint, (adapter, 1)))
+    close(*(noise(load_base(it, "cpu").unet, *on) for it, on in ((out, []), (checkpoint, [(adapter, 1)]))))
 
 
 def with_word(path: Path, trigger: str) -> Path:

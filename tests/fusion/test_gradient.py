@@ -58,12 +58,16 @@ def test_it_is_what_lbfgs_finds(full: bool, weights: tuple[float, float], monkey
         [change], max_iter=3000, tolerance_grad=1e-12, tolerance_change=1e-14, line_search_fn="strong_wolfe"
     )
 
+    wanted = [
+        (abs(weight), x.double(), weight * delta.dense().double())
+        for delta, weight, x in zip(deltas, weights, INPUTS, strict=True)
+    ]
+
     def closure() -> Tensor:
         optimizer.zero_grad()
         loss = torch.zeros((), dtype=torch.float64)
-        for delta, weight, x in zip(deltas, weights, INPUTS, strict=True):
-            error = x.double() @ (change - weight * delta.dense().double()).T
-            loss = loss + abs(weight) * error.square().sum() / TOKENS
+        for size, x, target in wanted:
+            loss = loss + size * (x @ (change - target).T).square().sum() / TOKENS
         loss.backward()
         return loss
 
