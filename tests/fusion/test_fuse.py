@@ -119,7 +119,9 @@ def test_command(fusion: str, tiny: Path, tmp_path: Path, make: Make, capsys: py
     assert "energy kept" in capsys.readouterr().out
 
 
-def test_rank_full_keeps_all(tiny: Path, tmp_path: Path, make: Make, capsys: pytest.CaptureFixture[str]) -> None:
+def test_rank_full_keeps_all(
+    tiny: Path, base: Base, tmp_path: Path, make: Make, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Of changes that have no small factors."""
     a, bb, out = make("a", "dora"), make("bb", "loha"), tmp_path / "out.safetensors"
     given = ["fuse", f"{a}:0.5", str(bb), "--base", str(tiny), "--rank", "full"]
@@ -130,7 +132,7 @@ def test_rank_full_keeps_all(tiny: Path, tmp_path: Path, make: Make, capsys: pyt
     assert (fused.method, fused.tokens) == ("full", ("a", "bb"))
     assert told["ranks"] == {path: min(record.shape) for path, record in fused.layers.items()}
     assert out.stat().st_size < 1.1 * sum(4 * it.shape[0] * it.shape[1] for it in fused.layers.values()) + 20_000
-    close(noise(tiny, (out, 1)), noise(tiny, (a, 0.5), (bb, 1)))
+    close(noise(base.unet, (out, 1)), noise(base.unet, (a, 0.5), (bb, 1)))
     assert library.warning_of(out) is None
 
 
