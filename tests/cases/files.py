@@ -202,7 +202,7 @@ def _other(model: str, layer: str, *words: str) -> Case:
 
 OTHERS = [
     _other("Flux", "transformer.single_transformer_blocks.0.attn.to_q", "Flux"),
-    _other("a language model", "base_model.model.model.layers.0.self_attn.q_proj", "language model"),
+    _other("a language model", "base_model.model.model.layers.0.self_attn.q_proj", "LLM"),
     _other("nothing known", "unet.some.layer.of.mine", "layer"),
 ]
 
