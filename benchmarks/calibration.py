@@ -34,6 +34,7 @@ from dreamtune.models import Base, load_base
 from dreamtune.models.families import USUAL
 from dreamtune.pipelines.adapter_use import AdapterUse
 from dreamtune.pipelines.analysis_report import Report
+from dreamtune.pipelines.fuse_explain import CALIBRATION
 from dreamtune.pocket import photographs
 from dreamtune.storage import atomic
 
@@ -155,6 +156,16 @@ def summary(found: Mapping[str, Mapping[Way, float]], fidelity: Mapping[Way, flo
     }
 
 
+def excerpt(result: Mapping[str, Any]) -> dict[str, Any]:
+    """What `dreamtune fuse --explain` needs of a calibration."""
+    return {
+        "base": result["base"],
+        "pairs": result["pairs"],
+        "correlation": {"crosstalk": result["correlation"]["crosstalk"]},
+        "loss_by_crosstalk": result["loss_by_crosstalk"],
+    }
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -182,6 +193,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         **summary(found, measured),
     }
     write_results(options.out / "calibration.json", result)
+    if options.out == RESULTS:  # what goes with the package
+        write_results(CALIBRATION, excerpt(result))
     for name, figures in result["correlation"].items():
         print(f"{name:22} ρ {figures['spearman']:+.2f} ({figures['low']:+.2f} to {figures['high']:+.2f})")
 

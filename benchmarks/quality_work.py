@@ -15,9 +15,8 @@ from typing import Any
 
 import torch
 
-from dreamtune.data.cache import weights_digest
+from dreamtune.evaluation.pocket_judge import digest
 from dreamtune.models import load_base
-from dreamtune.pocket import WEIGHTS
 from dreamtune.storage import atomic
 
 RULES = 2
@@ -43,12 +42,7 @@ class Job:
 @cache
 def base_digest() -> str:
     """Of the embedded base's weights and of those that judge its pictures."""
-    base = load_base("pocket", "cpu")
-    digest = hashlib.sha256(weights_digest(base.unet).encode() + weights_digest(base.vae).encode())
-    digest.update(weights_digest(base.text_encoder).encode())
-    for file in sorted((WEIGHTS / "evaluators").glob("*.safetensors")):
-        digest.update(file.read_bytes())
-    return digest.hexdigest()[:16]
+    return digest(load_base("pocket", "cpu"))
 
 
 def result_of(folder: Path, job: Job, device: str) -> dict[str, Any] | None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from itertools import combinations
 from typing import TYPE_CHECKING
 
-from dreamtune.models.families import USUAL
+from dreamtune.models.families import USUAL, Usual
 from dreamtune.pipelines.adapter_use import AdapterUse
 from dreamtune.pipelines.analysis_config import AnalyzeConfig
 from dreamtune.pipelines.progress import OnProgress, Progress
@@ -27,7 +27,7 @@ class Interference:
     recordings: Sequence[Recording]
     """One per adapter."""
     prompts: tuple[str, ...]
-    """What each drew."""
+    """What was drawn, by the first adapter first."""
     remarks: list[str] = field(default_factory=list)
 
     def total(self) -> Tensor:
@@ -66,22 +66,34 @@ def record(
     base: Base,
     gains: Mapping[str, Mapping[int, Tensor]],
     tell: OnProgress,
+    prompts: Sequence[Sequence[str]] | None = None,
 ) -> Interference:
-    """Draw one picture with each adapter alone and record its layers; the pictures are not kept."""
+    """Draw with each adapter alone and record its layers; the pictures are not kept.
+
+    prompts: of each adapter, from the seeds `config.seed`, `config.seed` + 1, ...; without them one with all of its
+    subjects, in the form that is usual for the base.
+    """
     from dreamtune.analysis import recorded
 
     modules, usual = {name: _module(base, name) for name in gains}, USUAL[base.family]
-    recordings, prompts, remarks = [], [], []
+    recordings, drawn, remarks = [], [], []
     for number, use in enumerate(uses):
-        prompt = usual.prompt(use.file.trigger, use.file.class_word)
-        if not (use.file.trigger or use.file.class_word):
-            remarks.append(f"{use.path.name} does not tell its trigger: interference was recorded with {prompt!r}")
+        own = [_named(use, usual)] if prompts is None else prompts[number]
+        if prompts is None and not use.file.subjects:
+            remarks.append(f"{use.path.name} does not tell its trigger: interference was recorded with {own[0]!r}")
         with use.on(base, config.any_base), recorded(modules, gains, len(uses), number) as recording:
-            base.draw([prompt], [config.seed], size=base.resolution, steps=config.steps, guidance=usual.guidance)
+            for seed, prompt in enumerate(own, config.seed):
+                base.draw([prompt], [seed], size=base.resolution, steps=config.steps, guidance=usual.guidance)
         recordings.append(recording)
-        prompts.append(prompt)
+        drawn += own
         tell(Progress("record", number + 1, len(uses)))
-    return Interference(recordings, tuple(prompts), remarks)
+    return Interference(recordings, tuple(drawn), remarks)
+
+
+def _named(use: AdapterUse, usual: Usual) -> str:
+    """A prompt with all subjects of an adapter."""
+    first, *others = use.file.subjects or [("", "")]
+    return " and a ".join([usual.prompt(*first), *(" ".join(filter(None, it)) for it in others)])
 
 
 def _module(base: Base, name: str) -> nn.Module:

@@ -77,6 +77,13 @@ def _one_word(uses: Sequence[AdapterUse]) -> list[str]:
     ]
 
 
+def reads_prompts(config: FuseConfig) -> bool:
+    """Whether what layers get plays a part."""
+    from dreamtune.fusion import MEASURED
+
+    return config.method in MEASURED or config.balance == "output"
+
+
 def texts(config: FuseConfig, uses: Sequence[AdapterUse], usual: Usual) -> tuple[list[list[str]], Sequence[str]] | None:
     """Each adapter's prompts, and captions, where what layers get plays a part; None where it does not.
 
@@ -86,7 +93,7 @@ def texts(config: FuseConfig, uses: Sequence[AdapterUse], usual: Usual) -> tuple
     """
     from dreamtune.fusion import MEASURED
 
-    if config.method not in MEASURED and config.balance != "output":
+    if not reads_prompts(config):
         given = "prompts" if config.prompts else "captions" if config.captions else None
         if given:
             raise ConfigError(f"{config.method} reads no {given}: leave them out, or use {' or '.join(MEASURED)}")

@@ -10,9 +10,12 @@ from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dreamtune.models.families import USUAL
 from dreamtune.pipelines.adapter_use import AdapterUse, base_name, drawn_by
 from dreamtune.pipelines.analysis_config import AnalyzeConfig
 from dreamtune.pipelines.fuse_config import FuseConfig
+from dreamtune.pipelines.fuse_prompts import adapter_prompts
+from dreamtune.pipelines.fuse_stages import DRAWN
 from dreamtune.pipelines.progress import OnProgress, Printer, Progress
 
 if TYPE_CHECKING:
@@ -25,8 +28,8 @@ QUIET = 0.09
 outputs change by less than 30 % of what it does. A choice, not a finding."""
 _LOSS = 0.1
 """Loss of subject fidelity, of 1 for all of it, that is no reason to do more than to add."""
-CALIBRATION = Path(__file__).resolve().parents[1] / "benchmarks" / "results" / "calibration.json"
-"""What `python -m benchmarks.calibration` wrote; it lies beside the sources, not in an installed package."""
+CALIBRATION = Path(__file__).with_name("calibration.json")
+"""What `python -m benchmarks.calibration` measured, as far as it is needed here; a part of the package."""
 CALIBRATED = "pocket"
 """The base it was measured on. It says nothing of others."""
 
@@ -54,13 +57,14 @@ class Explanation:
 
     pairs: tuple[Pair, ...]
     prompts: tuple[str, ...]
-    """What each adapter drew."""
+    """What was drawn, by the first adapter first."""
     method: str
     """The fusion that is recommended."""
     balance: str | None
     reasons: tuple[str, ...]
     calibration: dict[str, Any] | None
-    """Rank correlation of measured loss and crosstalk, with its interval, and the number of pairs; None without."""
+    """Rank correlation of measured loss and crosstalk, with its interval, the number of pairs, and whether the base
+    had the weights that it has now (`same_base`); None without."""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -68,13 +72,17 @@ class Explanation:
 
 
 def explain(config: FuseConfig, on_progress: OnProgress | None = None) -> Explanation:
-    """Draw a picture with each adapter of a weight other than 0, and forecast how much they disturb each other.
+    """Draw with each adapter of a weight other than 0, and forecast how much they disturb each other.
+
+    `config.prompts` are drawn where there are some, the first four of each adapter, else one of its subject; with
+    `config.steps` as a fusion that records would.
 
     Raises ConfigError, AdapterFileError, BaseModelError and IncompatibleModelError for adapters that cannot be fused.
     """
     if on_progress is None:
         with Printer() as printer:
             return explain(config, printer)
+    from dreamtune.evaluation.pocket_judge import digest
     from dreamtune.models import load_base
     from dreamtune.pipelines.analysis_record import record
 
@@ -84,8 +92,11 @@ def explain(config: FuseConfig, on_progress: OnProgress | None = None) -> Explan
     base = drawn_by(load_base(name, config.device, local=config.base is None), uses)
     for use in uses:
         use.check(base, config.any_base)
-    settings = AnalyzeConfig(adapters=config.adapters, any_base=config.any_base, seed=config.seed)
-    found = record(settings, uses, base, _gains(uses, base, on_progress), on_progress)
+    usual = USUAL[base.family]
+    given = adapter_prompts(config.prompts, uses, "the forecast", usual) if config.prompts else None
+    prompts = given and [own[:DRAWN] for own in given]
+    settings = AnalyzeConfig(adapters=config.adapters, any_base=config.any_base, seed=config.seed, steps=config.steps)
+    found = record(settings, uses, base, _gains(uses, base, on_progress), on_progress, prompts)
     total, measured = found.total().tolist(), _calibration() if base.id == CALIBRATED else None
     names = [_name(use) for use in uses]
     advice = {(it.a, it.b): it for it in found.advice()}
@@ -104,7 +115,10 @@ def explain(config: FuseConfig, on_progress: OnProgress | None = None) -> Explan
             )
         )
     method, balance, reasons = _recommend(pairs)
-    told = measured and measured["correlation"]["crosstalk"] | {"pairs": measured["pairs"]}
+    told = measured and measured["correlation"]["crosstalk"] | {
+        "pairs": measured["pairs"],
+        "same_base": measured["base"] == digest(base),
+    }
     return Explanation(tuple(pairs), found.prompts, method, balance, tuple(reasons), told)
 
 
@@ -170,11 +184,8 @@ def _loss(crosstalk: float | None, calibration: dict[str, Any] | None) -> float 
 
 
 def _calibration() -> dict[str, Any] | None:
-    """What was measured; None where nothing was, or nothing that has a rank."""
-    try:
-        measured = json.loads(CALIBRATION.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return None
+    """What was measured; None where it has no rank correlation."""
+    measured = json.loads(CALIBRATION.read_text(encoding="utf-8"))
     return measured if None not in measured["correlation"]["crosstalk"].values() else None
 
 

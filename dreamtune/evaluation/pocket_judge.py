@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import torch
 from PIL import Image
 from torch import Tensor
 
+from ..data.cache import weights_digest
+from ..pocket import WEIGHTS
 from ..pocket.evaluators import Evaluators, Reading
 from ..pocket.world import CLASSES, COLORS, CONTEXTS
+
+if TYPE_CHECKING:
+    from ..models import Base
 
 
 @dataclass(frozen=True)
@@ -35,6 +41,16 @@ class PocketJudge:
         """(n,) share of what each prompt asks for that the picture shows, see :func:`shown`."""
         readings = self.evaluators.read(pictures)
         return torch.tensor([shown(reading, prompt) for reading, prompt in zip(readings, prompts, strict=True)])
+
+
+def digest(base: Base) -> str:
+    """Of a base's weights and of the shipped evaluators': what figures on the embedded base depend on."""
+    total = hashlib.sha256()
+    for part in (base.unet, base.vae, base.text_encoder):
+        total.update(weights_digest(part).encode())
+    for file in sorted((WEIGHTS / "evaluators").glob("*.safetensors")):
+        total.update(file.read_bytes())
+    return total.hexdigest()[:16]
 
 
 def shown(reading: Reading, prompt: str) -> float:

@@ -45,12 +45,14 @@ def fuse(
     seed: Annotated[int, Option(help="Of what dare draws, and of the pictures that are recorded.")] = 0,
     prompts: Annotated[
         Path | None,
-        Option(help="What gradient and custom-diffusion read and draw, a prompt a line (each subject in ten places)."),
+        Option(
+            help="What gradient, custom-diffusion and --explain draw, a prompt a line (each subject, in ten places)."
+        ),
     ] = None,
     captions: Annotated[
         Path | None, Option(help="What custom-diffusion leaves alone, a caption a line (common things in ten places).")
     ] = None,
-    steps: Annotated[int, Option(help="Denoising steps of the pictures that are recorded.")] = 10,
+    steps: Annotated[int, Option(help="Denoising steps of the pictures that are recorded, also by --explain.")] = 10,
     device: Device = "auto",
     explained: Annotated[
         bool, Option("--explain", help="First tell how the adapters get along, and which method that speaks for.")
@@ -61,6 +63,7 @@ def fuse(
     """Make one adapter of several, and say how much of each layer it keeps."""
     from dreamtune.pipelines.fuse import check
     from dreamtune.pipelines.fuse import fuse as run
+    from dreamtune.pipelines.fuse_check import reads_prompts
     from dreamtune.pipelines.fuse_config import FuseConfig
     from dreamtune.pipelines.fuse_explain import explain
     from dreamtune.pipelines.generate_config import read_prompts
@@ -83,8 +86,10 @@ def fuse(
     settings, explanation = FuseConfig(**config), None
     with console.stdout_kept():
         if explained:
+            if not reads_prompts(settings):  # these are for the forecast alone then
+                settings = settings.changed(prompts=())
             check(settings, out.expanduser())
-            explanation = explain(settings)
+            explanation = explain(FuseConfig(**config))
     if explanation is not None and not as_json:
         show_explanation(explanation)
     if queue:
@@ -111,9 +116,10 @@ def show_explanation(told: Explanation) -> None:
         console.say("not calibrated: nobody has measured what such figures mean for pictures of this base")
     else:
         low, middle, high = (told.calibration[name] for name in ("low", "spearman", "high"))
+        pocket = "pocket" if told.calibration["same_base"] else "an earlier pocket"
         console.say(
-            f"calibrated on {told.calibration['pairs']} pairs on pocket: the loss of subject fidelity and this change "
-            f"have the rank correlation {middle:.2f} ({low:.2f} to {high:.2f})"
+            f"calibrated on {told.calibration['pairs']} pairs on {pocket}: the loss of subject fidelity and this "
+            f"change have the rank correlation {middle:.2f} ({low:.2f} to {high:.2f})"
         )
     console.say(f"recommended --method {told.method}" + (f" --balance {told.balance}" if told.balance else ""))
     for reason in told.reasons:

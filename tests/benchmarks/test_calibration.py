@@ -1,10 +1,18 @@
 """The calibration's statistics, on forecasts of which it is known how good they are."""
 
+import json
 import random
 
 import pytest
 
-from benchmarks.calibration import WAYS, Way, by_size, correlation, summary
+from benchmarks.calibration import CALIBRATION, WAYS, Way, by_size, correlation, excerpt, summary
+from benchmarks.machine import RESULTS
+
+
+def test_the_package_has_what_was_measured() -> None:
+    measured = json.loads((RESULTS / "calibration.json").read_text(encoding="utf-8"))
+    assert json.loads(CALIBRATION.read_text(encoding="utf-8")) == excerpt(measured)
+
 
 PAIRED = [way for way in WAYS if way[1] != way[2]]
 

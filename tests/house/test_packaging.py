@@ -1,6 +1,7 @@
 """What is installed is what lies in the tree, under dreamtune only."""
 
 import importlib
+import json
 import shutil
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from dreamtune.pipelines import fuse_explain
 from tests.house.tree import ROOT, modules
 
 
@@ -25,6 +27,21 @@ def test_linked_packages_are_the_mapped_ones() -> None:
     links = {f"dreamtune.{e.name}": e.readlink().as_posix() for e in (ROOT / "dreamtune").iterdir() if e.is_symlink()}
     mapped = {name: f"../{folder}" for name, folder in settings["package-dir"].items() if name != "dreamtune"}
     assert links == mapped
+
+
+def test_every_file_that_is_no_module_is_packaged() -> None:
+    """So that an installed dreamtune does what one from the checkout does."""
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]
+    packed = {
+        file
+        for package, patterns in settings["package-data"].items()
+        for pattern in patterns
+        for file in ROOT.joinpath(*package.split(".")).resolve().glob(pattern)
+    }
+    files = {file for folder in ("dreamtune", "pipelines", "ui") for file in (ROOT / folder).rglob("*")}
+    loose = {file for file in files if file.is_file() and file.suffix != ".py" and "__pycache__" not in file.parts}
+    assert sorted(str(file) for file in loose - packed) == []
+    assert fuse_explain.CALIBRATION.resolve() in packed
 
 
 @pytest.mark.parametrize("name", ["pipelines", "ui"])
@@ -76,6 +93,9 @@ assert found.version == dreamtune.__version__
 (command,) = found.entry_points
 assert callable(command.load())
 assert dreamtune.pocket.path().is_dir()
+from dreamtune.pipelines import fuse_explain
+assert str(fuse_explain.CALIBRATION).startswith({str(site)!r})
+assert fuse_explain._calibration()["pairs"] == {json.loads(fuse_explain.CALIBRATION.read_text())["pairs"]}
 """
     done = subprocess.run([sys.executable, "-I", "-c", code], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
