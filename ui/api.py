@@ -46,11 +46,15 @@ def add(app: App) -> None:
         seed: int = 0,
         settings: dict[str, Any] | None = None,
     ) -> dict[str, Any]:
-        """Draw pictures. adapters: name -> strength; settings: steps, guidance, size, negative_prompt or base."""
+        """Draw pictures.
+
+        adapters: name -> strength; settings: steps, guidance, size, negative_prompt, prompt_weights or base.
+        """
         more = settings or {}
-        for key in more.keys() - {"steps", "guidance", "size", "negative_prompt", "base"}:
+        for key in more.keys() - {"steps", "guidance", "size", "negative_prompt", "prompt_weights", "base"}:
             raise ConfigError(
-                f"{key[:40]!r} is no setting of /generate: give steps, guidance, size, negative_prompt or base"
+                f"{key[:40]!r} is no setting of /generate: give steps, guidance, size, negative_prompt, "
+                "prompt_weights or base"
             )
         picks = [(str(key), float(value)) for key, value in (adapters or {}).items()]
         values = {"prompts": (prompt,), "n": n, "seed": seed, **more}

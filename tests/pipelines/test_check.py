@@ -61,7 +61,7 @@ def test_json_names_every_picture(
         "size": [96, 60],
         "trained_at": [40, 24],
         "kept": pytest.approx(0.96, abs=0.05),
-        "caption": "a sks dog",
+        "captions": ["a sks dog"],
         "masked": False,
         "conversions": [],
     }

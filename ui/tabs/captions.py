@@ -20,7 +20,8 @@ class CaptionEditor:
         with gr.Accordion("Captions", open=False) as self.accordion:
             gr.Markdown(
                 "A caption says what is *not* the subject: place, light, pose. Write the word and the class in it, "
-                "as in *a sks cat on a sofa*. Pictures without one use the plain prompt."
+                "as in *a sks cat on a sofa*. Of several lines one is drawn each time. Pictures without one use the "
+                "plain prompt."
             )
             self.table = gr.Dataframe(
                 headers=["picture", "caption"],

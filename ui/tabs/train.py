@@ -236,7 +236,7 @@ class TrainTab:
         found = actions.plan(self.app, dataset, values, more, lambda progress: None)
         config = found.config
         facts = [
-            ("Pictures", f"{found.pictures}, each seen {found.epochs:.0f} times"),
+            ("Pictures", f"{found.pictures}, each seen {found.epochs:.0f} times, {found.captions} different captions"),
             ("Steps", f"{config.steps} of {found.batch} pictures, about {clock(found.seconds)} on {found.device}"),
             ("Trained", f"{found.parameters:,} numbers in {found.layers} layers, rank {config.rank}, lr {config.lr:g}"),
             ("Memory, disk", f"{human(found.memory)}, {human(found.disk)} of {human(found.disk_free)} free"),
