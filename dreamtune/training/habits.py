@@ -35,6 +35,15 @@ HABITS = (
         ("keep_tokens", "keep_tokens_separator", "shuffle_caption", "caption_separator"),
         "captions are never shuffled: every word stays where you wrote it",
     ),
+    Habit(("enable_wildcard",), "every line of a caption's file is one of several captions, always"),
+    Habit(
+        ("caption_dropout_every_n_epochs", "caption_tag_dropout_rate"),
+        "`caption_dropout` is how often the whole caption is left out; single tags never are",
+    ),
+    Habit(
+        ("conditioning_data_dir", "alpha_mask"),
+        "`masks` is on: put masks into a folder masks inside that of the pictures; transparency is a mask too",
+    ),
     Habit(("caption_extension",), "a picture's caption is the .txt or .caption of its name, or in metadata.jsonl"),
     Habit(("class_tokens",), "`token` and `class_word` (--token, --class)"),
     Habit(("is_reg", "num_reg_images"), "`prior` draws the class pictures itself; `prior_images` is their number"),
