@@ -157,9 +157,9 @@ def test_pictures_come_whole_or_not_at_all(workspace: Workspace, tmp_path: Path)
 
 def test_captions_are_written_for_pictures_that_are_there(workspace: Workspace, tmp_path: Path) -> None:
     pictures(workspace.datasets / "dog")
-    assert datasets.write_captions(workspace, "dog", {"0.png": "a sks dog\n on snow", "1.png": ""}) == 1
+    assert datasets.write_captions(workspace, "dog", {"0.png": "a sks dog\n on  snow", "1.png": ""}) == 1
     assert datasets.read_captions(workspace.datasets / "dog") == {
-        "0.png": "a sks dog on snow",
+        "0.png": "a sks dog\non snow",
         "1.png": "",
         "2.png": "",
     }
