@@ -91,7 +91,8 @@ class Past:
         if not self.folder.config.is_file():
             return self  # stopped before anything was decided
         recorded = self.folder.read_config()
-        self.folder.check_same(recorded, config, but=(*PLACES, "steps"))
+        places = PLACES.keys() - ({"start_from"} if self.step else set())  # it has begun there, and nowhere else
+        self.folder.check_same(recorded, config, but={*places, "steps"})
         if config.steps == recorded.steps:
             return self
         if config.steps < self.step:

@@ -28,7 +28,7 @@ MOST_PICTURES = 64
 """Of one call."""
 Pick = tuple[str, float]
 """Name of an adapter, and its strength."""
-_SET_ELSEWHERE = {"images", "base", "dino", "clip", "trackers", "device"}
+_SET_ELSEWHERE = {"images", "base", "start_from", "dino", "clip", "trackers", "device"}
 """Settings that name files, other machines, or what the page asks for by itself."""
 
 

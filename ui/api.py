@@ -35,7 +35,7 @@ def add(app: App) -> None:
     def train(dataset: str, class_word: str, settings: dict[str, Any] | None = None, name: str = "") -> dict[str, Any]:
         """Queue a training; settings as in a recipe."""
         values = {"class_word": class_word, **(settings or {})}
-        for key in values.keys() & {"images", "dino", "clip", "trackers"}:
+        for key in values.keys() & {"images", "start_from", "dino", "clip", "trackers"}:
             raise ConfigError(f"{key} cannot be set by a client")
         return public(app, actions.train(app, dataset, values, "", name))
 

@@ -69,6 +69,10 @@ def test_a_run_that_was_stopped_goes_on_without_the_file(
     stop, run = threading.Event(), tmp_path / "run"
     with pytest.raises(Interrupted):
         train(config, run, on_progress=stopping_at(2, stop.set), stop=stop)
+    with pytest.raises(
+        ConfigError, match=r"with other settings \(start_from was '.*start.safetensors', now '.*adapter"
+    ):
+        train(load_run_config(run).changed(start_from=trained.adapter), run, resume=True, on_progress=quiet)
     start.unlink()
     result = train(load_run_config(run), run, resume=True, on_progress=quiet)
     assert result.adapter.read_bytes() == whole.adapter.read_bytes()

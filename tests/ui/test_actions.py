@@ -39,7 +39,7 @@ def test_each_subject_is_offered_a_word_of_its_own(app: App) -> None:
     assert actions.free_word(app) == "sks"
 
 
-@pytest.mark.parametrize("key", ["images", "base", "dino", "clip", "trackers", "images.x"])
+@pytest.mark.parametrize("key", ["images", "base", "start_from", "dino", "clip", "trackers", "images.x"])
 def test_no_setting_names_a_file(app: App, key: str) -> None:
     with pytest.raises(ConfigError):
         actions.train_config(app, "mine", CAT, f"{key}: /etc")
