@@ -57,7 +57,7 @@ def write_merged(
             for name, tensor in load_file(stored).items()
         }
     for path, name in names.items():
-        yield path, found[name].float() - pristine[path].float()
+        yield path, found[name].float().flatten(1) - pristine[path].float()
 
 
 def _merged_weight(path: str, base: Base) -> Tensor:
@@ -93,6 +93,8 @@ def _write_checkpoint(
     for path in file.layers:
         name = f"{original_name(path, base.unet.config['layers_per_block'], base.family == 'sdxl')}.weight"
         merged = _merged_weight(path, base)
+        if name in tensors and tensors[name].shape[2:].numel() == merged.shape[2:].numel() == 1:
+            merged = merged.reshape(-1, *tensors[name].shape[1:])  # kernels of 1x1 are linear layers here or there
         if name not in tensors or tensors[name].shape != merged.shape:
             what = "text encoder" if split_part(path)[0] in TEXT_ENCODERS else "layer"
             raise ConfigError(f"{source} does not hold the {what} {path} in a known form: use the format diffusers")
