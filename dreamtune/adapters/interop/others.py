@@ -32,6 +32,10 @@ _MODELS = {
 }
 """Name of a model -> a part of the names of its layers, with _ for dots; asked in this order."""
 _MODEL = [(model, re.compile(pattern)) for model, pattern in _MODELS.items()]
+_LIKE_OURS = re.compile(r"(down|mid|up|input|middle|output)_blocks?_|text_model_|encoder_layers_")
+"""Parts of names of Stable Diffusion's: one of them that is not known is a misspelt layer, of no model above."""
+_TELL_APART = {"AnimateDiff", "Kandinsky", "Stable Cascade", "a ControlNet", "CLIP's image encoder", "a VAE"}
+"""Models that have such parts in their names too."""
 _FLUX_DOUBLE, _FLUX_SINGLE = 19, 38
 """Numbers of blocks. HunyuanVideo names its own alike and has 20 and 40; Flux 2 has 8 and 48."""
 _HUNYUAN_SINGLE = 40
@@ -44,7 +48,7 @@ def model_of(names: Iterable[str]) -> str | None:
     """
     flat = [name.replace(".", "_") for name in names]
     for model, pattern in _MODEL:
-        if any(pattern.search(name) for name in flat):
+        if any(pattern.search(name) and (model in _TELL_APART or not _LIKE_OURS.search(name)) for name in flat):
             return _by_blocks(flat) if model == "Flux" else model
     return None
 
