@@ -144,7 +144,7 @@ def test_broken_picture_is_left_out_by_name_or_refused(settings: Settings, photo
         ({"method": "loar"}, ConfigError, "unknown method 'loar'; did you mean 'lora'"),
         ({"rank": 1000}, ConfigError, "rank = 1000 is more than a layer"),
         ({"method_options": {"dropuot": 0.1}}, ConfigError, "no option 'dropuot'; did you mean 'dropout'"),
-        ({"targets": "nothing"}, ConfigError, "targets = 'nothing' matches no Linear layer"),
+        ({"targets": "nothing"}, ConfigError, "targets = 'nothing' matches no Linear or Conv2d layer"),
         ({"precision": "fp16"}, ConfigError, "fp16 needs a CUDA device"),
     ],
 )
