@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import secrets
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -14,6 +13,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from dreamtune.errors import ConfigError, DreamtuneError
+from dreamtune.leftovers import fresh_name, sweep_dead
 from dreamtune.storage import atomic, claim
 
 
@@ -33,12 +33,13 @@ def complete(place: Path, error: type[DreamtuneError] = ConfigError) -> Iterator
     """A temporary name beside `place`, for a file or a folder, which becomes `place` when the block succeeds.
 
     Raises `error` where that cannot be written; then nothing is there, neither the folders that were made for it. Also
-    where another process has made it by then, which stays.
+    where another process has made it by then, which stays. What killed processes left beside `place` goes.
     """
-    target = place.parent / f".{secrets.token_hex(4)}.{place.name}"
+    target = place.parent / f".{fresh_name()}.{place.name}"
     made = [folder for folder in place.parents if not folder.exists()]
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
+        sweep_dead(place.parent, ".")
         yield target
         for path in [target, *target.rglob("*")]:
             if path.is_file():

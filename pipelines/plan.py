@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import shutil
 import sys
-import tempfile
 from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dreamtune.leftovers import temporary_folder
 from dreamtune.pipelines.preflight import Prepared, preflight
 from dreamtune.pipelines.progress import OnProgress, Printer, Progress
 from dreamtune.pipelines.run_folder import RunFolder
@@ -93,8 +93,8 @@ def plan(config: TrainConfig, out: str | Path, on_progress: OnProgress | None = 
     config, subject, base = prepared.config, prepared.subject, prepared.base
     data = _random_data(prepared)
     prepared.release()
-    with tempfile.TemporaryDirectory(prefix="dreamtune-") as temporary:
-        seconds, checkpoint = _probe(prepared, data, Path(temporary), on_progress)
+    with temporary_folder() as temporary:
+        seconds, checkpoint = _probe(prepared, data, temporary, on_progress)
     examples = len(data.subjects)
     batch = config.batch_size * config.accumulation
     sizes = Counter(photo.crop.size for photo in subject.photos)
@@ -210,7 +210,8 @@ def _peak_memory(device: str) -> int:
     except ImportError:  # Windows
         import psutil
 
-        return getattr(psutil.Process().memory_info(), "peak_wset")  # noqa: B009 (a type checker on Linux sees none)
+        memory = psutil.Process().memory_info()
+        return getattr(memory, "peak_wset", memory.rss)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 

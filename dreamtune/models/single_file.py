@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from diffusers import AutoencoderKL
 from safetensors import SafetensorError, safe_open
 
 from ..errors import BaseModelError, first_line
+from ..leftovers import temporary_folder
 from .designs import DESIGNS, FAMILIES, Pipeline, without_extras
 from .hub import hub_file
 from .published import published_configs
@@ -62,11 +62,11 @@ def load_single_file(path: Path, found: Checkpoint, dtype: torch.dtype) -> Pipel
     """
     beside = path.with_suffix("")
     try:
-        with tempfile.TemporaryDirectory(prefix="dreamtune-") as temporary:
+        with temporary_folder() as temporary:
             if (beside / "model_index.json").is_file():
                 folder = beside
             else:
-                folder = Path(temporary)
+                folder = temporary
                 _write_configs(folder, path, found, beside)
             place = {"config": str(folder), "local_files_only": True}
             vae = AutoencoderKL.from_single_file(str(path), subfolder="vae", dtype=torch.float32, **place)

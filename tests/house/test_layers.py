@@ -16,7 +16,7 @@ LAYERS = (
     ("data",),
     ("models",),
     ("adapters", "pocket"),
-    ("storage",),
+    ("storage", "leftovers"),
     ("errors",),
     ("text", "words"),
 )
@@ -26,6 +26,7 @@ LIBRARIES = {
     "errors": set(),
     "text": set(),
     "storage": set(),
+    "leftovers": {"psutil"},
     "words": set(),
     "adapters": {"torch", "safetensors", "regex"},
     "pocket.world": {"numpy", "PIL"},
