@@ -9,21 +9,33 @@ import secrets
 import shutil
 import stat
 from collections.abc import Iterator
+from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO
+
+from dreamtune.errors import ConfigError
 
 
 def cache_dir() -> Path:
-    """The cache's folder: $DREAMTUNE_CACHE, else ~/.cache/dreamtune. It need not exist yet."""
-    return Path(os.environ.get("DREAMTUNE_CACHE") or Path.home() / ".cache" / "dreamtune").expanduser()
+    """The cache's folder: $DREAMTUNE_CACHE, else ~/.cache/dreamtune. It need not exist yet. Raises ConfigError."""
+    return _own_folder("DREAMTUNE_CACHE", ".cache")
 
 
 def data_dir() -> Path:
-    """Where lies what must not be lost: $DREAMTUNE_DATA, else ~/.local/share/dreamtune. It need not exist yet."""
-    return Path(os.environ.get("DREAMTUNE_DATA") or Path.home() / ".local" / "share" / "dreamtune").expanduser()
+    """Where lies what must not be lost: $DREAMTUNE_DATA, else ~/.local/share/dreamtune. It need not exist yet.
+
+    Raises ConfigError where there is no home.
+    """
+    return _own_folder("DREAMTUNE_DATA", ".local/share")
 
 
-def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
+def _own_folder(variable: str, place: str) -> Path:
+    try:
+        return Path(os.environ.get(variable) or Path.home() / place / "dreamtune").expanduser()
+    except RuntimeError:  # as in a container whose user has no entry
+        raise ConfigError(f"there is no home folder here: set HOME, or {variable} to a folder to write to") from None
+
+
+def open_regular(path: str | os.PathLike[str]) -> BufferedReader:
     """Open an existing file to read its bytes, at once and only if it has an end: not a pipe, a device or a socket.
 
     Raises OSError as open() does, also for those, with a `strerror` that can be quoted to a person.

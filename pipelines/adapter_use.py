@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from dreamtune.errors import ConfigError, DreamtuneError, IncompatibleModelError
 from dreamtune.pipelines.adapter_names import TEXT, Window, parse, pattern_of, split_window
+from dreamtune.storage import open_regular
 from dreamtune.text import shown
 
 if TYPE_CHECKING:
@@ -164,7 +165,8 @@ def digest_of(path: Path) -> str:
     """SHA-256 of the tensors' file of an adapter, which may be a folder. Raises AdapterFileError if there is none."""
     from dreamtune.adapters.interop import tensor_file
 
-    return hashlib.sha256(tensor_file(path).read_bytes()).hexdigest()
+    with open_regular(tensor_file(path)) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def base_name(adapters: Sequence[AdapterUse]) -> str:
@@ -181,10 +183,10 @@ def base_name(adapters: Sequence[AdapterUse]) -> str:
     if len(names) > 1:
         raise ConfigError(f"the adapters were trained on different bases ({', '.join(names)}): name the base to use")
     name = names[0]
-    if name == "pocket" or _HUB_ID.fullmatch(name):
-        return name
-    if name != Path(name).name or name == ".." or name.startswith("~"):
+    if not is_name(name):
         raise ConfigError(f"{telling[0].path} names {shown(name)} as its base, which is no name of one: give --base")
+    if name == "pocket" or "/" in name:
+        return name
     known = next(filter(None, (base_in_run(adapter.path, name) for adapter in telling)), None)
     if known is None and not Path(name).exists():
         raise ConfigError(
@@ -192,6 +194,11 @@ def base_name(adapters: Sequence[AdapterUse]) -> str:
             "give its path as base"
         )
     return known or name
+
+
+def is_name(base: str) -> bool:
+    """Whether a base that a file tells is a hub id or the name of a folder or file, and no path."""
+    return _HUB_ID.fullmatch(base) is not None or (base == Path(base).name != ".." and not base.startswith("~"))
 
 
 def base_in_run(path: Path, name: str) -> str | None:

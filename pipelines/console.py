@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any, TextIO
 
-from dreamtune.errors import DreamtuneError, first_line
+from dreamtune.errors import ConfigError, DreamtuneError, first_line
 from dreamtune.text import LONGEST, bounded, inert
 
 PATH = 5000
@@ -21,6 +21,8 @@ LAYERS_SHOWN = 10
 _HUSH = {"TRANSFORMERS_VERBOSITY": "error", "DIFFUSERS_VERBOSITY": "error", "TOKENIZERS_PARALLELISM": "false"}
 
 
+_NO_HOME = "Could not determine home directory."
+"""What pathlib says of a path like ~nobody/x, wherever it is met."""
 SPIN = "20000"
 """Turns that a thread of torch waits for the others before it sleeps; the library's own number is 300,000."""
 
@@ -76,6 +78,8 @@ def print_error(error: Exception, debug: bool) -> int:
     """
     if debug:
         say("".join(traceback.format_exception(error)), end="", file=sys.stderr)
+    if isinstance(error, RuntimeError) and str(error) == _NO_HOME:
+        error = ConfigError("a path begins with ~, and there is no such home folder here: write the whole path")
     if isinstance(error, DreamtuneError):
         say(f"Error: {error}", file=sys.stderr)
         return error.exit_code

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, PrivateAttr, field_validator, model_validator
 
 from dreamtune.errors import ConfigError
 from dreamtune.models.families import USUAL
@@ -48,6 +48,8 @@ class DrawingConfig(Recipe):
     """Of the base's weights and the arithmetic; if not set, bf16 for SDXL, which then takes half the memory, else
     fp32."""
 
+    _told_base: bool = PrivateAttr(default=False)
+
     @field_validator("size")
     @classmethod
     def _whole_latents(cls, value: int | None) -> int | None:
@@ -59,10 +61,16 @@ class DrawingConfig(Recipe):
         """The base to draw with, for these adapters. Raises ConfigError and BaseModelError."""
         from dreamtune.models import family_of, load_base
 
-        told = self.base == "auto"
+        told = self.base == "auto" or self._told_base
         name = base_name(adapters) if told else self.base
         precision = self.precision or ("bf16" if family_of(name, local=told) == "sdxl" else "fp32")
         return drawn_by(load_base(name, device=self.device, precision=precision, local=told), adapters)
+
+    def with_told_base(self, told: bool) -> Self:
+        """The same, in which a file has chosen the base, so that nothing is downloaded for it."""
+        config = self.changed()
+        config._told_base = told
+        return config
 
     def sampling(self, base: Base) -> tuple[int, float, int]:
         """Steps, guidance and size of pictures by `base`."""

@@ -14,10 +14,11 @@ from PIL import Image
 
 from dreamtune.errors import AdapterFileError, ConfigError
 from dreamtune.pipelines.adapter_names import text_of
-from dreamtune.pipelines.adapter_use import AdapterUse, base_in_run, digest_of
+from dreamtune.pipelines.adapter_use import AdapterUse, base_in_run, digest_of, is_name
 from dreamtune.pipelines.generate_config import GenerateConfig
 from dreamtune.pipelines.provenance import provenance
-from dreamtune.storage import check_regular, read_regular
+from dreamtune.storage import open_regular, read_regular
+from dreamtune.text import shown
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -122,7 +123,10 @@ def again(picture: Path, **changes: Any) -> GenerateConfig:
             values["init"] = _found(told["init"], "the picture it started from", "--init", picture, places, _hash)
     except (KeyError, TypeError, AttributeError):
         raise ConfigError(f"what {picture} says of how it was made is damaged: use another copy of it") from None
+    from_picture = "base" not in changes
     name = changes.get("base", told["base"])
+    if from_picture and name != "pocket" and not is_name(name):
+        raise ConfigError(f"{picture} names {shown(name)} as its base, which is no name of one: give --base")
     if name not in ("pocket", "auto") and "/" not in name and not Path(name).exists():
         known = next(filter(None, (base_in_run(path, name) for path in used)), None)
         if known is None:
@@ -130,7 +134,7 @@ def again(picture: Path, **changes: Any) -> GenerateConfig:
                 f"{picture} was drawn with the base {name!r}, a folder or file which is not here: give its path as base"
             )
         changes["base"] = known
-    return GenerateConfig.from_mapping({**values, **changes}, str(picture))
+    return GenerateConfig.from_mapping({**values, **changes}, str(picture)).with_told_base(from_picture)
 
 
 _SAME = (
@@ -142,8 +146,7 @@ _SAME = (
 
 def _told(picture: Path) -> dict[str, Any]:
     try:
-        check_regular(picture)
-        with Image.open(picture) as opened:
+        with open_regular(picture) as file, Image.open(file) as opened:
             opened.load()  # text may stand behind the pixels
             text = opened.info.get("dreamtune")
     except (OSError, SyntaxError, ValueError):

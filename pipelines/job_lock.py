@@ -8,7 +8,6 @@ kind: there is no queue there, and everything else works.
 from __future__ import annotations
 
 import contextlib
-import importlib
 import os
 import signal
 from pathlib import Path
@@ -91,9 +90,10 @@ def kill_group(leader: int) -> None:
 
 def _fcntl() -> ModuleType:
     try:
-        return importlib.import_module("fcntl")
+        import fcntl
     except ImportError:
         raise JobError(
             "there is no queue of jobs on this system, which has no locks that a child inherits: run the command "
             "without --queue, or dreamtune within WSL"
         ) from None
+    return fcntl

@@ -2,7 +2,9 @@
 
 import importlib
 import json
+import os
 import shutil
+import stat
 import subprocess
 import sys
 import tomllib
@@ -99,3 +101,26 @@ assert fuse_explain._calibration()["pairs"] == {json.loads(fuse_explain.CALIBRAT
 """
     done = subprocess.run([sys.executable, "-I", "-c", code], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.slow
+def test_wheel_trains_where_there_are_no_links(wheel: Path, tiny: Path, photos: Path, tmp_path: Path) -> None:
+    """pipelines and ui, which are links in a checkout, are folders in it; nothing makes links."""
+    with zipfile.ZipFile(wheel) as archive:
+        assert not [it.filename for it in archive.infolist() if stat.S_ISLNK(it.external_attr >> 16)]
+        archive.extractall(tmp_path / "site")
+    code = f"""
+import os, sys
+def none(*_, **__): raise OSError("no links here")
+os.symlink = os.link = none
+sys.path.insert(0, {str(tmp_path / "site")!r})
+from dreamtune.pipelines import cli
+assert cli.__file__.startswith({str(tmp_path / "site")!r})
+given = ["--class", "dog", "--base", {str(tiny)!r}, "--steps", "2", "--device", "cpu", "--set", "prior=false"]
+sys.exit(cli.main(["train", {str(photos)!r}, *given, "--set", "rank=2", "--out", "run"]))
+"""
+    environment = os.environ | {"DREAMTUNE_CACHE": str(tmp_path / "cache")}
+    command = [sys.executable, "-P", "-c", code]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "run" / "adapter.safetensors").is_file()

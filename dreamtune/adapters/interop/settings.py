@@ -29,6 +29,9 @@ _ACT_OTHERWISE = (
 _LONGEST = 2**24
 """Bytes of adapter_config.json."""
 
+_LONGEST = 16 << 20
+"""Bytes of an adapter_config.json, which may name every layer."""
+
 
 @dataclass(frozen=True)
 class PeftSettings:
