@@ -128,14 +128,14 @@ def export(
         source = Path(str(name)).expanduser()
         write = partial(write_merged, form, file, model, weights, source, precision, any_base=any_base)
     else:
-        from dreamtune.adapters.interop import bundled, limits
+        from dreamtune.adapters.interop import bundle_embedding, limits
 
         assert precision is not None
         plain, energy = converted(file, form, rank, weights)
         written_as = plain.method
         remarks += limits(plain, form, weights)
         sdxl = None if model is None else model.family == "sdxl"
-        beside = bundled(file, precision) if bundle else {}
+        beside = bundle_embedding(file, precision) if bundle else {}
         write = partial(write_adapter, plain, form, energy, precision, weights, sdxl, beside)
     with complete(place, AdapterFileError) as target:
         written = write(target)

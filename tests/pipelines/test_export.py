@@ -44,9 +44,9 @@ def file_of(models: Base) -> Callable[..., AdapterFile]:
     """An adapter as in the middle of a training, on the UNet and if asked for the text encoder; each is made once."""
 
     @cache
-    def made(method: str, text: bool, **options: Any) -> AdapterFile:
+    def made(method: str, text: bool, targets: str, **options: Any) -> AdapterFile:
         config = METHODS[method].config_class(**{"rank": 2, "alpha": 3.0, **options})
-        attached = {"unet": attach(models.unet, config)}
+        attached = {"unet": attach(models.unet, config, targets)}
         if text:
             attached["text_encoder"] = attach(models.text_encoder, config, "text")
         for one in attached.values():
@@ -69,9 +69,9 @@ def file_of(models: Base) -> Callable[..., AdapterFile]:
 def make(file_of: Callable[..., AdapterFile], tmp_path: Path) -> Make:
     """Write the file of such an adapter."""
 
-    def made(method: str, *, text: bool = False, **options: Any) -> Path:
+    def made(method: str, *, text: bool = False, targets: str = "attn", **options: Any) -> Path:
         path = tmp_path / f"{method}.safetensors"
-        file_of(method, text, **options).save(path)
+        file_of(method, text, targets, **options).save(path)
         return path
 
     return made
@@ -137,6 +137,46 @@ def test_diffusers_reads_the_same(
     assert (result.exact, result.method) == (True, method)
     assert result.written_as == ("dora" if method == "dora" else "lora")
     assert result.worst["relative_error"] < 1e-5  # pyright: ignore[reportOptionalOperand]
+
+
+@pytest.mark.parametrize(
+    ("method", "form"),
+    [
+        ("lora", "lora"),
+        ("spectral-a", "kohya"),
+        ("dora", "peft"),
+        ("lokr", "folder"),
+        ("full", "kohya"),
+        ("dora", "diffusers"),
+        ("loha", "checkpoint"),
+    ],
+)
+def test_convolutions(method: str, form: str, tiny: Path, tmp_path: Path, make: Make, models: Base, plain: Any) -> None:
+    path, single = make(method, targets="all"), form == "checkpoint"
+    base = tiny_checkpoint(tiny, tmp_path / "base.safetensors") if single else tiny
+    out = tmp_path / ("base/out" if single else "out")
+    if form not in ("folder", "diffusers"):
+        out = out.with_suffix(".safetensors")
+    result = export(path, out, "peft" if form == "folder" else form, base=str(base))
+    file = AdapterFile.load(path)
+    assert (result.exact, len(result.layers)) == (True, len(file.layers))
+    assert sum(record.kernel == (3, 3) for record in file.layers.values()) > 10
+    if method == "full":  # which diffusers does not read
+        return
+    pipe = deepcopy(plain)
+    before = noise(pipe.unet)
+    if single:
+        (tmp_path / "base" / "out").symlink_to(tmp_path / "base")  # its configurations
+        unet = load_base(out, "cpu").unet
+    elif form == "folder":
+        unet = PeftModel.from_pretrained(pipe.unet, str(out)).eval()
+    elif form == "diffusers":
+        unet = StableDiffusionPipeline.from_pretrained(out, safety_checker=None).unet
+    else:
+        pipe.load_lora_weights(str(tmp_path), weight_name=out.name)
+        unet = pipe.unet
+    expected = own(models, path)[0]
+    assert (noise(unet) - expected).norm() < 1e-3 * (before - expected).norm()
 
 
 @pytest.mark.parametrize("method", ["lora", "dora", "loha", "lokr"])
@@ -229,6 +269,27 @@ def test_what_other_tools_do_with_magnitudes_is_told(tiny: Path, tmp_path: Path,
     assert "ComfyUI divides magnitudes by the norms of the base's weights" in result.remarks[1]
     assert "% of a layer's change" in result.remarks[1]
     assert "for it use the format kohya" in export(path, tmp_path / "peft.safetensors", "peft").remarks[0]
+
+
+def test_bundled_embeddings(tmp_path: Path, make: Make) -> None:
+    """A1111 reads `bundle_emb.<word>.<what>`; ComfyUI leaves them out of a LoRA, and the change is whole."""
+    path = make("lora")
+    file, vectors = AdapterFile.load(path), torch.randn(2, 32)
+    replace(
+        file, embeddings={"text_encoder": (2, 32)}, tensors={**file.tensors, "embedding.text_encoder": vectors}
+    ).save(path)
+    plain = export(path, tmp_path / "plain.safetensors", "kohya")
+    assert "export them too, with the format embedding, or bundle them" in plain.remarks[0]
+    result = export(path, tmp_path / "out.safetensors", "kohya", bundle=True, rank=1)
+    assert "A1111 and Forge read 'sks' from this file; diffusers reads none" in result.remarks[0]
+    assert len(result.layers) == len(file.layers)
+    names = load_file(tmp_path / "plain.safetensors").keys()
+    written = load_file(tmp_path / "out.safetensors")
+    assert written.keys() - names == {"bundle_emb.sks.string_to_param.*"}
+    assert torch.equal(written["bundle_emb.sks.string_to_param.*"], vectors)
+    replace(AdapterFile.load(path), trigger="s.k").save(tmp_path / "dot.safetensors")
+    with pytest.raises(ConfigError, match=r"'s.k' is no name for bundled embeddings: export them as embedding"):
+        export(tmp_path / "dot.safetensors", tmp_path / "x.safetensors", "kohya", bundle=True)
 
 
 def test_files_of_other_tools_are_exported(models: Base, tmp_path: Path, make: Make) -> None:

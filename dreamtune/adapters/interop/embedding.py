@@ -27,7 +27,7 @@ def to_embedding(file: AdapterFile, dtype: torch.dtype) -> Content:
     return _vectors(file, dtype, _KEYS), {}
 
 
-def bundled(file: AdapterFile, dtype: torch.dtype) -> dict[str, Tensor]:
+def bundle_embedding(file: AdapterFile, dtype: torch.dtype) -> dict[str, Tensor]:
     """The same as tensors to put into a file of kohya's format, where A1111 and Forge find the word with the adapter.
 
     Raises ConfigError as :func:`to_embedding`, and for a word that such a name cannot hold.
