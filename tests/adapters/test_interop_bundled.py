@@ -11,7 +11,10 @@ from torch import Tensor
 from dreamtune.adapters.interop import read_adapter
 
 KOHYA = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn2_to_k"
-LORA = {f"{KOHYA}.lora_down.weight": torch.ones(2, 768), f"{KOHYA}.lora_up.weight": torch.ones(8, 2)}
+
+
+def lora(width: int = 768) -> dict[str, Tensor]:
+    return {f"{KOHYA}.lora_down.weight": torch.ones(2, width), f"{KOHYA}.lora_up.weight": torch.ones(8, 2)}
 
 
 def vectors(count: int, width: int) -> Tensor:
@@ -19,15 +22,15 @@ def vectors(count: int, width: int) -> Tensor:
 
 
 @pytest.mark.parametrize(
-    ("tensors", "found"),
+    ("width", "tensors", "found"),
     [
-        ({"string_to_param.*": vectors(2, 768)}, {"text_encoder": 768}),
-        ({"emb_params": vectors(2, 1024).half()}, {"text_encoder": 1024}),
-        ({"clip_l": vectors(2, 768), "clip_g": vectors(2, 1280)}, {"text_encoder": 768, "text_encoder_2": 1280}),
+        (768, {"string_to_param.*": vectors(2, 768)}, {"text_encoder": 768}),
+        (1024, {"emb_params": vectors(2, 1024).half()}, {"text_encoder": 1024}),
+        (2048, {"clip_l": vectors(2, 768), "clip_g": vectors(2, 1280)}, {"text_encoder": 768, "text_encoder_2": 1280}),
     ],
 )
-def test_vectors_of_one_word(tensors: dict[str, Tensor], found: dict[str, int], tmp_path: Path) -> None:
-    save_file(LORA | {f"bundle_emb.sks.{name}": t for name, t in tensors.items()}, tmp_path / "a.safetensors")
+def test_vectors_of_one_word(width: int, tensors: dict[str, Tensor], found: dict[str, int], tmp_path: Path) -> None:
+    save_file(lora(width) | {f"bundle_emb.sks.{name}": t for name, t in tensors.items()}, tmp_path / "a.safetensors")
     imported = read_adapter(tmp_path / "a.safetensors")
     assert imported.file.trigger == "sks"
     assert imported.file.embeddings == {part: (2, width) for part, width in found.items()}
@@ -39,19 +42,26 @@ def test_vectors_of_one_word(tensors: dict[str, Tensor], found: dict[str, int], 
 
 
 @pytest.mark.parametrize(
-    ("tensors", "remark"),
+    ("width", "tensors", "remark"),
     [
-        ({"my dog.emb_params": vectors(2, 768)}, "the embeddings of 'my dog' are left out"),
-        ({"a.emb_params": vectors(2, 768), "b.emb_params": vectors(2, 768)}, r"the embeddings of 2 words \('a', 'b'\)"),
-        ({"a.emb_params": vectors(2, 100)}, "they are no vectors of one word"),
-        ({"a.emb_params": vectors(76, 768)}, "they are no vectors of one word"),
-        ({"a.emb_params": torch.full((2, 768), torch.nan)}, "they are no vectors of one word"),
-        ({"a.t5xxl": vectors(2, 768)}, "they are no vectors of one word"),
-        ({"a.clip_l": vectors(2, 768), "a.clip_g": vectors(3, 1280)}, "they are no vectors of one word"),
+        (2048, {"a.clip_l": vectors(2, 768)}, "they are no vectors of one word of that base"),
+        (1024, {"a.emb_params": vectors(2, 768)}, "they are no vectors of one word of that base"),
+        (768, {"a.clip_l": vectors(2, 768), "a.clip_g": vectors(2, 1280)}, "no vectors of one word of that base"),
+        (768, {"my dog.emb_params": vectors(2, 768)}, "the embeddings of 'my dog' are left out"),
+        (
+            768,
+            {"a.emb_params": vectors(2, 768), "b.emb_params": vectors(2, 768)},
+            r"the embeddings of 2 words \('a', 'b'\)",
+        ),
+        (768, {"a.emb_params": vectors(2, 100)}, "they are no vectors of one word"),
+        (768, {"a.emb_params": vectors(76, 768)}, "they are no vectors of one word"),
+        (768, {"a.emb_params": torch.full((2, 768), torch.nan)}, "they are no vectors of one word"),
+        (768, {"a.t5xxl": vectors(2, 768)}, "they are no vectors of one word"),
+        (2048, {"a.clip_l": vectors(2, 768), "a.clip_g": vectors(3, 1280)}, "they are no vectors of one word"),
     ],
 )
-def test_what_is_left_out(tensors: dict[str, Tensor], remark: str, tmp_path: Path) -> None:
-    save_file(LORA | {f"bundle_emb.{name}": t for name, t in tensors.items()}, tmp_path / "a.safetensors")
+def test_what_is_left_out(width: int, tensors: dict[str, Tensor], remark: str, tmp_path: Path) -> None:
+    save_file(lora(width) | {f"bundle_emb.{name}": t for name, t in tensors.items()}, tmp_path / "a.safetensors")
     imported = read_adapter(tmp_path / "a.safetensors")
     assert (len(imported.file.layers), imported.file.embeddings) == (1, {})
     assert any(re.search(remark, it) for it in imported.remarks), imported.remarks

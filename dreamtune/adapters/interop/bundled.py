@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass, field
 
 from torch import Tensor
@@ -17,7 +17,12 @@ _PARTS = {
     "clip_g": TEXT_ENCODERS[1],
 }
 """What follows the word in a tensor's name -> the part whose vectors it holds."""
-_WIDTHS = {TEXT_ENCODERS[0]: {768, 1024}, TEXT_ENCODERS[1]: {1280}}
+_BASES: dict[int, dict[str, int]] = {
+    768: {TEXT_ENCODERS[0]: 768},
+    1024: {TEXT_ENCODERS[0]: 1024},
+    2048: {TEXT_ENCODERS[0]: 768, TEXT_ENCODERS[1]: 1280},
+}
+"""Width of the text's states in SD 1.x, 2.x, XL -> width of each text encoder's vectors. A word needs all of them."""
 _MOST_VECTORS = 75
 """CLIP reads 77 tokens, of which the first and the last are its own."""
 
@@ -32,8 +37,11 @@ class Bundled:
     remarks: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, tensors: Mapping[str, Tensor]) -> Bundled:
-        """Of the tensors `bundle_emb.<word>.<what>`; what cannot be a word's vectors is left out with a remark."""
+    def of(cls, tensors: Mapping[str, Tensor], text_widths: Set[int]) -> Bundled:
+        """Of the tensors `bundle_emb.<word>.<what>`; what cannot be a word's vectors is left out with a remark.
+
+        text_widths: those that the adapter's layers tell, which say which base it is for; empty if none does.
+        """
         words: dict[str, dict[str, Tensor]] = {}
         for name, tensor in tensors.items():
             word, _, what = name.removeprefix(BUNDLE).partition(".")
@@ -46,14 +54,17 @@ class Bundled:
         ((word, given),) = words.items()
         vectors = {_PARTS[what]: t.reshape(-1, t.shape[-1]) for what, t in given.items() if what in _PARTS and t.ndim}
         counts = {len(tensor) for tensor in vectors.values()}
+        bases = [_BASES.get(width) for width in text_widths or _BASES]
         fits = (
             len(vectors) == len(given)
             and word.split() == [word]
             and len(counts) == 1
             and counts <= set(range(1, _MOST_VECTORS + 1))
-            and all(tensor.shape[1] in _WIDTHS[part] for part, tensor in vectors.items())
+            and {part: t.shape[1] for part, t in vectors.items()} in bases
             and all(t.is_floating_point() and t.float().isfinite().all() for t in vectors.values())
         )
         if not fits:
-            return cls(remarks=(f"the embeddings of {shown} are left out: they are no vectors of one word",))
+            return cls(
+                remarks=(f"the embeddings of {shown} are left out: they are no vectors of one word of that base",)
+            )
         return cls(word, {part: tensor.float().contiguous() for part, tensor in vectors.items()})

@@ -20,6 +20,7 @@ from ..methods import METHODS
 from ..parts import split_part
 from .bundled import Bundled
 from .contents import Contents
+from .kernels import text_widths
 from .layers import ForeignLayer, MagnitudesOfChannels
 from .mixed import Converted, in_one_method
 from .settings import PeftSettings
@@ -75,7 +76,8 @@ def _convert(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], tool: s
         assumed += not certain
         options, own = layer.fitted(alpha, rslora, common)
         found[path] = Converted(layer.method, LayerRecord(layer.shape, None, options, layer.kernel), own)
-    bundled = Bundled.of({name: tensors[name] for name in contents.bundled})
+    widths = text_widths({path: layer.record for path, layer in found.items()})
+    bundled = Bundled.of({name: tensors[name] for name in contents.bundled}, widths)
     if not found:
         raise AdapterFileError(f"it changes no layer that can be adapted here, only {' and '.join(contents.left_out)}")
     converted, mixed = in_one_method(found)
