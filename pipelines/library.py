@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from dreamtune.errors import AdapterFileError, ConfigError, DreamtuneError
+from dreamtune.errors import AdapterFileError, ConfigError, DreamtuneError, first_line
 from dreamtune.pipelines.files import complete
 from dreamtune.pipelines.fuse_output import loss_of_file
 from dreamtune.pipelines.workspace import Workspace, plain_name, tidy_name
@@ -129,6 +129,8 @@ def _entry(name: str, path: Path, size: int, changed: int) -> Entry:
         imported = read_adapter(path)
     except DreamtuneError as error:
         return Entry(name, path, size, changed / 1e9, error=str(error).replace(str(path), path.name))
+    except Exception as fault:  # whatever one file does: the others are to be seen
+        return Entry(name, path, size, changed / 1e9, error=f"{path.name} cannot be read: {first_line(fault)}")
     file = imported.file
     return Entry(
         name=name,
@@ -147,11 +149,18 @@ def _entry(name: str, path: Path, size: int, changed: int) -> Entry:
 
 
 _healths: dict[tuple[Path, int, float], Health] = {}
+_hopeless: set[tuple[Path, int, float]] = set()
+"""Files that could not be measured, which is not tried again at each visit."""
 
 
 def known_health(found: Entry) -> Health | None:
     """What was measured of this very file, at once; None if nothing was."""
     return _healths.get(_version(found))
+
+
+def is_hopeless(found: Entry) -> bool:
+    """Whether this very file could not be measured."""
+    return _version(found) in _hopeless
 
 
 def health(workspace: Workspace, name: str) -> Health:
@@ -161,7 +170,13 @@ def health(workspace: Workspace, name: str) -> Health:
     found = entry(workspace, name)
     if (known := known_health(found)) is not None:
         return known
-    layers = inspect(found.path).layers
+    try:
+        layers = inspect(found.path).layers
+    except Exception as fault:  # of memory too: one file must not keep the others from being measured
+        _hopeless.add(_version(found))
+        if isinstance(fault, DreamtuneError):
+            raise
+        raise AdapterFileError(f"{found.label} cannot be measured: {first_line(fault)}") from None
     ranks = sorted(layer.rank_used for layer in layers)
     measured = Health(
         measured=len(layers),
@@ -179,7 +194,8 @@ def health(workspace: Workspace, name: str) -> Health:
 def measure(workspace: Workspace) -> None:
     """Measure all adapters of which nothing is known yet, but for large ones: that takes minutes, and is asked for."""
     for found in entries(workspace)[:_MOST_KNOWN]:
-        if not found.error and found.size <= QUICK_BYTES and known_health(found) is None:
+        is_open = known_health(found) is None and not is_hopeless(found)
+        if not found.error and found.size <= QUICK_BYTES and is_open:
             with suppress(DreamtuneError):  # which the details tell
                 health(workspace, found.name)
 

@@ -22,6 +22,7 @@ from dreamtune.pipelines.train import train
 from dreamtune.pipelines.workspace import Workspace
 from dreamtune.pocket.world import IDENTIFIERS
 from dreamtune.training.config import TrainConfig
+from tests.pipelines.tiny_adapters import adapter_on
 from tests.tiny_models import pictures
 
 
@@ -181,3 +182,46 @@ def test_small_views_are_small_and_nothing_for_what_is_no_picture(tmp_path: Path
     view = datasets.small_view(tmp_path / "a.png", 64)
     assert view is not None and Image.open(io.BytesIO(view)).size == (64, 32)
     assert datasets.small_view(tmp_path / "b.png") is None and datasets.small_view(tmp_path / "c.png") is None
+
+
+@pytest.mark.parametrize("fault", [MemoryError("no room"), RuntimeError("DefaultCPUAllocator: no"), RecursionError()])
+def test_a_file_that_cannot_be_measured_breaks_nothing(
+    workspace: Workspace, tiny: Path, monkeypatch: pytest.MonkeyPatch, fault: Exception
+) -> None:
+    """Nor is it tried again at each visit; others are measured, and its details say why."""
+    import dreamtune.pipelines.inspect as flow
+
+    adapter_on(tiny, workspace.adapters / "bad.safetensors")
+    adapter_on(tiny, workspace.adapters / "good.safetensors")
+    plain, tried = flow.inspect, list[str]()
+
+    def inspect(path: Path) -> object:
+        tried.append(path.stem)
+        if path.stem == "bad":
+            raise fault
+        return plain(path)
+
+    monkeypatch.setattr(flow, "inspect", inspect)
+    for _ in range(2):
+        library.measure(workspace)
+    assert sorted(tried) == ["bad", "good"]
+    known = {entry.label: library.known_health(entry) for entry in library.entries(workspace)}
+    assert known["bad"] is None and known["good"] is not None
+    assert [library.is_hopeless(entry) for entry in library.entries(workspace) if entry.label == "bad"] == [True]
+    with pytest.raises(AdapterFileError, match="bad cannot be measured: "):
+        library.health(workspace, "adapters/bad")
+
+
+def test_a_file_that_is_a_fault_to_read_breaks_nothing(
+    workspace: Workspace, tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import dreamtune.adapters.interop as interop
+
+    adapter_on(tiny, workspace.adapters / "x.safetensors")
+
+    def fails(path: Path) -> None:
+        raise MemoryError("no room")
+
+    monkeypatch.setattr(interop, "read_adapter", fails)
+    (found,) = library.entries(workspace)
+    assert found.error == "x.safetensors cannot be read: no room"

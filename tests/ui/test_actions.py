@@ -1,11 +1,14 @@
 """From what a page sends to jobs and settings."""
 
+import time
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from dreamtune.adapters import AdapterFile
+from dreamtune.adapters.targets import match_layers
 from dreamtune.errors import ConfigError, DreamtuneError
 from dreamtune.pipelines.allowed_base import allowed_base
 from dreamtune.pipelines.workspace import Workspace
@@ -138,3 +141,20 @@ def test_the_base_of_a_run_is_the_one_it_was_trained_on(app: App, tmp_path: Path
     replace(AdapterFile.load(file), base="other/model").save(file)
     with pytest.raises(ConfigError, match="none of the app's bases"):
         allowed_base(app.workspace, ["runs/mine"])
+
+
+@pytest.mark.parametrize("pattern", ["([a-z_.0-9]+)+!", "(" * 900, "x{31}{31}{31}{31}", "a" * 5000])
+def test_patterns_of_clients_hold_up_nothing(app: App, pattern: str) -> None:
+    """Whether they are refused when they are sent or when the job finds them: matching has an end."""
+    begin = time.monotonic()
+    for values in ({"targets": pattern}, {"ranks": {pattern: 2}}):
+        with suppress(ConfigError):
+            actions.train(app, "mine", CAT | values)
+    assert time.monotonic() - begin < 10
+    for job in app.jobs.list():
+        assert app.jobs.cancel(job.id).state == "cancelled"
+    paths = ["down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"] * 300
+    begin = time.monotonic()
+    with suppress(ConfigError):
+        match_layers(paths, {pattern: 2}, "targets")
+    assert time.monotonic() - begin < 10

@@ -168,6 +168,8 @@ class LibraryTab:
 def _health(entry: library.Entry) -> str:
     found = library.known_health(entry)
     if found is None:
+        if library.is_hopeless(entry):
+            return "cannot be measured: press Details to see why"
         return "press Details to measure it" if entry.size > library.QUICK_BYTES else "being measured"
     return f"{found.verdict}, ‖ΔW‖ {found.norm:.3g}" if found.measured else found.verdict
 
