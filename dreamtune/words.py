@@ -12,6 +12,11 @@ def one_form(text: str) -> str:
     return unicodedata.normalize("NFC", text)
 
 
+def forms(text: str) -> tuple[str, ...]:
+    """The text as it is and in Unicode's other forms, each once: copying may have changed that of a file's name."""
+    return tuple(dict.fromkeys((text, one_form(text), unicodedata.normalize("NFD", text))))
+
+
 def places(text: str, words: Collection[str]) -> list[tuple[int, int]]:
     """Where a text holds one of `words` as a word of its own, in small letters or large: (start, end) in order.
 

@@ -19,6 +19,7 @@ from dreamtune.pipelines.generate_config import GenerateConfig
 from dreamtune.pipelines.provenance import provenance
 from dreamtune.storage import open_regular, read_regular
 from dreamtune.text import shown
+from dreamtune.words import forms
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -205,7 +206,8 @@ def _found(told: Mapping[str, Any], what: str, option: str, picture: Path, place
 def _named(name: str, places: Sequence[Path]) -> Iterator[Path]:
     for place in dict.fromkeys(places):
         for pattern in ("", "*/", "*/*/"):
-            yield from sorted(place.glob(pattern + escape(name)))
+            for form in forms(name):
+                yield from sorted(place.glob(pattern + escape(form)))
 
 
 def _hash(path: Path) -> str:

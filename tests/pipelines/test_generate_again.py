@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -149,3 +150,12 @@ def test_pictures_that_do_not_tell(tmp_path: Path, told: Any, message: str, caps
     assert main(["generate", "--from", str(tmp_path / "none.png"), "--out", str(tmp_path / "out")]) == 2
     assert "cannot read the picture" in " ".join(capsys.readouterr().err.split())
     assert not (tmp_path / "out").exists()
+
+
+def test_files_are_found_in_any_form_of_their_names(draw: Any, tmp_path: Path, photos: Path) -> None:
+    composed, apart = (unicodedata.normalize(form, "caf\u00e9.png") for form in ("NFC", "NFD"))
+    start = tmp_path / composed
+    start.write_bytes(min(photos.glob("*.png")).read_bytes())
+    drawn = draw(init=start, adapters=[], n=1).files[0]
+    start.rename(tmp_path / apart)
+    assert again(drawn, base="pocket").init == tmp_path / apart
