@@ -2,14 +2,17 @@
 
 # diffusers annotates arguments more narrowly than it accepts.
 # pyright: reportArgumentType=false
+import json
 from functools import cache
+from pathlib import Path
 
 import pytest
 import torch
 from diffusers import UNet2DConditionModel
 from torch import nn
 
-from dreamtune.adapters import AdaptedConv2d, attach, select_targets
+from dreamtune import pocket
+from dreamtune.adapters import TARGETS, AdaptedConv2d, attach, select_targets
 from dreamtune.adapters.methods.lora import LoRAConfig
 from dreamtune.errors import ConfigError, IncompatibleModelError
 from dreamtune.models.published import published_configs
@@ -53,6 +56,18 @@ def test_numbers_of_layers_are_those_of_sd_scripts(
     assert len(inside(unet, LOCON)) == locon
     beside = {path.partition(".")[0] for path in set(select_targets(unet, "")) - set(select_targets(unet, "all"))}
     assert beside - {"add_embedding"} == {"conv_in", "time_embedding", "conv_out"}
+
+
+def test_pocket_has_all_of_them_too() -> None:
+    configs = list((Path(pocket.__file__).parent / "weights" / "base").rglob("unet/config.json"))
+    with torch.device("meta"):
+        unet = UNet2DConditionModel.from_config(json.loads(configs[0].read_text()))
+    counts = {name: len(select_targets(unet, name)) for name in TARGETS if name != "text"}
+    assert counts["all"] == len(inside(unet, LOCON)) and counts["attn+ff+proj"] == len(inside(unet, LORA))
+    assert (
+        counts["attn+proj"] - counts["attn"] == counts["attn+ff+proj"] - counts["attn+ff"] == counts["kv"]
+    )  # two a transformer
+    assert 0 < counts["kv"] < counts["attn"] < counts["attn+ff"] < counts["attn+ff+proj"] < counts["all"]
 
 
 def test_projections_of_sd1_are_convolutions_and_of_sd2_linear_layers() -> None:
