@@ -15,11 +15,12 @@ from torch import Tensor, nn
 from dreamtune.errors import AdapterFileError, ConfigError, IncompatibleModelError
 
 from . import container
-from .attach import AttachedAdapter, layer_at
+from .attach import AttachedAdapter
 from .base import Adapter, MethodConfig
 from .description import DAMAGED, MOST_WEIGHTS_IN_ALL, Description, LayerRecord
 from .fingerprint import Fingerprint
 from .layer import kernel_of, pristine_weight
+from .lookup import layer_at
 from .parts import PARTS, UNET, holder, join_part, split_part
 from .spectrum import Spectrum
 from .word import NewWord

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from dreamtune.adapters import Adapter, AdapterFile
-from dreamtune.adapters.attach import size_of
 from dreamtune.adapters.description import LayerRecord
 from dreamtune.adapters.fingerprint import Fingerprint
+from dreamtune.adapters.lookup import size_of
 from dreamtune.adapters.targets import match_layers
 from dreamtune.errors import ConfigError, IncompatibleModelError
 

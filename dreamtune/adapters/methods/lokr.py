@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from dreamtune.errors import ConfigError
 
-from ..base import LATER, MethodConfig, scaled
+from ..base import MethodConfig, scaled
+from ..config import LATER
 from ..fused import compute_dtype, exact, kronecker_linear
 from ..svd import Svd
 from .decompose import Decomposable
