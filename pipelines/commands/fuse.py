@@ -130,7 +130,7 @@ def show_explanation(told: Explanation) -> None:
 def show(result: FuseResult) -> None:
     """What was written, and the layers that kept least; first of all what a layer has lost."""
     if result.warning:
-        print(f"warning     {result.warning}")
+        console.say(f"warning     {result.warning}")
     console.say(f"{result.out}  ({result.method} of {len(result.energy)} layers)")
     for remark in result.remarks:
         console.say(f"remark      {remark}")
