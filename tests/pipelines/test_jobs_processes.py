@@ -263,6 +263,7 @@ def test_a_job_that_fails_says_why_and_the_next_one_begins(
     done(jobs, jobs.resume(job.id))
 
 
+@pytest.mark.slow
 def test_worker_of_a_user_interface(
     jobs: Jobs, tmp_path: Path, long: TrainConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
