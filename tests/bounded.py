@@ -53,7 +53,7 @@ class Outcome:
             return f"a traceback: {self.told}"
         if self.code == 2 and not self.err.startswith("Error: "):
             return f"not one error: {self.told}"
-        if len(self.err) > LONGEST and self.code:
+        if self.code and len(self.err.rstrip("\n")) > LONGEST:
             return f"a message of {len(self.err)} characters: {self.err[:100]!r}"
         odd = {c for c in self.out + self.err if c != "\n" and unicodedata.category(c) in ("Cc", "Cf", "Cs")}
         return f"prints {sorted(odd)}: {(self.out + self.err)[:200]!r}" if odd else None
