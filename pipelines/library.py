@@ -39,6 +39,8 @@ class Entry:
     method: str = ""
     rank: int = 0
     base: str = ""
+    parts: tuple[str, ...] = ()
+    """Which of `unet`, `text_encoder` and `text_encoder_2` it changes."""
     tokens: tuple[str, ...] = ()
     """Words for its subjects."""
     subject: str = ""
@@ -140,6 +142,7 @@ def _entry(name: str, path: Path, size: int, changed: int) -> Entry:
         method=file.method,
         rank=file.config.rank,
         base=file.base,
+        parts=file.parts,
         tokens=file.tokens,
         subject=file.called,
         tool=imported.tool or f"dreamtune {file.version}",

@@ -127,8 +127,9 @@ def fuse(
     density: float | None,
     balance: bool,
     whole: bool = False,
+    text: float = 1.0,
 ) -> Job:
-    """Queue a fusion. whole: keep all of every layer."""
+    """Queue a fusion. whole: keep all of every layer; text: see :func:`used`."""
     if len(picks) < 2:
         raise ConfigError("choose at least two adapters to fuse")
     label = name.strip() or "-".join(pick.rpartition("/")[2] for pick, _ in picks)[:60].strip(" .-_")
@@ -138,7 +139,7 @@ def fuse(
     even = "weights" if balance else None
     rank = {"rank": "full"} if whole else {}
     base = allowed_base(app.workspace, [pick for pick, _ in picks])
-    config = {"adapters": used(app, picks), "method": method, "balance": even, "density": thinned, **rank}
+    config = {"adapters": used(app, picks, text), "method": method, "balance": even, "density": thinned, **rank}
     config |= {} if base == AUTO else {"base": base}
     return submit(app, "fuse", config, place, f"{place.stem}: {method} of {len(picks)}")
 
@@ -181,11 +182,12 @@ def draw(
 ) -> GenerateResult:
     """Draw pictures; values: further settings of GenerateConfig, of which those that are None are left out.
 
-    regions: names of the adapters in the setting of that name.
+    `text_encoders` among them is the factor of :func:`used`. regions: names of the adapters in that setting.
     """
     from dreamtune.pipelines.generate import GenerateConfig, generate
 
     given = {key: value for key, value in values.items() if value is not None}
+    text = float(given.pop("text_encoders", 1.0))
     if given.get("base", AUTO) != AUTO:
         given["base"] = app.workspace.base(given["base"])
     else:
@@ -194,7 +196,7 @@ def draw(
         raise ConfigError("the prompt is empty: write what is to be drawn")
     if given.get("n", 4) * len(given["prompts"]) > MOST_PICTURES:
         raise ConfigError(f"at most {MOST_PICTURES} pictures at once: lower their number")
-    result = generate(GenerateConfig(adapters=tuple(used(app, picks)), **given), app.workspace.pictures, tell)
+    result = generate(GenerateConfig(adapters=tuple(used(app, picks, text)), **given), app.workspace.pictures, tell)
     if len(picks) == 1 and picks[0][1] > 0 and not given.get("regions"):
         _show(app, picks[0][0], result.files[0])
     return result
@@ -207,9 +209,18 @@ def _show(app: App, name: str, picture: Path) -> None:
     shutil.copyfile(picture, place)
 
 
-def used(app: App, picks: Sequence[Pick]) -> list[str]:
-    """FILE:STRENGTH of each."""
-    return [f"{app.workspace.adapter(name)}:{strength:g}" for name, strength in picks]
+def used(app: App, picks: Sequence[Pick], text: float = 1.0) -> list[str]:
+    """FILE:STRENGTH of each, with the further factor `text` on what those do to text encoders that change them."""
+    factor = "" if text == 1 else f",te={text:g}"
+    return [
+        f"{app.workspace.adapter(name)}:{strength:g}{factor if factor and reads_text(app, name) else ''}"
+        for name, strength in picks
+    ]
+
+
+def reads_text(app: App, name: str) -> bool:
+    """Whether an adapter changes text encoders."""
+    return any(part.startswith("text_encoder") for part in library.entry(app.workspace, name).parts)
 
 
 def stoppable(tell: Callable[[Progress], None], stop: threading.Event) -> OnProgress:

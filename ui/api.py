@@ -48,14 +48,15 @@ def add(app: App) -> None:
     ) -> dict[str, Any]:
         """Draw pictures.
 
-        adapters: name -> strength; settings: steps, guidance, size, negative_prompt, prompt_weights or base.
+        adapters: name -> strength; settings: steps, guidance, size, negative_prompt, prompt_weights, base, or
+        text_encoders, a further factor on what adapters do to these.
         """
         more = settings or {}
-        for key in more.keys() - {"steps", "guidance", "size", "negative_prompt", "prompt_weights", "base"}:
-            raise ConfigError(
-                f"{key[:40]!r} is no setting of /generate: give steps, guidance, size, negative_prompt, "
-                "prompt_weights or base"
-            )
+        known = ("steps", "guidance", "size", "negative_prompt", "prompt_weights", "text_encoders", "base")
+        for key in more.keys() - set(known):
+            raise ConfigError(f"{key[:40]!r} is no setting of /generate: give {', '.join(known[:-1])} or {known[-1]}")
+        if not isinstance(more.get("text_encoders", 1.0), int | float):
+            raise ConfigError("text_encoders must be a number")
         picks = [(str(key), float(value)) for key, value in (adapters or {}).items()]
         values = {"prompts": (prompt,), "n": n, "seed": seed, **more}
         result = actions.draw(app, picks, values, lambda sign: None)

@@ -4,12 +4,16 @@ import time
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from dreamtune.adapters import AdapterFile
+from dreamtune.adapters import AdapterFile, attach
+from dreamtune.adapters.methods.lora import LoRAConfig
 from dreamtune.adapters.targets import match_layers
 from dreamtune.errors import ConfigError, DreamtuneError
+from dreamtune.models import Base, load_base
+from dreamtune.pipelines.adapter_use import AdapterUse
 from dreamtune.pipelines.allowed_base import allowed_base
 from dreamtune.pipelines.workspace import Workspace
 from dreamtune.training.config import TrainConfig
@@ -20,6 +24,11 @@ from tests.tiny_models import tiny_folder
 from tests.ui.conftest import Idle
 
 CAT = {"class_word": "cat", "method": "lora"}
+
+
+@pytest.fixture
+def base(tiny: Path) -> Base:
+    return load_base(tiny, "cpu")
 
 
 def test_a_training_is_queued_and_a_worker_asked_for(app: App, worker: Idle) -> None:
@@ -80,6 +89,20 @@ def test_pictures_of_a_call_are_bounded_before_anything_is_loaded(app: App) -> N
         actions.draw(app, [], {"prompts": (" ",)}, lambda sign: None)
     with pytest.raises(ConfigError, match="no adapter"):
         actions.draw(app, [("../x", 1.0)], {"prompts": ("a",)}, lambda sign: None)
+
+
+def test_text_encoders_have_a_factor_where_an_adapter_changes_them(app: App, base: Base) -> None:
+    for name, text in (("one", True), ("two", False)):
+        config = LoRAConfig(rank=2)
+        with attach(base.unet, config) as on, attach(base.text_encoder, config, "text") as more:
+            about: dict[str, Any] = {"base": "tiny", "trigger": name, "class_word": "dog", "training": {}}
+            file = AdapterFile.from_attached(on, text_encoders={"text_encoder": more} if text else {}, **about)
+        file.save(app.workspace.adapters / f"{name}.safetensors")
+    picks = [("adapters/one", 0.8), ("adapters/two", 1.0)]
+    one, two = (app.workspace.adapters / f"{name}.safetensors" for name in ("one", "two"))
+    assert actions.used(app, picks) == [f"{one}:0.8", f"{two}:1"]
+    assert actions.used(app, picks, 0.5) == [f"{one}:0.8,te=0.5", f"{two}:1"]
+    assert [AdapterUse.load(it).blocks for it in actions.used(app, picks, 0.5)] == [{"te": 0.5}, {}]
 
 
 def test_fusion_and_forecast_need_two(app: App) -> None:

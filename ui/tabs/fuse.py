@@ -43,6 +43,14 @@ class FuseTab:
                     self.balance = gr.Checkbox(
                         False, label="Balance", info="First give all changes of a layer the same size."
                     )
+                    self.text = gr.Slider(
+                        0.0,
+                        2.0,
+                        1.0,
+                        step=0.05,
+                        label="Text encoders",
+                        info="A further factor on what adapters do to them.",
+                    )
                     self.whole = gr.Checkbox(
                         False, label="Keep all", info="A larger file, where the result has no small factors."
                     )
@@ -68,7 +76,7 @@ class FuseTab:
             concurrency_limit=1,
             **private,
         )
-        inputs = [self.method, self.name, self.density, self.balance, self.whole, *self.picker.inputs]
+        inputs = [self.method, self.name, self.density, self.balance, self.whole, self.text, *self.picker.inputs]
         self.start.click(told(self._fuse), inputs, self.panel.outputs, **private)
 
     def _forecast(self, progress: gr.Progress = gr.Progress(), *picked: Any) -> str:  # noqa: B008
@@ -79,10 +87,10 @@ class FuseTab:
         return "<ul>" + "".join(f"<li>{fragments.text(line)}</li>" for line in lines) + "</ul>"
 
     def _fuse(
-        self, method: str, name: str, density: float, balance: bool, whole: bool, *picked: Any
+        self, method: str, name: str, density: float, balance: bool, whole: bool, text: float, *picked: Any
     ) -> tuple[Any, ...]:
         picks = self.picker.picks(picked)
-        return self.panel.follow(actions.fuse(self.app, picks, method, name, density, balance, whole))
+        return self.panel.follow(actions.fuse(self.app, picks, method, name, density, balance, whole, text))
 
     @property
     def opened(self) -> list[Any]:

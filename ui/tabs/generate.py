@@ -68,6 +68,14 @@ class GenerateTab:
                         self.denoise = gr.Slider(
                             0.05, 1.0, 0.6, step=0.05, label="Draw anew", info="How much of the picture.", min_width=150
                         )
+                    self.text = gr.Slider(
+                        0.0,
+                        2.0,
+                        1.0,
+                        step=0.05,
+                        label="Text encoders",
+                        info="A further factor on what adapters do to them.",
+                    )
                     self.init = gr.Image(
                         label="Start from a picture", type="filepath", sources=["upload"], height=140, buttons=[]
                     )
@@ -97,7 +105,7 @@ class GenerateTab:
         private: dict[str, Any] = {"api_visibility": "private"}
         grid = [part for axis in self.axes for part in axis]
         numbers = [self.steps, self.guidance, self.size, self.base, self.scheduler, self.init, self.denoise]
-        form = [self.prompt, self.n, self.seed, self.beside, self.negative, *numbers, *grid]
+        form = [self.prompt, self.n, self.seed, self.beside, self.negative, *numbers, *grid, self.text]
         self.draw.click(
             told(on_device(self._draw)),
             [*form, *self.picker.inputs],
@@ -117,7 +125,7 @@ class GenerateTab:
     def _draw(self, request: gr.Request, progress: gr.Progress = gr.Progress(), *form: Any) -> tuple[Any, Any, Any]:  # noqa: B008
         prompt, n, seed, beside, negative, steps, guidance, size, base, scheduler, init, denoise = form[:12]
         grid = tuple(f"{axis}={values}" for axis, values in (form[12:14], form[14:16]) if axis)
-        picks = self.picker.picks(form[16:])
+        picks = self.picker.picks(form[17:])
         stop = self._stops[request.session_hash or ""] = threading.Event()
         if len(self._stops) > _SESSIONS:
             self._stops.popitem(last=False)
@@ -128,7 +136,9 @@ class GenerateTab:
 
         values = {"prompts": (prompt,), "seed": int(seed or 0), "negative_prompt": negative or "", "grid": grid}
         values |= {"steps": steps or None, "guidance": guidance or None, "size": size or None, "base": base}
-        values |= {"scheduler": scheduler} | ({} if any(it.startswith("seed=") for it in grid) else {"n": int(n)})
+        values |= {"scheduler": scheduler, "text_encoders": form[16]} | (
+            {} if any(it.startswith("seed=") for it in grid) else {"n": int(n)}
+        )
         if init:
             values |= {"init": upload(self.app, init), "denoise": denoise}
         progress(0, desc="loading the base")
