@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -53,12 +54,20 @@ def read_adapter(path: str | Path) -> Imported:
     """
     path = Path(path).expanduser()
     source = Source.of(path)
-    try:
+    with _named(path):
         settings = None if source.config is None else PeftSettings.from_folder(source.config.parent)
-        tensors, metadata, tool = container.read_any(source.tensors, Contents.of)
+    tensors, metadata, tool = container.read_any(source.tensors, Contents.of)  # whose errors name the file
+    with _named(path):
         if tool is None:
             return Imported(AdapterFile.from_content(tensors, metadata), None)
         return _convert(tensors, metadata, tool, settings or PeftSettings.from_metadata(metadata))
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Put the file's name before errors that do not begin with it."""
+    try:
+        yield
     except DreamtuneError as error:
         text = str(error)
         raise AdapterFileError(text if text.startswith(str(path)) else f"{path}: {text}") from None
