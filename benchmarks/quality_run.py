@@ -138,8 +138,8 @@ def training_data(base: Base, who: Individual, token: str, prior_pictures: int) 
     latents = base.encode_images(photos.permute(0, 3, 1, 2) / 127.5 - 1).float().cpu()
     prior = class_latents(base, who.cls, prior_pictures)
     return TrainingData(
-        subjects=tuple(Example(latent, 0) for latent in latents),
-        prior=tuple(Example(latent, 1) for latent in prior),
+        subjects=tuple(Example(latent, (0,)) for latent in latents),
+        prior=tuple(Example(latent, (1,)) for latent in prior),
         prompts=tuple(it.to(torch.device("cpu")) for it in base.condition(texts)),
         texts=texts,
     )

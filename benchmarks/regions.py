@@ -42,7 +42,7 @@ LIMIT = 1.4
 def deltas(unet: nn.Module, seed: int) -> dict[str, Delta]:
     """Changes of a LoRA with random factors on all attention layers."""
     with attach(unet, LoRAConfig(rank=RANK), seed=seed) as attached:
-        shapes = {path: (layer.out_features, layer.in_features) for path, layer, _ in attached.layers()}
+        shapes = {path: adapter.shape for path, adapter in attached.adapters.items()}
     made = torch.Generator().manual_seed(seed)
     return {
         path: Delta(torch.randn(out, RANK, generator=made) * 1e-3, torch.randn(RANK, into, generator=made) * 1e-3)
