@@ -19,7 +19,8 @@ REQUEST = 512 << 20
 LOGINS = 10
 """Wrong passwords in a minute, of all visitors together, before nobody can try another."""
 
-_CALL = re.compile(r"/gradio_api/(?:call/v2|call|run|api)/(?P<name>[^/]*)")
+_CALL = re.compile(r"/gradio_api/(?:call/v2|call|run|api)/(?!predict/?$)(?P<name>[^/]*)")
+"""Calls by name; what is called "predict" is how the page itself calls its events that skip the queue, by number."""
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]

@@ -92,6 +92,12 @@ def test_pages_from_elsewhere_change_nothing(headers: dict[str, str], status: in
     assert ask(headers=headers)[0] == 200  # links lead here
 
 
+def test_the_page_calls_its_own_events_by_number() -> None:
+    """Its browser sends those that skip the queue there; without them no picture of a folder is shown."""
+    assert ask(path="/gradio_api/run/predict")[0] == 200
+    assert ask(path="/gradio_api/run/predictor")[0] == 404
+
+
 @pytest.mark.parametrize("route", ["call", "call/v2", "run", "api"])
 def test_what_has_no_name_cannot_be_called(route: str) -> None:
     for name, status in (("jobs", 200), ("jobs/", 200), ("jobs/0f3a", 200), ("", 404), ("open", 404), ("None", 404)):
