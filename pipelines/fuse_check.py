@@ -51,7 +51,7 @@ def check(config: FuseConfig, place: Path) -> Checked:
         options=FusionOptions(config.method, config.density, config.balance, config.seed),
         word=_word(config, uses),
         reads=texts(config, uses, USUAL["sd1"]) is not None,  # what is wrong with them is so on any base
-        remarks=(*_one_word(uses), *(it for use in given for it in use.remarks)),
+        remarks=(*one_word(uses), *(it for use in given for it in use.remarks)),
     )
 
 
@@ -63,7 +63,7 @@ def _check_place(place: Path) -> None:
     check_place(place.parent)
 
 
-def _one_word(uses: Sequence[AdapterUse]) -> list[str]:
+def one_word(uses: Sequence[AdapterUse]) -> list[str]:
     """Remarks on adapters that are called by one word: seeds or checkpoints of one subject, or else a mistake."""
     owners: dict[str, list[AdapterUse]] = {}
     for use in uses:

@@ -4,11 +4,18 @@ import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # the hub's client reads it when it is imported
 
+import gc
 import signal
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+
+def pytest_collection_finish() -> None:
+    """Leave what imports have made to no garbage collection: each of accelerate's would look through all of it."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -144,6 +144,14 @@ def fuse(
     return submit(app, "fuse", config, place, f"{place.stem}: {method} of {len(picks)}")
 
 
+def one_word(app: App, picks: Sequence[Pick]) -> list[str]:
+    """Remarks on adapters that are called by one word."""
+    from dreamtune.pipelines.adapter_use import AdapterUse
+    from dreamtune.pipelines.fuse_check import one_word as remarks
+
+    return remarks([AdapterUse.load(text) for text in used(app, picks)])
+
+
 def analyze(app: App, names: Sequence[str], name: str, options: Mapping[str, Any]) -> Job:
     """Queue an analysis."""
     if not names:

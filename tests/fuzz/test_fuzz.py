@@ -30,6 +30,7 @@ def seeds(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     return write_seeds(tiny, tmp_path_factory.mktemp("seeds"))
 
 
+@pytest.mark.slow
 def test_seeds_are_good(bounded: Bounded, seeds: list[Path], tiny: Path) -> None:
     """Of nine methods in up to four tools' forms, and all of them usable: damage is all that can be found."""
     assert len(seeds) >= 25

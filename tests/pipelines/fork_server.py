@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import subprocess
 import sys
@@ -62,3 +63,5 @@ def import_all() -> None:
     import dreamtune.data.prior
     import dreamtune.pipelines.train
     import dreamtune.training.loop  # noqa: F401
+
+    gc.freeze()  # a collection in a fork would look through, and so copy, all of what imports have made

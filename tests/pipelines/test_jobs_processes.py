@@ -177,6 +177,7 @@ def test_told_to_stop_twice_it_ends_at_once_and_can_be_resumed(
     check_whole(done(jobs, jobs.resume(job.id)), whole)
 
 
+@pytest.mark.slow
 def test_kill_of_a_job(workers: Workers, jobs: Jobs, two: tuple[Job, Job], whole: bytes) -> None:
     """The worker tells why, and goes on with the next."""
     job, next_job = two
@@ -208,6 +209,7 @@ def test_kill_of_the_worker(workers: Workers, jobs: Jobs, two: tuple[Job, Job], 
     check_whole(job, whole)
 
 
+@pytest.mark.slow
 def test_kill_of_the_worker_and_its_job(workers: Workers, jobs: Jobs, two: tuple[Job, Job], whole: bytes) -> None:
     """As when the machine goes down: nobody is left to write down what became of it."""
     job, next_job = two

@@ -147,11 +147,11 @@ def kill_at_random(training: Training, kills: int, folder: Path, slow_disk: floa
     training.finish(run)
 
 
-@pytest.mark.parametrize("method", ["lora", "dora", "lora-dash"])
 def test_killed_at_any_instant_the_run_ends_bitwise_the_same(
-    training: Callable[[str, int], Training], method: str, tmp_path: Path
+    training: Callable[[str, int], Training], tmp_path: Path
 ) -> None:
-    kill_at_random(training(method, 18), 2, tmp_path, slow_disk=0.0)
+    """The method that has most to keep; the others below."""
+    kill_at_random(training("lora-dash", 18), 2, tmp_path, slow_disk=0.0)
 
 
 @pytest.mark.slow

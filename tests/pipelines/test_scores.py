@@ -126,7 +126,11 @@ def test_training_ends_when_nothing_better_comes(script: Any, scored: Settings, 
     assert again.adapter.read_bytes() == before
 
 
-@pytest.mark.parametrize("killed_at", [1, 3, 5], ids=lambda step: f"step {step}")
+@pytest.mark.parametrize(
+    "killed_at",
+    [pytest.param(1, marks=pytest.mark.slow), pytest.param(3, marks=pytest.mark.slow), 5],
+    ids=lambda step: f"step {step}",
+)
 def test_a_kill_loses_neither_the_best_nor_the_choice(
     script: Any, scored: Settings, tmp_path: Path, killed_at: int
 ) -> None:

@@ -164,13 +164,14 @@ def test_fuse_two_and_analyze_two(page: "Page", server: Served) -> None:
     tab(page, "Fuse")
     choose(page, one, "twin")
     page.locator("#fuse-start").click()
-    page.get_by_text("no prompt could tell them apart").first.wait_for()  # in the command line's words
+    page.get_by_text("no prompt can tell them apart").first.wait_for()  # in the command line's words
+    status(page, "done")
     choose(page, one, two)
     page.locator("#fuse-start").click()
-    status(page, "done")
+    page.locator(".dt-job[data-state=done]:visible", has_text=two).first.wait_for()
     shot(page, "fuse")
     tab(page, "Generate")
-    (fused,) = {path.stem for path in server.workspace.adapters.glob("*.safetensors")} - {"twin"}
+    (fused,) = {path.stem for path in server.workspace.adapters.glob("*.safetensors")} - {"twin", f"{one}-twin"}
     choose(page, fused)
     page.locator("#generate-n input[type=number]").fill("1")
     before = set(server.workspace.pictures.glob("*.png"))

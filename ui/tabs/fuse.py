@@ -13,7 +13,7 @@ from .. import actions, fragments
 from ..boxes import Boxes
 from ..context import App
 from ..device import DEVICE, on_device
-from ..messages import told
+from ..messages import told, warn
 from ..panel import JobPanel
 from ..picker import Picker
 
@@ -90,7 +90,10 @@ class FuseTab:
         self, method: str, name: str, density: float, balance: bool, whole: bool, text: float, *picked: Any
     ) -> tuple[Any, ...]:
         picks = self.picker.picks(picked)
-        return self.panel.follow(actions.fuse(self.app, picks, method, name, density, balance, whole, text))
+        job = actions.fuse(self.app, picks, method, name, density, balance, whole, text)
+        for remark in actions.one_word(self.app, picks):
+            warn(remark)
+        return self.panel.follow(job)
 
     @property
     def opened(self) -> list[Any]:
