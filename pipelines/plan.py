@@ -149,17 +149,18 @@ def _random_data(prepared: Prepared) -> TrainingData:
             rows = tuple(prompts[caption] for caption in captions)
             subjects.append(Example(noise(*photo.crop.size), rows, mask, photo.crop.time_ids(mirrored)))
     texts = prepared.texts
-    row = texts.index(prepared.class_prompt) if config.prior else None
+    rows = {texts.index(prompt): count for prompt, count in config.prior_shares.items()} if config.prior else {}
     prior: tuple[Example, ...] = ()
-    if row is not None and config.prior_from == "pictures":
+    if config.prior_from == "pictures":
         side = subject.resolution
-        prior = prior_examples(torch.stack([noise(side, side)] * config.prior_images), row, side)
+        for row, count in rows.items():
+            prior += prior_examples(torch.stack([noise(side, side)] * count), row, side)
     return TrainingData(
         tuple(subjects),
         prior,
         tuple(prepared.read(texts)),
         texts,
-        class_prompt=None if prior else row,
+        class_prompt=None if prior or not rows else next(iter(rows)),
         empty=prepared.empty,
     )
 

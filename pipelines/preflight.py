@@ -56,16 +56,11 @@ class Prepared:
         return self.base.with_zero_terminal_snr() if self.config.zero_terminal_snr else self.base
 
     @property
-    def class_prompt(self) -> str:
-        """The prompt of the prior."""
-        return self.config.prompt(self.config.class_prompt)
-
-    @property
     def texts(self) -> tuple[str, ...]:
-        """Every prompt that training needs, once: the pictures', with prior preservation the class prompt, with
+        """Every prompt that training needs, once: the pictures', with prior preservation the class prompts, with
         caption dropout the empty one.
         """
-        prior = (self.class_prompt,) if self.config.prior else ()
+        prior = self.config.prior_prompts if self.config.prior else ()
         empty = ("",) if self.config.caption_dropout else ()
         return tuple(dict.fromkeys((*self.subject.prompts, *prior, *empty)))
 
@@ -225,7 +220,8 @@ def _prompt_remarks(config: TrainConfig, base: Base) -> list[Remark]:
             )
         prompts.append((f"prompt {brief(prompt)!r}" if config.prompts else "instance_prompt", prompt))
     if config.prior:
-        prompts.append(("class_prompt", config.prompt(config.class_prompt)))
+        name = "class_prompts" if config.class_prompts else "class_prompt"
+        prompts += [(f"{name} {brief(it)!r}" if config.class_prompts else name, it) for it in config.prior_prompts]
     if config.sample_every:
         samples = dict.fromkeys(map(config.prompt, config.sample_prompts))
         prompts += [(f"sample prompt {brief(prompt)!r}", prompt) for prompt in samples]

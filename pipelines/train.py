@@ -217,7 +217,7 @@ def _run(
 def _encode(plan: Prepared, tell: OnProgress, stop: threading.Event) -> TrainingData:
     """Latents and embeddings, from the cache where they are there, else computed. Raises Interrupted."""
     from dreamtune.data.encode import prompt_conditionings, subject_examples
-    from dreamtune.data.prior import prior_examples, prior_latents
+    from dreamtune.data.prior import all_prior_latents, prior_examples
     from dreamtune.training.data import TrainingData
 
     config, base, subject = plan.config, plan.base, plan.subject
@@ -231,24 +231,25 @@ def _encode(plan: Prepared, tell: OnProgress, stop: threading.Event) -> Training
         return done_so_far
 
     subjects = subject_examples(base, subject, config.flip, on_progress=follow("latents", "latents"))
-    texts, class_prompt = plan.texts, plan.class_prompt
+    texts = plan.texts
     prompts = tuple(prompt_conditionings(base, texts))
     if not config.prior:
         return TrainingData(subjects, (), prompts, texts, empty=plan.empty)
-    row = texts.index(class_prompt)
     if config.prior_from == "prediction":
+        row = texts.index(config.prior_prompts[0])
         return TrainingData(subjects, (), prompts, texts, class_prompt=row, empty=plan.empty)
-    latents = prior_latents(
+    latents = all_prior_latents(
         base,
-        class_prompt,
-        config.prior_images,
+        config.prior_shares,
         subject.resolution,
         steps=config.sampling_steps,
         guidance=config.guidance,
         on_progress=follow("prior", "class pictures"),
     )
-    prior = prior_examples(latents, row, subject.resolution)
-    return TrainingData(subjects, prior, prompts, texts, empty=plan.empty)
+    prior = [
+        it for prompt, own in latents.items() for it in prior_examples(own, texts.index(prompt), subject.resolution)
+    ]
+    return TrainingData(subjects, tuple(prior), prompts, texts, empty=plan.empty)
 
 
 def _report(plan: Prepared, result: TrainResult) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -74,6 +74,34 @@ def prior_latents(
         os.utime(folder / "prior.json")  # marks the use
     room.make_room()
     return torch.stack([found[index] for index in range(count)])
+
+
+def all_prior_latents(
+    base: Base,
+    shares: Mapping[str, int],
+    resolution: int,
+    *,
+    steps: int,
+    guidance: float,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> dict[str, Tensor]:
+    """:func:`prior_latents` of several prompts; `on_progress(done, count)` counts the pictures of all of them.
+
+    shares: prompt -> number of its pictures.
+    """
+    found: dict[str, Tensor] = {}
+    total, before = sum(shares.values()), 0
+
+    def follow(done: int, _: int) -> None:
+        if on_progress:
+            on_progress(before + done, total)
+
+    for prompt, count in shares.items():
+        found[prompt] = prior_latents(
+            base, prompt, count, resolution, steps=steps, guidance=guidance, on_progress=follow
+        )
+        before += count
+    return found
 
 
 def prior_examples(latents: Tensor, prompt: int, resolution: int) -> tuple[Example, ...]:

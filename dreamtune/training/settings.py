@@ -46,6 +46,9 @@ class TrainSettings(Recipe):
     """How often a picture of the subject is seen with the empty prompt in place of its own (0.05 is usual); 0 never."""
     class_prompt: str = _USUAL.thing
     """Prompt of the prior (class) pictures."""
+    class_prompts: tuple[str, ...] = Field(default=(), max_length=100)
+    """Several in place of class_prompt, which share the prior_images evenly: scenes of two things among them keep the
+    subject from becoming the whole picture."""
 
     method: str = "lora"
     """How the weights are changed: a name in dreamtune.adapters.METHODS."""
@@ -197,7 +200,7 @@ class TrainSettings(Recipe):
             raise ValueError(f"resolution = {value} must be a multiple of 8; try {max(8, round(value / 8) * 8)}")
         return value
 
-    @field_validator("instance_prompt", "prompts", "class_prompt", "sample_prompts")
+    @field_validator("instance_prompt", "prompts", "class_prompt", "class_prompts", "sample_prompts")
     @classmethod
     def _known_placeholders(cls, value: str | tuple[str, ...], info: Any) -> str | tuple[str, ...]:
         for template in (value,) if isinstance(value, str) else value:
@@ -219,6 +222,17 @@ class TrainSettings(Recipe):
                     raise ValueError(
                         f"{name} = {template!r} must hold {{token}} as a whole word: nothing else recalls it"
                     )
+        for prompt in self.prior_prompts if self.prior else ():
+            if holds(prompt, self.token):
+                raise ValueError(
+                    f"class prompt {prompt!r} holds the token {self.token!r}: class pictures must not name the subject"
+                )
+        if len(self.class_prompts) > 1 and self.prior_from == "prediction":
+            raise ValueError("prior_from = 'prediction' asks for one class prompt: use class_prompt, or pictures")
+        if len(self.prior_prompts) > self.prior_images:
+            raise ValueError(
+                f"prior_images = {self.prior_images} is less than the {len(self.prior_prompts)} class_prompts need"
+            )
         if self.pivotal and not re.fullmatch(r"\w+", self.token):
             raise ValueError(f"token = {self.token!r} must be one word of letters and digits with pivotal")
         if self.targets == "none" and not (self.pivotal or self.text_encoder):
@@ -245,6 +259,17 @@ class TrainSettings(Recipe):
     def instance_prompts(self) -> tuple[str, ...]:
         """What pictures without a caption are called, filled in."""
         return tuple(map(self.prompt, self.prompts or (self.instance_prompt,)))
+
+    @property
+    def prior_prompts(self) -> tuple[str, ...]:
+        """What class pictures are drawn for, each once, filled in."""
+        return tuple(dict.fromkeys(map(self.prompt, self.class_prompts or (self.class_prompt,))))
+
+    @property
+    def prior_shares(self) -> dict[str, int]:
+        """How many class pictures each of them has: about the same number."""
+        each, rest = divmod(self.prior_images, len(self.prior_prompts))
+        return {prompt: each + (place < rest) for place, prompt in enumerate(self.prior_prompts)}
 
     @classmethod
     def answer_to(cls, key: str, value: Any) -> str | None:

@@ -1,8 +1,8 @@
 """Make the pocket base from nothing: `python -m dreamtune.pocket.pretrain --work DIR`.
 
-Stages vae -> text -> decoder -> unet -> finder -> reader -> image-text, each time-boxed, checkpointed and resumable:
-run the same command again after an interruption. `--stages` picks some of them, `--export` puts the finished parts
-into the package.
+Stages vae -> text -> words -> decoder -> unet -> finder -> reader -> image-text, each time-boxed, checkpointed and
+resumable: run the same command again after an interruption. `--stages` picks some of them, `--export` puts the finished
+parts into the package.
 """
 
 # diffusers and transformers annotate arguments more narrowly than they accept.
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from ..evaluators import Evaluators
 
-STAGES = ("vae", "text", "decoder", "unet", "finder", "reader", "image-text")
+STAGES = ("vae", "text", "words", "decoder", "unet", "finder", "reader", "image-text")
 
 
 def _arguments() -> argparse.Namespace:
@@ -44,9 +44,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads (0: torch's default)")
-    parser.add_argument(
-        "--from-shipped", action="store_true", help="start from the shipped base: its VAE and text encoder stay"
-    )
+    parser.add_argument("--from-shipped", action="store_true", help="start from the shipped base: its VAE stays")
     parser.add_argument("--export", action="store_true", help="write the finished parts into dreamtune/pocket/weights")
     return parser.parse_args()
 
@@ -158,10 +156,11 @@ class Maker:
         return vae.float().to(self.device).eval().requires_grad_(False)
 
     def text_encoder(self) -> CLIPTextModel:
-        """The trained text encoder."""
+        """The trained text encoder: that of the last finished of its two stages."""
         from transformers import CLIPTextModel
 
-        encoder = CLIPTextModel.from_pretrained(self.work / "text" / "model")
+        finished = self.work / "words" / "model"
+        encoder = CLIPTextModel.from_pretrained(finished if finished.exists() else self.work / "text" / "model")
         return encoder.float().to(self.device).eval()  # pyright: ignore[reportArgumentType]
 
     def run(self, stage: str) -> None:
@@ -179,6 +178,8 @@ class Maker:
 
             texts = [c for row in self.world().captions for c in row]
             train_text_encoder(self.config, self.tokenizer, texts, self.work, self.device)
+        elif stage == "words":
+            self._run_words()
         elif stage in ("finder", "reader", "image-text"):
             self._run_evaluator(stage)
         else:
@@ -186,6 +187,17 @@ class Maker:
 
             parts = (self.vae(), self.text_encoder(), self.tokenizer)
             train_unet(self.config, self.base_pictures(), *parts, self.work, self.device)
+
+    def _run_words(self) -> None:
+        from diffusers import UNet2DConditionModel
+        from transformers import CLIPTextModel
+
+        from .words import train_words
+
+        start = self.work / "unet" / "start"
+        reader = UNet2DConditionModel.from_pretrained(start).float() if start.exists() else None
+        encoder = CLIPTextModel.from_pretrained(self.work / "text" / "model").float()
+        train_words(self.config, encoder, reader, self.tokenizer, self.work)
 
     def _run_evaluator(self, stage: str) -> None:
         from ..evaluators.networks import Finder, Reader

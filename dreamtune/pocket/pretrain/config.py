@@ -56,6 +56,7 @@ class PretrainConfig:
         default_factory=lambda: {
             "vae": 16.0,
             "text": 4.0,
+            "words": 60.0,
             "decoder": 12.0,
             "unet": 150.0,
             "finder": 6.0,
