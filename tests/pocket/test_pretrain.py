@@ -156,6 +156,16 @@ def test_all_stages_make_a_base_that_diffusers_loads(tmp_path: Path) -> None:
     measured = json.loads((weights / "evaluators" / "evaluation.json").read_text())
     assert set(measured) >= {"reading", "identity", "image_text"}
 
+    spoken = Maker(config, tmp_path / "spoken", "cpu")  # only the words are learned anew
+    spoken.start_from(base)
+    spoken.run("words")
+    same = export(spoken, tmp_path / "weights3")
+    for part in ("unet", "vae"):
+        name = f"{part}/diffusion_pytorch_model.safetensors"
+        assert (same / name).read_bytes() == (base / name).read_bytes()
+    name = "text_encoder/model.safetensors"
+    assert (same / name).read_bytes() != (base / name).read_bytes()
+
     onward = Maker(replace(config, seed=1), tmp_path / "onward", "cpu")  # else both began from the same random values
     onward.start_from(base)
     onward.run("unet")

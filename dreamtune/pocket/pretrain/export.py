@@ -46,7 +46,8 @@ def export(maker: Maker, weights: Path) -> Path:
 
     The folder is complete or not there: it is built beside its place and then renamed.
     """
-    unet = UNet2DConditionModel.from_pretrained(maker.work / "unet" / "model")
+    trained = maker.work / "unet" / "model"
+    unet = UNet2DConditionModel.from_pretrained(trained if trained.exists() else maker.work / "unet" / "start")
     vae = maker.vae()
     for part in (unet, vae):
         part.register_to_config(_name_or_path="pocket")  # else the work folder's path is saved
