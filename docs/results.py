@@ -38,8 +38,8 @@ _FIGURES = {
 HEAD = """# Results
 
 Made by `make docs` from the files in [benchmarks/results](../benchmarks/results), and never by hand: a test fails when
-the two differ. pocket's text encoder has been trained on since (see the [log](log.md)): figures on the embedded base are
-from before that. What contradicts a paper, or what we hoped for, is printed as it is.
+the two differ. pocket's text encoder has been trained on since (see the [log](log.md)): figures on the embedded base
+are from before that. What contradicts a paper, or what we hoped for, is printed as it is.
 """
 
 LEGEND = """
