@@ -222,14 +222,15 @@ class TrainSettings(Recipe):
                     raise ValueError(
                         f"{name} = {template!r} must hold {{token}} as a whole word: nothing else recalls it"
                     )
-        for prompt in self.prior_prompts if self.prior else ():
-            if holds(prompt, self.token):
+        for template in self.class_prompts or (self.class_prompt,):
+            # A token that is part of the class itself is only remarked on: see data.words.
+            if self.prior and holds(template.format(**{"token": self.token, "class": ""}), self.token):
                 raise ValueError(
-                    f"class prompt {prompt!r} holds the token {self.token!r}: class pictures must not name the subject"
+                    f"class prompt {template!r} names the token {self.token!r}: class pictures are of others"
                 )
         if len(self.class_prompts) > 1 and self.prior_from == "prediction":
             raise ValueError("prior_from = 'prediction' asks for one class prompt: use class_prompt, or pictures")
-        if len(self.prior_prompts) > self.prior_images:
+        if self.prior and len(self.prior_prompts) > self.prior_images:
             raise ValueError(
                 f"prior_images = {self.prior_images} is less than the {len(self.prior_prompts)} class_prompts need"
             )

@@ -74,8 +74,8 @@ def test_a_dry_run_has_them_too(settings: Settings, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
-        ({"class_prompts": ("a {class}", "a {token} {class}")}, "'a sks dog' holds the token 'sks'"),
-        ({"class_prompt": "a SKS {class}"}, "'a SKS dog' holds the token"),
+        ({"class_prompts": ("a {class}", "a {token} {class}")}, "'a {token} {class}' names the token 'sks'"),
+        ({"class_prompt": "a SKS {class}"}, "'a SKS {class}' names the token"),
         ({"class_prompts": SCENES, "prior_from": "prediction"}, "asks for one class prompt"),
         ({"class_prompts": SCENES, "prior_images": 1}, "prior_images = 1 is less than the 2"),
         ({"class_prompts": ("a {class}", " ")}, "class_prompts is empty"),
@@ -84,3 +84,8 @@ def test_a_dry_run_has_them_too(settings: Settings, tmp_path: Path) -> None:
 def test_what_cannot_be(settings: Settings, changes: dict[str, object], told: str) -> None:
     with pytest.raises(ConfigError, match=told):
         settings(**changes)
+
+
+def test_a_token_that_is_part_of_the_class_is_not_refused_for_it(settings: Settings) -> None:
+    config = settings(class_word="toy dog", token="toy")
+    assert config.prior_prompts == ("a photo of a toy dog",)

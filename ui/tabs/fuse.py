@@ -90,8 +90,9 @@ class FuseTab:
         self, method: str, name: str, density: float, balance: bool, whole: bool, text: float, *picked: Any
     ) -> tuple[Any, ...]:
         picks = self.picker.picks(picked)
+        remarks = actions.one_word(self.app, picks)  # a file that cannot be read is told before anything is queued
         job = actions.fuse(self.app, picks, method, name, density, balance, whole, text)
-        for remark in actions.one_word(self.app, picks):
+        for remark in remarks:
             warn(remark)
         return self.panel.follow(job)
 
