@@ -1,0 +1,131 @@
+"""Where a base sees a thing of a class in a picture: a map of its latent cells, from its own attention and noise."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from dreamtune.errors import BaseModelError, ConfigError
+from dreamtune.models.families import USUAL
+from dreamtune.words import one_form, places
+
+if TYPE_CHECKING:
+    from dreamtune.models import Base
+    from dreamtune.models.attention import Size
+    from dreamtune.models.conditioning import Conditioning
+
+NOISES = (0.3, 0.5, 0.7)
+"""Timesteps, as shares of all, at which the base is asked: with less noise words change little, with more it sees
+little."""
+SPREADING = 0.2
+"""Timestep at which its attention says which places look alike: late enough that the picture is nearly whole."""
+SEEDS = 4
+"""Noises per timestep: single ones make the maps uneven."""
+LEAST_CELLS = 6
+"""Shorter side of the smallest layer that is read: on pocket, those of 3 cells tell nothing of the subject."""
+
+
+def class_tokens(base: Base, prompt: str, class_word: str) -> list[int]:
+    """The places of the class word's tokens in what the text encoder is given for `prompt`, its beginning counted.
+
+    Raises ConfigError if the encoder does not read the whole word.
+    """
+    from dreamtune.models.prompts import MARKS, Tokens
+
+    prompt, word = one_form(prompt), one_form(class_word)
+    found = places(prompt, [word])
+    if not found:
+        raise ConfigError(f"the class {class_word!r} is no word: write what the subject is, as dog or teapot")
+    start, end = found[-1]
+    ends = Tokens.of(base.tokenizer, prompt, {}).ends
+    numbers = [place for place, until in enumerate(ends, 1) if start < until <= end]
+    if not numbers or max(numbers) > base.tokenizer.model_max_length - MARKS:
+        raise ConfigError(f"the class {class_word!r} is longer than the base reads: name it in a word or two")
+    return numbers
+
+
+@torch.no_grad()
+def subject_map(base: Base, pixels: Tensor, class_word: str, seed: int = 0) -> Tensor:
+    """(h, w) fp32 on the CPU, 0 to 1: how far each latent cell of a picture (3, H, W) in [-1, 1] is of the class.
+
+    Two maps at a few amounts of noise, both with a prompt for any thing of the class: the attention to the class word's
+    tokens (DAAM, arXiv 2210.04885), and how much the prediction differs from that without words (DiffEdit, Couairon et
+    al., arXiv 2210.11427). Each is averaged by self-attention over what looks alike, and brought to 0 to 1; the map is
+    their product, so that both have to agree.
+
+    Noise is that of CPU generators seeded with `seed` and the numbers after it. Raises ConfigError for a class that is
+    no word or too long for the base, BaseModelError when it makes NaN.
+    """
+    from dreamtune.models.attention import attention_averages
+
+    prompt = USUAL[base.family].prompt("", class_word)
+    tokens = class_tokens(base, prompt, class_word)
+    wanted, empty = base.condition([prompt, ""])
+    empty = base.emptied(empty)
+    latent = base.encode_images(pixels[None])[0].float()
+    size: Size = (latent.shape[-2], latent.shape[-1])
+    marks = torch.zeros(len(wanted.embedding), 1)
+    marks[tokens] = 1
+    differences, attentions = [], []
+    for noised, timestep in _noised(base, latent, NOISES, seed):
+        with attention_averages(base.unet, "attn2", lambda _: marks) as read:
+            told, untold = _predicted(base, noised, timestep, [wanted, empty], pixels).chunk(2)
+        differences.append((told - untold).abs().mean(1).mean(0))
+        maps = [it[: len(noised)] for it in read if min(it.shape[2:]) >= LEAST_CELLS]
+        attentions += [_standardized(_resized(it, size).mean(0)[0]) for it in maps]
+    if not attentions:
+        raise BaseModelError(f"the base {base.id} has no attention of {LEAST_CELLS} cells a side: it shows no places")
+    maps = torch.stack([_stretched(torch.stack(it).mean(0)) for it in (differences, attentions)])
+    spread = []
+    for noised, timestep in _noised(base, latent, (SPREADING,), seed):
+        with attention_averages(base.unet, "attn1", lambda to: _resized(maps[None], to)[0].flatten(1).T) as read:
+            _predicted(base, noised, timestep, [wanted], pixels)
+        finest = max(it[0, 0].numel() for it in read)
+        spread += [_resized(it, size).mean(0) for it in read if it[0, 0].numel() == finest]
+    difference, attention = (_stretched(it) for it in torch.stack(spread).mean(0))
+    found = _stretched(difference * attention).cpu()
+    if not found.isfinite().all():
+        raise BaseModelError(f"the base {base.id} makes NaN of a picture: its weights are damaged or overflow")
+    return found
+
+
+def _noised(base: Base, latent: Tensor, shares: Sequence[float], seed: int) -> Iterator[tuple[Tensor, int]]:
+    """(noised latents (n, c, h, w), timestep) of each of some amounts of noise, as many seeds at once as fit."""
+    scheduler = base.noise_scheduler()
+    generators = [torch.Generator().manual_seed(seed + number) for number in range(SEEDS)]
+    noises = torch.cat([torch.randn(1, *latent.shape, generator=it) for it in generators]).to(latent)
+    for share in shares:
+        timestep = round(share * len(scheduler.alphas_cumprod))
+        kept = float(scheduler.alphas_cumprod[timestep])
+        for some in noises.split(max(1, base.batch_for(base.resolution) // 2)):
+            yield kept**0.5 * latent + (1 - kept) ** 0.5 * some, timestep
+
+
+def _predicted(base: Base, noised: Tensor, timestep: int, prompts: Sequence[Conditioning], pixels: Tensor) -> Tensor:
+    """(prompts * n, c, h, w) fp32: what the UNet predicts for n noised latents, all under the first prompt first."""
+    from dreamtune.models.conditioning import unet_inputs
+
+    height, width = pixels.shape[-2:]
+    told = [it.to(base.device, base.unet.dtype) for it in prompts for _ in noised]
+    time_ids = torch.tensor([height, width, 0, 0, height, width]).to(base.device, base.unet.dtype)
+    batch = noised.to(base.device, base.unet.dtype).repeat(len(prompts), 1, 1, 1)
+    return base.unet(batch, timestep, **unet_inputs(told, time_ids.expand(len(told), -1))).sample.float()
+
+
+def _resized(maps: Tensor, size: Size) -> Tensor:
+    """(n, m, h, w) at another size, smooth."""
+    return F.interpolate(maps, size, mode="bicubic", antialias=True)
+
+
+def _standardized(found: Tensor) -> Tensor:
+    """Mean 0 and deviation 1, so that layers of all levels count alike."""
+    return (found - found.mean()) / found.std().clamp(min=1e-6)
+
+
+def _stretched(found: Tensor) -> Tensor:
+    """From 0 to 1; 0 where a map is the same all over."""
+    return (found - found.min()) / (found.max() - found.min()).clamp(min=1e-6)
