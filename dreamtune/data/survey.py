@@ -144,6 +144,9 @@ def _look(
         try:
             image = masks.read_mask(mask.path, picture.size, mask.sure) if mask is not None else picture.alpha
             weights = None if image is None else masks.cell_weights(image, crop, framing.cell)
+            if mask is not None and weights is None:
+                problem = "shows all of the picture that is used; it masks nothing"
+                remarks.append(Remark(mask.name, problem, "paint black what is not the subject, or remove it"))
         except UnusablePicture as error:
             file = name if mask is None else mask.name
             problem = f"{error.problem}; it masks nothing"
