@@ -1,7 +1,7 @@
 """dreamtune: teach Stable Diffusion a subject with a small adapter.
 
 Importing this package loads nothing heavy; the parts are imported by their own names (`dreamtune.adapters`,
-`dreamtune.pipelines.train`, ...). For notebooks there is :func:`analyze`.
+`dreamtune.pipelines.train`, ...). For notebooks there are :func:`analyze` and :func:`mask`.
 """
 
 from __future__ import annotations
@@ -24,3 +24,15 @@ def analyze(adapters: Sequence[str | Path], out: str | Path | None = None, **set
     # by name: nothing below may import the pipelines, and this package stands below all
     flow = importlib.import_module("dreamtune.pipelines.analyze")
     return flow.analyze(flow.AnalyzeConfig(adapters=[str(path) for path in adapters], **settings), out)
+
+
+def mask(images: str | Path, class_word: str, **settings: Any) -> Any:
+    """Write masks beside the pictures of a folder, white where a base sees the class, for you to correct.
+
+    settings: see dreamtune.pipelines.mask.MaskConfig. Returns its MaskResult and raises what
+    dreamtune.pipelines.mask.mask does.
+    """
+    import importlib
+
+    flow = importlib.import_module("dreamtune.pipelines.mask")
+    return flow.mask(flow.MaskConfig(images=images, class_word=class_word, **settings))

@@ -23,6 +23,7 @@ from dreamtune.pipelines.commands import (
     generate,
     inspect,
     jobs,
+    mask,
     pocket,
     train,
     trim,
@@ -43,6 +44,7 @@ app.command()(analyze.analyze)
 app.command()(trim.trim)
 app.command()(fuse.fuse)
 app.command()(check.check)
+app.command()(mask.mask)
 app.command()(doctor.doctor)
 app.command()(jobs.worker)
 app.command()(ui.ui)
