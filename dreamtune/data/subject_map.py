@@ -26,7 +26,7 @@ SPREADING = 0.2
 SEEDS = 4
 """Noises per timestep: single ones make the maps uneven."""
 LEAST_CELLS = 6
-"""Shorter side of the smallest layer that is read: on pocket, those of 3 cells tell nothing of the subject."""
+"""Shorter side of the smallest layer that is read, if there is one: on pocket, those of 3 cells tell nothing."""
 
 
 def class_tokens(base: Base, prompt: str, class_word: str) -> list[int]:
@@ -75,10 +75,9 @@ def subject_map(base: Base, pixels: Tensor, class_word: str, seed: int = 0) -> T
         with attention_averages(base.unet, "attn2", lambda _: marks) as read:
             told, untold = _predicted(base, noised, timestep, [wanted, empty], pixels).chunk(2)
         differences.append((told - untold).abs().mean(1).mean(0))
-        maps = [it[: len(noised)] for it in read if min(it.shape[2:]) >= LEAST_CELLS]
+        least = min(LEAST_CELLS, max(min(it.shape[2:]) for it in read))
+        maps = [it[: len(noised)] for it in read if min(it.shape[2:]) >= least]
         attentions += [_standardized(_resized(it, size).mean(0)[0]) for it in maps]
-    if not attentions:
-        raise BaseModelError(f"the base {base.id} has no attention of {LEAST_CELLS} cells a side: it shows no places")
     maps = torch.stack([_stretched(torch.stack(it).mean(0)) for it in (differences, attentions)])
     spread = []
     for noised, timestep in _noised(base, latent, (SPREADING,), seed):

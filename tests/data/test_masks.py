@@ -99,6 +99,21 @@ def test_what_is_wrong_with_a_mask(tmp_path: Path) -> None:
     assert [photo.mask for photo in subject.photos] == [None] * 4
 
 
+def test_a_mask_that_shows_everything_is_remarked_on(tmp_path: Path) -> None:
+    noise(0, (64, 48)).save(tmp_path / "white.png")
+    painted(tmp_path / "white.mask.png", (64, 48), (0, 0, 64, 48))
+    noise(1, (64, 48)).save(tmp_path / "beside.png")
+    painted(tmp_path / "beside.mask.png", (64, 48), (4, 0, 60, 48))  # all that cropping leaves
+    subject = load(tmp_path)
+    assert [photo.mask for photo in subject.photos] == [None, None]
+    assert [str(remark) for remark in subject.remarks] == [
+        f"{name}.mask.png: shows all of the picture that is used; it masks nothing; paint black what is not the "
+        "subject, or remove it"
+        for name in ("beside", "white")
+    ]
+    assert subject.skipped == ()
+
+
 def test_a_fully_transparent_picture_is_left_out(tmp_path: Path) -> None:
     noise(0).save(tmp_path / "good.png")
     Image.new("RGBA", (64, 64)).save(tmp_path / "nothing.png")
