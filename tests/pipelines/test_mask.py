@@ -126,7 +126,12 @@ def test_two_pictures_of_one_name(folder: Path, tiny: Path, half: None) -> None:
 
 @pytest.mark.parametrize(("share", "why"), [(0.0, "no dog was found"), (1.0, "no background was found")])
 def test_everything_or_nothing(
-    folder: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], share: float, why: str
+    folder: Path,
+    tiny: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    share: float,
+    why: str,
 ) -> None:
     def cut_out(picture: np.ndarray, found: np.ndarray, grab: bool) -> tuple[np.ndarray, float]:
         failed = np.full(picture.shape[:2], bool(share))
