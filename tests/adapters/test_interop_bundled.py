@@ -8,8 +8,10 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from dreamtune.adapters.interop import read_adapter
+from dreamtune.adapters import AdapterFile
+from dreamtune.adapters.interop import bundle_embeddings, read_adapter
 
+SDXL = (("clip_l", 768), ("clip_g", 1280))
 KOHYA = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn2_to_k"
 
 
@@ -64,6 +66,18 @@ def test_what_is_left_out(width: int, tensors: dict[str, Tensor], remark: str, t
     imported = read_adapter(tmp_path / "a.safetensors")
     assert (len(imported.file.layers), imported.file.embeddings) == (1, {})
     assert any(re.search(remark, it) for it in imported.remarks), imported.remarks
+
+
+def test_several_words_in_both_text_encoders(tmp_path: Path) -> None:
+    given = {f"bundle_emb.{word}.{key}": vectors(n, w) for n, word in enumerate(("sks", "zwx"), 1) for key, w in SDXL}
+    save_file(lora(2048) | given, tmp_path / "a.safetensors")
+    file = read_adapter(tmp_path / "a.safetensors").file
+    assert file.new_words == {
+        word: {"text_encoder": (n, 768), "text_encoder_2": (n, 1280)} for n, word in enumerate(("sks", "zwx"), 1)
+    }
+    assert bundle_embeddings(file, torch.float32).keys() == given.keys()
+    file.save(tmp_path / "own.safetensors")
+    assert AdapterFile.load(tmp_path / "own.safetensors").new_words == file.new_words
 
 
 def test_vectors_of_several_words(tmp_path: Path) -> None:
