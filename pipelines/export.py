@@ -90,20 +90,22 @@ def export(
     base: str | None = None,
     any_base: bool = False,
     bundle: bool = False,
+    token: str | None = None,
 ) -> ExportResult:
     """Write the adapter in the format `form` (see FORMATS) to `out`, which must not exist, read it and compare.
 
     dtype: of the tensors written, one of DTYPES; by default fp32, or for a checkpoint its own. rank: make it plain LoRA
     of this rank at most; needed where the format lacks the method and ΔW has no small exact factors. base: the model
     that the adapter is for; a whole base defaults to the adapter's own. any_base: allow one with other weights. bundle:
-    put the token's own vectors into a file of the format kohya, as A1111 and Forge read them.
+    put the tokens' own vectors into a file of the format kohya, as A1111 and Forge read them. token: whose vectors the
+    format embedding writes, where the adapter has those of several.
 
     Raises ConfigError for options that do not fit each other or the adapter, AdapterFileError and BaseModelError for
     files that cannot be read or written, IncompatibleModelError for a base that the adapter does not fit.
     """
     began = time.monotonic()
     place = Path(out).expanduser()
-    _check_options(form, dtype, rank, bundle, place)
+    _check_options(form, dtype, rank, bundle, token, place)
     use = AdapterUse.load(str(adapter))
     if not use.as_trained:
         raise ConfigError("a strength cannot be exported: give the file alone, and the strength where it is used")
@@ -120,7 +122,7 @@ def export(
     if form == "embedding":
         assert precision is not None
         written_as, energy = "embeddings", dict[str, float]()
-        write = partial(write_embedding, file, precision)
+        write = partial(write_embedding, file, precision, token)
     elif model is not None and weights is not None and form in _WHOLE:
         from dreamtune.pipelines.merged import write_merged
 
@@ -128,14 +130,14 @@ def export(
         source = Path(str(name)).expanduser()
         write = partial(write_merged, form, file, model, weights, source, precision, any_base=any_base)
     else:
-        from dreamtune.adapters.interop import bundle_embedding, limits
+        from dreamtune.adapters.interop import bundle_embeddings, limits
 
         assert precision is not None
         plain, energy = converted(file, form, rank, weights)
         written_as = plain.method
         remarks += limits(plain, form, weights)
         sdxl = None if model is None else model.family == "sdxl"
-        beside = bundle_embedding(file, precision) if bundle else {}
+        beside = bundle_embeddings(file, precision) if bundle else {}
         write = partial(write_adapter, plain, form, energy, precision, weights, sdxl, beside)
     with complete(place, AdapterFileError) as target:
         written = write(target)
@@ -158,23 +160,23 @@ def _check_embeddings(file: AdapterFile, form: str, bundle: bool) -> list[str]:
     """A remark if a format leaves the embeddings out. Raises ConfigError if nothing, or not the same, would be left."""
     if not file.embeddings or form == "embedding":
         return []
-    word = file.trigger
+    words = " and ".join(map(repr, file.new_words))
     if form in _WHOLE:
         raise ConfigError(
-            f"the embeddings of {word!r} cannot be merged into a base: export the adapter as lora, peft or kohya, and "
+            f"the embeddings of {words} cannot be merged into a base: export the adapter as lora, peft or kohya, and "
             "once more as embedding"
         )
     if not file.layers:
-        raise ConfigError(f"the adapter holds nothing but embeddings of {word!r}: use the format embedding")
+        raise ConfigError(f"the adapter holds nothing but embeddings of {words}: use the format embedding")
     if bundle:
-        return [
-            f"A1111 and Forge read {word!r} from this file; diffusers reads none that has embeddings, not even LoRA"
-        ]
+        return [f"A1111 and Forge read {words} from this file; diffusers reads none that has embeddings, not even LoRA"]
     also = ", or bundle them for A1111 and Forge" if form == "kohya" else ""
-    return [f"the embeddings of {word!r} are not in there: export them too, with the format embedding{also}"]
+    return [f"the embeddings of {words} are not in there: export them too, with the format embedding{also}"]
 
 
-def _check_options(form: str, dtype: str | None, rank: int | None, bundle: bool, place: Path) -> None:
+def _check_options(
+    form: str, dtype: str | None, rank: int | None, bundle: bool, token: str | None, place: Path
+) -> None:
     if form not in FORMATS:
         raise ConfigError(f"format = {form!r} must be one of {', '.join(FORMATS)}")
     if dtype not in (None, *DTYPES):
@@ -185,6 +187,8 @@ def _check_options(form: str, dtype: str | None, rank: int | None, bundle: bool,
         raise ConfigError(f"rank = {rank} must be at least 1")
     if bundle and form != "kohya":
         raise ConfigError(f"embeddings are bundled with the format kohya alone, not with {form}: leave it out")
+    if token is not None and form != "embedding":
+        raise ConfigError(f"a token is for the format embedding, not for {form}, which has all words: leave it out")
     is_file = place.suffix == ".safetensors"
     if form == "diffusers" and is_file:
         raise ConfigError(f"{place} is to be a folder: give a name without .safetensors")

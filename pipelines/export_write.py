@@ -32,12 +32,14 @@ def converted(
     return plain.file, {path: share for path, share in plain.energy.items() if share < 1}
 
 
-def write_embedding(file: AdapterFile, dtype: torch.dtype, target: Path) -> Iterator[tuple[str, Tensor]]:
+def write_embedding(
+    file: AdapterFile, dtype: torch.dtype, token: str | None, target: Path
+) -> Iterator[tuple[str, Tensor]]:
     """Write `target`; there is no ΔW to compare."""
     from dreamtune.adapters import container
     from dreamtune.adapters.interop import to_embedding
 
-    container.write_plain(target, *to_embedding(file, dtype))
+    container.write_plain(target, *to_embedding(file, dtype, token))
     return iter(())
 
 

@@ -74,7 +74,7 @@ def fuse(config: FuseConfig, out: str | Path, on_progress: OnProgress | None = N
     began, tell = time.monotonic(), on_progress
     place = Path(out).expanduser()
     checked = check(config, place)
-    uses, taken, word = checked.uses, checked.ingredients, checked.word
+    uses, taken, vectors = checked.uses, checked.ingredients, checked.vectors
 
     from dreamtune.fusion import as_file, common_layers, fuse_layers
 
@@ -89,7 +89,7 @@ def fuse(config: FuseConfig, out: str | Path, on_progress: OnProgress | None = N
         recorder = Recorder(model, records, config.steps, USUAL[model.family].guidance, config.seed)
         layers = Stages(taken, checked.options, weights, *read, recorder, tell).run()
     rank, whole = (None, True) if config.rank == "full" else (config.rank, config.format == "checkpoint")
-    fused = as_file(layers, records, rank, whole=whole, word=word, **description(config, uses, word))
+    fused = as_file(layers, records, rank, whole=whole, vectors=vectors, **description(config, uses, list(vectors)))
     with complete(place, AdapterFileError) as target:
         if config.format == "adapter":
             with_energy(fused).save(target)

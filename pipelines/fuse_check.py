@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dreamtune.errors import ConfigError
+from dreamtune.errors import ConfigError, IncompatibleModelError
 from dreamtune.models.families import USUAL, Usual
 from dreamtune.pipelines.adapter_use import AdapterUse
 from dreamtune.pipelines.files import check_place
 from dreamtune.pipelines.fuse_config import FuseConfig
 from dreamtune.pipelines.fuse_prompts import adapter_prompts, usual_captions
 from dreamtune.pipelines.fuse_stages import WORDS
+from dreamtune.words import same
 
 if TYPE_CHECKING:
-    from dreamtune.adapters import AdapterFile
+    from torch import Tensor
+
     from dreamtune.fusion import FusionOptions, Ingredient
 
 
@@ -29,7 +31,8 @@ class Checked:
     ingredients: Sequence[Ingredient]
     """The same for the fusion."""
     options: FusionOptions
-    word: AdapterFile | None
+    vectors: Mapping[str, Mapping[str, Tensor]]
+    """Embeddings of new words, as AdapterFile.vectors has them, of all adapters."""
     reads: bool
     """Whether prompts are read and drawn, see :func:`texts`."""
     remarks: tuple[str, ...]
@@ -49,7 +52,7 @@ def check(config: FuseConfig, place: Path) -> Checked:
         uses=uses,
         ingredients=ingredients,
         options=FusionOptions(config.method, config.density, config.balance, config.seed),
-        word=_word(config, uses),
+        vectors=_vectors(config, uses),
         reads=texts(config, uses, USUAL["sd1"]) is not None,  # what is wrong with them is so on any base
         remarks=(*one_word(uses), *(it for use in given for it in use.remarks)),
     )
@@ -108,17 +111,32 @@ def texts(config: FuseConfig, uses: Sequence[AdapterUse], usual: Usual) -> tuple
     return prompts, config.captions or usual_captions(uses, usual)
 
 
-def _word(config: FuseConfig, uses: Sequence[AdapterUse]) -> AdapterFile | None:
-    """The one adapter whose embeddings of a new word go along. Raises ConfigError where they cannot."""
-    found = [use for use in uses if use.file.embeddings]
-    if found and config.format == "checkpoint":
-        raise ConfigError(
-            f"the embeddings of {found[0].file.trigger!r} cannot be in a checkpoint: fuse to an adapter, or export "
-            f"{found[0].path.name} with the format embedding and train without a new word"
-        )
-    if len(found) > 1:
-        raise ConfigError(
-            f"{' and '.join(use.path.name for use in found)} each have embeddings of a new word, and one file holds "
-            "one: generate with both adapters side by side"
-        )
-    return found[0].file if found else None
+def _vectors(config: FuseConfig, uses: Sequence[AdapterUse]) -> dict[str, dict[str, Tensor]]:
+    """The embeddings of new words that go along. Raises ConfigError and IncompatibleModelError where they cannot."""
+    found: dict[str, dict[str, Tensor]] = {}
+    owners: dict[str, AdapterUse] = {}
+    for use in uses:
+        for word, own in use.file.vectors.items():
+            if config.format == "checkpoint":
+                raise ConfigError(
+                    f"the embeddings of {word!r} cannot be in a checkpoint: fuse to an adapter, or export "
+                    f"{use.path.name} with the format embedding and train without a new word"
+                )
+            for known, owner in owners.items():
+                if same(known, word):
+                    raise ConfigError(
+                        f"{owner.path.name} and {use.path.name} both have embeddings of {word!r}, and one word has "
+                        "those of one: train one again with another token"
+                    )
+                if _widths(found[known]) != _widths(own):
+                    raise IncompatibleModelError(
+                        f"the embeddings of {known!r} in {owner.path.name} and of {word!r} in {use.path.name} are for "
+                        "different bases: fuse adapters of one base"
+                    )
+            found[word], owners[word] = own, use
+    return found
+
+
+def _widths(vectors: Mapping[str, Tensor]) -> dict[str, int]:
+    """Text encoder -> width of a word's embeddings there."""
+    return {part: tensor.shape[1] for part, tensor in vectors.items()}

@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from dreamtune.models import Base
 
 
-def description(config: FuseConfig, uses: Sequence[AdapterUse], word: AdapterFile | None) -> dict[str, Any]:
-    """What the file says of itself: the words and classes of all subjects, first that of `word`, which is a new one."""
-    first, *others = subjects([*([word] if word else []), *(use.file for use in uses)]) or [("", "")]
+def description(config: FuseConfig, uses: Sequence[AdapterUse], new_words: Sequence[str]) -> dict[str, Any]:
+    """What the file says of itself: the words and classes of all subjects, those of `new_words` first."""
+    first, *others = subjects([use.file for use in uses], new_words) or [("", "")]
     parts = [
         use.to_dict() | {"method": use.file.method, "trigger": use.file.trigger, "class": use.file.class_word}
         for use in uses
@@ -38,13 +38,14 @@ def description(config: FuseConfig, uses: Sequence[AdapterUse], word: AdapterFil
     }
 
 
-def subjects(files: Sequence[AdapterFile]) -> list[tuple[str, str]]:
+def subjects(files: Sequence[AdapterFile], new_words: Sequence[str] = ()) -> list[tuple[str, str]]:
     """Word and class of every subject of the files that has a word, each word once.
 
-    If none has a word, the class that all of them are of.
+    First come `new_words`, which have embeddings in their files, then the other subjects of these files. If none has a
+    word, the class that all of them are of.
     """
-    found: dict[str, tuple[str, str]] = {}
-    for file in files:
+    found: dict[str, tuple[str, str]] = {word.lower(): (word, "") for word in new_words}
+    for file in sorted(files, key=lambda it: not it.new_words):
         for token, kind in file.subjects:
             known = found.get(token.lower(), (token, ""))
             if token and not known[1]:

@@ -126,13 +126,12 @@ class Recorder:
 
     @contextmanager
     def _acting(self, changes: Changes) -> Iterator[None]:
-        """Changes and word on the base, for the length of the block."""
+        """Changes and words on the base, for the length of the block."""
         with ExitStack() as stack:
             file = changes.file(self.records)
             if file is not None:
                 stack.enter_context(self.base.put_on(file, any_base=True)).merge()  # whether it fits was checked before
-            word = None if changes.word is None else changes.word.word()
-            if word is not None:
+            for word in [] if changes.words_of is None else changes.words_of.words():
                 self.base.teach(word)
                 stack.callback(word.detach)
             yield
@@ -173,11 +172,11 @@ class Recorder:
 
 @dataclass(frozen=True, eq=False)
 class Changes:
-    """What acts on a base: changes of layers, and the embeddings of a new word."""
+    """What acts on a base: changes of layers, and the embeddings of new words."""
 
     deltas: Mapping[str, Delta]
-    word: AdapterFile | None = None
-    """The file whose word it is, which may have none."""
+    words_of: AdapterFile | None = None
+    """The file whose new words they are, which may have none."""
 
     def file(self, records: Mapping[str, LayerRecord]) -> AdapterFile | None:
         """The deltas as a file, whole; None without any."""
@@ -193,8 +192,10 @@ class Changes:
         from dreamtune.fusion import content_digest
 
         file = self.file(records)
-        word = None if self.word is None or not self.word.embeddings else self.word
-        return [content_digest(it) for it in (file, word) if it is not None] + [word.trigger if word else ""]
+        told = self.words_of if self.words_of is not None and self.words_of.new_words else None
+        return [content_digest(it) for it in (file, told) if it is not None] + [
+            " ".join(told.new_words) if told else ""
+        ]
 
 
 def _cache() -> Cache:

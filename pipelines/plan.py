@@ -43,6 +43,8 @@ class PlanResult:
     """Different prompts that these pictures are seen with, the empty one aside."""
     class_pictures: int
     """Of the prior; 0 without, or when it needs none."""
+    composites: int
+    """Pictures of the subject beside other things; 0 without `compose`."""
     batch: int
     """Subject pictures per optimizer step: batch_size times accumulation."""
     steps_per_epoch: float
@@ -110,9 +112,10 @@ def plan(config: TrainConfig, out: str | Path, on_progress: OnProgress | None = 
         buckets=tuple((*size, count * (2 if config.flip else 1)) for size, count in sizes.most_common()),
         captions=len(subject.prompts),
         class_pictures=len(data.prior),
+        composites=len(data.composites),
         batch=batch,
-        steps_per_epoch=examples / batch,
-        epochs=config.steps * batch / examples,
+        steps_per_epoch=examples / batch / (1 - config.compose),
+        epochs=config.steps * batch * (1 - config.compose) / examples,
         scale=method.scale,
         layers=len(prepared.attached.adapters),
         parameters=sum(parameter.numel() for parameter in prepared.attached.parameters()),
@@ -120,7 +123,8 @@ def plan(config: TrainConfig, out: str | Path, on_progress: OnProgress | None = 
         seconds=seconds * config.steps,
         memory=_peak_memory(str(base.device)),
         disk=_run_size(prepared, checkpoint),
-        cache=sum(4 * example.latent.numel() for example in data.subjects)
+        cache=sum(4 * example.latent.numel() for example in (*data.subjects, *data.composites))
+        + sum(prepared.other_shares.values()) * 7 * subject.resolution**2
         + sum(4 * example.latent.numel() + 3 * subject.resolution**2 for example in data.prior),
         disk_free=shutil.disk_usage(_existing(folder.path)).free,
     )
@@ -131,7 +135,7 @@ def _random_data(prepared: Prepared) -> TrainingData:
     import torch
 
     from dreamtune.data.example import Example
-    from dreamtune.data.prior import prior_examples
+    from dreamtune.data.prior import picture_time_ids, prior_examples
     from dreamtune.training.data import TrainingData
 
     config, base, subject = prepared.config, prepared.base, prepared.subject
@@ -148,11 +152,15 @@ def _random_data(prepared: Prepared) -> TrainingData:
             mask = None if photo.mask is None else torch.from_numpy(photo.mask.copy())
             rows = tuple(prompts[caption] for caption in captions)
             subjects.append(Example(noise(*photo.crop.size), rows, mask, photo.crop.time_ids(mirrored)))
+    side = subject.resolution
+    composites = tuple(
+        Example(noise(side, side), prepared.composed_rows(it), None, picture_time_ids(side))
+        for it in prepared.composites
+    )
     texts = prepared.texts
     rows = {texts.index(prompt): count for prompt, count in config.prior_shares.items()} if config.prior else {}
     prior: tuple[Example, ...] = ()
     if config.prior_from == "pictures":
-        side = subject.resolution
         for row, count in rows.items():
             prior += prior_examples(torch.stack([noise(side, side)] * count), row, side)
     return TrainingData(
@@ -161,6 +169,7 @@ def _random_data(prepared: Prepared) -> TrainingData:
         tuple(prepared.read(texts)),
         texts,
         class_prompt=None if prior or not rows else next(iter(rows)),
+        composites=composites,
         empty=prepared.empty,
     )
 

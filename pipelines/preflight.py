@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +21,7 @@ from dreamtune.training.config import TrainConfig
 
 if TYPE_CHECKING:
     from dreamtune.adapters import AttachedParts
+    from dreamtune.data.composites import Composite
     from dreamtune.data.images import Remark
     from dreamtune.data.subject import Subject
     from dreamtune.evaluation import Judge
@@ -45,6 +46,8 @@ class Prepared:
     """On the base with strength 0, which is exactly the base, until training begins."""
     judge: Judge | None = None
     """Who scores the run's pictures; None without scores."""
+    composites: Sequence[Composite] = ()
+    """Those that are to be made of the subject's pictures; none without `compose`."""
     past: Past | None = None
     """Of a run that goes on."""
     told: Mapping[str, Any] = field(default_factory=dict)
@@ -55,14 +58,32 @@ class Prepared:
         """The base under the noise of the training, to draw samples and scores; class pictures are drawn by itself."""
         return self.base.with_zero_terminal_snr() if self.config.zero_terminal_snr else self.base
 
-    @property
+    @cached_property
     def texts(self) -> tuple[str, ...]:
         """Every prompt that training needs, once: the pictures', with prior preservation the class prompts, with
-        caption dropout the empty one.
+        caption dropout the empty one, those of composites.
         """
         prior = self.config.prior_prompts if self.config.prior else ()
         empty = ("",) if self.config.caption_dropout else ()
-        return tuple(dict.fromkeys((*self.subject.prompts, *prior, *empty)))
+        composed = (text for it in self.composites for text in it.captions(self.name))
+        return tuple(dict.fromkeys((*self.subject.prompts, *prior, *empty, *composed)))
+
+    @property
+    def name(self) -> str:
+        """What captions of composites call the subject."""
+        return f"{self.config.token} {self.config.class_word}"
+
+    @property
+    def other_shares(self) -> dict[str, int]:
+        """Other thing of composites -> how many pictures of it are drawn."""
+        from dreamtune.data.composites import others_of_each
+
+        things = self.config.other_things if self.composites else ()
+        return dict.fromkeys(things, others_of_each(things)) if things else {}
+
+    def composed_rows(self, composite: Composite) -> tuple[int, ...]:
+        """Places in :attr:`texts` of the captions of a composite."""
+        return tuple(map(self.texts.index, composite.captions(self.name)))
 
     @property
     def empty(self) -> int | None:
@@ -127,6 +148,7 @@ def preflight(config: TrainConfig, folder: RunFolder, resume: bool, tell: OnProg
     images = check(config, folder, resume)
 
     from dreamtune.data.buckets import Framing
+    from dreamtune.data.composites import mask_digest, plan_composites
     from dreamtune.data.subject import load_subject
     from dreamtune.data.words import caption_remarks, token_remarks
     from dreamtune.models import family_of, load_base
@@ -160,10 +182,11 @@ def preflight(config: TrainConfig, folder: RunFolder, resume: bool, tell: OnProg
     )
     words = () if config.pivotal else token_remarks(config.token, config.class_word, base.tokenizer)
     captions = caption_remarks(subject.photos, base.tokenizer, (config.token,), _new_words(config))
-    subject = replace(subject, remarks=(*words, *prompts, *subject.remarks, *captions))
+    composites, left_out = plan_composites(subject, config.other_things, config.seed) if config.compose else ((), ())
+    subject = replace(subject, remarks=(*words, *prompts, *subject.remarks, *captions, *left_out))
     for remark in subject.remarks:
         tell(Progress("remark", message=str(remark)))
-    pictures = {"pictures": subject.digest}
+    pictures = {"pictures": subject.digest + (mask_digest(composites) if composites else "")}
     if past:
         past.check(pictures, images)
     objective = Objective.of(base.noise_scheduler().alphas_cumprod, base.prediction_type, config)
@@ -176,7 +199,7 @@ def preflight(config: TrainConfig, folder: RunFolder, resume: bool, tell: OnProg
         past.check(of_judge, f"{config.dino} and {config.clip}")
     told = {**(past.training if past else {}), **started}
     contents |= pictures | of_judge
-    return Prepared(config, base, contents, subject, objective, attached, judge, past, told)
+    return Prepared(config, base, contents, subject, objective, attached, judge, composites, past, told)
 
 
 def check(config: TrainConfig, folder: RunFolder, resume: bool = False) -> Path:

@@ -47,8 +47,8 @@ def too_long(
     from dreamtune.data.words import brief, length_remarks
 
     on = [use for use in uses if use.strength]
-    new = [word for use in on if (word := use.file.word())]
-    words = {word.word: range(len(next(iter(word.vectors.values())))) for word in new}
+    new = [it for use in on for it in use.file.new_words.items()]
+    words = {word: range(next(iter(sizes.values()))[0]) for word, sizes in new}
     tokens = [token] if token else [it for use in on for it in use.file.tokens]
     remarks = length_remarks(name or f"the prompt {brief(prompt)!r}", prompt, base.tokenizer, tokens, words)
     return [str(remark) for remark in remarks]

@@ -10,6 +10,7 @@ from dreamtune.errors import ConfigError, IncompatibleModelError
 from dreamtune.pipelines.adapter_use import AdapterUse, digest_of
 from dreamtune.pipelines.progress import OnProgress, Progress
 from dreamtune.training.config import TrainConfig
+from dreamtune.words import same
 
 if TYPE_CHECKING:
     from dreamtune.adapters import AttachedParts, NewWord
@@ -50,15 +51,21 @@ class StartFile:
             chosen["method_options"] = file.config.form() | config.method_options
         if self.own and file.trigger and "token" not in given:
             chosen["token"] = file.trigger
-        counts = {count for count, _ in file.embeddings.values()}
+        new = self._word(chosen.get("token", config.token))
+        counts = {count for count, _ in file.new_words.get(new, {}).values()}
         if counts and "pivotal" not in given:
             chosen["pivotal"] = max(counts)
         elif counts and config.pivotal not in counts:
             raise ConfigError(
                 f"pivotal = {config.pivotal}, but {self.use.path.name} has {max(counts)} vectors of its own for "
-                f"{file.trigger!r}: set pivotal to that, or leave it away"
+                f"{new!r}: set pivotal to that, or leave it away"
             )
         return config.changed(**chosen, start_from=self.use.path.resolve())
+
+    def _word(self, token: str) -> str:
+        """The word of the file whose embeddings a training of `token` begins at: its own, or else the first."""
+        words = self.use.file.new_words
+        return next((word for word in words if same(word, token)), next(iter(words), ""))
 
     def begin(self, config: TrainConfig, base: Base, attached: AttachedParts, tell: OnProgress) -> dict[str, Any]:
         """Let what is attached begin at the file; what the new adapter's file tells of that.
@@ -87,10 +94,13 @@ class StartFile:
                         "text_encoder",
                     )
                 )
-        word = file.word()
-        if word is not None:
-            _begin_word(attached, word)
-        if self.own and file.trigger and file.trigger != config.token:
+        for word in file.words():
+            if word.word == self._word(config.token):
+                _begin_word(attached, word)
+            else:
+                message = f"{self.use.path.name} has vectors for {word.word!r} too, which are not trained here"
+                tell(Progress("remark", message=message))
+        if self.own and file.trigger and config.token not in file.tokens:
             message = f"{self.use.path.name} was trained for {file.trigger!r}, this training says {config.token!r}"
             tell(Progress("remark", message=message))
         return {"file": self.use.path.name, "sha256": self.use.digest, "method": file.method, **told}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -20,6 +20,8 @@ from dreamtune.training.launched import is_first
 from dreamtune.training.signals import stop_on_signal
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from dreamtune.training.data import TrainingData
     from dreamtune.training.trainer import StepRecord
 
@@ -216,8 +218,10 @@ def _run(
 
 def _encode(plan: Prepared, tell: OnProgress, stop: threading.Event) -> TrainingData:
     """Latents and embeddings, from the cache where they are there, else computed. Raises Interrupted."""
+    from dreamtune.data.composites import composite_examples
     from dreamtune.data.encode import prompt_conditionings, subject_examples
     from dreamtune.data.prior import all_prior_latents, prior_examples
+    from dreamtune.models.families import USUAL
     from dreamtune.training.data import TrainingData
 
     config, base, subject = plan.config, plan.base, plan.subject
@@ -233,23 +237,40 @@ def _encode(plan: Prepared, tell: OnProgress, stop: threading.Event) -> Training
     subjects = subject_examples(base, subject, config.flip, on_progress=follow("latents", "latents"))
     texts = plan.texts
     prompts = tuple(prompt_conditionings(base, texts))
-    if not config.prior:
-        return TrainingData(subjects, (), prompts, texts, empty=plan.empty)
-    if config.prior_from == "prediction":
-        row = texts.index(config.prior_prompts[0])
-        return TrainingData(subjects, (), prompts, texts, class_prompt=row, empty=plan.empty)
-    latents = all_prior_latents(
-        base,
-        config.prior_shares,
-        subject.resolution,
-        steps=config.sampling_steps,
-        guidance=config.guidance,
-        on_progress=follow("prior", "class pictures"),
+
+    def drawn(shares: Mapping[str, int], what: str) -> dict[str, Tensor]:
+        return all_prior_latents(
+            base,
+            shares,
+            subject.resolution,
+            steps=config.sampling_steps,
+            guidance=config.guidance,
+            on_progress=follow("prior", what),
+        )
+
+    predicted = config.prior and config.prior_from == "prediction"
+    prior = () if predicted or not config.prior else drawn(config.prior_shares, "class pictures").items()
+    composites = ()
+    if plan.composites:
+        asked = {thing: USUAL[base.family].prompt("", thing) for thing in plan.other_shares}
+        others = drawn({asked[thing]: count for thing, count in plan.other_shares.items()}, "pictures of other things")
+        composites = composite_examples(
+            base,
+            plan.composites,
+            {thing: others[prompt] for thing, prompt in asked.items()},
+            plan.composed_rows,
+            subject.resolution,
+            on_progress=follow("latents", "composites"),
+        )
+    return TrainingData(
+        subjects,
+        tuple(it for text, own in prior for it in prior_examples(own, texts.index(text), subject.resolution)),
+        prompts,
+        texts,
+        class_prompt=texts.index(config.prior_prompts[0]) if predicted else None,
+        composites=composites,
+        empty=plan.empty,
     )
-    prior = [
-        it for prompt, own in latents.items() for it in prior_examples(own, texts.index(prompt), subject.resolution)
-    ]
-    return TrainingData(subjects, tuple(prior), prompts, texts, empty=plan.empty)
 
 
 def _report(plan: Prepared, result: TrainResult) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,7 +40,7 @@ class TrimResult:
 def trim(adapter: str | Path, out: str | Path, energy: float = 0.95, base: str | None = None) -> TrimResult:
     """Write the adapter as LoRA of the smallest rank in each layer that keeps the share `energy` of ‖ΔW‖².
 
-    base: the model that it is for, needed where ΔW depends on its weights. Embeddings of the trigger are kept.
+    base: the model that it is for, needed where ΔW depends on its weights. Embeddings of its words are kept.
 
     Raises ConfigError for an `energy` that is no share, for `out` that is there already, or where the base is needed
     and missing; AdapterFileError, BaseModelError and IncompatibleModelError for files that cannot be used.
@@ -68,8 +68,7 @@ def trim(adapter: str | Path, out: str | Path, energy: float = 0.95, base: str |
         raise ConfigError(f"the change of {file.method} depends on the base's weights: give --base")
     ranks = {path: max(1, spectrum.rank_for(energy)) for path, spectrum in spectra.items()}
     plain = plain_lora(file, ranks, weights)
-    embeddings = {f"embedding.{part}": file.tensors[f"embedding.{part}"] for part in file.embeddings}
-    smaller = replace(plain.file, embeddings=file.embeddings, tensors={**plain.file.tensors, **embeddings})
+    smaller = plain.file.with_vectors(file.vectors)
     squares = {path: spectrum.norm**2 for path, spectrum in spectra.items()}
     total = sum(squares.values())
     with complete(place, AdapterFileError) as target:

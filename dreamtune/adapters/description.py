@@ -15,7 +15,7 @@ from dreamtune.errors import AdapterFileError, ConfigError
 from .base import Adapter, MethodConfig
 from .fingerprint import Fingerprint
 from .methods import METHODS
-from .parts import TEXT_ENCODERS
+from .vocabulary import Sizes, embeddings_of, further_embeddings_of
 
 DAMAGED = "the file is damaged or was edited: copy it again"
 """Remedy in errors about content that no dreamtune wrote."""
@@ -110,6 +110,8 @@ class Description:
     """Words and classes of further subjects, as a fused file has them."""
     embeddings: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     """Text encoder -> (n, dim) of the embeddings that the trigger has as a new word of its vocabulary, if any."""
+    further_embeddings: Mapping[str, Sizes] = field(default_factory=dict)
+    """Word of `others` -> the same for that word. None has some unless the trigger has."""
     version: str = __version__
     """Of the dreamtune that wrote it."""
 
@@ -122,6 +124,11 @@ class Description:
     def tokens(self) -> tuple[str, ...]:
         """The words that call its subjects."""
         return tuple(token for token, _ in self.subjects if token)
+
+    @property
+    def new_words(self) -> dict[str, Sizes]:
+        """Word -> text encoder -> (n, dim), of all words that have embeddings, the trigger first."""
+        return {self.trigger: self.embeddings, **self.further_embeddings} if self.embeddings else {}
 
     @property
     def called(self) -> str:
@@ -145,6 +152,8 @@ class Description:
         """Our own keys, and those that other tools show. No folder of this machine gets in."""
         layers = {path: layer.to_json() for path, layer in self.layers.items()}
         own = {"dreamtune.embeddings": _to_json(dict(self.embeddings))} if self.embeddings else {}
+        if self.further_embeddings:
+            own["dreamtune.further_embeddings"] = _to_json({w: dict(it) for w, it in self.further_embeddings.items()})
         own |= {"dreamtune.subjects": _to_json([(self.trigger, self.class_word), *self.others])} if self.others else {}
         base, training = _without_folders(self.base), _without_folders(dict(self.training))
         architecture, kohya_base = self._architecture(base)
@@ -186,7 +195,8 @@ class Description:
             class_word=_text(header, "class"),
             training=_mapping(header, "training"),
             others=_others(header),
-            embeddings=_embeddings(header),
+            embeddings=embeddings_of(header),
+            further_embeddings=further_embeddings_of(header, _others(header)),
             version=_text(header, "version"),
         )
 
@@ -234,17 +244,6 @@ def _layer(path: str, value: Any) -> LayerRecord:
     if record is None:
         raise AdapterFileError(f"dreamtune.layers has no size and fingerprint of {path}: {DAMAGED}")
     return record
-
-
-def _embeddings(header: Mapping[str, str]) -> dict[str, tuple[int, int]]:
-    found = {}
-    for part, shape in (_mapping(header, "embeddings") if "dreamtune.embeddings" in header else {}).items():
-        match shape:
-            case [int(count), int(width)] if part in TEXT_ENCODERS and count > 0 < width:
-                found[part] = (count, width)
-            case _:
-                raise AdapterFileError(f"dreamtune.embeddings has no size of the {part}'s: {DAMAGED}")
-    return found
 
 
 def _others(header: Mapping[str, str]) -> tuple[tuple[str, str], ...]:

@@ -23,10 +23,8 @@ from .layer import kernel_of, pristine_weight
 from .lookup import layer_at
 from .parts import PARTS, UNET, holder, join_part, split_part
 from .spectrum import Spectrum
+from .vocabulary import is_embedding, tensor_name, tensor_names
 from .word import NewWord
-
-_EMBEDDING = "embedding."
-"""Beginning of the names of embeddings; no layer of any part has such a path."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -38,7 +36,7 @@ class AdapterFile(Description):
 
     tensors: Mapping[str, Tensor]
     """`<layer path>.<tensor name>` -> tensor on the CPU, as in the adapters' own state_dict(); `embedding.<part>` ->
-    the trigger's embeddings for that text encoder."""
+    the trigger's embeddings for that text encoder, and `embedding.<part>.<word>` those of a further word."""
 
     def __post_init__(self) -> None:
         """Check the tensors, without making adapters in memory."""
@@ -52,7 +50,8 @@ class AdapterFile(Description):
                 for path in self.layers
                 for name, tensor in self.blank(path).state_dict().items()
             }
-            expected |= {f"{_EMBEDDING}{part}": torch.empty(shape) for part, shape in self.embeddings.items()}
+            sizes = tensor_names(self.embeddings, self.further_embeddings)
+            expected |= {name: torch.empty(shape) for name, shape in sizes.items()}
         _check_names(set(self.tensors), set(expected))
         for name, tensor in self.tensors.items():
             _check_tensor(name, tensor, expected[name])
@@ -92,7 +91,7 @@ class AdapterFile(Description):
                 for name, tensor in adapter.state_dict().items():
                     tensors[f"{path}.{name}"] = tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
         vectors = {} if word is None else {part: it.detach().cpu().clone() for part, it in word.vectors.items()}
-        tensors |= {f"{_EMBEDDING}{part}": tensor for part, tensor in vectors.items()}
+        tensors |= {tensor_name(part): tensor for part, tensor in vectors.items()}
         return cls(
             method=attached.method,
             config=attached.config,
@@ -148,12 +147,31 @@ class AdapterFile(Description):
             if part == name:
                 layers[inner] = record
                 tensors |= {f"{inner}.{key}": self.tensors[f"{path}.{key}"] for key in self.blank(path).state_dict()}
-        return replace(self, layers=layers, tensors=tensors, embeddings={})
+        return replace(self, layers=layers, tensors=tensors, embeddings={}, further_embeddings={})
 
-    def word(self) -> NewWord | None:
-        """The trigger as a new word with the file's embeddings, not yet installed; None if it has none of its own."""
-        vectors = {part: self.tensors[f"{_EMBEDDING}{part}"].float() for part in self.embeddings}
-        return NewWord(self.trigger, vectors) if vectors else None
+    @property
+    def vectors(self) -> dict[str, dict[str, Tensor]]:
+        """Word -> text encoder -> embeddings (n, dim) as they are stored; empty if no word has any of its own."""
+        found = {
+            word: {part: self.tensors[tensor_name(part, word)] for part in sizes}
+            for word, sizes in self.further_embeddings.items()
+        }
+        own = {part: self.tensors[tensor_name(part)] for part in self.embeddings}
+        return {self.trigger: own, **found} if own else {}
+
+    def words(self) -> list[NewWord]:
+        """The words that have embeddings in the file, not yet installed, the trigger first; most files have none."""
+        return [NewWord(word, {part: it.float() for part, it in own.items()}) for word, own in self.vectors.items()]
+
+    def with_vectors(self, vectors: Mapping[str, Mapping[str, Tensor]]) -> Self:
+        """The same with embeddings as :attr:`vectors` has them in place of its own; each word is one of its tokens."""
+        sizes = {word: {part: (it.shape[0], it.shape[1]) for part, it in own.items()} for word, own in vectors.items()}
+        tensors = {name: it for name, it in self.tensors.items() if not is_embedding(name)}
+        for word, own in vectors.items():
+            name = None if word == self.trigger else word
+            tensors |= {tensor_name(part, name): it for part, it in own.items()}
+        embeddings = sizes.pop(self.trigger, {})
+        return replace(self, tensors=tensors, embeddings=embeddings, further_embeddings=sizes)
 
     def attach(self, model: nn.Module, strength: float = 1.0, *, any_base: bool = False) -> AttachedAdapter:
         """Put an adapter of the UNet alone on `model`, the UNet of the base it was trained on.
@@ -164,7 +182,8 @@ class AdapterFile(Description):
         it is not compared.
         """
         if self.embeddings:
-            raise ConfigError(f"the adapter has embeddings of its own for {self.trigger!r}: put it on the whole base")
+            words = " and ".join(map(repr, self.new_words))
+            raise ConfigError(f"the adapter has embeddings of its own for {words}: put it on the whole base")
         if self.parts != (UNET,):
             raise ConfigError(f"the adapter changes {' and '.join(self.parts)}: use attach_parts, or attach one part()")
         try:
@@ -181,7 +200,7 @@ class AdapterFile(Description):
     ) -> dict[str, AttachedAdapter]:
         """Put each part on its model in `models` (`unet`, `text_encoder`, ...): part -> the adapter there.
 
-        Embeddings are not among them: see :meth:`word`, and models.Base.put_on, which does all that a file asks for.
+        Embeddings are not among them: see :meth:`words`, and models.Base.put_on, which does all that a file asks for.
         Raises IncompatibleModelError as :meth:`attach` does, or for a part without a model; then nothing is attached.
         """
         attached: dict[str, AttachedAdapter] = {}
@@ -235,7 +254,8 @@ class AdapterFile(Description):
         """What the file holds, as plain values; `layers` and `parameters` are numbers, `bytes` those of the tensors."""
         with torch.device("meta"):
             parameters = sum(p.numel() for path in self.layers for p in self.blank(path).parameters())
-        parameters += sum(count * width for count, width in self.embeddings.values())
+        sizes = tensor_names(self.embeddings, self.further_embeddings)
+        parameters += sum(count * width for count, width in sizes.values())
         return {
             "method": self.method,
             "config": self.config.to_dict(),
@@ -246,6 +266,10 @@ class AdapterFile(Description):
             "layers": len(self.layers),
             "parameters": parameters,
             "embeddings": {part: list(shape) for part, shape in self.embeddings.items()},
+            "further_embeddings": {
+                word: {part: list(shape) for part, shape in sizes.items()}
+                for word, sizes in self.further_embeddings.items()
+            },
             "bytes": sum(tensor.nbytes for tensor in self.tensors.values()),
             "training": dict(self.training),
             "version": self.version,

@@ -18,13 +18,12 @@ WORD = "word"
 
 
 class AttachedParts(Attachment):
-    """The adapters on a UNet and its text encoders, and a new word."""
+    """The adapters on a UNet and its text encoders, and new words."""
 
     def __init__(
         self,
         parts: Mapping[str, AttachedAdapter],
-        word: NewWord | None = None,
-        *,
+        *words: NewWord,
         strength: float = 1.0,
         lr_ratios: Mapping[str, float] | None = None,
     ) -> None:
@@ -34,7 +33,9 @@ class AttachedParts(Attachment):
         """
         super().__init__()
         self.by_part = nn.ModuleDict(dict(parts))
-        self.word = word
+        # the first by a name of its own, which is that of the one word of a training in its checkpoints
+        self.word = words[0] if words else None
+        self.further_words = nn.ModuleList(words[1:])
         self._lr_ratios = dict(lr_ratios or {})
         self.strength = strength
 
@@ -44,13 +45,18 @@ class AttachedParts(Attachment):
         return dict(self.by_part.items())  # pyright: ignore[reportReturnType]
 
     @property
+    def words(self) -> list[NewWord]:
+        """The new words."""
+        return [] if self.word is None else [self.word, *self.further_words]  # pyright: ignore[reportReturnType]
+
+    @property
     def adapters(self) -> dict[str, Adapter]:
         """Layer path, as in adapter files -> the adapter there."""
         return {join_part(part, path): it for part, on in self.parts.items() for path, it in on.adapters.items()}
 
     @property
     def strength(self) -> float:
-        """The factor on ΔW of all parts; a new word is there unless it is 0, which is exactly the base."""
+        """The factor on ΔW of all parts; new words are there unless it is 0, which is exactly the base."""
         return self._strength
 
     @strength.setter
@@ -58,8 +64,8 @@ class AttachedParts(Attachment):
         for part in self.parts.values():
             part.strength = value
         self._strength = float(value)
-        if self.word is not None:
-            self.word.active = self._strength != 0
+        for word in self.words:
+            word.active = self._strength != 0
 
     def merge(self) -> None:
         """Add strength·ΔW to the weights of all parts, see AttachedAdapter.merge."""
@@ -67,11 +73,11 @@ class AttachedParts(Attachment):
             part.merge()
 
     def detach(self) -> None:
-        """Take adapters and word off: the models are then what they were, bit for bit."""
+        """Take adapters and words off: the models are then what they were, bit for bit."""
         for part in self.parts.values():
             part.detach()
-        if self.word is not None:
-            self.word.detach()
+        for word in self.words:
+            word.detach()
 
     def on_step(self, step: int, on_progress: Callable[[int, int], None] | None = None) -> list[str]:
         """Tell every adapter that optimizer step `step` comes next, see AttachedAdapter.on_step."""
@@ -84,7 +90,7 @@ class AttachedParts(Attachment):
     def parameter_groups(self) -> dict[ParameterOptions, list[nn.Parameter]]:
         """The parameters by how the optimizer is to treat them."""
         groups: dict[ParameterOptions, list[nn.Parameter]] = {}
-        for name, part in {**self.parts, **({WORD: self.word} if self.word is not None else {})}.items():
+        for name, part in [*self.parts.items(), *((WORD, word) for word in self.words)]:
             for options, parameters in part.parameter_groups().items():
                 ratio = options.lr_ratio * self._lr_ratios.get(name, 1.0)
                 groups.setdefault(replace(options, lr_ratio=ratio), []).extend(parameters)

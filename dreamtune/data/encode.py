@@ -10,7 +10,7 @@ from torch import Tensor
 
 from dreamtune.data.cache import Cache, key_of, weights_digest
 from dreamtune.data.example import Example
-from dreamtune.data.images import UnusablePicture, open_picture, quiet, to_tensor
+from dreamtune.data.images import Picture, UnusablePicture, open_picture, quiet, to_tensor
 from dreamtune.data.subject import Subject
 from dreamtune.data.survey import Photo
 from dreamtune.errors import BaseModelError, DatasetError
@@ -69,14 +69,19 @@ def subject_examples(
 
 def read_pixels(photo: Photo) -> Tensor:
     """(3, h, w) fp32 in [-1, 1]: the picture as training sees it. Raises DatasetError if the file has changed."""
+    return to_tensor(photo.crop.apply(open_again(photo, 2 * max(photo.crop.size)).image))
+
+
+def open_again(photo: Photo, side: int | None = None) -> Picture:
+    """The picture of a photo, see open_picture. Raises DatasetError if the file is no longer what it was."""
     try:
         with quiet():
-            picture = open_picture(photo.path, 2 * max(photo.crop.size))
+            picture = open_picture(photo.path, side)
     except UnusablePicture as error:
         raise DatasetError(f"{photo.path}: {error.problem}; it could be read before: {error.remedy}") from None
     if picture.digest != photo.digest:
         raise DatasetError(f"{photo.path} has changed since the pictures were checked: start again")
-    return to_tensor(photo.crop.apply(picture.image))
+    return picture
 
 
 def prompt_conditionings(base: Base, prompts: Sequence[str], cache: Cache | None = None) -> list[Conditioning]:
@@ -109,7 +114,12 @@ def prompt_conditionings(base: Base, prompts: Sequence[str], cache: Cache | None
 
 def _latent(base: Base, photo: Photo, mirrored: bool) -> Tensor:
     pixels = read_pixels(photo)
-    latent = base.encode_images((pixels.flip(-1) if mirrored else pixels)[None])[0].float().cpu()
+    return encoded(base, pixels.flip(-1) if mirrored else pixels, photo.file)
+
+
+def encoded(base: Base, pixels: Tensor, name: str) -> Tensor:
+    """Latent (c, h, w) fp32 on the CPU of pixels (3, H, W). Raises BaseModelError, with `name`, for NaN."""
+    latent = base.encode_images(pixels[None])[0].float().cpu()
     if not latent.isfinite().all():  # kept, it would spoil every later run
-        raise BaseModelError(f"the base {base.id} makes NaN of {photo.file}: its VAE is damaged or overflows")
+        raise BaseModelError(f"the base {base.id} makes NaN of {name}: its VAE is damaged or overflows")
     return latent

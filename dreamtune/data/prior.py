@@ -106,9 +106,14 @@ def all_prior_latents(
 
 def prior_examples(latents: Tensor, prompt: int, resolution: int) -> tuple[Example, ...]:
     """Class pictures for training, from their latents (n, c, h, w): whole pictures of `resolution` pixels a side."""
-    side = float(resolution)
-    time_ids = torch.tensor([side, side, 0.0, 0.0, side, side])
+    time_ids = picture_time_ids(resolution)
     return tuple(Example(latent, (prompt,), None, time_ids) for latent in latents)
+
+
+def picture_time_ids(resolution: int) -> Tensor:
+    """(6,) fp32: SDXL's micro-conditioning of a whole square picture, see Example."""
+    side = float(resolution)
+    return torch.tensor([side, side, 0.0, 0.0, side, side])
 
 
 def _describe(base: Base, prompt: str, resolution: int, steps: int, guidance: float) -> dict[str, object]:

@@ -51,6 +51,8 @@ class Photo:
     """What was done to make it plain RGB, upright."""
     likeness: int
     """Perceptual hash."""
+    mask_file: Path | None = None
+    """The file that its mask was read from, which may show everything; None for its transparency, or no mask."""
 
 
 def survey(
@@ -139,7 +141,7 @@ def _look(
     if crop.kept < 2 / 3:
         sizes = "{}x{} to {}x{}".format(*crop.original, *crop.size)
         remarks.append(Remark(name, f"loses {1 - crop.kept:.0%} by cropping ({sizes})", "crop it to the subject"))
-    weights = None
+    weights, source = None, None
     if use_masks:
         try:
             image = masks.read_mask(mask.path, picture.size, mask.sure) if mask is not None else picture.alpha
@@ -147,12 +149,13 @@ def _look(
             if mask is not None and weights is None:
                 problem = "shows all of the picture that is used; it masks nothing"
                 remarks.append(Remark(mask.name, problem, "paint black what is not the subject, or remove it"))
+            source = None if mask is None else mask.path
         except UnusablePicture as error:
             file = name if mask is None else mask.name
             problem = f"{error.problem}; it masks nothing"
             remarks.append(Remark(file, problem, error.remedy, skipped=mask is not None))
     likeness = perceptual_hash(picture.image)
-    return Photo(path, name, picture.digest, crop, (), weights, picture.conversions, likeness), remarks
+    return Photo(path, name, picture.digest, crop, (), weights, picture.conversions, likeness, source), remarks
 
 
 def _twin(photo: Photo, others: list[Photo]) -> list[Remark]:

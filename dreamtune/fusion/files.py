@@ -36,15 +36,15 @@ def as_file(
     rank: int | None,
     *,
     whole: bool = False,
-    word: AdapterFile | None = None,
+    vectors: Mapping[str, Mapping[str, Tensor]] | None = None,
     **description: Any,
 ) -> Fused:
     """The changes as one LoRA file: exact factors where there are small ones, else the best of at most `rank`.
 
     rank: the most that any layer may have; without it exact factors stay and other layers have RANK. whole: keep all
-    of every layer, at any rank, as LoRA or as the matrices themselves (`full`), whichever is smaller. word: the adapter
-    whose embeddings of a new word go along. description: `base`, `trigger`, `class_word`, `training`, and so on of the
-    AdapterFile.
+    of every layer, at any rank, as LoRA or as the matrices themselves (`full`), whichever is smaller. vectors:
+    embeddings of new words that go along, as AdapterFile.vectors has them. description: `base`, `trigger`,
+    `class_word`, `training`, and so on of the AdapterFile.
     """
     deltas = dict(fused)
     energy = dict.fromkeys(deltas, 1.0)
@@ -56,16 +56,15 @@ def as_file(
             most = delta.rank if whole or (rank is None and delta.whole is None) else rank or RANK
             factors[path], energy[path] = _factors(delta, most)
         method, made = "lora", Assembled.of(factors, records)
-    embeddings = {} if word is None else dict(word.embeddings)
-    vectors = {} if word is None else {f"embedding.{part}": word.tensors[f"embedding.{part}"] for part in embeddings}
     file = AdapterFile(
         method=method,
         config=made.config,
         layers=made.layers,
-        embeddings=embeddings,
-        tensors={**made.tensors, **vectors},
+        tensors=made.tensors,
         **description,
     )
+    if vectors:
+        file = file.with_vectors(vectors)
     full = method == "full"
     return Fused(
         file, energy, {p: min(it.shape) if full else len(made.tensors[f"{p}.down"]) for p, it in deltas.items()}

@@ -231,15 +231,14 @@ class Base:
         self.words.append(word)
 
     def put_on(self, file: AdapterFile, strength: float = 1.0, *, any_base: bool = False) -> AttachedParts:
-        """Put on all that an adapter file holds: its changes of UNet and text encoders, and its word's embeddings.
+        """Put on all that an adapter file holds: its changes of UNet and text encoders, and its words' embeddings.
 
         The embeddings do not depend on the strength, unless it is 0. Raises as :meth:`teach` and
         AdapterFile.attach_parts do; nothing is attached then.
         """
-        word = file.word()
-        attached = AttachedParts(file.attach_parts(self.parts, any_base=any_base), word, strength=strength)
+        attached = AttachedParts(file.attach_parts(self.parts, any_base=any_base), *file.words(), strength=strength)
         try:
-            if word is not None:
+            for word in attached.words:
                 self.teach(word)
         except Exception:
             attached.detach()

@@ -28,10 +28,11 @@ def attach_all(base: Base, config: TrainConfig, on_progress: Callable[[int, int]
         for part in TEXT_ENCODERS:
             if part in base.parts:
                 parts[part] = attach(holder(part, base.parts[part]), method, "text", config.seed)
-    word = None
+    words = []
     if config.pivotal:
         start = base.word_vectors(config.class_word)
-        word = NewWord(config.token, {part: torch.stack([mean] * config.pivotal) for part, mean in start.items()})
-        base.teach(word)
+        words = [NewWord(config.token, {part: torch.stack([mean] * config.pivotal) for part, mean in start.items()})]
+        base.teach(words[0])
     text, vectors = config.lr_ratios
-    return AttachedParts(parts, word, strength=0, lr_ratios={**dict.fromkeys(TEXT_ENCODERS, text), WORD: vectors})
+    ratios = {**dict.fromkeys(TEXT_ENCODERS, text), WORD: vectors}
+    return AttachedParts(parts, *words, strength=0, lr_ratios=ratios)

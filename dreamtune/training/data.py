@@ -28,6 +28,8 @@ class TrainingData:
     class_prompt: int | None = None
     """Place of the class prompt when its prior is the base's own prediction; None otherwise."""
 
+    composites: tuple[Example, ...] = ()
+    """The subject beside other things, all of one shape, for :attr:`TrainSettings.compose`."""
     empty: int | None = None
     """Place of the empty prompt, when pictures of the subject are seen with it at times; None otherwise."""
 

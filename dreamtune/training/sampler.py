@@ -41,8 +41,11 @@ class Draw:
     """Random choices of one micro-batch."""
 
     subjects: Part
+    """Without any picture where all are composites."""
     prior: Part | None
     """None without class pictures."""
+    composites: Part | None
+    """In place of as many subject pictures; None if there are none in this micro-batch."""
     seed: int
     """For what else is random in this micro-batch, as dropout; unsigned, 32 bits."""
 
@@ -67,6 +70,10 @@ class Sampler:
     """Those of the noise schedule that are trained, next to each other."""
     caption_dropout: float = 0.0
     """Share of the subject pictures that have the empty prompt."""
+    composites: tuple[Shape, ...] = ()
+    """Shape of each composite's latent."""
+    compose: float = 0.0
+    """Share of the subject pictures that are composites."""
 
     def draw(self, position: int) -> Draw:
         """The micro-batch at `position` (0, 1, ...)."""
@@ -87,7 +94,29 @@ class Sampler:
         )
         nameless = tuple((chance[1] < self.caption_dropout).tolist())
         subjects = replace(subjects, captions=tuple(chance[0].tolist()), nameless=nameless)
-        return Draw(subjects, prior[0] if prior else None, _start(self.seed, f"else {position}"))
+        seed, composites = _start(self.seed, f"else {position}"), self._composites(position, subjects)
+        if composites is not None:
+            subjects = _first(subjects, self.batch_size - len(composites.rows))
+        return Draw(subjects, prior[0] if prior else None, composites, seed)
+
+    def _composites(self, position: int, subjects: Part) -> Part | None:
+        """The composites of micro-batch `position`, by a generator of their own: the others stay what they were."""
+        if not self.composites:
+            return None
+        generator = _generator(self.seed, "composites", position)
+        count = int((torch.rand(self.batch_size, generator=generator) < self.compose).sum())
+        if not count:
+            return None
+        rows = self._rows("composites rows", self.composites, position)[:count]
+        shape = self.composites[rows[0]]
+        return Part(
+            rows,
+            torch.randint(self.timesteps.start, self.timesteps.stop, (count,), generator=generator),
+            torch.randn((count, *shape), generator=generator),
+            torch.randn((count, shape[0]), generator=generator),
+            subjects.captions[-count:],
+            subjects.nameless[-count:],
+        )
 
     def _rows(self, stream: str, shapes: Sequence[Shape], position: int) -> list[int]:
         """The rows of micro-batch `position`."""
@@ -112,6 +141,18 @@ class Sampler:
         order = torch.randperm(len(turns), generator=_generator(self.seed, f"{stream} turns", round_)).tolist()
         chosen = [turns[place] for place in order[: offset + 1]]
         return chosen[-1], round_ * shares[chosen[-1]] + chosen[:-1].count(chosen[-1])
+
+
+def _first(part: Part, count: int) -> Part:
+    """The first `count` pictures."""
+    return Part(
+        part.rows[:count],
+        part.timesteps[:count],
+        part.noise[:count],
+        part.shift[:count],
+        part.captions[:count],
+        part.nameless[:count],
+    )
 
 
 def _generator(seed: int, stream: str, index: int) -> torch.Generator:

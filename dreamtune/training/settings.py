@@ -50,6 +50,12 @@ class TrainSettings(Recipe):
     """Several in place of class_prompt, which share the prior_images evenly: scenes of two things among them keep the
     subject from becoming the whole picture."""
 
+    compose: float = Field(default=0.0, ge=0, lt=1)
+    """How often the subject is seen in a composite, beside another thing at the left or right (0.3 is usual), cut out
+    by its mask where it has one; for pictures of several subjects. 0 never."""
+    compose_with: tuple[str, ...] = Field(default=(), max_length=16)
+    """Other things beside it in composites, in words that the base knows (mug, chair); its class if none."""
+
     method: str = "lora"
     """How the weights are changed: a name in dreamtune.adapters.METHODS."""
     rank: int | None = Field(default=None, ge=1, le=10_000)
@@ -193,6 +199,15 @@ class TrainSettings(Recipe):
             raise ValueError(f"{info.field_name} = {value!r} must be plain words on one line")
         return value
 
+    @field_validator("compose_with")
+    @classmethod
+    def _plain_things(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        things = tuple(dict.fromkeys(one_form(" ".join(it.split())) for it in value))
+        for thing in things:
+            if not thing or not thing.isprintable() or "{" in thing or "}" in thing:
+                raise ValueError(f"compose_with = {thing!r} must be a thing in plain words, for example mug")
+        return things
+
     @field_validator("resolution")
     @classmethod
     def _whole_latents(cls, value: int | None) -> int | None:
@@ -228,6 +243,13 @@ class TrainSettings(Recipe):
                 raise ValueError(
                     f"class prompt {template!r} names the token {self.token!r}: class pictures are of others"
                 )
+        if self.compose_with and not self.compose:
+            raise ValueError("compose_with is for composites: set compose too, for example to 0.3")
+        if self.compose and (named := next((it for it in self.other_things if holds(it, self.token)), None)):
+            raise ValueError(
+                f"compose puts {named!r} beside the subject, which names the token {self.token!r}: set compose_with to "
+                "other things, for example mug"
+            )
         if len(self.class_prompts) > 1 and self.prior_from == "prediction":
             raise ValueError("prior_from = 'prediction' asks for one class prompt: use class_prompt, or pictures")
         if self.prior and len(self.prior_prompts) > self.prior_images:
@@ -271,6 +293,11 @@ class TrainSettings(Recipe):
         """How many class pictures each of them has: about the same number."""
         each, rest = divmod(self.prior_images, len(self.prior_prompts))
         return {prompt: each + (place < rest) for place, prompt in enumerate(self.prior_prompts)}
+
+    @property
+    def other_things(self) -> tuple[str, ...]:
+        """What stands beside the subject in composites."""
+        return self.compose_with or (self.class_word,)
 
     @classmethod
     def answer_to(cls, key: str, value: Any) -> str | None:

@@ -84,6 +84,8 @@ class Trainer:
             prior=tuple(map(_shape, data.prior)),
             timesteps=objective.timesteps,
             caption_dropout=config.caption_dropout,
+            composites=tuple(map(_shape, data.composites)),
+            compose=config.compose,
         )
         self.parameters = list(attached.parameters())
         optimizer = optimizers.build(config, attached.parameter_groups())
@@ -138,13 +140,15 @@ class Trainer:
         draw = self.sampler.draw(position)
         torch.manual_seed(draw.seed)  # dropout then depends on the position alone, as all else does
         device = self.accelerator.device
-        batches = [Batch.noised(self.data.subjects, draw.subjects, self.objective, device, self.data.empty)]
+        own = [(self.data.subjects, draw.subjects)] if draw.subjects.rows else []
+        own += [] if draw.composites is None else [(self.data.composites, draw.composites)]
+        batches = [Batch.noised(*it, self.objective, device, self.data.empty) for it in own]
         if draw.prior is not None:
             batches.append(Batch.noised(self.data.prior, draw.prior, self.objective, device))
         elif self.data.class_prompt is not None:
             batches.append(self._base_says(batches[0], self.data.class_prompt))
         errors = torch.cat([self._errors(batch) for batch in join(batches)])
-        return losses.dreambooth_loss(errors, len(draw.subjects.rows), self.config.prior_weight)
+        return losses.dreambooth_loss(errors, self.config.batch_size, self.config.prior_weight)
 
     def _base_says(self, batch: Batch, prompt: int) -> Batch:
         """The same noisy pictures under another prompt, with the base's own prediction as the goal.

@@ -27,15 +27,18 @@ def export(
     base: Annotated[str | None, Option(help="The adapter's base (for diffusers and checkpoint its own).")] = None,
     any_base: Annotated[bool, Option("--any-base", help="Allow another base than the adapter's.")] = False,
     bundle: Annotated[
-        bool, Option("--bundle", help="Put the token's own vectors into a kohya file, for A1111 and Forge.")
+        bool, Option("--bundle", help="Put the tokens' own vectors into a kohya file, for A1111 and Forge.")
     ] = False,
+    token: Annotated[
+        str | None, Option(help="Whose vectors to write, of several that have some (of embedding).")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Write an adapter for other tools, alone or merged into its base, and say how exact that is."""
     from dreamtune.pipelines.export import export as run
 
     with console.stdout_kept():
-        result = run(file, out, form, dtype=dtype, rank=rank, base=base, any_base=any_base, bundle=bundle)
+        result = run(file, out, form, dtype=dtype, rank=rank, base=base, any_base=any_base, bundle=bundle, token=token)
     if as_json:
         console.print_json(result.to_dict())
     else:

@@ -40,9 +40,10 @@ def show(result: InspectResult) -> None:
     subjects = [f"{it['token']} {it['class']}".strip() for it in summary["subjects"]]
     console.say(f"{'subjects' if len(subjects) > 1 else 'subject':11} {', '.join(subjects)}".rstrip())
     console.say(f"parameters  {summary['parameters']} in {summary['layers']} layers")
-    if summary["embeddings"]:
-        count = max(shape[0] for shape in summary["embeddings"].values())
-        console.say(f"new word    {summary['trigger']}, of {count} vectors in {' and '.join(summary['embeddings'])}")
+    own = {summary["trigger"]: summary["embeddings"]} if summary["embeddings"] else {}
+    for word, sizes in {**own, **summary["further_embeddings"]}.items():
+        count = max(shape[0] for shape in sizes.values())
+        console.say(f"new word    {word}, of {count} vectors in {' and '.join(sizes)}")
     for state in result.state:
         console.say(f"state       {state}")
     console.say(f"written by  {result.tool}")

@@ -172,6 +172,9 @@ def show_plan(result: PlanResult) -> None:
     console.say(f"shapes      {shapes}")
     console.say(f"captions    {_captions(result)}")
     console.say(f"prior       {prior if config.prior else 'none'}")
+    if config.compose:
+        beside = f"{result.composites}, beside {', '.join(config.other_things)}"
+        console.say(f"composites  {beside}: {config.compose:.3g} of the times")
     console.say(f"steps       {config.steps} of {result.batch} pictures ({config.batch_size} x {config.accumulation})")
     console.say(f"epoch       {result.steps_per_epoch:g} steps; each picture is seen {result.epochs:g} times")
     console.say(f"method      {config.method}, rank {config.rank}, alpha {config.alpha:g}: scale {result.scale:g}")

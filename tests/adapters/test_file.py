@@ -42,6 +42,7 @@ def test_summary_is_plain_and_counts(path: Path) -> None:
         "layers": 2,
         "parameters": numbers,
         "embeddings": {},
+        "further_embeddings": {},
         "bytes": 4 * numbers,
         "training": TRAINING,
         "version": __version__,

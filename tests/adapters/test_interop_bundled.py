@@ -8,8 +8,10 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from dreamtune.adapters.interop import read_adapter
+from dreamtune.adapters import AdapterFile
+from dreamtune.adapters.interop import bundle_embeddings, read_adapter
 
+SDXL = (("clip_l", 768), ("clip_g", 1280))
 KOHYA = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn2_to_k"
 
 
@@ -34,8 +36,7 @@ def test_vectors_of_one_word(width: int, tensors: dict[str, Tensor], found: dict
     imported = read_adapter(tmp_path / "a.safetensors")
     assert imported.file.trigger == "sks"
     assert imported.file.embeddings == {part: (2, width) for part, width in found.items()}
-    word = imported.file.word()
-    assert word is not None
+    (word,) = imported.file.words()
     for tensor, vector in zip(tensors.values(), word.vectors.values(), strict=True):
         assert torch.equal(vector, tensor.float())
     assert not any("embeddings" in remark for remark in imported.remarks)
@@ -50,8 +51,8 @@ def test_vectors_of_one_word(width: int, tensors: dict[str, Tensor], found: dict
         (768, {"my dog.emb_params": vectors(2, 768)}, "the embeddings of 'my dog' are left out"),
         (
             768,
-            {"a.emb_params": vectors(2, 768), "b.emb_params": vectors(2, 768)},
-            r"the embeddings of 2 words \('a', 'b'\)",
+            {f"{word}.emb_params": vectors(2, 100) for word in "abcd"},
+            r"the embeddings of 4 words \('a', 'b', 'c', ...\)",
         ),
         (768, {"a.emb_params": vectors(2, 100)}, "they are no vectors of one word"),
         (768, {"a.emb_params": vectors(76, 768)}, "they are no vectors of one word"),
@@ -65,3 +66,28 @@ def test_what_is_left_out(width: int, tensors: dict[str, Tensor], remark: str, t
     imported = read_adapter(tmp_path / "a.safetensors")
     assert (len(imported.file.layers), imported.file.embeddings) == (1, {})
     assert any(re.search(remark, it) for it in imported.remarks), imported.remarks
+
+
+def test_several_words_in_both_text_encoders(tmp_path: Path) -> None:
+    given = {f"bundle_emb.{word}.{key}": vectors(n, w) for n, word in enumerate(("sks", "zwx"), 1) for key, w in SDXL}
+    save_file(lora(2048) | given, tmp_path / "a.safetensors")
+    file = read_adapter(tmp_path / "a.safetensors").file
+    assert file.new_words == {
+        word: {"text_encoder": (n, 768), "text_encoder_2": (n, 1280)} for n, word in enumerate(("sks", "zwx"), 1)
+    }
+    assert bundle_embeddings(file, torch.float32).keys() == given.keys()
+    file.save(tmp_path / "own.safetensors")
+    assert AdapterFile.load(tmp_path / "own.safetensors").new_words == file.new_words
+
+
+def test_vectors_of_several_words(tmp_path: Path) -> None:
+    """Each word that can be read is; of one word in small letters and large only the first."""
+    given = {"sks": vectors(2, 768), "SKS": vectors(2, 768), "x.y": vectors(1, 768), "zwx": vectors(3, 768) + 1}
+    save_file(lora() | {f"bundle_emb.{word}.emb_params": t for word, t in given.items()}, tmp_path / "a.safetensors")
+    imported = read_adapter(tmp_path / "a.safetensors")
+    first, second = imported.file.words()
+    assert imported.file.tokens == (first.word, second.word)
+    assert (first.word, second.word) == ("SKS", "zwx")
+    assert torch.equal(second.vectors["text_encoder"], given["zwx"])
+    left_out = [remark for remark in imported.remarks if "embeddings" in remark]
+    assert len(left_out) == 2 and "'x'" in left_out[0] and "of a word that has others already" in left_out[1]

@@ -1,5 +1,6 @@
 """A new word of a text encoder: what it changes, what it leaves alone, and its way into files and off again."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -150,12 +151,12 @@ def test_file_keeps_the_embeddings(whole: AttachedParts, tmp_path: Path) -> None
     again = AdapterFile.load(tmp_path / "dog.safetensors")
     assert again.summary() == file.summary()
     assert again.summary()["embeddings"] == {"text_encoder": [2, 4]}
-    read, meant = again.word(), whole.word
-    assert read is not None and meant is not None
+    (read,), meant = again.words(), whole.word
+    assert meant is not None
     assert read.word == "sks"
     assert torch.equal(read.vectors["text_encoder"], meant.vectors["text_encoder"])
     assert "embedding.text_encoder" in load_file(tmp_path / "dog.safetensors")
-    assert again.part("unet").word() is None
+    assert again.part("unet").words() == []
     with pytest.raises(ConfigError, match="embeddings of its own for 'sks': put it on the whole base"):
         again.attach(UNet())
 
@@ -172,8 +173,73 @@ def test_file_of_a_word_alone(tmp_path: Path) -> None:
         AdapterFile.from_attached(nothing, base="b", trigger="sks", class_word="dog", training={})
 
 
-@pytest.mark.parametrize("embeddings", ["{}", '{"unet":[2,4]}', '{"text_encoder":[2]}', '{"text_encoder":[0,4]}', "7"])
+@pytest.mark.parametrize(
+    "embeddings",
+    [
+        "{}",
+        '{"unet":[2,4]}',
+        '{"text_encoder":[2]}',
+        '{"text_encoder":[0,4]}',
+        "7",
+        '{"text_encoder":[1000000000000000000000000000000,4]}',
+    ],
+)
 def test_damaged_description_of_embeddings(whole: AttachedParts, embeddings: str) -> None:
     file = file_of(whole)
     with pytest.raises(AdapterFileError, match="embeddings|surplus"):
         AdapterFile.from_content(file.tensors, file.to_header() | {"dreamtune.embeddings": embeddings})
+
+
+def with_two_words(file: AdapterFile) -> AdapterFile:
+    """The same with a word that is not the trigger's; its name has a dot, as file names have."""
+    vectors = {**file.vectors, "z.x": {"text_encoder": torch.ones(3, 4)}}
+    return replace(file, others=(("none", "cat"), ("z.x", "cat"))).with_vectors(vectors)
+
+
+def test_file_of_several_words(whole: AttachedParts, tmp_path: Path) -> None:
+    file = with_two_words(file_of(whole))
+    file.save(tmp_path / "both.safetensors")
+    again = AdapterFile.load(tmp_path / "both.safetensors")
+    assert again.summary() == file.summary()
+    assert again.summary()["further_embeddings"] == {"z.x": {"text_encoder": [3, 4]}}
+    assert again.summary()["parameters"] == file_of(whole).summary()["parameters"] + 12
+    first, second = again.words()
+    assert (first.word, second.word) == ("sks", "z.x")
+    assert torch.equal(second.vectors["text_encoder"], torch.ones(3, 4))
+    assert again.part("unet").words() == []
+    assert again.with_vectors({}).words() == []
+    one = again.with_vectors({"sks": again.vectors["sks"]})
+    assert replace(one, others=()).to_bytes() == file_of(whole).to_bytes(), "a file of one word is what it was"
+    with pytest.raises(ConfigError, match="embeddings of its own for 'sks' and 'z.x': put it on the whole base"):
+        again.attach(UNet())
+
+
+def test_several_words_are_switched_as_one(whole: AttachedParts) -> None:
+    words = with_two_words(file_of(whole)).words()
+    parts = AttachedParts({}, *words)
+    assert parts.words == words
+    assert len(list(parts.parameters())) == 2
+    with parts.disabled():
+        assert not any(it.active for it in words)
+    assert all(it.active for it in words)
+
+
+@pytest.mark.parametrize(
+    ("told", "message"),
+    [
+        ("7", "further_embeddings is not a JSON object"),
+        ('{"z.x":7}', "that are not those of the trigger's"),
+        ('{"z.x":{}}', "that are not those of the trigger's"),
+        ('{"z.x":{"text_encoder":[3,5]}}', "that are not those of the trigger's"),
+        ('{"z.x":{"text_encoder_2":[3,4]}}', "that are not those of the trigger's"),
+        ('{"z.x":{"text_encoder":[3]}}', "no size of the text_encoder's"),
+        ('{"sks":{"text_encoder":[3,4]}}', "'sks', no word of another subject"),
+        ('{"other":{"text_encoder":[3,4]}}', "'other', no word of another subject"),
+        ('{"none":{"text_encoder":[3,4]}}', "it lacks 1 tensors"),
+        ("{}", "surplus of 1 tensors"),
+    ],
+)
+def test_damaged_description_of_further_words(whole: AttachedParts, told: str, message: str) -> None:
+    file = with_two_words(file_of(whole))
+    with pytest.raises(AdapterFileError, match=message):
+        AdapterFile.from_content(file.tensors, file.to_header() | {"dreamtune.further_embeddings": told})

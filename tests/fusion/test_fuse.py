@@ -171,12 +171,11 @@ def test_checkpoints_hold_all_of_it(fusion: str, tmp_path: Path, make: Make) -> 
     close(*(noise(load_base(it, "cpu").unet, *on) for it, on in ((out, []), (checkpoint, [(adapter, 1)]))))
 
 
-def with_word(path: Path, trigger: str) -> Path:
+def with_word(path: Path, trigger: str, *, value: float = 0.5, count: int = 2, width: int = 32) -> Path:
     """Another file of the same adapter, with embeddings of its trigger."""
-    file, vectors = AdapterFile.load(path), torch.full((2, 32), 0.5)
+    vectors = {trigger: {"text_encoder": torch.full((count, width), value)}}
     out = path.with_stem(f"{path.stem}-{trigger}")
-    tensors = {**file.tensors, "embedding.text_encoder": vectors}
-    replace(file, trigger=trigger, embeddings={"text_encoder": (2, 32)}, tensors=tensors).save(out)
+    replace(AdapterFile.load(path), trigger=trigger).with_vectors(vectors).save(out)
     return out
 
 
@@ -188,7 +187,8 @@ def test_embeddings_of_one_adapter_go_along(tmp_path: Path, make: Make, capsys: 
     assert (fused.trigger, fused.embeddings) == ("sks", {"text_encoder": (2, 32)})
     assert torch.equal(fused.tensors["embedding.text_encoder"], torch.full((2, 32), 0.5))
     for given, message in (
-        ([str(first), str(second)], "each have embeddings of a new word"),
+        ([str(first), str(with_word(make("dddd"), "SKS"))], "both have embeddings of 'SKS', and one word has those of"),
+        ([str(first), str(with_word(make("ee"), "xyz", width=16))], "are for different bases: fuse adapters of one"),
         ([str(plain), str(first), "--format", "checkpoint"], "embeddings of 'sks' cannot be in a checkpoint"),
     ):
         assert main(["fuse", *given, "--out", str(tmp_path / "none.safetensors")]) == 2

@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -117,6 +118,22 @@ def test_embeddings_and_text_encoders_too(settings: Settings, begun: Any, tmp_pa
         torch.testing.assert_close(file.tensors[name], tensor, rtol=0, atol=atol)
     with pytest.raises(ConfigError, match="pivotal = 3, but .* has 2 vectors of its own for 'sks'"):
         begun(start, "other", pivotal=3)
+
+
+def test_one_of_several_words(settings: Settings, begun: Any, tmp_path: Path) -> None:
+    """Of a fused file: the token's own vectors are taken, and it is said whose are not."""
+    config = settings(pivotal=1, prior=False, steps=1)
+    start = train(config, tmp_path / "first", on_progress=quiet).adapter
+    file, vectors = AdapterFile.load(start), {"text_encoder": torch.full((2, 32), 0.5)}
+    both = replace(file, others=(("xyz", "cat"),)).with_vectors({**file.vectors, "xyz": vectors})
+    both.save(tmp_path / "both.safetensors")
+    first, told = begun(tmp_path / "both.safetensors")
+    assert (first.trigger, first.new_words) == ("sks", {"sks": {"text_encoder": (1, 32)}})
+    assert "both.safetensors has vectors for 'xyz' too, which are not trained here" in told
+    second, told = begun(tmp_path / "both.safetensors", "second", token="xyz")
+    assert torch.allclose(second.vectors["xyz"]["text_encoder"], vectors["text_encoder"], atol=2e-3)
+    assert "both.safetensors has vectors for 'sks' too, which are not trained here" in told
+    assert not any("was trained for" in it for it in told)
 
 
 def test_what_cannot_be_begun_at(trained: TrainResult, begun: Any, tmp_path: Path) -> None:

@@ -103,3 +103,25 @@ def test_captions_and_their_dropout_change_nothing_else() -> None:
 def test_timesteps_of_a_range() -> None:
     part = replace(sampler(batch_size=8), timesteps=range(200, 203))
     assert {int(t) for position in range(40) for t in part.draw(position).subjects.timesteps} == {200, 201, 202}
+
+
+def test_composites_take_the_place_of_their_share() -> None:
+    """All else stays what it is without them, so that a share of 0 changes nothing."""
+    plain = sampler()
+    mixed = replace(plain, composites=(SQUARE,) * 6, compose=0.3)
+    counts = []
+    for position in range(200):
+        before, now = plain.draw(position), mixed.draw(position)
+        assert now.prior is not None and before.prior is not None and before.composites is None
+        assert torch.equal(now.prior.noise, before.prior.noise)
+        count = 0 if now.composites is None else len(now.composites.rows)
+        assert now.subjects.rows == before.subjects.rows[: 4 - count]
+        assert torch.equal(now.subjects.noise, before.subjects.noise[: 4 - count])
+        if now.composites is not None:
+            assert now.composites.noise.shape == (count, *SQUARE)
+            assert len(now.composites.captions) == len(now.composites.nameless) == count
+        counts.append(count)
+    assert 4 in counts and 0.25 < sum(counts) / 800 < 0.35
+    assert mixed.draw(7).composites == mixed.draw(7).composites or counts[7]
+    rows = Counter(row for position in range(200) for row in getattr(mixed.draw(position).composites, "rows", ()))
+    assert set(rows) == set(range(6))

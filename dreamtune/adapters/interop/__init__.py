@@ -1,6 +1,6 @@
 """Adapters of other tools: reading and writing their files, and any method as the plain LoRA that all of them know."""
 
-from .embedding import bundle_embedding, to_embedding
+from .embedding import bundle_embeddings, to_embedding
 from .kohya import KOHYA, to_kohya
 from .limits import limits
 from .plain import PlainLoRA, plain_lora
@@ -13,7 +13,7 @@ __all__ = [
     "PEFT",
     "Imported",
     "PlainLoRA",
-    "bundle_embedding",
+    "bundle_embeddings",
     "limits",
     "plain_lora",
     "read_adapter",

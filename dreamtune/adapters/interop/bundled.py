@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Set
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
 
 from torch import Tensor
+
+from dreamtune.words import same
 
 from ..parts import TEXT_ENCODERS
 from .contents import BUNDLE
@@ -29,11 +31,10 @@ _MOST_VECTORS = 75
 
 @dataclass(frozen=True)
 class Bundled:
-    """A new word and its vectors; or why there are none."""
+    """New words and their vectors; and why there are no others."""
 
-    word: str = ""
-    vectors: dict[str, Tensor] = field(default_factory=dict)
-    """Part -> (n, dim)"""
+    vectors: dict[str, dict[str, Tensor]] = field(default_factory=dict)
+    """Word -> part -> (n, dim), in the order of the words."""
     remarks: tuple[str, ...] = ()
 
     @classmethod
@@ -46,25 +47,47 @@ class Bundled:
         for name, tensor in tensors.items():
             word, _, what = name.removeprefix(BUNDLE).partition(".")
             words.setdefault(word, {})[what] = tensor
-        if not words:
-            return cls()
-        shown = ", ".join(repr(word) for word in sorted(words)[:3])
-        if len(words) > 1:
-            return cls(remarks=(f"the embeddings of {len(words)} words ({shown}) are left out: only one can be used",))
-        ((word, given),) = words.items()
-        vectors = {_PARTS[what]: t.reshape(-1, t.shape[-1]) for what, t in given.items() if what in _PARTS and t.ndim}
-        counts = {len(tensor) for tensor in vectors.values()}
-        bases = [_BASES.get(width) for width in text_widths or _BASES]
-        fits = (
-            len(vectors) == len(given)
-            and word.split() == [word]
-            and len(counts) == 1
-            and counts <= set(range(1, _MOST_VECTORS + 1))
-            and {part: t.shape[1] for part, t in vectors.items()} in bases
-            and all(t.is_floating_point() and t.float().isfinite().all() for t in vectors.values())
-        )
-        if not fits:
-            return cls(
-                remarks=(f"the embeddings of {shown} are left out: they are no vectors of one word of that base",)
+        found: dict[str, dict[str, Tensor]] = {}
+        twice, unfit = [], []
+        for word, given in sorted(words.items()):
+            vectors = _vectors(word, given, text_widths)
+            if vectors is None or (found and _widths(vectors) != _widths(next(iter(found.values())))):
+                unfit.append(word)
+            elif any(same(word, known) for known in found):
+                twice.append(word)
+            else:
+                found[word] = vectors
+        remarks = [
+            f"the embeddings of {_shown(left)} are left out: they are {why}"
+            for left, why in (
+                (unfit, "no vectors of one word of that base"),
+                (twice, "of a word that has others already"),
             )
-        return cls(word, {part: tensor.float().contiguous() for part, tensor in vectors.items()})
+            if left
+        ]
+        return cls(found, tuple(remarks))
+
+
+def _vectors(word: str, given: Mapping[str, Tensor], text_widths: Set[int]) -> dict[str, Tensor] | None:
+    """Part -> (n, dim) of one word, in fp32; None for what cannot be that."""
+    vectors = {_PARTS[what]: t.reshape(-1, t.shape[-1]) for what, t in given.items() if what in _PARTS and t.ndim}
+    counts = {len(tensor) for tensor in vectors.values()}
+    bases = [_BASES.get(width) for width in text_widths or _BASES]
+    fits = (
+        len(vectors) == len(given)
+        and word.split() == [word]
+        and len(counts) == 1
+        and counts <= set(range(1, _MOST_VECTORS + 1))
+        and _widths(vectors) in bases
+        and all(t.is_floating_point() and t.float().isfinite().all() for t in vectors.values())
+    )
+    return {part: tensor.float().contiguous() for part, tensor in vectors.items()} if fits else None
+
+
+def _widths(vectors: Mapping[str, Tensor]) -> dict[str, int]:
+    return {part: tensor.shape[1] for part, tensor in vectors.items()}
+
+
+def _shown(words: Sequence[str]) -> str:
+    names = ", ".join(repr(word) for word in words[:3])
+    return names if len(words) == 1 else f"{len(words)} words ({names}{', ...' if words[3:] else ''})"

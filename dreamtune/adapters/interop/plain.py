@@ -31,7 +31,7 @@ def plain_lora(
     """The same change as LoRA of the scale 1, in fp32.
 
     rank: the most that a layer may have, or each by its path; by default what is exact. weights: as AdapterFile.weights
-    gives them, for methods whose ΔW depends on the weight. Embeddings of the trigger are left out.
+    gives them, for methods whose ΔW depends on the weight. Embeddings of its words are left out.
 
     Raises ConfigError when the change has no small exact factors and `rank` is not given, when the weights are needed
     and missing, or for a rank below 1.
@@ -48,7 +48,15 @@ def plain_lora(
         for path, adapter in adapters.items()
     }
     lora = Assembled.of({path: (layer.up, layer.down) for path, layer in factors.items()}, file.layers)
-    plain = replace(file, method="lora", config=lora.config, layers=lora.layers, tensors=lora.tensors, embeddings={})
+    plain = replace(
+        file,
+        method="lora",
+        config=lora.config,
+        layers=lora.layers,
+        tensors=lora.tensors,
+        embeddings={},
+        further_embeddings={},
+    )
     return PlainLoRA(plain, {path: layer.energy for path, layer in factors.items()})
 
 

@@ -47,7 +47,7 @@ def read_adapter(path: str | Path) -> Imported:
 
     A file of another tool says nothing certain about the base: no layer has a fingerprint, and `base` is "". Norms,
     biases, projections of pooled texts and the like are left out and counted in the remarks. Embeddings that come with
-    it become the vectors of the word that they are named after.
+    it become the vectors of the words that they are named after.
 
     Raises AdapterFileError when it is missing, damaged, incomplete, a pickle, of no known tool, method or model, mixes
     methods in a way that none of them can express, or has a layer under two names with unlike tensors.
@@ -117,9 +117,9 @@ def _assemble(
         options = dict(it.record.options.items() - set(usual))
         layers[path] = LayerRecord(it.record.shape, None, options, it.record.kernel)
     tensors = {f"{path}.{key}": t.contiguous() for path, it in found.items() for key, t in it.tensors.items()}
-    tensors |= {f"embedding.{part}": tensor for part, tensor in bundled.vectors.items()}
-    trigger = bundled.word or metadata.get("modelspec.trigger_phrase", "")
-    return AdapterFile(
+    words = list(bundled.vectors)
+    trigger = words[0] if words else metadata.get("modelspec.trigger_phrase", "")
+    file = AdapterFile(
         method=method,
         config=METHODS[method].config_class(**dict(usual)),
         layers=layers,
@@ -127,9 +127,10 @@ def _assemble(
         trigger=trigger if isinstance(trigger, str) else "",
         class_word="",
         training=training,
-        embeddings={part: (tensor.shape[0], tensor.shape[1]) for part, tensor in bundled.vectors.items()},
+        others=tuple((word, "") for word in words[1:]),
         tensors=tensors,
     )
+    return file.with_vectors(bundled.vectors)
 
 
 def _by_path(contents: Contents, tensors: Mapping[str, Tensor]) -> dict[str, tuple[ForeignLayer, Tensor | None]]:
