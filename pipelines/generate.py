@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
@@ -19,6 +19,7 @@ from dreamtune.pipelines.generate_config import GenerateConfig
 from dreamtune.pipelines.generate_grid import Manner, Shot, axes_of, grid_sheet, shots_of
 from dreamtune.pipelines.generate_record import Start, record
 from dreamtune.pipelines.generate_stage import staged
+from dreamtune.pipelines.layout import class_prompts, everywhere, laid_out
 from dreamtune.pipelines.progress import OnProgress, Printer, Progress
 from dreamtune.pipelines.prompt_remarks import prompt_remarks
 from dreamtune.pipelines.regions import RegionUse
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from dreamtune.models import Base
+    from dreamtune.pipelines.layout_prompts import ClassPrompt
 
 _NUMBERED = re.compile(r"(\d{4,})\.png$")
 
@@ -86,11 +88,12 @@ def generate(config: GenerateConfig, out: str | Path, on_progress: OnProgress | 
     adapters = [AdapterUse.load(text, windows=True) for text in config.adapters]
     regions = [RegionUse.load(text) for text in config.regions]
     masks = [region.mask(config.softness) for region in regions]
+    read = class_prompts(config, adapters) if config.layout == "auto" else {}
     start = config.init and Start.load(config.init)
     every = [*adapters, *(use for region in regions for use in region.uses)]
     base = config.load_base(every)
     steps, guidance, size = config.sampling(base)
-    plan = _Plan(config, adapters, regions, masks, base, size, start, shots_of(config, axes, base))
+    plan = _Plan(config, adapters, regions, base, size, start, shots_of(config, axes, base))
     plan.check(every)
     remarks = [
         *prompt_remarks(config, adapters, regions, base),
@@ -102,6 +105,8 @@ def generate(config: GenerateConfig, out: str | Path, on_progress: OnProgress | 
     for remark in dict.fromkeys(remarks):
         on_progress(Progress("remark", message=remark))
     started = time.monotonic()
+    if config.layout == "auto":
+        plan = plan.laid_out(read, on_progress)
     files, more, sheet = _draw(plan, folder, on_progress)
     finished = time.monotonic()
     return GenerateResult(
@@ -124,7 +129,6 @@ class _Plan:
     config: GenerateConfig
     adapters: Sequence[AdapterUse]
     regions: Sequence[RegionUse]
-    masks: Sequence[Tensor]
     base: Base
     size: int
     start: Start | None
@@ -144,12 +148,33 @@ class _Plan:
             for use in every:
                 use.check_window(steps)
 
+    @property
+    def too_little(self) -> GenerationError:
+        """What is said where memory runs out."""
+        return GenerationError(f"the device's memory is not enough for {self.size} pixels: lower size")
+
     def scaled(self, factor: float) -> _Plan:
         """The same with `factor` times the strength of all adapters."""
         if factor == 1:
             return self
         adapters, regions = ([it.scaled(factor) for it in them] for them in (self.adapters, self.regions))
         return replace(self, adapters=adapters, regions=regions)
+
+    def laid_out(self, read: Mapping[str, ClassPrompt], tell: OnProgress) -> _Plan:
+        """The same with a layout for every picture, see layout.laid_out; adapters with a word act in regions alone."""
+        from dreamtune.models.memory import enough_memory
+
+        styles = everywhere(self.adapters)
+        for use in self.adapters:
+            use.check(self.base, self.config.any_base)
+        with enough_memory(self.too_little), staged(self.config, styles, (), self.base, guided=True):
+            shots = laid_out(self.config, self.shots, read, self.base, self.size, tell)
+        return replace(self, adapters=styles, shots=shots)
+
+    def of(self, shot: Shot) -> _Plan:
+        """What acts on one picture, at its strength."""
+        own = self if shot.layout is None else replace(self, regions=shot.layout.regions)
+        return own.scaled(shot.manner.strength)
 
     def provenance(self, shot: Shot) -> dict[str, str]:
         """Text chunks of a picture."""
@@ -185,17 +210,18 @@ def _batches(plan: _Plan) -> Iterator[list[tuple[int, Image.Image, dict[str, str
     """Pictures that are drawn at once, each with its place among the shots and its text chunks."""
     from dreamtune.models.memory import enough_memory
 
-    too_little = GenerationError(f"the device's memory is not enough for {plan.size} pixels: lower size")
-    order = list(dict.fromkeys(shot.manner for shot in plan.shots))
-    indices = sorted(range(len(plan.shots)), key=lambda index: order.index(plan.shots[index].manner))
+    kinds = [(shot.manner, shot.layout) for shot in plan.shots]
+    order = list(dict.fromkeys(kinds))
+    indices = sorted(range(len(plan.shots)), key=lambda index: order.index(kinds[index]))
     size = plan.base.batch_for(plan.size)
-    for manner, group in groupby(indices, key=lambda index: plan.shots[index].manner):
-        own, of_manner = plan.scaled(manner.strength), list(group)
-        with staged(plan.config, own.adapters, own.regions, plan.masks, plan.base, guided=manner.guidance > 1) as stage:
+    for (manner, _), group in groupby(indices, key=lambda index: kinds[index]):
+        of_manner = list(group)
+        own = plan.of(plan.shots[of_manner[0]])
+        with staged(plan.config, own.adapters, own.regions, plan.base, guided=manner.guidance > 1) as stage:
             for start in range(0, len(of_manner), size):
                 part = of_manner[start : start + size]
                 shots = [plan.shots[index] for index in part]
-                with enough_memory(too_little):
+                with enough_memory(plan.too_little):
                     found = _decoded(plan, shots, _latents(plan, manner, shots, stage.on_step))
                 yield [(i, it, own.provenance(shot)) for i, it, shot in zip(part, found, shots, strict=True)]
 
