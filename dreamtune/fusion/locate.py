@@ -28,7 +28,8 @@ STEPS = 10
 _LOOKED = (2, 4, 6)
 """Steps at which the changes are measured: before them nothing has a place, after them colours are settled."""
 _ALIKE = 0.6
-"""Correlation of two maps from which on they show one thing; below 0.5 for two that were drawn, 0.7 to 0.9 for one."""
+"""Correlation of two maps above which they show one thing: 0.69 to 0.93 where the base drew one thing twice. Of 79
+pairs that were drawn one is above it, with 0.84."""
 _LEAST_AREA = 0.02
 """Share of the picture that a subject has at least."""
 _LEAST_SIDE = 0.2
