@@ -3,7 +3,8 @@
 Trains six unseen subjects of the embedded base's world, three cats and three dogs, each alone: by LoRA, by Spectral
 Adapter on column blocks of their own, and by orthogonal LoRA on slots of their own. Then brings them together in
 pairs, six of one class and six of two, in each of WAYS, draws "A on the left and B on the right" in every context,
-and has the evaluators judge who is there. Writes pairs.json, with bootstrap intervals over the pairs, and a figure.
+and has the evaluators judge who is there; and six triples in THREE_WAYS, by the strict count alone. Writes
+pairs.json, with bootstrap intervals over the pairs, and a figure.
 Resumable: trainings, fusions and pictures that lie in the work folder are not made again.
 """
 
@@ -20,12 +21,14 @@ from typing import Any
 import torch
 from PIL import Image
 
+from benchmarks import pairs_ways as ways
 from benchmarks.machine import RESULTS, machine, pick_device, write_results
-from benchmarks.pairs_people import FIRST_SEED, PAIRS, PEOPLE, RANK, TRAININGS, Person, trained
+from benchmarks.pairs_people import FIRST_SEED, PAIRS, PEOPLE, RANK, TRAININGS, TRIPLES, Person, trained
 from benchmarks.quality_statistics import bootstrap
 from benchmarks.quality_work import base_digest
+from dreamtune.errors import ConfigError
 from dreamtune.evaluation.fidelity import likeness
-from dreamtune.evaluation.pairs import Couple, judge_couple
+from dreamtune.evaluation.pairs import Couple, judge_couple, strict_share
 from dreamtune.fusion import FUSIONS
 from dreamtune.pipelines.fuse import FuseConfig, fuse
 from dreamtune.pipelines.generate import GenerateConfig, generate
@@ -34,7 +37,9 @@ from dreamtune.pocket import photographs
 from dreamtune.pocket.evaluators import Evaluators
 from dreamtune.pocket.world import CONTEXTS
 
-WAYS = ("sum", "mean", "ties", "tsv", "gradient", "blocks", "orthogonal", "regions", "blend")
+WAYS = ("sum", "mean", "ties", "tsv", "gradient", "blocks", "orthogonal", "regions", "blend", "auto")
+THREE_WAYS = ("sum", "regions", "auto")
+"""Of three subjects: side by side, in thirds, and by an automatic layout."""
 RESAMPLES = 2_000
 """Of the intervals in pairs.json."""
 SHOWN = ("beach", "snow", "city", "night")
@@ -55,37 +60,59 @@ def together(way: str, pair: tuple[Person, Person], files: Files, work: Path) ->
     """A picture of both in each context, brought together in one of WAYS; all ways begin with the same noise."""
     first, second = pair
     training = way if way in TRAININGS else "lora"
-    both = tuple(str(files[person.token, training]) for person in pair)
+    both = tuple(files[person.token, training] for person in pair)
+    if way == "auto":
+        return by_layout(pair, both, work)
     folder = work / "pictures-of-two" / f"{first.token}-{second.token}" / way
     if way in ("regions", "blend"):
         return [
             picture
             for context, place in CONTEXTS.items()
-            for picture in drawn(_by_regions(way, pair, both, place), folder / context)
+            for picture in drawn(ways.by_regions(way, pair, both, place), folder / context)
         ]
     fused = work / "fused" / f"{first.token}-{second.token}-{way}.safetensors"
     if not fused.exists():
         fused.parent.mkdir(parents=True, exist_ok=True)
         method = way if way in FUSIONS else "sum"
-        fuse(FuseConfig(adapters=both, method=method), fused)
+        fuse(FuseConfig(adapters=tuple(map(str, both)), method=method), fused)
     prompts = tuple(f"{first.name} on the left and {second.name} on the right {place}" for place in CONTEXTS.values())
     return drawn(GenerateConfig(prompts=prompts, adapters=(str(fused),), n=1), folder)
 
 
-def _by_regions(way: str, pair: tuple[Person, Person], files: Sequence[str], place: str) -> GenerateConfig:
-    """Each adapter in its half, on a prompt of its own that has any other of the class in the other half.
+def by_layout(people: Sequence[Person], files: Sequence[Path], work: Path) -> list[Image.Image]:
+    """A picture in each context by an automatic layout; where the draft shows none it is that of the base."""
+    folder = work / "pictures-by-layout" / "-".join(person.token for person in people)
+    found = []
+    for context, place in CONTEXTS.items():
+        try:
+            found += drawn(ways.by_layout(people, files, place), folder / context)
+        except ConfigError:  # somebody has no place of their own
+            plain = GenerateConfig(prompts=(ways.prompt_of(people, place, []),), n=1)
+            found += drawn(plain, folder / f"{context}-without")
+    return found
 
-    A prompt of the one subject alone would put it into the middle of the picture, and each half would get half of it.
-    """
-    first, second = pair
-    left = f"{first.name} on the left and a {second.cls} on the right {place}"
-    right = f"a {first.cls} on the left and {second.name} on the right {place}"
-    return GenerateConfig(
-        prompts=(f"a {first.cls} on the left and a {second.cls} on the right {place}",),
-        regions=(f"{files[0]}@0,0,0.5,1={left}", f"{files[1]}@0.5,0,1,1={right}"),
-        mode="blend" if way == "blend" else "routed",
-        n=1,
-    )
+
+def triple(people: Sequence[Person], files: Files, jury: Jury, work: Path) -> dict[str, float]:
+    """The strict count of three in one picture, by each of THREE_WAYS."""
+    own = [files[person.token, "lora"] for person in people]
+    name, found = "-".join(person.token for person in people), {}
+    for way in THREE_WAYS:
+        if way == "auto":
+            pictures = by_layout(people, own, work)
+        elif way == "regions":
+            folder = work / "pictures-of-three" / name / way
+            pictures = [
+                picture
+                for context, place in CONTEXTS.items()
+                for picture in drawn(ways.by_regions(way, people, own, place), folder / context)
+            ]
+        else:
+            prompts = tuple(ways.prompt_of(people, place, range(3)) for place in CONTEXTS.values())
+            plain = GenerateConfig(prompts=prompts, adapters=tuple(map(str, own)), n=1)
+            pictures = drawn(plain, work / "pictures-of-three" / name / way)
+        seen = jury.evaluators.identities(pictures, most=3)
+        found[way] = round(strict_share(seen, [jury.references(person) for person in people]), 4)
+    return found
 
 
 def alone(pair: tuple[Person, Person], side: int, training: str, files: Files, work: Path) -> list[Image.Image]:
@@ -146,7 +173,7 @@ class Jury:
 def summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Mean and 95 % interval of every figure over pairs, by way: all, those of one class, those of two."""
     found: dict[str, Any] = {}
-    for way in WAYS:
+    for way in (way for way in WAYS if way in rows[0]):
         for kind in ("all", "same class", "two classes"):
             chosen = [row[way] for row in rows if kind in ("all", row["kind"])]
             columns = {name: [figures[name] for figures in chosen] for name in chosen[0]}
@@ -182,7 +209,8 @@ def main() -> None:
         rows.append({"pair": [it.name for it in pair], "kind": kind, **judged})
         print(json.dumps(rows[-1]), flush=True)
     report = {"about": machine(pick_device()), "base": base_digest(), "steps": options.steps, "rank": RANK}
-    report |= {"summary": summary(rows), "pairs": rows}
+    threes = [{"triple": [it.name for it in people], **triple(people, files, jury, options.work)} for people in TRIPLES]
+    report |= {"summary": summary(rows), "pairs": rows, "triples": threes}
     write_results(options.out / "pairs.json", report)
     for name, pair in (("same", PAIRS[0]), ("two", PAIRS[6])):
         figure(pair, files, options.work).save(options.out / f"pairs-{name}-class.png")

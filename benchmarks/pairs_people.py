@@ -52,6 +52,8 @@ PAIRS = (
     *((PEOPLE[i], PEOPLE[3 + (i + shift) % 3]) for shift in range(2) for i in range(3)),
 )
 """Six of one class, six of two."""
+TRIPLES = tuple((PEOPLE[i], PEOPLE[3 + (i + shift) % 3], PEOPLE[(i + 1) % 3]) for shift in range(2) for i in range(3))
+"""A cat, a dog and another cat."""
 
 
 def trained(person: Person, way: str, work: Path, steps: int) -> Path:

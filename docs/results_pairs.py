@@ -14,7 +14,13 @@ _COLUMNS = {
     "omission": "omission",
     "retention": "retention",
     "leakage": "leakage",
+    "strict": "strict",
 }
+"""Figures of older runs lack some."""
+_STRICT = """* **Strict**: each is in its place, more like itself than like the other, and at least .5 like itself."""
+_TRIPLES = """Of three subjects, a cat, a dog and another cat from left to right, the strict count is, as the mean
+of {count} triples:
+"""
 _TEXT = """## {title}
 
 `make bench-pairs`. Six unseen subjects of the embedded base's world, three cats and three dogs, trained alone by LoRA,
@@ -35,9 +41,16 @@ def pairs(report: dict[str, Any] | None) -> str:
     if report is None:
         return missing(TITLE, "make bench-pairs")
     parts = [_TEXT.format(title=TITLE, **report), *filter(None, [of_earlier_base(report)])]
+    columns = {it: title for it, title in _COLUMNS.items() if it in next(iter(report["summary"].values()))["all"]}
+    if "strict" in columns:
+        parts.append(_STRICT + "\n")
     for kind, title in (("all", "All twelve"), ("same class", "Of one class"), ("two classes", "A cat and a dog")):
-        body = [[way, *(_cell(kinds[kind][name]) for name in _COLUMNS)] for way, kinds in report["summary"].items()]
-        parts.append(f"{title}:\n\n" + table([kind, *_COLUMNS.values()], body))
+        body = [[way, *(_cell(kinds[kind][name]) for name in columns)] for way, kinds in report["summary"].items()]
+        parts.append(f"{title}:\n\n" + table([kind, *columns.values()], body))
+    if triples := report.get("triples"):
+        ways = [way for way in triples[0] if way != "triple"]
+        means = [f"{sum(it[way] for it in triples) / len(triples):.2f}" for way in ways]
+        parts.append(f"{_TRIPLES.format(count=len(triples))}\n" + table(ways, [means]))
     return "\n".join(parts)
 
 

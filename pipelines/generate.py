@@ -6,19 +6,21 @@ import json
 import re
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dreamtune import __version__
-from dreamtune.errors import ConfigError, GenerationError
+from dreamtune.errors import GenerationError
 from dreamtune.pipelines.adapter_use import AdapterUse, noise_remarks
 from dreamtune.pipelines.files import check_place, write_png
 from dreamtune.pipelines.generate_config import GenerateConfig
 from dreamtune.pipelines.generate_grid import Manner, Shot, axes_of, grid_sheet, shots_of
-from dreamtune.pipelines.generate_record import Start, record
+from dreamtune.pipelines.generate_plan import Plan
+from dreamtune.pipelines.generate_record import Start
 from dreamtune.pipelines.generate_stage import staged
+from dreamtune.pipelines.layout import class_prompts
 from dreamtune.pipelines.progress import OnProgress, Printer, Progress
 from dreamtune.pipelines.prompt_remarks import prompt_remarks
 from dreamtune.pipelines.regions import RegionUse
@@ -27,8 +29,6 @@ from dreamtune.pipelines.regions import remarks as region_remarks
 if TYPE_CHECKING:
     from PIL import Image
     from torch import Tensor
-
-    from dreamtune.models import Base
 
 _NUMBERED = re.compile(r"(\d{4,})\.png$")
 
@@ -86,11 +86,12 @@ def generate(config: GenerateConfig, out: str | Path, on_progress: OnProgress | 
     adapters = [AdapterUse.load(text, windows=True) for text in config.adapters]
     regions = [RegionUse.load(text) for text in config.regions]
     masks = [region.mask(config.softness) for region in regions]
+    read = class_prompts(config, adapters) if config.layout == "auto" else {}
     start = config.init and Start.load(config.init)
     every = [*adapters, *(use for region in regions for use in region.uses)]
     base = config.load_base(every)
     steps, guidance, size = config.sampling(base)
-    plan = _Plan(config, adapters, regions, masks, base, size, start, shots_of(config, axes, base))
+    plan = Plan(config, adapters, regions, base, size, start, shots_of(config, axes, base))
     plan.check(every)
     remarks = [
         *prompt_remarks(config, adapters, regions, base),
@@ -102,6 +103,8 @@ def generate(config: GenerateConfig, out: str | Path, on_progress: OnProgress | 
     for remark in dict.fromkeys(remarks):
         on_progress(Progress("remark", message=remark))
     started = time.monotonic()
+    if config.layout == "auto":
+        plan = plan.laid_out(read, on_progress)
     files, more, sheet = _draw(plan, folder, on_progress)
     finished = time.monotonic()
     return GenerateResult(
@@ -117,46 +120,7 @@ def generate(config: GenerateConfig, out: str | Path, on_progress: OnProgress | 
     )
 
 
-@dataclass(frozen=True)
-class _Plan:
-    """Complete settings and what they name."""
-
-    config: GenerateConfig
-    adapters: Sequence[AdapterUse]
-    regions: Sequence[RegionUse]
-    masks: Sequence[Tensor]
-    base: Base
-    size: int
-    start: Start | None
-    shots: Sequence[Shot]
-
-    def check(self, every: Sequence[AdapterUse]) -> None:
-        """Raise ConfigError for manners of drawing that cannot be."""
-        from dreamtune.models.samplers import make_sampler
-
-        for manner in dict.fromkeys(shot.manner for shot in self.shots):
-            make_sampler(manner.scheduler, self.base.scheduler)
-            steps = int(manner.steps * manner.denoise)
-            if steps < 1:
-                raise ConfigError(
-                    f"denoise = {manner.denoise:g} of {manner.steps} steps leaves none: raise one of them"
-                )
-            for use in every:
-                use.check_window(steps)
-
-    def scaled(self, factor: float) -> _Plan:
-        """The same with `factor` times the strength of all adapters."""
-        if factor == 1:
-            return self
-        adapters, regions = ([it.scaled(factor) for it in them] for them in (self.adapters, self.regions))
-        return replace(self, adapters=adapters, regions=regions)
-
-    def provenance(self, shot: Shot) -> dict[str, str]:
-        """Text chunks of a picture."""
-        return record(self.config, shot, self.base, self.size, self.adapters, self.regions, self.start)
-
-
-def _draw(plan: _Plan, folder: Path, tell: OnProgress) -> tuple[list[Path], list[str], Path | None]:
+def _draw(plan: Plan, folder: Path, tell: OnProgress) -> tuple[list[Path], list[str], Path | None]:
     """Draw and save all pictures; the files, remarks on them, and the sheet of a grid."""
     number, remarks, done = _next_number(folder), list[str](), 0
     files = [folder / f"{number + index:04d}.png" for index in range(len(plan.shots))]
@@ -181,26 +145,27 @@ def _draw(plan: _Plan, folder: Path, tell: OnProgress) -> tuple[list[Path], list
     return files, remarks, _write(sheet, image, {"dreamtune": json.dumps(about)})
 
 
-def _batches(plan: _Plan) -> Iterator[list[tuple[int, Image.Image, dict[str, str]]]]:
+def _batches(plan: Plan) -> Iterator[list[tuple[int, Image.Image, dict[str, str]]]]:
     """Pictures that are drawn at once, each with its place among the shots and its text chunks."""
     from dreamtune.models.memory import enough_memory
 
-    too_little = GenerationError(f"the device's memory is not enough for {plan.size} pixels: lower size")
-    order = list(dict.fromkeys(shot.manner for shot in plan.shots))
-    indices = sorted(range(len(plan.shots)), key=lambda index: order.index(plan.shots[index].manner))
+    kinds = [(shot.manner, shot.layout) for shot in plan.shots]
+    order = list(dict.fromkeys(kinds))
+    indices = sorted(range(len(plan.shots)), key=lambda index: order.index(kinds[index]))
     size = plan.base.batch_for(plan.size)
-    for manner, group in groupby(indices, key=lambda index: plan.shots[index].manner):
-        own, of_manner = plan.scaled(manner.strength), list(group)
-        with staged(plan.config, own.adapters, own.regions, plan.masks, plan.base, guided=manner.guidance > 1) as stage:
+    for (manner, _), group in groupby(indices, key=lambda index: kinds[index]):
+        of_manner = list(group)
+        own = plan.of(plan.shots[of_manner[0]])
+        with staged(plan.config, own.adapters, own.regions, plan.base, guided=manner.guidance > 1) as stage:
             for start in range(0, len(of_manner), size):
                 part = of_manner[start : start + size]
                 shots = [plan.shots[index] for index in part]
-                with enough_memory(too_little):
+                with enough_memory(plan.too_little):
                     found = _decoded(plan, shots, _latents(plan, manner, shots, stage.on_step))
                 yield [(i, it, own.provenance(shot)) for i, it, shot in zip(part, found, shots, strict=True)]
 
 
-def _latents(plan: _Plan, manner: Manner, shots: Sequence[Shot], on_step: Any) -> Tensor:
+def _latents(plan: Plan, manner: Manner, shots: Sequence[Shot], on_step: Any) -> Tensor:
     return plan.base.draw(
         [shot.prompt for shot in shots],
         [shot.seed for shot in shots],
@@ -216,7 +181,7 @@ def _latents(plan: _Plan, manner: Manner, shots: Sequence[Shot], on_step: Any) -
     )
 
 
-def _decoded(plan: _Plan, shots: Sequence[Shot], latents: Tensor) -> list[Image.Image]:
+def _decoded(plan: Plan, shots: Sequence[Shot], latents: Tensor) -> list[Image.Image]:
     for shot, latent in zip(shots, latents, strict=True):
         if not latent.isfinite().all():
             what = "the strength of the adapters" if plan.adapters else "the guidance"

@@ -97,6 +97,8 @@ class GenerateConfig(DrawingConfig):
     take turns; composite averages what is predicted with each alone; blend draws every region by passes of its own."""
     softness: float = Field(default=0.05, ge=0, le=0.5)
     """Width of the edges of regions, as a share of the picture."""
+    layout: Literal["none", "auto"] = "none"
+    """auto finds a region for each adapter whose word the prompt holds, in a draft that the base draws first."""
     n: int = Field(default=4, ge=1, le=10_000)
     """Pictures per prompt."""
     negative_prompt: str = ""
@@ -125,9 +127,21 @@ class GenerateConfig(DrawingConfig):
             raise ValueError(f"mode = {self.mode} is for several adapters: give at least two")
         if self.mode in ("switch", "composite") and self.regions:
             raise ValueError(f"mode = {self.mode} has no regions: use routed or blend, or leave the regions out")
-        if self.mode == "blend" and not self.regions:
+        if self.layout == "auto":
+            self._check_layout()
+        elif self.mode == "blend" and not self.regions:
             raise ValueError("mode = blend is for regions: give at least one")
         return self
+
+    def _check_layout(self) -> None:
+        if not self.adapters:
+            raise ValueError("layout = auto places the subjects of adapters: give some")
+        if self.regions:
+            raise ValueError("layout = auto finds the regions itself: leave them out, or the layout")
+        if self.mode in ("switch", "composite"):
+            raise ValueError(f"mode = {self.mode} has no regions for a layout: use routed or blend")
+        if self.init is not None:
+            raise ValueError("layout = auto draws a draft of its own: leave the picture to start from out")
 
 
 def prompt_lines(path: Path) -> list[str]:

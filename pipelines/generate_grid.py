@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from dreamtune.models import Base
+    from dreamtune.pipelines.layout import Layout
 
 GRID = ("strength", "seed", "guidance", "steps", "scheduler", "denoise")
 """What can be an axis: these settings, and strength, which is a factor on the strength of all adapters."""
@@ -69,6 +70,8 @@ class Shot:
     manner: Manner
     row: str = ""
     column: str = ""
+    layout: Layout | None = None
+    """Where its subjects are, if that was found in a draft."""
 
 
 def axes_of(config: GenerateConfig) -> list[Axis]:

@@ -94,6 +94,8 @@ def record(
         settings["mode"] = config.mode
     if regions:
         settings |= {"regions": [region.to_dict() for region in regions], "softness": config.softness}
+    if shot.layout is not None:  # the regions are what makes the picture again
+        settings["layout"] = {"way": "auto", "prompt": shot.layout.asked}
     if start:
         settings |= {"init": {"file": start.path.name, "sha256": start.digest}, "denoise": manner.denoise}
     if config.prompt_weights:

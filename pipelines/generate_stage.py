@@ -10,8 +10,6 @@ from dreamtune.pipelines.adapter_use import AdapterUse
 from dreamtune.pipelines.regions import Placed, RegionUse, place_regions
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from dreamtune.adapters import AttachedAdapter
     from dreamtune.fusion.blend import Blending
     from dreamtune.fusion.regions import Routing
@@ -56,14 +54,13 @@ def staged(
     config: GenerateConfig,
     adapters: Sequence[AdapterUse],
     regions: Sequence[RegionUse],
-    masks: Sequence[Tensor],
     base: Base,
     *,
     guided: bool,
 ) -> Iterator[Stage]:
     """Put adapters and regions on `base` for the length of the block, to act together as config.mode says.
 
-    masks: of the regions. guided: whether there is guidance. Raises IncompatibleModelError for what does not fit, and
+    guided: whether there is guidance. Raises IncompatibleModelError for what does not fit, and
     ConfigError for adapters that no region can have.
     """
     from dreamtune.fusion.blend import blended
@@ -71,6 +68,7 @@ def staged(
     from dreamtune.fusion.regions import routed
 
     with ExitStack() as stack:
+        masks = [region.mask(config.softness) for region in regions]
         placed = place_regions(regions, masks, base, any_base=config.any_base, prompt_weights=config.prompt_weights)
         alone = config.mode in ("switch", "composite")  # strengths change at every step, or pass
         on = [stack.enter_context(use.on(base, config.any_base, merge=not alone)) for use in adapters]

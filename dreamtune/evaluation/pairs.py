@@ -18,6 +18,9 @@ from torch import Tensor
 HALF = 0.5
 """Of the likeness by the own adapter alone, from which on a subject counts as there."""
 
+STRICT = 0.5
+"""Likeness from which on a subject counts as itself, whatever its adapter does alone."""
+
 
 @dataclass(frozen=True)
 class Couple:
@@ -59,6 +62,8 @@ class Judged:
     :attr:`Couple.gain` it is what the adapters retain of what each does alone."""
     leakage: float
     """Likeness of each subject's place to the other subject, beyond the control."""
+    strict: float
+    """Both are there, each in its place: more like itself than like the other one, and at least STRICT like itself."""
 
     def to_dict(self) -> dict[str, Any]:
         """The figures, rounded."""
@@ -72,13 +77,32 @@ def judge_couple(found: Sequence[Tensor], couple: Couple) -> Judged:
     """
     if not found:
         raise ValueError("no pictures: a mean needs at least one")
-    rows = [_judge(_table(subjects, couple), couple) for subjects in found]
-    return Judged(*(float(np.mean(column)) for column in zip(*rows, strict=True)))
+    rows = [_judge(_table(subjects, couple.references), couple) for subjects in found]
+    means = (float(np.mean(column)) for column in zip(*rows, strict=True))
+    return Judged(*means, strict=strict_share(found, couple.references))
 
 
-def _table(subjects: Tensor, couple: Couple) -> Tensor:
-    """(subjects, 2) likeness of each found subject to the first and the second."""
-    return torch.stack([(subjects @ references.T).mean(1) for references in couple.references], 1)
+def strict_share(found: Sequence[Tensor], references: Sequence[Tensor]) -> float:
+    """Share of pictures in which every subject is itself and in its place, for any number of subjects.
+
+    found: of each picture the embeddings (subjects, width) from left to right, in the order of `references`, (n, width)
+    of pictures of each subject. Raises ValueError without pictures.
+    """
+    if not found:
+        raise ValueError("no pictures: a mean needs at least one")
+    return float(np.mean([_strict(_table(subjects, references)) for subjects in found]))
+
+
+def _strict(table: Tensor) -> bool:
+    likeness: list[list[float]] = table.tolist()
+    return len(likeness) == table.shape[1] and all(
+        row[number] == max(row) >= STRICT for number, row in enumerate(likeness)
+    )
+
+
+def _table(subjects: Tensor, references: Sequence[Tensor]) -> Tensor:
+    """(found subjects, subjects) likeness of each that was found to each that was asked for."""
+    return torch.stack([(subjects @ it.T).mean(1) for it in references], 1)
 
 
 def _judge(table: Tensor, couple: Couple) -> tuple[bool, bool, bool, float, float]:

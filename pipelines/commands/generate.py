@@ -38,6 +38,10 @@ def generate(
     mode: Annotated[
         str | None, Option(help="routed (in one pass), blend (regions apart), switch or composite (adapters apart).")
     ] = None,
+    layout: Annotated[
+        str | None,
+        Option(help="auto: find a region for each adapter that the prompt names, in a draft by the base (none)."),
+    ] = None,
     softness: Annotated[float | None, Option(help="Width of regions' edges as a share of the picture (0.05).")] = None,
     base: Annotated[
         str | None, Option(help="Base model (the one that the adapters were trained on, or pocket).")
@@ -83,6 +87,7 @@ def generate(
         "adapters": adapter,
         "regions": region,
         "mode": mode,
+        "layout": layout,
         "softness": softness,
         "base": base,
         "n": n,

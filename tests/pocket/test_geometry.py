@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from dreamtune.pocket.evaluators.geometry import crop, overlap, presence_target, two_best
+from dreamtune.pocket.evaluators.geometry import best, crop, overlap, presence_target
 from dreamtune.pocket.evaluators.networks import CROP, GRID, PICTURE
 
 
@@ -25,14 +25,14 @@ def test_overlap_of_equal_disjoint_and_half_boxes() -> None:
     assert torch.allclose(overlap(a, others), torch.tensor([1.0, 0.0, 1 / 3]))
 
 
-def test_two_best_skips_places_of_the_same_subject() -> None:
+def test_the_best_places_skip_those_of_the_same_subject() -> None:
     presence = torch.full((1, GRID, GRID), -9.0)
     boxes = torch.zeros(1, GRID, GRID, 4)
     boxes[..., 2:] = 0.01
     left, right = torch.tensor([0.1, 0.3, 0.4, 0.7]), torch.tensor([0.6, 0.3, 0.9, 0.7])
     for column, score, box in ((2, 3.0, left), (3, 2.9, left + 0.01), (8, 1.0, right)):
         presence[0, 6, column], boxes[0, 6, column] = score, box
-    scores, found = two_best(presence, boxes)
+    scores, found = best(presence, boxes)
     assert torch.equal(found[0], torch.stack([left, right]))
     assert torch.allclose(scores[0], torch.tensor([3.0, 1.0]).sigmoid())
 

@@ -41,6 +41,12 @@ class GenerateTab:
                 self.beside = gr.Checkbox(
                     True, label="Base beside it", info="Also draw the base alone, from the same noise."
                 )
+                self.layout = gr.Checkbox(
+                    False,
+                    label="Each in its own place",
+                    info="Two subjects or more: a draft by the base tells where each adapter acts.",
+                    elem_id="generate-layout",
+                )
                 with gr.Accordion("More settings", open=False):
                     self.negative = gr.Textbox("", label="Negative prompt", info="What to lead away from.")
                     with gr.Row():
@@ -105,7 +111,7 @@ class GenerateTab:
         private: dict[str, Any] = {"api_visibility": "private"}
         grid = [part for axis in self.axes for part in axis]
         numbers = [self.steps, self.guidance, self.size, self.base, self.scheduler, self.init, self.denoise]
-        form = [self.prompt, self.n, self.seed, self.beside, self.negative, *numbers, *grid, self.text]
+        form = [self.prompt, self.n, self.seed, self.beside, self.negative, *numbers, *grid, self.text, self.layout]
         self.draw.click(
             told(on_device(self._draw)),
             [*form, *self.picker.inputs],
@@ -125,7 +131,7 @@ class GenerateTab:
     def _draw(self, request: gr.Request, progress: gr.Progress = gr.Progress(), *form: Any) -> tuple[Any, Any, Any]:  # noqa: B008
         prompt, n, seed, beside, negative, steps, guidance, size, base, scheduler, init, denoise = form[:12]
         grid = tuple(f"{axis}={values}" for axis, values in (form[12:14], form[14:16]) if axis)
-        picks = self.picker.picks(form[17:])
+        layout, picks = bool(form[17]), self.picker.picks(form[18:])
         stop = self._stops[request.session_hash or ""] = threading.Event()
         if len(self._stops) > _SESSIONS:
             self._stops.popitem(last=False)
@@ -142,7 +148,8 @@ class GenerateTab:
         if init:
             values |= {"init": upload(self.app, init), "denoise": denoise}
         progress(0, desc="loading the base")
-        result = actions.draw(self.app, picks, values, actions.stoppable(tell, stop))
+        placed = values | {"layout": "auto"} if layout else values
+        result = actions.draw(self.app, picks, placed, actions.stoppable(tell, stop))
         for remark in result.remarks:
             warn(remark)
         drawn = _captioned(result.files, result.seeds)

@@ -19,7 +19,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from ...errors import BaseModelError
 from ..world import CLASSES, COLORS, CONTEXTS, PATTERNS
-from .geometry import SECOND_SCORE, crop, two_best
+from .geometry import SECOND_SCORE, best, crop
 from .networks import HEADS, PICTURE, Finder, ImageText, Reader
 from .reading import Found, Reading
 
@@ -79,12 +79,15 @@ class Evaluators:
         return torch.cat(rows)
 
     @torch.no_grad()
-    def identities(self, pictures: Pictures) -> list[Tensor]:
-        """Of each picture (1 or 2, 96) unit rows: who its subjects are, those of :meth:`read` from left to right."""
+    def identities(self, pictures: Pictures, most: int = 2) -> list[Tensor]:
+        """Of each picture (1 to `most`, 96) unit rows: who its subjects are, from left to right.
+
+        Two are those of :meth:`read`. The networks have seen no picture of three.
+        """
         rows: list[Tensor] = []
         for x in _batches(pictures):
-            scores, boxes, _ = self._find(x)
-            who = self._look(x, boxes)[1].unflatten(0, (len(x), 2))
+            scores, boxes, _ = self._find(x, most)
+            who = self._look(x, boxes)[1].unflatten(0, (len(x), most))
             rows += [who[i, there] for i, there in enumerate(_there(scores, boxes))]
         return rows
 
@@ -94,9 +97,9 @@ class Evaluators:
         seen = self.image_text.pictures(answers(self.finder, self.reader, to_array(pictures), "cpu"))
         return (seen * self.image_text.texts(text_states(self.encoder, self.tokenizer, texts))).sum(-1)
 
-    def _find(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _find(self, x: Tensor, most: int = 2) -> tuple[Tensor, Tensor, Tensor]:
         presence, boxes, contexts = self.finder(x)
-        return *two_best(presence, boxes), contexts
+        return *best(presence, boxes, most), contexts
 
     def _look(self, x: Tensor, boxes: Tensor) -> tuple[dict[str, Tensor], Tensor]:
         """Reader's answers for boxes (n, k, 4), rows in the order picture 0 box 0, picture 0 box 1, ..."""
@@ -104,10 +107,10 @@ class Evaluators:
 
 
 def _there(scores: Tensor, boxes: Tensor) -> list[list[int]]:
-    """Of each picture which of its two boxes show a subject, from left to right; the first always does."""
+    """Of each picture which of its boxes show a subject, from left to right; the first always does."""
     order = (boxes[..., 0] + boxes[..., 2]).argsort(dim=1, stable=True).tolist()
-    second = (scores[:, 1] >= SECOND_SCORE).tolist()
-    return [both if two else [0] for both, two in zip(order, second, strict=True)]
+    there = (scores >= SECOND_SCORE).tolist()
+    return [[i for i in row if i == 0 or sure[i]] for row, sure in zip(order, there, strict=True)]
 
 
 def to_array(pictures: Pictures) -> np.ndarray:
@@ -129,7 +132,7 @@ def answers(finder: Finder, reader: Reader, pictures: np.ndarray, device: str) -
     for i in range(0, len(pictures), _BATCH):
         x = _to_tensor(pictures[i : i + _BATCH]).to(device)
         presence, boxes, contexts = finder(x)
-        scores, boxes = two_best(presence, boxes)
+        scores, boxes = best(presence, boxes)
         logits, _ = reader(crop(x.repeat_interleave(2, 0), boxes.flatten(0, 1)))
         told = torch.cat([F.softmax(logits[name], -1) for name in HEADS], -1).unflatten(0, (len(x), 2))
         places = torch.cat([scores[..., None], scores[..., None] * boxes, scores[..., None] * told], -1)

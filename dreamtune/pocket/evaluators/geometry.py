@@ -34,20 +34,20 @@ def overlap(a: Tensor, b: Tensor) -> Tensor:
     return inner / ((a[..., 2:] - a[..., :2]).prod(-1) + (b[..., 2:] - b[..., :2]).prod(-1) - inner).clamp_min(1e-9)
 
 
-def two_best(presence: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor]:
-    """Scores (n, 2) and boxes (n, 2, 4) of the likeliest place and the likeliest other one that does not overlap it.
+def best(presence: Tensor, boxes: Tensor, count: int = 2) -> tuple[Tensor, Tensor]:
+    """Scores (n, count) and boxes (n, count, 4) of the likeliest places that do not overlap each other.
 
-    presence: (n, 12, 12) logits; boxes: (n, 12, 12, 4).
+    presence: (n, 12, 12) logits; boxes: (n, 12, 12, 4). The score is 0 where there is no further place.
     """
-    scores, flat = presence.flatten(1).sigmoid(), boxes.flatten(1, 2)
-    rows = torch.arange(len(scores), device=scores.device)
-    first = scores.argmax(1)
-    best = flat[rows, first]
-    rest = scores.masked_fill(overlap(best[:, None], flat) > OVERLAP, -1.0)
-    second = rest.argmax(1)
-    return torch.stack([scores[rows, first], rest[rows, second].clamp_min(0)], 1), torch.stack(
-        [best, flat[rows, second]], 1
-    )
+    rest, flat = presence.flatten(1).sigmoid(), boxes.flatten(1, 2)
+    rows = torch.arange(len(rest), device=rest.device)
+    scores, places = list[Tensor](), list[Tensor]()
+    for _ in range(count):
+        at = rest.argmax(1)
+        scores.append(rest[rows, at].clamp_min(0))
+        places.append(flat[rows, at])
+        rest = rest.masked_fill(overlap(places[-1][:, None], flat) > OVERLAP, -1.0)
+    return torch.stack(scores, 1), torch.stack(places, 1)
 
 
 def presence_target(boxes: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -1,0 +1,41 @@
+"""The prompts and regions by which `benchmarks.pairs` brings two or three subjects into one picture."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from benchmarks.pairs_people import Person
+from dreamtune.pipelines.generate import GenerateConfig
+
+SIDES = {2: ("on the left", "on the right"), 3: ("on the left", "in the middle", "on the right")}
+"""Where prompts ask for the subjects, by their number."""
+
+
+def prompt_of(people: Sequence[Person], place: str, named: Sequence[int]) -> str:
+    """All side by side in a place: those of the numbers `named` by their words, the others as any of their class."""
+    each = [
+        f"{person.name if number in named else f'a {person.cls}'} {side}"
+        for number, (person, side) in enumerate(zip(people, SIDES[len(people)], strict=True))
+    ]
+    return f"{', '.join(each[:-1])} and {each[-1]} {place}"
+
+
+def by_regions(way: str, people: Sequence[Person], files: Sequence[Path], place: str) -> GenerateConfig:
+    """Each adapter in its half or third, on a prompt of its own that has any other of the class elsewhere.
+
+    A prompt of the one subject alone would put it into the middle of the picture, and each half would get half of it.
+    """
+    count = len(people)
+    regions = tuple(
+        f"{file}@{number / count:.4f},0,{(number + 1) / count:.4f},1={prompt_of(people, place, [number])}"
+        for number, file in enumerate(files)
+    )
+    mode = "blend" if way == "blend" else "routed"
+    return GenerateConfig(prompts=(prompt_of(people, place, []),), regions=regions, mode=mode, n=1)
+
+
+def by_layout(people: Sequence[Person], files: Sequence[Path], place: str) -> GenerateConfig:
+    """No boxes: the prompt names everyone, and a draft by the base tells where they are."""
+    prompt = prompt_of(people, place, range(len(people)))
+    return GenerateConfig(prompts=(prompt,), adapters=tuple(map(str, files)), layout="auto", n=1)

@@ -1,0 +1,95 @@
+"""Automatic layouts: where a draft by the base puts the subjects of a prompt, each adapter gets a region."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from dreamtune.errors import ConfigError, GenerationError
+from dreamtune.pipelines.adapter_use import AdapterUse
+from dreamtune.pipelines.generate_config import GenerateConfig
+from dreamtune.pipelines.generate_grid import Shot
+from dreamtune.pipelines.layout_prompts import ClassPrompt, class_prompt
+from dreamtune.pipelines.progress import OnProgress, Progress
+from dreamtune.pipelines.regions import RegionUse
+
+if TYPE_CHECKING:
+    from dreamtune.models import Base
+
+
+@dataclass(frozen=True, eq=False)
+class Layout:
+    """Where the subjects of one picture are."""
+
+    asked: str
+    """The prompt that was given. What draws outside of the regions is that with any of each class."""
+    regions: tuple[RegionUse, ...]
+
+
+def class_prompts(config: GenerateConfig, adapters: Sequence[AdapterUse]) -> dict[str, ClassPrompt]:
+    """Each prompt of a call with an automatic layout, read. Raises ConfigError as class_prompt does."""
+    return {prompt: class_prompt(prompt, adapters) for prompt in config.prompts}
+
+
+def everywhere(adapters: Sequence[AdapterUse]) -> list[AdapterUse]:
+    """Those that tell no word, as styles do: they act on the whole picture, and on its draft."""
+    return [use for use in adapters if not use.file.tokens]
+
+
+def laid_out(
+    config: GenerateConfig,
+    shots: Sequence[Shot],
+    read: Mapping[str, ClassPrompt],
+    base: Base,
+    size: int,
+    tell: OnProgress,
+) -> list[Shot]:
+    """The same pictures, each with its layout and the class prompt, from drafts by `base` as it is.
+
+    A picture gets one draft for each sampler and guidance that it is drawn with, from its own noise.
+    Raises ConfigError where a draft does not show all subjects, each in a place of its own.
+    """
+    drafts = dict.fromkeys((it.prompt, it.seed, it.manner.guidance, it.manner.scheduler) for it in shots)
+    found: dict[tuple[str, int, float, str], Layout] = {}
+    for key in drafts:
+        found[key] = _layout(config, read[key[0]], key, base, size)
+        tell(Progress("layout", len(found), len(drafts)))
+    return [
+        replace(
+            it,
+            prompt=read[it.prompt].text,
+            layout=found[it.prompt, it.seed, it.manner.guidance, it.manner.scheduler],
+        )
+        for it in shots
+    ]
+
+
+def _layout(
+    config: GenerateConfig, read: ClassPrompt, key: tuple[str, int, float, str], base: Base, size: int
+) -> Layout:
+    from dreamtune.fusion.locate import COLORS, boxes, located, missing
+
+    prompt, seed, guidance, scheduler = key
+    maps = located(
+        base,
+        read.text,
+        [[read.recolored(color, subject) for color in COLORS] for subject in range(len(read.subjects))],
+        seed,
+        size=size,
+        guidance=guidance,
+        scheduler=scheduler,
+        negative_prompt=config.negative_prompt,
+        prompt_weights=config.prompt_weights,
+    )
+    if not maps.isfinite().all():
+        raise GenerationError(f"the draft of seed {seed} came out as NaN: lower the guidance, or check the base")
+    lost = missing(maps)
+    if lost is not None:
+        subject = read.subjects[lost]
+        raise ConfigError(
+            f"the draft of seed {seed} shows no place of its own for '{subject.token} {subject.cls}' in {prompt!r}: "
+            "take another seed, say in the prompt where each is ('on the left'), or give boxes with --region"
+        )
+    regions = (RegionUse((it.use,), box, it.prompt) for it, box in zip(read.subjects, boxes(maps), strict=True))
+    return Layout(prompt, tuple(regions))

@@ -1,0 +1,113 @@
+"""Automatic layouts by command: what is drawn and recorded, and what is refused before anything is written."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image, ImageChops
+
+from dreamtune.adapters import AdapterFile, attach
+from dreamtune.adapters.methods.lora import LoRAConfig
+from dreamtune.fusion import locate
+from dreamtune.models import load_base
+from dreamtune.pipelines.cli import main
+from tests.adapters.nets import disturb
+
+PROMPT = "a sks dog and a xyz cat on the beach"
+
+
+@pytest.fixture(scope="module")
+def adapters(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a (sks dog), b (xyz cat) and style, which tells no word."""
+    folder = tmp_path_factory.mktemp("adapters")
+    unet = load_base(tiny, "cpu").unet
+    for seed, (name, word, cls) in enumerate([("a", "sks", "dog"), ("b", "xyz", "cat"), ("style", "", "")]):
+        with attach(unet, LoRAConfig(rank=2, alpha=2.0)) as attached:
+            for index, (_, layer, it) in enumerate(attached.layers()):
+                disturb(it, layer.pristine, 100 * seed + index)
+            about = {"base": tiny.name, "trigger": word, "class_word": cls, "training": {}}
+            AdapterFile.from_attached(attached, **about).save(folder / f"{name}.safetensors")
+    return folder
+
+
+@pytest.fixture
+def call(tiny: Path, adapters: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Run `dreamtune generate` where the adapters are; its exit status."""
+    monkeypatch.chdir(adapters)
+
+    def run(out: Path, *arguments: str) -> int:
+        common = ["--base", str(tiny), "--steps", "2", "--device", "cpu", "--out", str(out)]
+        return main(["generate", *common, *arguments])
+
+    return run
+
+
+@pytest.fixture
+def halves(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tiny base draws nothing that could be found: say that the first is at the left, and the second at the right."""
+    maps = torch.ones(2, 4, 4)
+    maps[0, :, :2] = maps[1, :, 2:] = 3
+    monkeypatch.setattr(locate, "located", lambda *_, **__: maps / 2)
+
+
+def test_a_layout_is_those_regions(call: Any, halves: None, tmp_path: Path) -> None:
+    files = ("--adapter", "a.safetensors:0.5", "--adapter", "b.safetensors", "--adapter", "style.safetensors:0.3")
+    assert call(tmp_path / "auto", *files, "--prompt", PROMPT, "--layout", "auto", "--n", "2", "--seed", "3") == 0
+    regions = (
+        *("--region", "a.safetensors:0.5@0,0,0.5,1=a sks dog on the beach"),
+        *("--region", "b.safetensors@0.5,0,1,1=a xyz cat on the beach"),
+    )
+    style = ("--adapter", "style.safetensors:0.3")
+    whole = ("--prompt", "a dog and a cat on the beach", "--n", "2", "--seed", "3")
+    assert call(tmp_path / "hand", *style, *regions, *whole) == 0
+    assert call(tmp_path / "again", "--from", str(tmp_path / "auto" / "0001.png")) == 0
+    for first, second in (("auto/0000", "hand/0000"), ("auto/0001", "hand/0001"), ("auto/0001", "again/0000")):
+        with Image.open(tmp_path / f"{first}.png") as one, Image.open(tmp_path / f"{second}.png") as two:
+            assert max(ImageChops.difference(one, two).tobytes()) <= 1, (first, second)
+    with Image.open(tmp_path / "auto" / "0001.png") as picture:
+        told = json.loads(picture.info["dreamtune"])
+    assert told["layout"] == {"way": "auto", "prompt": PROMPT}
+    assert [it["box"] for it in told["regions"]] == [[0, 0, 0.5, 1], [0.5, 0, 1, 1]]
+    assert [it["file"] for it in told["adapters"]] == ["style.safetensors"]
+
+
+def test_pictures_of_several_prompts_and_a_grid(call: Any, halves: None, tmp_path: Path) -> None:
+    files = ("--adapter", "a.safetensors", "--adapter", "b.safetensors", "--layout", "auto")
+    both = ("--prompt", PROMPT, "--prompt", "a xyz cat and a sks dog", "--n", "1")
+    assert call(tmp_path / "out", *files, *both, "--grid", "strength=0,1", "--mode", "blend") == 0
+    assert len(list((tmp_path / "out").glob("000?.png"))) == 4
+
+
+BOTH = ("--adapter", "a.safetensors", "--adapter", "b.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((*BOTH, "--prompt", "a sks dog"), "names no subject of b.safetensors"),
+        (("--adapter", "a.safetensors", "--prompt", "a sks dog"), "names 1: leave layout out"),
+        (("--prompt", "a dog"), "layout = auto places the subjects of adapters: give some"),
+        ((*BOTH, "--prompt", PROMPT, "--region", "@0,0,1,1=x"), "finds the regions itself"),
+        ((*BOTH, "--prompt", PROMPT, "--mode", "switch"), "mode = switch has no regions"),
+        ((*BOTH, "--prompt", PROMPT, "--init", "x.png"), "draws a draft of its own"),
+        ((*BOTH, "--prompt", PROMPT, "--layout", "automatic"), "layout"),
+    ],
+)
+def test_what_cannot_be_laid_out(
+    arguments: tuple[str, ...], message: str, call: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call(tmp_path / "out", "--layout", "auto", *arguments) == 2
+    assert message in " ".join(capsys.readouterr().err.split())
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_subject_that_the_draft_does_not_show(
+    call: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(locate, "located", lambda *_, **__: 4 * torch.eye(4).expand(2, 4, 4))
+    assert call(tmp_path / "out", *BOTH, "--prompt", PROMPT, "--layout", "auto", "--seed", "7", "--n", "1") == 2
+    error = " ".join(capsys.readouterr().err.split())
+    assert "the draft of seed 7 shows no place of its own for 'xyz cat'" in error
+    assert not (tmp_path / "out").exists()
