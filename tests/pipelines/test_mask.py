@@ -169,8 +169,9 @@ def test_refusals(
     folder: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], message: str
 ) -> None:
     monkeypatch.chdir(folder.parent)
+    settings: dict[str, Any] = {"images": "pictures", "class_word": "dog", "base": str(tiny), "device": "cpu"} | changes
     with pytest.raises((ConfigError, DatasetError), match=message):
-        mask(MaskConfig(**{"images": "pictures", "class_word": "dog", "base": str(tiny), "device": "cpu"} | changes))
+        mask(MaskConfig(**settings))
     assert sorted(path.name for path in folder.iterdir()) == ["a.png", "b.jpg"]
 
 
