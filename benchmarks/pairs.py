@@ -1,4 +1,4 @@
-"""python -m benchmarks.pairs [--work DIR] [--out DIR] [--steps N]: two subjects in one picture.
+"""python -m benchmarks.pairs [--work DIR] [--out DIR] [--steps N] [--ways A,B]: two subjects in one picture.
 
 Trains six unseen subjects of the embedded base's world, three cats and three dogs, each alone: by LoRA, by Spectral
 Adapter on column blocks of their own, and by orthogonal LoRA on slots of their own. Then brings them together in
@@ -184,11 +184,11 @@ def summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def figure(pair: tuple[Person, Person], files: Files, work: Path) -> Image.Image:
-    """One pair in all ways, in a few contexts, beside photographs of both."""
+def figure(pair: tuple[Person, Person], files: Files, work: Path, chosen: Sequence[str] = WAYS) -> Image.Image:
+    """One pair in the chosen ways, in a few contexts, beside photographs of both."""
     shown = [list(CONTEXTS).index(name) for name in SHOWN]
     rows = {f"{it.name}: photographs": photographs(it.subject, len(SHOWN), seed=FIRST_SEED + it.number) for it in pair}
-    rows |= {way: [together(way, pair, files, work)[i] for i in shown] for way in WAYS}
+    rows |= {way: [together(way, pair, files, work)[i] for i in shown] for way in chosen}
     return sheet(rows, [CONTEXTS[name] for name in SHOWN], f"{pair[0].name} on the left, {pair[1].name} on the right")
 
 
@@ -197,15 +197,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, default=Path("pairs-work"))
     parser.add_argument("--out", type=Path, default=RESULTS)
-    parser.add_argument("--steps", type=int, default=300, help="of each training (default 300)")
+    parser.add_argument("--steps", type=int, default=400, help="of each training (default 400)")
+    parser.add_argument("--ways", default=",".join(WAYS), help="some of them, comma-separated (all)")
     options = parser.parse_args()
+    chosen = tuple(options.ways.split(","))
+    if unknown := set(chosen) - set(WAYS):
+        raise SystemExit(f"--ways: unknown {', '.join(sorted(unknown))}; ways are {', '.join(WAYS)}")
+    trainings = [it for it in TRAININGS if it in chosen or it == "lora"]
     files = {
-        (person.token, way): trained(person, way, options.work, options.steps) for way in TRAININGS for person in PEOPLE
+        (person.token, way): trained(person, way, options.work, options.steps) for way in trainings for person in PEOPLE
     }
     jury, rows = Jury(files, options.work), []
     for pair in PAIRS:
         kind = "same class" if pair[0].cls == pair[1].cls else "two classes"
-        judged = {way: jury.judge(way, pair) for way in WAYS}
+        judged = {way: jury.judge(way, pair) for way in chosen}
         rows.append({"pair": [it.name for it in pair], "kind": kind, **judged})
         print(json.dumps(rows[-1]), flush=True)
     report = {"about": machine(pick_device()), "base": base_digest(), "steps": options.steps, "rank": RANK}
@@ -213,7 +218,7 @@ def main() -> None:
     report |= {"summary": summary(rows), "pairs": rows, "triples": threes}
     write_results(options.out / "pairs.json", report)
     for name, pair in (("same", PAIRS[0]), ("two", PAIRS[6])):
-        figure(pair, files, options.work).save(options.out / f"pairs-{name}-class.png")
+        figure(pair, files, options.work, chosen).save(options.out / f"pairs-{name}-class.png")
     for way, figures in report["summary"].items():
         told = (f"{name} {mean:.2f} [{low:.2f}, {high:.2f}]" for name, (mean, low, high) in figures["all"].items())
         print(f"{way:12}", *told)

@@ -44,7 +44,7 @@ class Person:
 PEOPLE = tuple(
     Person(number, cls, token)
     for number, (cls, token) in enumerate(
-        [("cat", "sks"), ("cat", "zwx"), ("cat", "qpl"), ("dog", "vrk"), ("dog", "xob"), ("dog", "tuv")]
+        [("cat", "sks"), ("cat", "zwx"), ("cat", "brul"), ("dog", "xob"), ("dog", "mofe"), ("dog", "ptix")]
     )
 )
 PAIRS = (
@@ -58,6 +58,8 @@ TRIPLES = tuple((PEOPLE[i], PEOPLE[3 + (i + shift) % 3], PEOPLE[(i + 1) % 3]) fo
 
 def trained(person: Person, way: str, work: Path, steps: int) -> Path:
     """The adapter of a subject: as it lies there, or trained, or trained on from where it was stopped.
+
+    Each has a seed of its own: adapters of one seed begin with the same random values and share more than subjects do.
 
     Raises ConfigError if what lies there is of another number of steps.
     """
@@ -81,6 +83,7 @@ def trained(person: Person, way: str, work: Path, steps: int) -> Path:
         method_options=reserved(person, way, work),
         rank=RANK,
         steps=steps,
+        seed=person.number,
     )
     return train(config, run).adapter
 

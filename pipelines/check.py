@@ -106,7 +106,7 @@ def check(
     loaded = load_base(base, device="cpu")
     settings = settings.with_presets(loaded.family)
     framing = Framing.of(loaded, resolution or loaded.resolution, settings.buckets)
-    photos, remarks = survey(folder, framing, token, settings.masks, on_progress)
+    photos, remarks = survey(folder, framing, token, bool(settings.masks), on_progress)
     try:
         check_usable(folder, photos, remarks, strict)
         error = None

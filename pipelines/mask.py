@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from dreamtune.data.survey import Photo
     from dreamtune.models import Base
 
-LEAST, MOST = 0.005, 0.95
-"""Shares of a picture outside which a mask is taken for a failure: it covers nothing, or everything."""
 DOUBTFUL = 0.8
 """Agreement below which a mask is said to need a look."""
 
@@ -180,11 +178,8 @@ def _make(
     config: MaskConfig, base: Base, targets: list[tuple[Photo, Path]], refused: list[Remark]
 ) -> Iterator[_Made | None]:
     """One mask after the other; None with a remark in `refused` for a picture that cannot have one."""
-    import numpy as np
-
-    from dreamtune.data import cutout
-    from dreamtune.data.images import Remark, UnusablePicture, open_picture, quiet, to_tensor
-    from dreamtune.data.subject_map import subject_map
+    from dreamtune.data.auto_masks import failure, found_mask
+    from dreamtune.data.images import Remark, UnusablePicture, open_picture, quiet
 
     for photo, target in targets:
         size = photo.crop.size
@@ -195,11 +190,10 @@ def _make(
             refused.append(Remark(photo.file, f"has changed meanwhile: it {error.problem}", error.remedy, True))
             yield None
             continue
-        # the whole picture: a shape that the base knows, a little squeezed rather than cropped
-        small = picture.resize(size, Image.Resampling.LANCZOS if size[0] < picture.width else Image.Resampling.BICUBIC)
-        found = subject_map(base, to_tensor(small), config.class_word, config.seed).numpy()
-        made, agreement = cutout.cut_out(np.asarray(small), found, grab=config.refine == "grabcut")
-        problem = _failure(float(made.mean()), config.class_word)
+        small, made, agreement = found_mask(
+            base, picture, size, config.class_word, config.seed, grab=config.refine == "grabcut"
+        )
+        problem = failure(float(made.mean()), config.class_word)
         if problem:
             refused.append(Remark(photo.file, problem, "draw it by hand, or try another class word or base", True))
             yield None
@@ -207,24 +201,14 @@ def _make(
             yield _Made(photo, target, small, made, agreement)
 
 
-def _failure(share: float, class_word: str) -> str:
-    """What is wrong with a mask that shows this share of its picture, or nothing."""
-    if share < LEAST:
-        return f"gets no mask: it would cover {share:.1%} of the picture, so no {class_word} was found"
-    if share > MOST:
-        return f"gets no mask: it would cover {share:.1%} of the picture, so no background was found"
-    return ""
-
-
 def _write(made: _Made, overwrite: bool, refused: list[Remark]) -> list[WrittenMask]:
     """The mask as a file of the picture's size; none if another process has made one meanwhile. Raises ConfigError."""
+    from dreamtune.data.auto_masks import enlarged
     from dreamtune.data.images import Remark
 
-    drawn = Image.fromarray(made.mask.astype("uint8") * 255)
-    large = drawn.resize(made.photo.crop.original, Image.Resampling.BICUBIC)
-    table = [255 * (value > 127) for value in range(256)]
+    large = enlarged(made.mask, made.photo.crop.original)
     try:
-        write_png(made.target, large.point(table), replace=overwrite)
+        write_png(made.target, large, replace=overwrite)
     except FileExistsError:
         refused.append(Remark(made.photo.file, f"has got the mask {made.target.name} meanwhile", "it stays", True))
         return []

@@ -8,7 +8,7 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dreamtune.errors import ConfigError
+from dreamtune.errors import ConfigError, DatasetError
 from dreamtune.pipelines import trackers
 from dreamtune.pipelines.check import patiently
 from dreamtune.pipelines.contents import weights_of, weights_of_judge
@@ -148,7 +148,7 @@ def preflight(config: TrainConfig, folder: RunFolder, resume: bool, tell: OnProg
     images = check(config, folder, resume)
 
     from dreamtune.data.buckets import Framing
-    from dreamtune.data.composites import mask_digest, plan_composites
+    from dreamtune.data.composites import mask_digest
     from dreamtune.data.subject import load_subject
     from dreamtune.data.words import caption_remarks, token_remarks
     from dreamtune.models import family_of, load_base
@@ -157,6 +157,7 @@ def preflight(config: TrainConfig, folder: RunFolder, resume: bool, tell: OnProg
     from dreamtune.training.attaching import attach_all
     from dreamtune.training.objective import Objective
 
+    asked = "compose" in config.model_fields_set
     config = config.with_presets(family_of(config.base))  # which also say in what precision to load it
     _check_length(config, resume, tell)
     base = load_base(config.base, device=config.device, precision=config.precision)
@@ -177,12 +178,14 @@ def preflight(config: TrainConfig, folder: RunFolder, resume: bool, tell: OnProg
         Framing.of(base, resolution, config.buckets),
         strict=config.strict,
         prompts=config.instance_prompts,
-        masks=config.masks,
+        masks=bool(config.masks),
         on_progress=patiently(tell),
     )
+    if config.masks == "auto":
+        subject = _with_masks(subject, base, tell)
     words = () if config.pivotal else token_remarks(config.token, config.class_word, base.tokenizer)
     captions = caption_remarks(subject.photos, base.tokenizer, (config.token,), _new_words(config))
-    composites, left_out = plan_composites(subject, config.other_things, config.seed) if config.compose else ((), ())
+    config, composites, left_out = _composites(config, subject, asked)
     subject = replace(subject, remarks=(*words, *prompts, *subject.remarks, *captions, *left_out))
     for remark in subject.remarks:
         tell(Progress("remark", message=str(remark)))
@@ -223,6 +226,39 @@ def _check_length(config: TrainConfig, resume: bool, tell: OnProgress) -> None:
         raise ConfigError(missing)
     if missing:
         tell(Progress("remark", message=missing))
+
+
+def _composites(
+    config: TrainConfig, subject: Subject, asked: bool
+) -> tuple[TrainConfig, tuple[Composite, ...], tuple[Remark, ...]]:
+    """The composites of a training; those that a preset wants and the pictures do not allow are left out.
+
+    asked: whether the user wants them: then ConfigError or DatasetError is raised.
+    """
+    from dreamtune.data.composites import plan_composites
+    from dreamtune.data.images import Remark
+
+    if not config.compose:
+        return config, (), ()
+    try:
+        return config, *plan_composites(subject, config.other_things, config.seed)
+    except (ConfigError, DatasetError) as error:
+        if asked:
+            raise
+        remark = Remark("composites", "are left out", str(error).removesuffix(", or set compose to 0"))
+        return config.changed(compose=0.0), (), (remark,)
+
+
+def _with_masks(subject: Subject, base: Base, tell: OnProgress) -> Subject:
+    """A mask for every picture that has none, as `dreamtune mask` makes them."""
+    from dreamtune.data.auto_masks import with_masks
+    from dreamtune.data.encode import open_again
+
+    def follow(done: int, of: int) -> None:
+        tell(Progress("masks", done, of))
+
+    photos, remarks = with_masks(base, subject.photos, subject.class_word, open_again, base.factor, on_progress=follow)
+    return replace(subject, photos=photos, remarks=(*subject.remarks, *remarks))
 
 
 def _prompt_remarks(config: TrainConfig, base: Base) -> list[Remark]:

@@ -17,6 +17,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from dreamtune.data.auto_masks import enlarged
 from dreamtune.data.buckets import Crop, Framing
 from dreamtune.data.cache import Cache, key_of, weights_digest
 from dreamtune.data.composing import PICTURE, SIDES, Side, beside, cut_out_size
@@ -61,12 +62,9 @@ class Composite:
         """What is true of it, the subject ("sks dog") first and second; it has one of them each time it is seen."""
         own, other = _with_article(subject), _with_article(self.other)
         there = SIDES[self.on == "left"]
-        return (
-            f"{own} on the {self.on} and {other} on the {there}",
-            f"{other} on the {there} and {own} on the {self.on}",
-            f"{own} next to {other}",
-            f"{other} next to {own}",
-        )
+        second = f"{other} on the {there} and {own} on the {self.on}"
+        # Pictures of it alone name it first: here it is the second in three of four cases.
+        return (f"{own} on the {self.on} and {other} on the {there}", second, second, f"{other} and {own}")
 
 
 def plan_composites(
@@ -168,7 +166,9 @@ def _cut(photo: Photo, resolution: int, cell: int) -> tuple[Image.Image, Image.I
         return Crop(picture.size, square.box, (side, side)).apply(picture.image), None
     size = cut_out_size(box[2] - box[0], box[3] - box[1], resolution)
     mask, crop = picture.alpha, Crop(picture.size, box, size)
-    if photo.mask_file is not None:
+    if photo.made_mask is not None:
+        mask = enlarged(photo.made_mask, picture.size)
+    elif photo.mask_file is not None:
         try:
             with quiet():
                 mask = read_mask(photo.mask_file, picture.size)

@@ -53,6 +53,8 @@ class Photo:
     """Perceptual hash."""
     mask_file: Path | None = None
     """The file that its mask was read from, which may show everything; None for its transparency, or no mask."""
+    made_mask: np.ndarray | None = None
+    """(h, w) bool of the whole picture, of any size, if the mask was made from where the base sees the subject."""
 
 
 def survey(

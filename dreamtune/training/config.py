@@ -9,6 +9,7 @@ from dreamtune.errors import ConfigError
 from dreamtune.training.presets import preset
 from dreamtune.training.recipe import suggest
 from dreamtune.training.settings import TrainSettings
+from dreamtune.words import holds
 
 _PRIVATE = {
     *("images", "base", "start_from", "device", "strict"),
@@ -51,6 +52,11 @@ class TrainConfig(TrainSettings):
         if "warmup_steps" in chosen:
             steps = chosen.get("steps", self.steps)
             chosen["warmup_steps"] = min(chosen["warmup_steps"], steps - 1)
+        others = chosen.get("compose_with", self.compose_with) or ("{class}",)
+        if any(holds(self.prompt(it), self.token) for it in others):
+            chosen = {key: value for key, value in chosen.items() if not key.startswith("compose")}
+        if not chosen.get("compose", self.compose):
+            chosen.pop("compose_with", None)
         if "alpha" in chosen and self.rank is not None:  # the learning rate beside it is meant for its scale
             chosen["alpha"] *= self.rank / row["rank"]
         if "method_options" in row:  # here an entry is what may be set or not

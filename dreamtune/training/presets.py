@@ -37,6 +37,9 @@ PRESETS: dict[str, dict[str, Any]] = {
         "warmup_steps": 10,
         "lr_schedule": "cosine",
         "prior_images": 64,
+        "masks": "auto",
+        "compose": 0.5,
+        "compose_with": ("{class}", "robot", "house"),
     },
 }
 """By family of the base."""

@@ -54,7 +54,8 @@ class TrainSettings(Recipe):
     """How often the subject is seen in a composite, beside another thing at the left or right (0.3 is usual), cut out
     by its mask where it has one; for pictures of several subjects. 0 never."""
     compose_with: tuple[str, ...] = Field(default=(), max_length=16)
-    """Other things beside it in composites, in words that the base knows (mug, chair); its class if none."""
+    """Other things beside it in composites, in words that the base knows (mug, chair); {class} is any other of its
+    class, and all there is if none is named."""
 
     method: str = "lora"
     """How the weights are changed: a name in dreamtune.adapters.METHODS."""
@@ -142,9 +143,9 @@ class TrainSettings(Recipe):
     buckets: bool = True
     """Keep long pictures long: each is cropped to the shape of about the same area that cuts off least, instead of
     to a square."""
-    masks: bool = True
+    masks: bool | Literal["auto"] = True
     """Learn only what a mask shows, where a picture has one: x.mask.png beside x.jpg (white is the subject), or its
-    own transparency."""
+    own transparency. auto: also make one, as `dreamtune mask` does, of each picture that has none."""
     strict: bool = False
     """Stop at the first unusable picture instead of leaving it out with a remark."""
 
@@ -204,7 +205,8 @@ class TrainSettings(Recipe):
     def _plain_things(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         things = tuple(dict.fromkeys(one_form(" ".join(it.split())) for it in value))
         for thing in things:
-            if not thing or not thing.isprintable() or "{" in thing or "}" in thing:
+            plain = thing.replace("{class}", "")
+            if not thing or not thing.isprintable() or "{" in plain or "}" in plain:
                 raise ValueError(f"compose_with = {thing!r} must be a thing in plain words, for example mug")
         return things
 
@@ -297,7 +299,7 @@ class TrainSettings(Recipe):
     @property
     def other_things(self) -> tuple[str, ...]:
         """What stands beside the subject in composites."""
-        return self.compose_with or (self.class_word,)
+        return tuple(dict.fromkeys(map(self.prompt, self.compose_with or ("{class}",))))
 
     @classmethod
     def answer_to(cls, key: str, value: Any) -> str | None:

@@ -77,8 +77,8 @@ def test_captions_name_it_first_and_second(tmp_path: Path) -> None:
     assert Composite(photo, "right", "apple", 0, 0.5).captions("sks dog") == (
         "a sks dog on the right and an apple on the left",
         "an apple on the left and a sks dog on the right",
-        "a sks dog next to an apple",
-        "an apple next to a sks dog",
+        "an apple on the left and a sks dog on the right",
+        "an apple and a sks dog",
     )
 
 

@@ -15,7 +15,7 @@ from dreamtune.pocket import path
 from dreamtune.pocket.pretrain.config import PretrainConfig
 from dreamtune.pocket.pretrain.text import new_text_encoder
 from dreamtune.pocket.pretrain.tokenizer import new_tokenizer
-from dreamtune.pocket.pretrain.words import SIZE, Codes, any_word, captions_with_words, losses, train_words
+from dreamtune.pocket.pretrain.words import SIZE, Codes, anchor, any_word, captions_with_words, losses, train_words
 from dreamtune.pocket.world import CLASSES
 from dreamtune.pocket.world.captions import IDENTIFIERS
 
@@ -40,12 +40,12 @@ def test_captions_differ_by_their_words_alone(tokenizer: CLIPTokenizer) -> None:
     known = {tokenizer(word, add_special_tokens=False).input_ids[0] for word in IDENTIFIERS}
     assert not known & set(pairs.plain.flatten().tolist())
     classes = {tokenizer(word, add_special_tokens=False).input_ids[0] for word in CLASSES}
-    at, place, origin = pairs.coded
-    assert len(pairs.words) == len(at) > 40
+    at, place, origin = pairs.classes
+    assert len(pairs.words) == len(at) > 20
     assert set(pairs.plain[at, origin].tolist()) <= classes
-    assert torch.equal(pairs.named[at[1::2], place[1::2]], pairs.plain[at[1::2], origin[1::2]]), "the class word"
-    for word, row, end in zip(pairs.words[::2], at[::2], place[::2], strict=True):
-        assert pairs.named[row, end - len(word) + 1 : end + 1].tolist() == word
+    assert torch.equal(pairs.named[at, place], pairs.plain[at, origin]), "the class word"
+    for word, row, end in zip(pairs.words, at, place, strict=True):
+        assert pairs.named[row, end - len(word) : end].tolist() == word
 
 
 def test_words_are_known_and_new_ones() -> None:
@@ -73,12 +73,15 @@ def test_nothing_is_asked_of_captions_without_words_but_to_stay(
     tokenizer: CLIPTokenizer, encoder: CLIPTextModel
 ) -> None:
     pairs, codes = captions_with_words(Random(1), tokenizer, 8), Codes(tokenizer, 32, None)
-    keep, _, word = losses(encoder, encoder, pairs, codes)
+    place = anchor(encoder, tokenizer)
+    keep, _, word = losses(encoder, encoder, pairs, codes, place)
     assert keep == 0
-    bare = encoder(pairs.plain).last_hidden_state[pairs.coded[0], pairs.coded[2]]
-    named = encoder(pairs.named).last_hidden_state[pairs.coded[0], pairs.coded[1]]
-    away = SIZE * bare.norm(dim=1, keepdim=True) * codes(pairs.words)
-    assert float(word) == pytest.approx(float((named - bare - away).square().mean()), rel=1e-4)
+    row, cls, origin = pairs.classes
+    bare, named = encoder(pairs.plain).last_hidden_state[row, origin], encoder(pairs.named).last_hidden_state
+    code = SIZE * codes(pairs.words)
+    own = (named[row, cls - 1] - place - place.norm() * code).square().mean()
+    of_class = (named[row, cls] - bare - bare.norm(dim=1, keepdim=True) * code).square().mean()
+    assert float(word) == pytest.approx(float(own + of_class) / 2, rel=1e-4)
 
 
 @pytest.mark.slow

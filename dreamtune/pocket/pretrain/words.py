@@ -2,9 +2,13 @@
 
 Stage 2 makes the encoder tell which of eight words belongs to the first subject and which to the second, by separate
 heads; "sks as first" and "sks as second" then become two unrelated states, and an adapter that learned the one is not
-heard beside the other. Here each word, of any letters, gets a fixed code, and the encoder of stage 2 is trained on to
-add it: state at the word and at its class word = state of the caption without the word, plus the code. All other states
-are held where they are, so that a UNet which has learned to read captions reads them as before.
+heard beside the other. Here each word, of any letters, gets a fixed code, and the encoder of stage 2 is trained on:
+state at the word = that of a colour at the beginning of a caption, wherever the word stands, plus the code; state at
+its class word = that in the caption without the word, plus the code. All other states are held where they are, so that
+a UNet which has learned to read captions reads them as before.
+
+The word's own state says nothing of its place: where it also said whether its subject is the first or the second, an
+adapter was heard less as the second (docs/log.md).
 """
 
 # diffusers and transformers annotate arguments more narrowly than they accept.
@@ -23,7 +27,7 @@ from diffusers import UNet2DConditionModel
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from ..world import CLASSES, random_scene
+from ..world import CLASSES, COLORS, random_scene
 from ..world.captions import IDENTIFIERS, caption
 from .config import PretrainConfig
 from .schedule import Ema, Stage, constant_then_cosine
@@ -70,10 +74,10 @@ class Pairs:
     """(n, length) token ids with words."""
     same: Tensor
     """(3, k): row, place in `named`, place in `plain` of tokens whose states stay."""
-    coded: Tensor
-    """(3, m): the same of tokens whose states get a word's code."""
+    classes: Tensor
+    """(3, m): the same of class words whose states get their word's code."""
     words: list[list[int]]
-    """Token ids of the word of each column of `coded`."""
+    """Token ids of the word of each column of `classes`; its last token stands right before."""
 
 
 def any_word(rng: Random) -> str:
@@ -89,7 +93,7 @@ def captions_with_words(rng: Random, tokenizer: CLIPTokenizer, count: int) -> Pa
     length, pad = tokenizer.model_max_length, tokenizer.pad_token_id
     plains, nameds, words = [], [], []
     same: list[tuple[int, int, int]] = []
-    coded: list[tuple[int, int, int]] = []
+    classes: list[tuple[int, int, int]] = []
     known: dict[str, list[int]] = {}
 
     def ids(word: str) -> list[int]:
@@ -105,8 +109,8 @@ def captions_with_words(rng: Random, tokenizer: CLIPTokenizer, count: int) -> Pa
             if text in CLASSES and rng.random() < 0.7:
                 word = ids(any_word(rng))
                 named += word
-                marks += [(len(named) - 1, len(plain)), (len(named), len(plain))]
-                row_words += [word, word]
+                marks.append((len(named), len(plain)))
+                row_words.append(word)
             else:
                 kept += [(len(named) + i, len(plain) + i) for i in range(len(ids(text)))]
             plain += ids(text)
@@ -117,22 +121,38 @@ def captions_with_words(rng: Random, tokenizer: CLIPTokenizer, count: int) -> Pa
         plains.append(plain + [pad] * (length - len(plain)))
         nameds.append(named + [pad] * (length - len(named)))
         same += [(row, a, b) for a, b in kept]
-        coded += [(row, a, b) for a, b in marks]
+        classes += [(row, a, b) for a, b in marks]
         words += row_words
-    return Pairs(torch.tensor(plains), torch.tensor(nameds), torch.tensor(same).T, torch.tensor(coded).T, words)
+    return Pairs(torch.tensor(plains), torch.tensor(nameds), torch.tensor(same).T, torch.tensor(classes).T, words)
 
 
-def losses(old: CLIPTextModel, new: CLIPTextModel, pairs: Pairs, codes: Codes) -> tuple[Tensor, Tensor, Tensor]:
-    """Mean squared errors of captions without words, of the other states beside words, and of the words' states."""
+@torch.no_grad()
+def anchor(encoder: CLIPTextModel, tokenizer: CLIPTokenizer) -> Tensor:
+    """(width,) what a word of no meaning is made of: the mean state of colours in "a red", "a blue", ...
+
+    The UNet reads a subject's looks from the adjectives before its class word, so this is where it looks for them.
+    """
+    ids = tokenizer([f"a {color}" for color in COLORS], return_tensors="pt").input_ids
+    return encoder(ids).last_hidden_state[:, 2].mean(0)
+
+
+def losses(
+    old: CLIPTextModel, new: CLIPTextModel, pairs: Pairs, codes: Codes, place: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Mean squared errors of captions without words, of the other states beside words, and of the words' states.
+
+    place: the encoder's :func:`anchor`.
+    """
     with torch.no_grad():
         wanted = old(pairs.plain).last_hidden_state
     both = new(torch.cat([pairs.plain, pairs.named])).last_hidden_state
     plain, named = both.chunk(2)
     row, a, b = pairs.same
-    at, place, origin = pairs.coded
-    bare = wanted[at, origin]
-    target = bare + SIZE * bare.norm(dim=1, keepdim=True) * codes(pairs.words)
-    return F.mse_loss(plain, wanted), F.mse_loss(named[row, a], wanted[row, b]), F.mse_loss(named[at, place], target)
+    at, cls, origin = pairs.classes
+    bare, code = wanted[at, origin], SIZE * codes(pairs.words)
+    targets = torch.cat([place + place.norm() * code, bare + bare.norm(dim=1, keepdim=True) * code])
+    found = torch.cat([named[at, cls - 1], named[at, cls]])
+    return F.mse_loss(plain, wanted), F.mse_loss(named[row, a], wanted[row, b]), F.mse_loss(found, targets)
 
 
 def train_words(
@@ -149,7 +169,7 @@ def train_words(
     torch.manual_seed(config.seed)
     folder = work / "words"
     old, new = encoder.cpu().eval().requires_grad_(False), deepcopy(encoder.cpu()).requires_grad_(True)
-    codes = Codes(tokenizer, config.text_width, unet, config.seed)
+    codes, place = Codes(tokenizer, config.text_width, unet, config.seed), anchor(old, tokenizer)
     optimizer = torch.optim.AdamW(new.parameters(), lr=1e-3, betas=(0.9, 0.98), weight_decay=0)
     ema = Ema([new], 0.995)
     stage = Stage(folder, config.minutes["words"], {"encoder": new, "ema": ema, "adamw": optimizer})
@@ -157,7 +177,7 @@ def train_words(
     for spent in stage:
         for group in optimizer.param_groups:
             group["lr"] = 1e-3 * constant_then_cosine(spent, stage.step, 50, turn=0.4, floor=0.01)
-        keep, same, word = losses(old, new, captions_with_words(rng, tokenizer, 64), codes)
+        keep, same, word = losses(old, new, captions_with_words(rng, tokenizer, 64), codes, place)
         optimizer.zero_grad()
         (4 * keep + 4 * same + word).backward()
         torch.nn.utils.clip_grad_norm_(new.parameters(), 1.0)
@@ -168,7 +188,7 @@ def train_words(
             stage.log(keep=keep.item(), same=same.item(), word=word.item())
     ema.swap()
     with torch.no_grad():
-        keep, same, word = losses(old, new, captions_with_words(Random("held out"), tokenizer, 512), codes)
+        keep, same, word = losses(old, new, captions_with_words(Random("held out"), tokenizer, 512), codes, place)
     stage.log(held_out_keep=keep.item(), held_out_same=same.item(), held_out_word=word.item())
     new.eval().requires_grad_(False)
     new.save_pretrained(folder / "model")

@@ -1,0 +1,113 @@
+"""Masks of pictures that have none, from where the base sees the subject: for `dreamtune mask` and for training."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from PIL import Image
+
+from dreamtune.data.cache import Cache, key_of, weights_digest
+from dreamtune.data.images import Picture, Remark, UnusablePicture, to_tensor
+from dreamtune.data.masks import cell_weights
+from dreamtune.data.survey import Photo
+
+if TYPE_CHECKING:
+    from dreamtune.models import Base
+
+LEAST, MOST = 0.005, 0.95
+"""Shares of a picture outside which a mask is taken for a failure: it covers nothing, or everything."""
+_RULES = 1
+"""Part of the keys of masks in the cache: a change of how they are made makes the old ones unreachable."""
+
+
+def found_mask(
+    base: Base, picture: Image.Image, size: tuple[int, int], class_word: str, seed: int = 0, grab: bool = True
+) -> tuple[Image.Image, np.ndarray, float]:
+    """The whole picture as the base looks at it, of `size` (width, height), a mask (h, w) bool of that size, and how
+    firm that is (0 to 1); see subject_map and cutout.
+
+    Raises ConfigError for a class that the base cannot read, BaseModelError when it makes NaN.
+    """
+    from dreamtune.data import cutout
+    from dreamtune.data.subject_map import subject_map
+
+    # the whole picture: a shape that the base knows, a little squeezed rather than cropped
+    small = picture.resize(size, Image.Resampling.LANCZOS if size[0] < picture.width else Image.Resampling.BICUBIC)
+    found = subject_map(base, to_tensor(small), class_word, seed).numpy()
+    return small, *cutout.cut_out(np.asarray(small), found, grab=grab)
+
+
+def failure(share: float, class_word: str) -> str:
+    """What is wrong with a mask that shows this share of its picture, or nothing."""
+    if share < LEAST:
+        return f"gets no mask: it would cover {share:.1%} of the picture, so no {class_word} was found"
+    if share > MOST:
+        return f"gets no mask: it would cover {share:.1%} of the picture, so no background was found"
+    return ""
+
+
+def enlarged(mask: np.ndarray, size: tuple[int, int]) -> Image.Image:
+    """A mask (h, w) bool as a picture (L) of `size` (width, height), black and white."""
+    drawn = Image.fromarray(mask.astype(np.uint8) * 255).resize(size, Image.Resampling.BICUBIC)
+    return drawn.point([255 * (value > 127) for value in range(256)])
+
+
+def with_masks(
+    base: Base,
+    photos: Sequence[Photo],
+    class_word: str,
+    open_again: Callable[[Photo], Picture],
+    cell: int,
+    cache: Cache | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> tuple[tuple[Photo, ...], tuple[Remark, ...]]:
+    """The photos, those without a mask or transparency of their own with one that is made, and a remark on each that
+    could not have one.
+
+    open_again: encode.open_again. cell: pixels along a side of a latent cell. Masks come from the cache where they are
+    there; an entry depends on the file's bytes, the size at which the base looks, its weights, the class, and the
+    arithmetic of the device. `on_progress(done, of)` is told after each.
+
+    Raises ConfigError for a class that the base cannot read, DatasetError for a file that has changed, BaseModelError
+    when the base makes NaN.
+    """
+    from dreamtune.models.arithmetic import arithmetic
+
+    cache = cache or Cache("masks")
+    about = {name: weights_digest(part) for name, part in {**base.parts, "vae": base.vae}.items()}
+    made: list[Photo] = []
+    remarks: list[Remark] = []
+    for done, photo in enumerate(photos, 1):
+        if photo.mask is not None or photo.mask_file is not None or "laid on white" in photo.conversions:
+            made.append(photo)
+            continue
+        size = photo.crop.size
+        key = key_of(
+            {"picture": photo.digest, "size": size, "class": class_word, "base": about, "rules": _RULES}
+            | {"arithmetic": arithmetic(base.device)}
+        )
+        entry = cache.get(key)
+        if entry is None:
+            mask = found_mask(base, open_again(photo).image, size, class_word)[1]
+            cache.put(key, entry := {"mask": torch.from_numpy(mask.astype(np.uint8))})
+        mask = entry["mask"].numpy().astype(bool)
+        problem, remedy = failure(float(mask.mean()), class_word), "all of it is learned: draw x.mask.png by hand"
+        weights = None
+        if not problem:
+            try:
+                weights = cell_weights(enlarged(mask, photo.crop.original), photo.crop, cell)
+            except UnusablePicture as error:
+                problem, remedy = f"gets no mask: it {error.problem}", error.remedy
+        if problem:
+            remarks.append(Remark(photo.file, problem, remedy))
+            made.append(photo)
+        else:
+            made.append(replace(photo, mask=weights, made_mask=mask))
+        if on_progress:
+            on_progress(done, len(photos))
+    cache.make_room()
+    return tuple(made), tuple(remarks)
