@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -16,7 +15,6 @@ from dreamtune.words import one_form, places
 if TYPE_CHECKING:
     from dreamtune.models import Base
     from dreamtune.models.attention import Size
-    from dreamtune.models.conditioning import Conditioning
 
 NOISES = (0.3, 0.5, 0.7)
 """Timesteps, as shares of all, at which the base is asked: with less noise words change little, with more it sees
@@ -61,6 +59,7 @@ def subject_map(base: Base, pixels: Tensor, class_word: str, seed: int = 0) -> T
     no word or too long for the base, BaseModelError when it makes NaN.
     """
     from dreamtune.models.attention import attention_averages
+    from dreamtune.models.noised import noised, predicted
 
     prompt = USUAL[base.family].prompt("", class_word)
     tokens = class_tokens(base, prompt, class_word)
@@ -68,21 +67,22 @@ def subject_map(base: Base, pixels: Tensor, class_word: str, seed: int = 0) -> T
     empty = base.emptied(empty)
     latent = base.encode_images(pixels[None])[0].float()
     size: Size = (latent.shape[-2], latent.shape[-1])
+    latents = latent.expand(SEEDS, -1, -1, -1)
     marks = torch.zeros(len(wanted.embedding), 1)
     marks[tokens] = 1
     differences, attentions = [], []
-    for noised, timestep in _noised(base, latent, NOISES, seed):
+    for cells, timestep in noised(base, latents, NOISES, seed):
         with attention_averages(base.unet, "attn2", lambda _: marks) as read:
-            told, untold = _predicted(base, noised, timestep, [wanted, empty], pixels).chunk(2)
+            told, untold = predicted(base, cells, timestep, [wanted, empty]).chunk(2)
         differences.append((told - untold).abs().mean(1).mean(0))
         least = min(LEAST_CELLS, max(min(it.shape[2:]) for it in read))
-        maps = [it[: len(noised)] for it in read if min(it.shape[2:]) >= least]
+        maps = [it[: len(cells)] for it in read if min(it.shape[2:]) >= least]
         attentions += [_standardized(_resized(it, size).mean(0)[0]) for it in maps]
     maps = torch.stack([_stretched(torch.stack(it).mean(0)) for it in (differences, attentions)])
     spread = []
-    for noised, timestep in _noised(base, latent, (SPREADING,), seed):
+    for cells, timestep in noised(base, latents, (SPREADING,), seed):
         with attention_averages(base.unet, "attn1", lambda to: _resized(maps[None], to)[0].flatten(1).T) as read:
-            _predicted(base, noised, timestep, [wanted], pixels)
+            predicted(base, cells, timestep, [wanted])
         finest = max(it[0, 0].numel() for it in read)
         spread += [_resized(it, size).mean(0) for it in read if it[0, 0].numel() == finest]
     difference, attention = (_stretched(it) for it in torch.stack(spread).mean(0))
@@ -90,29 +90,6 @@ def subject_map(base: Base, pixels: Tensor, class_word: str, seed: int = 0) -> T
     if not found.isfinite().all():
         raise BaseModelError(f"the base {base.id} makes NaN of a picture: its weights are damaged or overflow")
     return found
-
-
-def _noised(base: Base, latent: Tensor, shares: Sequence[float], seed: int) -> Iterator[tuple[Tensor, int]]:
-    """(noised latents (n, c, h, w), timestep) of each of some amounts of noise, as many seeds at once as fit."""
-    scheduler = base.noise_scheduler()
-    generators = [torch.Generator().manual_seed(seed + number) for number in range(SEEDS)]
-    noises = torch.cat([torch.randn(1, *latent.shape, generator=it) for it in generators]).to(latent)
-    for share in shares:
-        timestep = round(share * len(scheduler.alphas_cumprod))
-        kept = float(scheduler.alphas_cumprod[timestep])
-        for some in noises.split(max(1, base.batch_for(base.resolution) // 2)):
-            yield kept**0.5 * latent + (1 - kept) ** 0.5 * some, timestep
-
-
-def _predicted(base: Base, noised: Tensor, timestep: int, prompts: Sequence[Conditioning], pixels: Tensor) -> Tensor:
-    """(prompts * n, c, h, w) fp32: what the UNet predicts for n noised latents, all under the first prompt first."""
-    from dreamtune.models.conditioning import unet_inputs
-
-    height, width = pixels.shape[-2:]
-    told = [it.to(base.device, base.unet.dtype) for it in prompts for _ in noised]
-    time_ids = torch.tensor([height, width, 0, 0, height, width]).to(base.device, base.unet.dtype)
-    batch = noised.to(base.device, base.unet.dtype).repeat(len(prompts), 1, 1, 1)
-    return base.unet(batch, timestep, **unet_inputs(told, time_ids.expand(len(told), -1))).sample.float()
 
 
 def _resized(maps: Tensor, size: Size) -> Tensor:
