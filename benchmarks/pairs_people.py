@@ -56,14 +56,15 @@ TRIPLES = tuple((PEOPLE[i], PEOPLE[3 + (i + shift) % 3], PEOPLE[(i + 1) % 3]) fo
 """A cat, a dog and another cat."""
 
 
-def trained(person: Person, way: str, work: Path, steps: int) -> Path:
+def trained(person: Person, way: str, work: Path, steps: int, seed: int | None = None) -> Path:
     """The adapter of a subject: as it lies there, or trained, or trained on from where it was stopped.
 
     Each has a seed of its own: adapters of one seed begin with the same random values and share more than subjects do.
 
     Raises ConfigError if what lies there is of another number of steps.
     """
-    pictures, run = work / "pictures" / person.token, work / "runs" / f"{person.token}-{way}"
+    again = "" if seed is None else f"-{seed}"
+    pictures, run = work / "pictures" / person.token, work / "runs" / f"{person.token}-{way}{again}"
     pictures.mkdir(parents=True, exist_ok=True)
     for i, photo in enumerate(photographs(person.subject, 5, seed=FIRST_SEED + person.number)):
         photo.save(pictures / f"{i}.png")
@@ -79,11 +80,11 @@ def trained(person: Person, way: str, work: Path, steps: int) -> Path:
         images=pictures,
         class_word=person.cls,
         token=person.token,
-        method=TRAININGS[way],
+        method=TRAININGS.get(way, way),
         method_options=reserved(person, way, work),
         rank=RANK,
         steps=steps,
-        seed=person.number,
+        seed=person.number if seed is None else seed,
     )
     return train(config, run).adapter
 

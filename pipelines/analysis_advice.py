@@ -6,6 +6,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from dreamtune.pipelines.analysis_study import RELATIONS
+from dreamtune.pipelines.analysis_together import footnote, sentences
 
 if TYPE_CHECKING:
     from dreamtune.analysis import Advice
@@ -17,8 +18,14 @@ _ROUTES_SHOWN = 3
 
 
 def advice(study: Study) -> list[str]:
-    """All lines: on all adapters together, on each, on each pair."""
-    return [*overall(study), *on_adapters(study), *on_pairs(study)]
+    """All lines: what was found to tell; then on all adapters together, on each, on each pair."""
+    return [*leading(study), *overall(study), *on_adapters(study), *on_pairs(study)]
+
+
+def leading(study: Study) -> list[str]:
+    """What was found to tell: who is of one subject, and what each will lose where two are in one picture."""
+    found = [line for pair, it in study.together.items() for line in sentences(study.names, pair, it)]
+    return [*found, footnote(study.base)] if found else []
 
 
 def overall(study: Study) -> list[str]:

@@ -33,6 +33,11 @@ class Together:
     kept: tuple[float, float]
     """Share of that which is left of each when both act."""
 
+    @property
+    def left(self) -> tuple[float, float]:
+        """What is left of each in a picture of both, as a share of what it does in a picture of itself."""
+        return self.heard[0] * self.kept[0], self.heard[1] * self.kept[1]
+
 
 def effects(
     uses: Sequence[AdapterUse], base: Base, tell: OnProgress, steps: int, seed: int = 0, any_base: bool = False

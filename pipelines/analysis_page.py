@@ -10,7 +10,7 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dreamtune.pipelines.analysis_advice import on_adapters, on_pairs, overall
+from dreamtune.pipelines.analysis_advice import leading, on_adapters, on_pairs, overall
 
 if TYPE_CHECKING:
     from dreamtune.pipelines.analysis_report import Report
@@ -108,6 +108,7 @@ def _body(study: Study, pictures: Sequence[tuple[str, bytes, str]]) -> str:
 <p>{len(study.adapters)} adapters on the base {escape(study.base)}, {len(study.layers)} layers, lists of
 {study.top_k} directions. All numbers are in report.json.</p>
 <p>{_INTRODUCTION}</p>
+{_together(study)}
 {about}
 <h2>Each adapter</h2>{_health(study)}{_folded("Advice on each adapter", on_adapters(study))}
 {f"<h2>Each pair</h2>{_pairs(study)}{_folded('Advice on each pair', on_pairs(study))}" if study.numbers else ""}
@@ -115,6 +116,12 @@ def _body(study: Study, pictures: Sequence[tuple[str, bytes, str]]) -> str:
 {_interference(study)}
 {shown}
 <h2>What the figures mean</h2><dl>{meanings}</dl>"""
+
+
+def _together(study: Study) -> str:
+    """What was found to tell, before all else."""
+    lines = leading(study)
+    return f"<h2>Together in one picture</h2>{_list(lines[:-1])}<p>{escape(lines[-1])}</p>" if lines else ""
 
 
 def _list(lines: Sequence[str]) -> str:

@@ -11,6 +11,7 @@ from dreamtune.pipelines.analysis_study import Study, block_of
 
 if TYPE_CHECKING:
     from dreamtune.analysis import Layer, Seen, Shares
+    from dreamtune.pipelines.analysis_effects import Together
 
 VERSION = 1
 """Of the schema of report.json."""
@@ -32,7 +33,7 @@ class Report(Study):
             "layers": [self._layer(layer) for layer in self.layers],
             "pairs": [
                 self.pair(a, b)
-                | {"relation": self.relation(a, b)}
+                | {"relation": self.relation(a, b), "together": _together(self.together.get((a, b)))}
                 | {"blocks": {block: self.pair(a, b, block) for block in self.blocks()}}
                 for a, b in self.numbers
             ],
@@ -77,6 +78,10 @@ class Report(Study):
             "advice": [asdict(advice) for advice in self.interference.advice()],
             "timestep_profiles": profiles if self.timestep_profile else None,
         }
+
+
+def _together(found: Together | None) -> dict[str, Any] | None:
+    return None if found is None else asdict(found) | {"left": list(found.left)}
 
 
 def _seen(seen: Seen) -> dict[str, Any]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from dreamtune.analysis import Layer, Prediction
+    from dreamtune.pipelines.analysis_effects import Together
     from dreamtune.pipelines.analysis_record import Interference
 
 BLOCKS = ("down", "mid", "up", "text")
@@ -69,6 +70,8 @@ class Study:
     trajectories: tuple[Trajectory, ...]
     remarks: tuple[str, ...]
     seconds: float
+    together: Mapping[tuple[int, int], Together] = field(default_factory=dict)
+    """What pairs do to the base's predictions, for those that tell their word and class."""
 
     @property
     def names(self) -> list[str]:

@@ -51,6 +51,11 @@ def analyze(config: AnalyzeConfig, out: str | Path | None = None, on_progress: O
 
         interference = record(config, uses, base, gains, on_progress)
         remarks += interference.remarks
+    together = {}
+    if config.interference:
+        from dreamtune.pipelines.analysis_effects import effects
+
+        together = effects(uses, base, on_progress, config.steps, config.seed, config.any_base)
     report = Report(
         base=base.id,
         top_k=config.top_k,
@@ -61,6 +66,7 @@ def analyze(config: AnalyzeConfig, out: str | Path | None = None, on_progress: O
         trajectories=tuple(_trajectories(runs, layers, len(uses), config.top_k)),
         remarks=tuple(remarks),
         seconds=time.monotonic() - began,
+        together=together,
     )
     for remark in remarks:
         on_progress(Progress("remark", message=remark))

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 from dreamtune.models.families import USUAL
 from dreamtune.pipelines.adapter_use import AdapterUse, base_name, drawn_by
 from dreamtune.pipelines.analysis_config import AnalyzeConfig
+from dreamtune.pipelines.analysis_effects import effects
+from dreamtune.pipelines.analysis_together import footnote, sentences
 from dreamtune.pipelines.fuse_config import FuseConfig
 from dreamtune.pipelines.fuse_prompts import adapter_prompts
 from dreamtune.pipelines.fuse_stages import DRAWN
@@ -65,6 +67,8 @@ class Explanation:
     calibration: dict[str, Any] | None
     """Rank correlation of measured loss and crosstalk, with its interval, the number of pairs, and whether the base
     had the weights that it has now (`same_base`); None without."""
+    together: tuple[str, ...] = ()
+    """First of all: who is of one subject and what each will lose in a picture of two, with how far that holds."""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -119,7 +123,10 @@ def explain(config: FuseConfig, on_progress: OnProgress | None = None) -> Explan
         "pairs": measured["pairs"],
         "same_base": measured["base"] == digest(base),
     }
-    return Explanation(tuple(pairs), found.prompts, method, balance, tuple(reasons), told)
+    asked = effects(uses, base, on_progress, config.steps, config.seed, config.any_base)
+    together = [line for pair, it in asked.items() for line in sentences(names, pair, it)]
+    lines = (*together, footnote(base.id)) if together else ()
+    return Explanation(tuple(pairs), found.prompts, method, balance, tuple(reasons), told, lines)
 
 
 def _gains(uses: Sequence[AdapterUse], base: Base, tell: OnProgress) -> dict[str, dict[int, Tensor]]:

@@ -78,10 +78,12 @@ def analyze(
 
 def show(report: Report, out: Path) -> None:
     """Where the report is, and what it advises; on many pairs only there."""
-    from dreamtune.pipelines.analysis_advice import on_adapters, on_pairs, overall
+    from dreamtune.pipelines.analysis_advice import leading, on_adapters, on_pairs, overall
 
     console.say(f"{out / 'report.html'}  ({len(report.layers)} layers, {report.seconds:.0f} s)")
-    pairs = on_pairs(report)
+    pairs, first = on_pairs(report), leading(report)
+    for line in first if len(report.numbers) <= _SHOWN else first[-1:]:
+        console.say(line)
     for line in [*overall(report), *on_adapters(report), *(pairs if len(pairs) <= _SHOWN else [])]:
         console.say(f"- {line}")
     if len(pairs) > _SHOWN:

@@ -105,7 +105,9 @@ def fuse(
 
 
 def show_explanation(told: Explanation) -> None:
-    """A line for each ordered pair, what was measured of such figures, and the recommendation."""
+    """What was found to tell; a line for each ordered pair, what was measured of such figures, the recommendation."""
+    for line in told.together:
+        console.say(line)
     width = max((len(name) for pair in told.pairs for name in (pair.a, pair.b)), default=0)
     console.say(f"{'drawing':{width}}  {'added':{width}}  {'changes it by':>13}  {'loss':>5}")
     for pair in told.pairs:

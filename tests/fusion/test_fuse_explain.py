@@ -100,7 +100,14 @@ def test_it_draws_with_the_steps_and_prompts_that_it_is_given(
     given += ["--prompts", str(texts)]
     assert main(["fuse", *files, *given, "--out", str(tmp_path / "1.safetensors"), "--json"]) == 0
     expected = ["a dog here", "the a", "a one bb", "bb dog here", "a one bb", "bb 0", "bb 1"]
-    assert pictures == [(prompt, seed, 2, usual) for prompt, seed in zip(expected, (7, 8, 9, 7, 8, 9, 10), strict=True)]
+    seeds, scenes = (
+        (7, 8, 9, 7, 8, 9, 10),
+        [USUAL["pocket"].prompt("", "dog"), "a dog on the left and a dog on the right"],
+    )
+    assert pictures == [
+        *((prompt, seed, 2, usual) for prompt, seed in zip(expected, seeds, strict=True)),
+        *((scene, seed, 2, usual) for scene in scenes for seed in range(7, 11)),
+    ]
     assert json.loads(capsys.readouterr().out)["explanation"]["prompts"] == expected
     assert main(["fuse", *files, "--prompts", str(texts), "--out", str(tmp_path / "2.safetensors")]) == 2
     assert "sum reads no prompts" in capsys.readouterr().err

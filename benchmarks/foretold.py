@@ -1,0 +1,160 @@
+"""python -m benchmarks.foretold [--work DIR] [--out DIR] [--steps N]: what an analysis tells of adapters beforehand.
+
+Takes the six subjects of `benchmarks.pairs` (the same work folder serves both), each with a second training by another
+seed and, for every other one, another method. Asks (a) whether figures of a pair tell two adapters of one subject from
+those of two subjects of a class, as the area under the ROC curve; and (b) whether they tell what each loses in a
+picture of both, added up, as the rank correlation with the likeness lost, over the twelve pairs both ways. The figure
+for (b) is chosen on the first half of the pairs and judged on the second. Writes foretold.json, and what the program
+says of its own reliability. Resumable: trainings and pictures that lie in the work folder are not made again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+from collections.abc import Mapping, Sequence
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import dreamtune
+from benchmarks import pairs
+from benchmarks.machine import RESULTS, machine, write_results
+from benchmarks.pairs_people import PAIRS, PEOPLE, Person, trained
+from benchmarks.quality_work import base_digest
+from dreamtune.analysis.overlap import spearman
+from dreamtune.evaluation.fidelity import likeness
+from dreamtune.models import load_base
+from dreamtune.pipelines.adapter_use import AdapterUse
+from dreamtune.pipelines.analysis_effects import Together, effects
+from dreamtune.pipelines.analysis_together import RELIABILITY
+from dreamtune.pipelines.generate import GenerateConfig
+from dreamtune.pocket.world import CONTEXTS
+
+STEPS = 6
+"""Of the base's pictures on which adapters are asked, as `analyze` has it."""
+Ways = Mapping[tuple[int, int], float]
+"""(number of the pair, side) -> a figure."""
+
+
+def auc(same: Sequence[float], other: Sequence[float]) -> float:
+    """Share of all combinations in which the one of the first kind is larger; ties count half."""
+    wins = [(x > y) + 0.5 * (x == y) for x in same for y in other]
+    return sum(wins) / len(wins)
+
+
+def told_apart(files: Sequence[Path], people: Sequence[Person]) -> dict[str, Any]:
+    """Area under the curve of each figure that could tell "same subject" from "same class", and its values."""
+    uses, base = [AdapterUse.load(str(file)) for file in files], load_base("pocket")
+    asked = effects(uses, base, lambda _: None, steps=STEPS)
+    report = dreamtune.analyze([str(file) for file in files], interference=False).to_dict()
+    plain = {(pair["a"], pair["b"]): pair for pair in report["pairs"]}
+    kinds: dict[str, dict[str, list[float]]] = {}
+    for a, b in combinations(range(len(files)), 2):
+        if people[a].cls != people[b].cls:
+            continue
+        kind = "same" if people[a] == people[b] else "other"
+        figures = {"agreement": asked[a, b].agreement, "cosine": plain[a, b]["cosine"], "left": plain[a, b]["left"]}
+        figures["overlap"] = plain[a, b]["overlap"] - plain[a, b]["overlap_chance"]
+        for name, value in figures.items():
+            kinds.setdefault(name, {"same": [], "other": []})[kind].append(round(value, 4))
+    return {name: {"auc": round(auc(own["same"], own["other"]), 4)} | own for name, own in kinds.items()}
+
+
+def losses(files: pairs.Files, work: Path) -> dict[tuple[int, int], float]:
+    """Likeness alone in a picture of one less that in a picture of both, added up: of each side of each pair."""
+    jury, found = pairs.Jury(files, work), {}
+    alone = {person: _alone(person, files[person.token, "lora"], jury, work) for person in PEOPLE}
+    for number, pair in enumerate(PAIRS):
+        pictures = pairs.together("sum", pair, files, work)
+        for side, person in enumerate(pair):
+            there = likeness(jury.place(pictures, side), jury.references(person))
+            found[number, side] = alone[person] - there
+    return found
+
+
+def _alone(person: Person, file: Path, jury: pairs.Jury, work: Path) -> float:
+    prompts = tuple(f"{person.name} {place}" for place in CONTEXTS.values())
+    pictures = pairs.drawn(GenerateConfig(prompts=prompts, adapters=(str(file),), n=1), work / "alone" / person.token)
+    return likeness(jury.place(pictures, 0), jury.references(person))
+
+
+def forecasts(files: pairs.Files) -> dict[str, dict[tuple[int, int], float]]:
+    """Figures that could tell a loss, the larger the worse, of each side of each pair."""
+    base, found = load_base("pocket"), {}
+    for number, pair in enumerate(PAIRS):
+        paths = [str(files[person.token, "lora"]) for person in pair]
+        asked: Together = effects([AdapterUse.load(path) for path in paths], base, lambda _: None, steps=STEPS)[0, 1]
+        crosstalk = dreamtune.analyze(paths, steps=STEPS).to_dict()["interference"]["crosstalk"]
+        for side in (0, 1):
+            left = {"heard": asked.heard[side], "kept": asked.kept[side], "left of it": asked.left[side]}
+            figures = {name: -value for name, value in left.items()}
+            figures |= {"agreement": asked.agreement, "crosstalk": crosstalk[side][1 - side]}
+            for name, value in figures.items():
+                found.setdefault(name, {})[number, side] = value
+    return found
+
+
+def _half(values: Ways, second: bool) -> list[float]:
+    return [value for (number, _), value in sorted(values.items()) if (number % 2 == 1) == second]
+
+
+def foretold(found: Mapping[str, Ways], lost: Ways) -> dict[str, Any]:
+    """Rank correlation of each figure with the loss: where it was to be chosen, where it was judged, over all."""
+    rows = {}
+    for name, values in found.items():
+        parts = {
+            "chosen_on": spearman(torch.tensor(_half(values, False)), torch.tensor(_half(lost, False))),
+            "judged_on": spearman(torch.tensor(_half(values, True)), torch.tensor(_half(lost, True))),
+            "all": spearman(*(torch.tensor([it[key] for key in sorted(lost)]) for it in (values, lost))),
+        }
+        rows[name] = {part: None if rho is None else round(rho, 4) for part, rho in parts.items()}
+    best = max(rows, key=lambda name: rows[name]["chosen_on"] or -math.inf)
+    return {"chosen": best, "figures": rows}
+
+
+def main() -> None:
+    """Entry point."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--work", type=Path, default=Path("pairs-work"))
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--steps", type=int, default=400, help="of each training (400)")
+    options = parser.parse_args()
+    files = {(person.token, "lora"): trained(person, "lora", options.work, options.steps) for person in PEOPLE}
+    again = [
+        trained(person, "dora" if person.number % 2 else "lora", options.work, options.steps, seed=100 + person.number)
+        for person in PEOPLE
+    ]
+    apart = told_apart([*(files[person.token, "lora"] for person in PEOPLE), *again], [*PEOPLE, *PEOPLE])
+    lost = losses(files, options.work)
+    figures = forecasts(files)
+    told = foretold(figures, lost)
+    rows = [
+        {"pair": number, "side": side, "lost": round(loss, 4)}
+        | {name: round(values[number, side], 4) for name, values in figures.items()}
+        for (number, side), loss in lost.items()
+    ]
+    about = {"about": machine(), "base": base_digest(), "steps": options.steps}
+    result = about | {"same_subject": apart, "loss": told, "ways": rows}
+    write_results(options.out / "foretold.json", result)
+    if options.out == RESULTS:  # what goes with the package
+        write_results(RELIABILITY, excerpt(result))
+    print(json.dumps({"same_subject": {name: it["auc"] for name, it in apart.items()}, "loss": told}, indent=1))
+
+
+def excerpt(result: Mapping[str, Any]) -> dict[str, Any]:
+    """What the program says of its own reliability."""
+    own = result["same_subject"]["agreement"]
+    return {
+        "base": result["base"],
+        "same_subject": {"auc": own["auc"], "same": len(own["same"]), "other": len(own["other"])}
+        | {"least_same": min(own["same"]), "most_other": max(own["other"])},
+        "loss": result["loss"]["figures"]["left of it"] | {"ways": len(result["ways"])},
+    }
+
+
+if __name__ == "__main__":
+    main()
