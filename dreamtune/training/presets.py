@@ -37,6 +37,8 @@ PRESETS: dict[str, dict[str, Any]] = {
         "warmup_steps": 10,
         "lr_schedule": "cosine",
         "prior_images": 64,
+        # Masked, the subject weighs more in the loss than any class picture's: its class would follow it.
+        "prior_weight": 2.0,
         "masks": "auto",
         "compose": 0.5,
         "compose_with": ("{class}", "robot", "house"),
