@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help docs setup demo test test-slow lint check bench bench-layers bench-speed bench-personalization bench-pairs bench-anywhere bench-quality bench-claims pocket pocket-eval clean
+.PHONY: help docs setup demo test test-slow lint check bench bench-layers bench-speed bench-personalization bench-pairs bench-anywhere bench-foretold bench-quality bench-claims pocket pocket-eval clean
 PYTHON ?= python3
 BIN := .venv/bin
 # Processes that share the tests, of one thread each: two threads for one tiny model mostly wait for each other.
@@ -38,7 +38,7 @@ lint: setup  ## ruff: style, docstrings, format
 check: lint  ## lint, then types
 	$(BIN)/pyright
 
-bench: bench-layers bench-speed bench-personalization bench-quality bench-claims bench-anywhere bench-pairs  ## all of the benchmarks below (many hours on a CPU)
+bench: bench-layers bench-speed bench-personalization bench-quality bench-claims bench-anywhere bench-pairs bench-foretold  ## all of the benchmarks below (many hours on a CPU)
 
 bench-layers: setup  ## time and memory of every method on SD 1.5's attention layers, beside PEFT and LyCORIS
 	$(BIN)/python -m benchmarks.layers
@@ -63,6 +63,9 @@ bench-claims: setup  ## what the papers claim, measured; resumable
 
 bench-anywhere: setup  ## whether an adapter answers to its word wherever it stands in the prompt; resumable
 	$(BIN)/python -m benchmarks.anywhere
+
+bench-foretold: setup  ## what an analysis tells of adapters before they are drawn together; resumable
+	$(BIN)/python -m benchmarks.foretold
 
 bench-pairs: setup  ## two and three subjects in one picture by ten ways, on the embedded base; resumable (two hours)
 	$(BIN)/python -m benchmarks.pairs
