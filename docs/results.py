@@ -16,6 +16,7 @@ from benchmarks.quality_statistics import by_subject, holm, interval, paired
 from docs.results_figures import digest, draw_figure, draw_pictures
 from docs.results_pairs import pairs
 from docs.results_speed import about, load, missing, of_earlier_base, speed
+from docs.results_together import anywhere, foretold
 from dreamtune.storage import atomic
 from dreamtune.training.reference import table
 
@@ -38,8 +39,8 @@ _FIGURES = {
 HEAD = """# Results
 
 Made by `make docs` from the files in [benchmarks/results](../benchmarks/results), and never by hand: a test fails when
-the two differ. pocket's text encoder has been trained on since (see the [log](log.md)): figures on the embedded base
-are from before that. What contradicts a paper, or what we hoped for, is printed as it is.
+the two differ. Parts that were measured on an earlier embedded base than
+today's say so. What contradicts a paper, or what we hoped for, is printed as it is.
 """
 
 LEGEND = """
@@ -63,7 +64,8 @@ LEGEND = """
 def document() -> str:
     """docs/results.md."""
     learned = [quality(load("quality")), claims(load("claims")), unseen(load("personalization"))]
-    parts = [HEAD, *learned, pairs(load("pairs")), speed()]
+    together = [anywhere(load("anywhere")), pairs(load("pairs")), foretold(load("foretold"))]
+    parts = [HEAD, *learned, *together, speed()]
     return "\n".join(parts)
 
 

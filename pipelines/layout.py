@@ -68,7 +68,7 @@ def laid_out(
 def _layout(
     config: GenerateConfig, read: ClassPrompt, key: tuple[str, int, float, str], base: Base, size: int
 ) -> Layout:
-    from dreamtune.fusion.locate import COLORS, boxes, located, missing
+    from dreamtune.fusion.locate import COLORS, boxes, located, missing, strips
 
     prompt, seed, guidance, scheduler = key
     maps = located(
@@ -91,5 +91,7 @@ def _layout(
             f"the draft of seed {seed} shows no place of its own for '{subject.token} {subject.cls}' in {prompt!r}: "
             "take another seed, say in the prompt where each is ('on the left'), or give boxes with --region"
         )
-    regions = (RegionUse((it.use,), box, it.prompt) for it, box in zip(read.subjects, boxes(maps), strict=True))
+    places, sides = strips(boxes(maps))
+    told = [read.beside(number, sides) if sides else it.prompt for number, it in enumerate(read.subjects)]
+    regions = (RegionUse((it.use,), place, text) for it, place, text in zip(read.subjects, places, told, strict=True))
     return Layout(prompt, tuple(regions))

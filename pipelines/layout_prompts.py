@@ -32,7 +32,9 @@ class Naming:
     token: str
     cls: str
     prompt: str
-    """Of its region: the subject, and of the rest of the prompt what is about the whole picture."""
+    """It alone: the subject, and of the rest of the prompt what is about the whole picture."""
+    phrase: str
+    """What is said of the subject itself, without a side."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,24 @@ class ClassPrompt:
     """In the order in which the prompt names them."""
     spots: tuple[int, ...]
     """Of each subject, where its class word begins in `text`."""
+    lead: str = ""
+    """What comes before the first subject."""
+    tail: str = ""
+    """What is said of the whole picture after the last."""
+
+    def beside(self, number: int, sides: Sequence[str]) -> str:
+        """Prompt of a subject's region: the subject first, then any of the others' classes, each at its side.
+
+        First, since that is where photographs of it alone have its word: there an adapter answers best.
+        """
+        others = [
+            f"{_article('a ', it.cls)}{it.cls} {side}"
+            for at, (it, side) in enumerate(zip(self.subjects, sides, strict=True))
+            if at != number
+        ]
+        listed = [f"{self.subjects[number].phrase} {sides[number]}", *others]
+        tail = self.tail if self.tail[:1] in ",;." else f" {self.tail}"
+        return _tidy(f"{self.lead}{', '.join(listed[:-1])} and {listed[-1]}{tail}")
 
     def recolored(self, color: str, subject: int) -> str:
         """The text with an adjective before the class word of a subject."""
@@ -80,7 +100,7 @@ def class_prompt(prompt: str, adapters: Sequence[AdapterUse]) -> ClassPrompt:
         raise ConfigError(
             f"layout = auto places two subjects or more, and the prompt {prompt!r} names {len(named)}: leave layout out"
         )
-    return ClassPrompt(*_read(prompt, named))
+    return _read(prompt, named)
 
 
 def _refuse_shared_words(adapters: Sequence[AdapterUse]) -> None:
@@ -93,10 +113,8 @@ def _refuse_shared_words(adapters: Sequence[AdapterUse]) -> None:
                 )
 
 
-def _read(
-    prompt: str, named: Sequence[tuple[tuple[int, int], str, str, AdapterUse]]
-) -> tuple[str, tuple[Naming, ...], tuple[int, ...]]:
-    """The text of the class prompt, the subjects, and where their class words begin in it."""
+def _read(prompt: str, named: Sequence[tuple[tuple[int, int], str, str, AdapterUse]]) -> ClassPrompt:
+    """A prompt whose words are at these places."""
     text, done = "", 0
     spots, starts, ends = list[int](), list[int](), list[int]()
     for number, ((start, end), token, cls, use) in enumerate(named):
@@ -126,16 +144,20 @@ def _read(
     lead, tail = prompt[: starts[0]], _SIDE.sub("", prompt[ends[-1] :])
     own_tail = match[0] if (match := _OWN.match(tail)) else ""
     tail = tail[len(own_tail) :]
-    prompts = []
+    prompts, phrases = list[str](), list[str]()
     for number, start in enumerate(starts):
         stop = starts[number + 1] if number + 1 < len(starts) else ends[-1]
         own = prompt[start:stop].strip()
         while own != (shorter := _LINK.sub("", own).strip()):
             own = shorter
         own += own_tail if number == len(starts) - 1 else ""
+        phrases.append(_tidy(_SIDE.sub("", own)))
         prompts.append(_tidy(f"{lead}{_SIDE.sub('', own)}{'' if tail[:1] in ',;.' else ' '}{tail}"))
-    subjects = [Naming(use, token, cls, own) for (_, token, cls, use), own in zip(named, prompts, strict=True)]
-    return text, tuple(subjects), tuple(spots)
+    subjects = [
+        Naming(use, token, cls, alone, phrase)
+        for (_, token, cls, use), alone, phrase in zip(named, prompts, phrases, strict=True)
+    ]
+    return ClassPrompt(text, tuple(subjects), tuple(spots), lead, tail)
 
 
 def _article(article: str, word: str) -> str:

@@ -8,7 +8,7 @@ than cross-attention to their words does; docs/log.md has the figures.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import combinations
+from itertools import combinations, pairwise
 from typing import Any
 
 import torch
@@ -21,6 +21,8 @@ from dreamtune.models.conditioning import unet_inputs
 Box = tuple[float, float, float, float]
 """Left, top, right and bottom in shares of the picture."""
 
+SIDES = {2: ("on the left", "on the right"), 3: ("on the left", "in the middle", "on the right")}
+"""What prompts call the places of two and three subjects side by side."""
 COLORS = ("red", "blue")
 """What a subject is called in turn; the change is the mean over them. Four find it no better."""
 STEPS = 10
@@ -126,6 +128,24 @@ def boxes(maps: Tensor) -> list[Box]:
     for first, second in combinations(found, 2):
         _cut_apart(first, second)
     return [_widened(box) for box in found]
+
+
+def strips(found: Sequence[Box]) -> tuple[list[Box], tuple[str, ...]]:
+    """The boxes of two or three that stand side by side, grown to strips that fill the picture, and what prompts call
+    their places. Others stay as they are, and have no names: the second value is empty.
+
+    A box that is as tight as its subject in the draft leaves no room for another's shape, and a place with a name lets
+    the prompt of a region say where its subject is.
+    """
+    centres = [[(box[side] + box[side + 2]) / 2 for box in found] for side in (0, 1)]
+    across, along = (min(b - a for a, b in pairwise(sorted(it))) for it in centres)
+    names = SIDES.get(len(found), ())
+    if along > across or not names:
+        return list(found), ()
+    order = sorted(range(len(found)), key=lambda number: centres[0][number])
+    cuts = [0.0, *(round((found[a][2] + found[b][0]) / 2, 4) for a, b in pairwise(order)), 1.0]
+    rank = [order.index(number) for number in range(len(found))]
+    return [(cuts[at], 0.0, cuts[at + 1], 1.0) for at in rank], tuple(names[at] for at in rank)
 
 
 def _predictions(
