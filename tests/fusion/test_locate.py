@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from dreamtune.fusion.locate import boxes, located, missing
+from dreamtune.fusion.locate import boxes, located, missing, strips
 from dreamtune.models import load_base
 
 
@@ -33,6 +33,21 @@ def test_boxes_that_overlap_meet_and_small_ones_are_widened() -> None:
     assert min(overlap) <= 1e-6
     (x0, y0, x1, y1), _ = boxes(torch.stack([blob(15, 0, 1), blob(2, 2)]))
     assert (x1 - x0, y1 - y0, x1, y0) == pytest.approx((0.2, 0.2, 1.0, 0.0))
+
+
+def test_boxes_side_by_side_grow_to_strips_with_names() -> None:
+    left, right, middle = (0.1, 0.4, 0.3, 0.8), (0.7, 0.3, 0.9, 1.0), (0.4, 0.5, 0.6, 0.9)
+    assert strips([right, left]) == ([(0.5, 0.0, 1.0, 1.0), (0.0, 0.0, 0.5, 1.0)], ("on the right", "on the left"))
+    found, names = strips([middle, left, right])
+    assert found == [(0.35, 0.0, 0.65, 1.0), (0.0, 0.0, 0.35, 1.0), (0.65, 0.0, 1.0, 1.0)]
+    assert names == ("in the middle", "on the left", "on the right")
+
+
+def test_boxes_above_one_another_and_more_than_three_stay() -> None:
+    above = [(0.3, 0.0, 0.7, 0.4), (0.35, 0.6, 0.75, 1.0)]
+    assert strips(above) == (above, ())
+    four = [(0.25 * number, 0.4, 0.25 * number + 0.2, 0.9) for number in range(4)]
+    assert strips(four) == (four, ())
 
 
 @pytest.mark.parametrize(

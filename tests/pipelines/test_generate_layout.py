@@ -56,8 +56,8 @@ def test_a_layout_is_those_regions(call: Any, halves: None, tmp_path: Path) -> N
     files = ("--adapter", "a.safetensors:0.5", "--adapter", "b.safetensors", "--adapter", "style.safetensors:0.3")
     assert call(tmp_path / "auto", *files, "--prompt", PROMPT, "--layout", "auto", "--n", "2", "--seed", "3") == 0
     regions = (
-        *("--region", "a.safetensors:0.5@0,0,0.5,1=a sks dog on the beach"),
-        *("--region", "b.safetensors@0.5,0,1,1=a xyz cat on the beach"),
+        *("--region", "a.safetensors:0.5@0,0,0.5,1=a sks dog on the left and a cat on the right on the beach"),
+        *("--region", "b.safetensors@0.5,0,1,1=a xyz cat on the right and a dog on the left on the beach"),
     )
     style = ("--adapter", "style.safetensors:0.3")
     whole = ("--prompt", "a dog and a cat on the beach", "--n", "2", "--seed", "3")

@@ -64,6 +64,38 @@ def test_a_prompt_of_two(prompt: str, text: str, own: list[str], red: list[str])
     assert [read.recolored("red", subject) for subject in (0, 1)] == red
 
 
+@pytest.mark.parametrize(
+    ("prompt", "sides", "beside"),
+    [
+        (
+            "a sks cat and a zwx dog on the beach",
+            ("on the left", "on the right"),
+            ["a sks cat on the left and a dog on the right on the beach",
+             "a zwx dog on the right and a cat on the left on the beach"],
+        ),
+        (
+            "a photo of a zwx dog on the left and an old sks cat on the right, at night",
+            ("on the right", "on the left"),
+            ["a photo of a zwx dog on the right and a cat on the left, at night",
+             "a photo of an old sks cat on the left and a dog on the right, at night"],
+        ),
+    ],
+)  # fmt: skip
+def test_a_region_names_its_own_first_and_the_other_as_any(
+    prompt: str, sides: tuple[str, str], beside: list[str]
+) -> None:
+    """At the places that a draft has them in, whatever sides the prompt names."""
+    read = class_prompt(prompt, [CAT, DOG])
+    assert [read.beside(number, sides) for number in (0, 1)] == beside
+
+
+def test_three_side_by_side() -> None:
+    owl = adapter(("vrk", "owl"))
+    read = class_prompt("a sks cat, a zwx dog and a vrk owl in the snow", [CAT, DOG, owl])
+    sides = ("in the middle", "on the left", "on the right")
+    assert read.beside(2, sides) == "a vrk owl on the right, a cat in the middle and a dog on the left in the snow"
+
+
 def test_two_of_one_class_three_and_several_in_one_file() -> None:
     both = adapter(("sks", "cat"), ("qpl", "cat"), ("vrk", "owl"))
     read = class_prompt("a qpl cat, a sks cat and a zwx dog", [both, DOG, adapter()])
