@@ -22,6 +22,7 @@ from benchmarks.quality_work import base_digest
 from dreamtune.adapters import AdapterFile
 from dreamtune.models import Base, load_base
 from dreamtune.models.families import USUAL
+from dreamtune.pipelines.train import load_run_config
 from dreamtune.pocket import photographs
 from dreamtune.pocket.evaluators import Evaluators
 from dreamtune.pocket.world import CONTEXTS
@@ -83,6 +84,7 @@ def main() -> None:
         print(json.dumps(rows[-1]), flush=True)
     means = {key: round(fmean(row[key] for row in rows), 3) for key, value in rows[0].items() if type(value) is float}
     report = {"about": machine(pick_device()), "base": base_digest(), "steps": options.steps, "other": OTHER}
+    report["compose"] = load_run_config(files[PEOPLE[0].token].parent).compose
     write_results(options.out / "anywhere.json", report | {"mean": means, "subjects": rows})
     print(json.dumps(means))
 

@@ -215,6 +215,7 @@ def main() -> None:
         print(json.dumps(rows[-1]), flush=True)
     report = {"about": machine(pick_device()), "base": base_digest(), "steps": options.steps, "rank": RANK}
     threes = [{"triple": [it.name for it in people], **triple(people, files, jury, options.work)} for people in TRIPLES]
+    report["seeds"] = "own"
     report |= {"summary": summary(rows), "pairs": rows, "triples": threes}
     write_results(options.out / "pairs.json", report)
     for name, pair in (("same", PAIRS[0]), ("two", PAIRS[6])):

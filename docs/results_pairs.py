@@ -25,10 +25,11 @@ _ALL = """LoRA,
 by Spectral Adapter on column blocks of their own and by orthogonal LoRA"""
 _ONE = """LoRA
 (the ways `blocks` and `orthogonal`, which need trainings of their own, were not measured on today's base)"""
+_SEEDS = {"one": "all from seed 0", "own": "each from a seed of its own"}
 _TEXT = """## {title}
 
 `make bench-pairs`. Six unseen subjects of the embedded base's world, three cats and three dogs, trained alone by
-{trainings} ({steps} steps, rank {rank}, each from a seed of its own),
+{trainings} ({steps} steps, rank {rank}, {seeds}),
 brought together in twelve pairs, "A on the left and B on the right" in ten places, one picture each.
 
 * **Joint success**: each is in its place, more like itself than like the other, and at least half as much as by its
@@ -46,7 +47,16 @@ def pairs(report: dict[str, Any] | None) -> str:
         return missing(TITLE, "make bench-pairs")
     ways = report["summary"]
     trainings = _ALL if "blocks" in ways else _ONE
-    parts = [_TEXT.format(title=TITLE, trainings=trainings, **report), *filter(None, [of_earlier_base(report)])]
+    parts = [
+        _TEXT.format(
+            title=TITLE,
+            trainings=trainings,
+            seeds=_SEEDS[report.get("seeds", "one")],
+            steps=report["steps"],
+            rank=report["rank"],
+        ),
+        *filter(None, [of_earlier_base(report)]),
+    ]
     columns = {it: title for it, title in _COLUMNS.items() if it in next(iter(report["summary"].values()))["all"]}
     if "strict" in columns:
         parts.append(_STRICT + "\n")
