@@ -26,9 +26,9 @@ def anywhere(report: dict[str, Any] | None) -> str:
     text = (
         f"`make bench-anywhere`: six unseen subjects by LoRA, {report['steps']} steps with `compose: "
         f"{report['compose']:g}`. Likeness to unseen pictures of the subject in ten places, a {report['other']} as the "
-        'other thing, which no composite has. "Beside its class" is the right one of "a cat on the left and a sks cat on the right", "the '
-        'other of its class" the left one; leak is "a cat". Kept: the second of two over alone. An asterisk: the base '
-        "was never trained with that word.\n"
+        'other thing, which no composite has. "Beside its class" is the right one of "a cat on the left and a sks cat '
+        'on the right", "the other of its class" the left one; leak is "a cat". Kept: the second of two over alone. An '
+        "asterisk: the base was never trained with that word.\n"
     )
     parts = [f"## {title}\n", *filter(None, [of_earlier_base(report)]), text]
     return "\n".join([*parts, table(["", *_FORMS, "kept"], body)])
