@@ -31,7 +31,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "pocket": {
         **_usual("pocket"),
         "buckets": False,
-        "steps": 400,
+        "steps": 500,
         "batch_size": 8,
         "lr": 1e-3,
         "warmup_steps": 10,
@@ -40,7 +40,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         # Masked, the subject weighs more in the loss than any class picture's: its class would follow it.
         "prior_weight": 2.0,
         "masks": "auto",
-        "compose": 0.5,
+        "compose": 0.3,
         "compose_with": ("{class}", "robot", "house"),
     },
 }
