@@ -7,10 +7,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from PIL import Image
 
-from dreamtune.data.cache import Cache, key_of, weights_digest
 from dreamtune.data.images import Picture, Remark, UnusablePicture, to_tensor
 from dreamtune.data.masks import cell_weights
 from dreamtune.data.survey import Photo
@@ -20,8 +18,6 @@ if TYPE_CHECKING:
 
 LEAST, MOST = 0.005, 0.95
 """Shares of a picture outside which a mask is taken for a failure: it covers nothing, or everything."""
-_RULES = 1
-"""Part of the keys of masks in the cache: a change of how they are made makes the old ones unreachable."""
 
 
 def found_mask(
@@ -62,23 +58,17 @@ def with_masks(
     class_word: str,
     open_again: Callable[[Photo], Picture],
     cell: int,
-    cache: Cache | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> tuple[tuple[Photo, ...], tuple[Remark, ...]]:
     """The photos, those without a mask or transparency of their own with one that is made, and a remark on each that
     could not have one.
 
-    open_again: encode.open_again. cell: pixels along a side of a latent cell. Masks come from the cache where they are
-    there; an entry depends on the file's bytes, the size at which the base looks, its weights, the class, and the
-    arithmetic of the device. `on_progress(done, of)` is told after each.
+    open_again: encode.open_again. cell: pixels along a side of a latent cell. Nothing is written: they are made anew
+    whenever a training starts. `on_progress(done, of)` is told after each.
 
     Raises ConfigError for a class that the base cannot read, DatasetError for a file that has changed, BaseModelError
     when the base makes NaN.
     """
-    from dreamtune.models.arithmetic import arithmetic
-
-    cache = cache or Cache("masks")
-    about = {name: weights_digest(part) for name, part in {**base.parts, "vae": base.vae}.items()}
     made: list[Photo] = []
     remarks: list[Remark] = []
     for done, photo in enumerate(photos, 1):
@@ -86,15 +76,7 @@ def with_masks(
             made.append(photo)
             continue
         size = photo.crop.size
-        key = key_of(
-            {"picture": photo.digest, "size": size, "class": class_word, "base": about, "rules": _RULES}
-            | {"arithmetic": arithmetic(base.device)}
-        )
-        entry = cache.get(key)
-        if entry is None:
-            mask = found_mask(base, open_again(photo).image, size, class_word)[1]
-            cache.put(key, entry := {"mask": torch.from_numpy(mask.astype(np.uint8))})
-        mask = entry["mask"].numpy().astype(bool)
+        mask = found_mask(base, open_again(photo).image, size, class_word)[1]
         problem, remedy = failure(float(mask.mean()), class_word), "all of it is learned: draw x.mask.png by hand"
         weights = None
         if not problem:
@@ -109,5 +91,4 @@ def with_masks(
             made.append(replace(photo, mask=weights, made_mask=mask))
         if on_progress:
             on_progress(done, len(photos))
-    cache.make_room()
     return tuple(made), tuple(remarks)

@@ -49,7 +49,6 @@ _BY_KEY = Layout(r"[0-9a-f]{64}\.safetensors", folder="[0-9a-f]{2}")
 KINDS = {
     "latents": _BY_KEY,
     "prompts": _BY_KEY,
-    "masks": _BY_KEY,
     "prior": Layout(r"\d{5,}\.(png|safetensors)|prior\.json", folder="[0-9a-f]{32}", together=True),
     "svd": Layout(r"[0-9a-f]{16}-(full|top\d+)-\d+\.safetensors"),
     "recordings": _BY_KEY,

@@ -19,14 +19,14 @@ def workspace(tmp_path: Path) -> Workspace:
 
 
 def brought(workspace: Workspace, tmp_path: Path, names: list[str]) -> Path:
-    """The data set made of files of these names: noise, white masks, captions that tell their number."""
+    """The data set made of files of these names: noise, masks of the upper half, captions that tell their number."""
     files: list[tuple[str, Path]] = []
     for number, name in enumerate(names):
         path = tmp_path / f"upload-{number}{Path(name).suffix}"
         if path.suffix == ".txt":
             path.write_text(f"sks {number}")
         elif "mask" in name:
-            Image.new("L", (48, 48), 255).save(path)
+            Image.new("L", (48, 24), 255).crop((0, 0, 48, 48)).save(path)  # black below
         else:
             noise(number, (48, 48)).save(path)
         files.append((name, path))
