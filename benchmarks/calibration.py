@@ -171,7 +171,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, default=Path("pairs-work"))
     parser.add_argument("--out", type=Path, default=RESULTS)
-    parser.add_argument("--steps", type=int, default=500, help="of each training (500)")
+    parser.add_argument("--steps", type=int, default=400, help="of each training (400)")
     options = parser.parse_args(arguments)
     files = {
         (training, person.token): trained(person, training, options.work, options.steps)

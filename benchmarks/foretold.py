@@ -121,7 +121,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, default=Path("pairs-work"))
     parser.add_argument("--out", type=Path, default=RESULTS)
-    parser.add_argument("--steps", type=int, default=500, help="of each training (500)")
+    parser.add_argument("--steps", type=int, default=400, help="of each training (400)")
     options = parser.parse_args()
     files = {(person.token, "lora"): trained(person, "lora", options.work, options.steps) for person in PEOPLE}
     again = [

@@ -197,7 +197,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, default=Path("pairs-work"))
     parser.add_argument("--out", type=Path, default=RESULTS)
-    parser.add_argument("--steps", type=int, default=500, help="of each training (default 500)")
+    parser.add_argument("--steps", type=int, default=400, help="of each training (default 400)")
     parser.add_argument("--ways", default=",".join(WAYS), help="some of them, comma-separated (all)")
     options = parser.parse_args()
     chosen = tuple(options.ways.split(","))

@@ -31,7 +31,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "pocket": {
         **_usual("pocket"),
         "buckets": False,
-        "steps": 500,
+        "steps": 400,
         "batch_size": 8,
         "lr": 1e-3,
         "warmup_steps": 10,
