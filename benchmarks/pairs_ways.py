@@ -6,10 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.pairs_people import Person
+from dreamtune.fusion.locate import SIDES
 from dreamtune.pipelines.generate import GenerateConfig
-
-SIDES = {2: ("on the left", "on the right"), 3: ("on the left", "in the middle", "on the right")}
-"""Where prompts ask for the subjects, by their number."""
 
 
 def prompt_of(people: Sequence[Person], place: str, named: Sequence[int], first: int = 0) -> str:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from dreamtune.models.families import USUAL
 from dreamtune.pipelines.adapter_use import AdapterUse
 from dreamtune.pipelines.progress import OnProgress, Progress
+from dreamtune.words import same as same_word
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -31,7 +32,8 @@ class Together:
     heard: tuple[float, float]
     """How much each does, alone, in a picture of two: as a multiple of what it does in a picture of one."""
     kept: tuple[float, float]
-    """Share of that which is left of each when both act."""
+    """Share of that which is left of each when both act; NaN where that is not defined, as for two that have vectors of
+    their own for one word, of which no prompt can mean both."""
 
     @property
     def left(self) -> tuple[float, float]:
@@ -88,11 +90,14 @@ def effects(
         plain = _two(cls, other_cls)
         first = done_by([a], _two(f"{one} {cls}", other_cls), plain)
         second = done_by([b], _two(cls, f"{other} {other_cls}"), plain)
-        both = done_by([a, b], _two(f"{one} {cls}", f"{other} {other_cls}"), plain)
+        share = (math.nan, math.nan)
+        if not (same_word(one, other) and uses[a].file.embeddings and uses[b].file.embeddings):
+            both = done_by([a, b], _two(f"{one} {cls}", f"{other} {other_cls}"), plain)
+            share = kept(both, first, second)
         found[a, b] = Together(
             agreement=sum(same) / len(same),
             heard=(_ratio(first, own(a, cls)), _ratio(second, own(b, other_cls))),
-            kept=kept(both, first, second),
+            kept=share,
         )
         tell(Progress("effects", done, len(pairs)))
     return found

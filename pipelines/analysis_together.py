@@ -41,14 +41,16 @@ def sentences(names: Sequence[str], pair: tuple[int, int], together: Together) -
             "one of them."
         ]
     lines = [f"{a} and {b} do different things to a picture (agreement {together.agreement:.2f}): two subjects."]
-    if _tells_losses() and not any(map(math.isnan, together.left)):
+    if _tells_losses() is not False and not any(map(math.isnan, together.left)):
         lines.append(_left(a, b, together))
     return lines
 
 
 def _left(a: str, b: str, together: Together) -> str:
-    (first, second), lost = together.left, []
+    first, second = together.left
     told = f"Added up in one picture, {a} is left with {first:.0%} of what it does alone and {b} with {second:.0%}."
+    if not _tells_losses():  # a figure nobody has checked is shown, and nothing is recommended from it
+        return told
     lost = [name for name, share in ((a, first), (b, second)) if share < HEARD]
     if not lost:
         return f"{told} Both can act at once; in a place of its own (--layout auto) each is disturbed least."
@@ -58,16 +60,17 @@ def _left(a: str, b: str, together: Together) -> str:
     )
 
 
-def _tells_losses() -> bool:
+def _tells_losses() -> bool | None:
+    """Whether what is left of each was found to tell losses; None if nobody has measured it."""
     measured = reliability()
-    return measured is None or (measured["loss"]["judged_on"] or 0.0) >= TELLS
+    return None if measured is None else (measured["loss"]["judged_on"] or 0.0) >= TELLS
 
 
 def footnote(base: str) -> str:
     """How far these sentences were found to hold."""
     measured = reliability()
     if measured is None:
-        return "How far this holds was not measured."
+        return "How far this holds was not measured, so nothing is recommended from it."
     same, loss = measured["same_subject"], measured["loss"]
     told = (
         f"Agreement told adapters of one subject from those of two of a class in {same['auc']:.0%} of all comparisons "
@@ -82,6 +85,6 @@ def footnote(base: str) -> str:
     else:
         told += (
             "Nothing that was tried tells what each loses in a picture of two (rank correlation "
-            f"{loss['judged_on']:.2f} on pairs that were not used to choose it): so nothing is said of it here."
+            f"{loss['judged_on'] or 0.0:.2f} on pairs that were not used to choose it): so nothing is said of it here."
         )
     return told if base == MEASURED_ON else f"{told} On {base} it was not measured."
