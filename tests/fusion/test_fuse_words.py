@@ -1,5 +1,6 @@
 """Adapters that each have a trained word, fused: the file holds all of the words with their vectors."""
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +14,8 @@ from dreamtune.adapters import AdapterFile
 from dreamtune.errors import ConfigError
 from dreamtune.models import Base
 from dreamtune.pipelines import library
+from dreamtune.pipelines.adapter_use import AdapterUse
+from dreamtune.pipelines.analysis_effects import effects
 from dreamtune.pipelines.cli import main
 from dreamtune.pipelines.workspace import Workspace
 from tests.fusion.conftest import Make
@@ -112,3 +115,12 @@ def test_words_are_exported(tmp_path: Path, make: Make, capsys: pytest.CaptureFi
         assert torch.equal(tensors[f"bundle_emb.{word}.string_to_param.*"], vectors_of(path))
     assert main(["trim", str(both), "--energy", "0.5", "--out", str(trimmed)]) == 0
     assert list(AdapterFile.load(trimmed).vectors) == ["sks", "xyz"]
+
+
+def test_an_analysis_of_two_that_mean_one_word_each_goes_on(make: Make, base: Base) -> None:
+    """No prompt can mean both, so that what is kept of each is not defined; the rest is."""
+    uses = [AdapterUse.load(str(make(name, trigger="sks", words=2))) for name in ("a", "bb")]
+    (found,) = effects(uses, base, lambda _: None, steps=2).values()
+    assert math.isfinite(found.agreement) and all(map(math.isfinite, found.heard))
+    assert all(map(math.isnan, found.kept))
+    assert not any(word.installed for word in base.words)
