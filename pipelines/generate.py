@@ -6,7 +6,7 @@ import json
 import re
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 from dreamtune import __version__
 from dreamtune.errors import GenerationError
 from dreamtune.pipelines.adapter_use import AdapterUse, noise_remarks
+from dreamtune.pipelines.collage import check_classes, collages
 from dreamtune.pipelines.files import check_place, write_png
 from dreamtune.pipelines.generate_config import GenerateConfig
-from dreamtune.pipelines.generate_grid import Manner, Shot, axes_of, grid_sheet, shots_of
+from dreamtune.pipelines.generate_grid import Manner, axes_of, grid_sheet, shots_of
 from dreamtune.pipelines.generate_plan import Plan
 from dreamtune.pipelines.generate_record import Start
 from dreamtune.pipelines.generate_stage import staged
@@ -79,6 +80,8 @@ def generate(config: GenerateConfig, out: str | Path, on_progress: OnProgress | 
     if on_progress is None:
         with Printer() as printer:
             return generate(config, out, printer)
+    from dreamtune.models.memory import enough_memory
+
     began = time.monotonic()
     folder = Path(out).expanduser()
     check_place(folder)
@@ -86,6 +89,8 @@ def generate(config: GenerateConfig, out: str | Path, on_progress: OnProgress | 
     adapters = [AdapterUse.load(text, windows=True) for text in config.adapters]
     regions = [RegionUse.load(text) for text in config.regions]
     masks = [region.mask(config.softness) for region in regions]
+    if config.way == "collage":
+        check_classes(regions)
     read = class_prompts(config, adapters) if config.layout == "auto" else {}
     start = config.init and Start.load(config.init)
     every = [*adapters, *(use for region in regions for use in region.uses)]
@@ -105,6 +110,13 @@ def generate(config: GenerateConfig, out: str | Path, on_progress: OnProgress | 
     started = time.monotonic()
     if config.layout == "auto":
         plan = plan.laid_out(read, on_progress)
+        layouts = [it.layout.remark for it in plan.shots if it.layout is not None and it.layout.remark]
+        for remark in (own := list(dict.fromkeys(layouts))):
+            on_progress(Progress("remark", message=remark))
+        remarks += own
+    if config.way == "collage":
+        with enough_memory(plan.too_little):
+            plan = replace(plan, starts=collages(plan, on_progress))
     files, more, sheet = _draw(plan, folder, on_progress)
     finished = time.monotonic()
     return GenerateResult(
@@ -161,11 +173,12 @@ def _batches(plan: Plan) -> Iterator[list[tuple[int, Image.Image, dict[str, str]
                 part = of_manner[start : start + size]
                 shots = [plan.shots[index] for index in part]
                 with enough_memory(plan.too_little):
-                    found = _decoded(plan, shots, _latents(plan, manner, shots, stage.on_step))
+                    found = plan.decoded(shots, _latents(plan, manner, part, stage.on_step))
                 yield [(i, it, own.provenance(shot)) for i, it, shot in zip(part, found, shots, strict=True)]
 
 
-def _latents(plan: Plan, manner: Manner, shots: Sequence[Shot], on_step: Any) -> Tensor:
+def _latents(plan: Plan, manner: Manner, part: Sequence[int], on_step: Any) -> Tensor:
+    shots = [plan.shots[index] for index in part]
     return plan.base.draw(
         [shot.prompt for shot in shots],
         [shot.seed for shot in shots],
@@ -174,19 +187,11 @@ def _latents(plan: Plan, manner: Manner, shots: Sequence[Shot], on_step: Any) ->
         guidance=manner.guidance,
         negative_prompt=plan.config.negative_prompt,
         scheduler=manner.scheduler,
-        init=plan.start and plan.start.latents(plan.base, plan.size),
+        init=plan.init(part),
         denoise=manner.denoise,
         prompt_weights=plan.config.prompt_weights,
         on_step=on_step,
     )
-
-
-def _decoded(plan: Plan, shots: Sequence[Shot], latents: Tensor) -> list[Image.Image]:
-    for shot, latent in zip(shots, latents, strict=True):
-        if not latent.isfinite().all():
-            what = "the strength of the adapters" if plan.adapters else "the guidance"
-            raise GenerationError(f"the picture of seed {shot.seed} came out as NaN: lower {what}, or check the base")
-    return plan.base.to_pictures(latents)
 
 
 def _write(path: Path, picture: Image.Image, texts: dict[str, str]) -> Path:

@@ -21,6 +21,8 @@ LONGEST = 1 << 20
 """Bytes of a file of prompts."""
 DENOISE = 0.6
 """Share of the steps that are done from a picture, where it is not set."""
+COLLAGE_DENOISE = 0.3
+"""From a collage, where subjects are to stay what they are."""
 
 
 SEEDS = 2**32
@@ -92,13 +94,15 @@ class GenerateConfig(DrawingConfig):
     regions: tuple[str, ...] = Field(default=(), max_length=100)
     """FILE[:STRENGTH][+FILE...]@x0,y0,x1,y1=PROMPT or FILE@mask.png=PROMPT: what is to be in a part of the picture, by
     adapters of its own."""
-    mode: Literal["routed", "switch", "composite", "blend"] = "routed"
+    mode: Literal["auto", "routed", "switch", "composite", "blend", "collage"] = "auto"
     """How adapters act together: routed lets them add up, and each region's act there, in one pass; switch lets them
-    take turns; composite averages what is predicted with each alone; blend draws every region by passes of its own."""
+    take turns; composite averages what is predicted with each alone; blend draws every region by passes of its own;
+    collage draws each region's subject alone, sets it into a draft, and draws on from there. auto is collage with an
+    automatic layout, else routed."""
     softness: float = Field(default=0.05, ge=0, le=0.5)
     """Width of the edges of regions, as a share of the picture."""
     layout: Literal["none", "auto"] = "none"
-    """auto finds a region for each adapter whose word the prompt holds, in a draft that the base draws first."""
+    """auto finds a place for each adapter whose word the prompt holds, in a draft that the base draws first."""
     n: int = Field(default=4, ge=1, le=10_000)
     """Pictures per prompt."""
     negative_prompt: str = ""
@@ -110,7 +114,8 @@ class GenerateConfig(DrawingConfig):
     init: Path | None = None
     """A picture to start from; its middle is used if it is not square."""
     denoise: float | None = Field(default=None, gt=0, le=1)
-    """Share of the steps that are done from `init`: the more, the less is left of it. 0.6 if not set."""
+    """Share of the steps that are done from `init` or a collage: the more, the less is left of it. If not set 0.6, or
+    0.3 for a collage."""
     grid: tuple[str, ...] = Field(default=(), max_length=2)
     """One or two axes NAME=VALUE,VALUE,... of a sheet that compares pictures, see GRID in generate_grid."""
 
@@ -121,17 +126,31 @@ class GenerateConfig(DrawingConfig):
 
     @model_validator(mode="after")
     def _fit_together(self) -> GenerateConfig:
-        if self.denoise is not None and self.init is None:
+        if self.denoise is not None and self.init is None and self.way != "collage":
             raise ValueError("denoise is the share of the steps that are done from a picture: give init too")
+        if self.init is not None and self.mode == "collage":
+            raise ValueError("mode = collage makes a picture to start from itself: leave init out, or use routed")
         if self.mode in ("switch", "composite") and len(self.adapters) < 2:
             raise ValueError(f"mode = {self.mode} is for several adapters: give at least two")
         if self.mode in ("switch", "composite") and self.regions:
             raise ValueError(f"mode = {self.mode} has no regions: use routed or blend, or leave the regions out")
         if self.layout == "auto":
             self._check_layout()
-        elif self.mode == "blend" and not self.regions:
-            raise ValueError("mode = blend is for regions: give at least one")
+        elif self.mode in ("blend", "collage") and not self.regions:
+            raise ValueError(f"mode = {self.mode} is for regions: give at least one")
         return self
+
+    @property
+    def way(self) -> str:
+        """How adapters act together, `mode` without auto."""
+        return ("collage" if self.layout == "auto" else "routed") if self.mode == "auto" else self.mode
+
+    @property
+    def denoised(self) -> float:
+        """Share of the steps that are done."""
+        if self.init is None and self.way != "collage":
+            return 1.0
+        return self.denoise or (DENOISE if self.init else COLLAGE_DENOISE)
 
     def _check_layout(self) -> None:
         if not self.adapters:
@@ -139,7 +158,7 @@ class GenerateConfig(DrawingConfig):
         if self.regions:
             raise ValueError("layout = auto finds the regions itself: leave them out, or the layout")
         if self.mode in ("switch", "composite"):
-            raise ValueError(f"mode = {self.mode} has no regions for a layout: use routed or blend")
+            raise ValueError(f"mode = {self.mode} has no regions for a layout: use collage, routed or blend")
         if self.init is not None:
             raise ValueError("layout = auto draws a draft of its own: leave the picture to start from out")
 

@@ -17,6 +17,9 @@ from dreamtune.pipelines.progress import OnProgress
 from dreamtune.pipelines.regions import RegionUse
 
 if TYPE_CHECKING:
+    from PIL import Image
+    from torch import Tensor
+
     from dreamtune.models import Base
     from dreamtune.pipelines.layout_prompts import ClassPrompt
 
@@ -32,6 +35,8 @@ class Plan:
     size: int
     start: Start | None
     shots: Sequence[Shot]
+    starts: Sequence[Tensor] = ()
+    """Of each picture, scaled latents (1, c, h, w) of a collage, for mode = collage."""
 
     def check(self, every: Sequence[AdapterUse]) -> None:
         """Raise ConfigError for manners of drawing that cannot be."""
@@ -74,6 +79,24 @@ class Plan:
         """What acts on one picture, at its strength."""
         own = self if shot.layout is None else replace(self, regions=shot.layout.regions)
         return own.scaled(shot.manner.strength)
+
+    def init(self, part: Sequence[int]) -> Tensor | None:
+        """Scaled latents (1 or n, c, h, w) that the pictures of these numbers start from."""
+        import torch
+
+        if self.starts:
+            return torch.cat([self.starts[index] for index in part])
+        return self.start and self.start.latents(self.base, self.size)
+
+    def decoded(self, shots: Sequence[Shot], latents: Tensor) -> list[Image.Image]:
+        """The pictures of latents (n, c, h, w), one of each of `shots`. Raises GenerationError for NaN."""
+        for shot, latent in zip(shots, latents, strict=True):
+            if not latent.isfinite().all():
+                what = "the strength of the adapters" if self.adapters else "the guidance"
+                raise GenerationError(
+                    f"the picture of seed {shot.seed} came out as NaN: lower {what}, or check the base"
+                )
+        return self.base.to_pictures(latents)
 
     def provenance(self, shot: Shot) -> dict[str, str]:
         """Text chunks of a picture."""

@@ -90,8 +90,10 @@ def record(
     }
     if any(adapter.zero_terminal_snr for adapter in adapters):
         settings["zero_terminal_snr"] = bool(base.scheduler.config.get("rescale_betas_zero_snr"))
-    if config.mode != "routed":
-        settings["mode"] = config.mode
+    if config.way != "routed":
+        settings["mode"] = config.way
+    if config.way == "collage":
+        settings["denoise"] = manner.denoise
     if regions:
         settings |= {"regions": [region.to_dict() for region in regions], "softness": config.softness}
     if shot.layout is not None:  # the regions are what makes the picture again

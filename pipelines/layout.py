@@ -25,6 +25,8 @@ class Layout:
     asked: str
     """The prompt that was given. What draws outside of the regions is that with any of each class."""
     regions: tuple[RegionUse, ...]
+    remark: str = ""
+    """What the user should know of it."""
 
 
 def class_prompts(config: GenerateConfig, adapters: Sequence[AdapterUse]) -> dict[str, ClassPrompt]:
@@ -87,11 +89,26 @@ def _layout(
     lost = missing(maps)
     if lost is not None:
         subject = read.subjects[lost]
+        problem = (
+            f"the draft of seed {seed} shows no place of its own for '{subject.token} {subject.cls}' in {prompt!r}"
+        )
+        if config.way == "collage":  # which needs a place, and not that the draft shows anybody there
+            return Layout(prompt, _side_by_side(read), f"{problem}: all stand side by side")
         raise ConfigError(
-            f"the draft of seed {seed} shows no place of its own for '{subject.token} {subject.cls}' in {prompt!r}: "
-            "take another seed, say in the prompt where each is ('on the left'), or give boxes with --region"
+            f"{problem}: take another seed, say in the prompt where each is ('on the left'), or give boxes with "
+            "--region"
         )
     places, sides = strips(boxes(maps))
-    told = [read.beside(number, sides) if sides else it.prompt for number, it in enumerate(read.subjects)]
+    beside = bool(sides) and config.way != "collage"  # which draws each alone
+    told = [read.beside(number, sides) if beside else it.prompt for number, it in enumerate(read.subjects)]
     regions = (RegionUse((it.use,), place, text) for it, place, text in zip(read.subjects, places, told, strict=True))
     return Layout(prompt, tuple(regions))
+
+
+def _side_by_side(read: ClassPrompt) -> tuple[RegionUse, ...]:
+    """Strips of one width."""
+    count = len(read.subjects)
+    return tuple(
+        RegionUse((it.use,), (round(at / count, 4), 0.0, round((at + 1) / count, 4), 1.0), it.prompt)
+        for it, at in zip(read.subjects, read.side_by_side(), strict=True)
+    )

@@ -14,8 +14,9 @@ from dreamtune.words import holds, one_form, places, same
 _LINK = re.compile(r"(?:\s|^)(?:and|or|next to|beside|near|behind|in front of|with)\s*$|[,;.]\s*$", re.IGNORECASE)
 """How words end that lead to the next subject."""
 _SIDE = re.compile(
-    r"\s*\b(?:on|to|at|in) the (?:far |very )?(?:left|right|middle|center|centre)\b(?: side)?(?! of)", re.IGNORECASE
+    r"\s*\b(?:on|to|at|in) the (?:far |very )?(left|right|middle|center|centre)\b(?: side)?(?! of)", re.IGNORECASE
 )
+_SIDES = {"left": "left", "right": "right", "middle": "middle", "center": "middle", "centre": "middle"}
 _OWN = re.compile(
     r"\s*\b(?:wearing|with|holding|that|which)\b.*?(?=[,;]|\s(?:in|on|at|under|by|near)\s|$)", re.IGNORECASE
 )
@@ -35,6 +36,8 @@ class Naming:
     """It alone: the subject, and of the rest of the prompt what is about the whole picture."""
     phrase: str
     """What is said of the subject itself, without a side."""
+    side: str = ""
+    """The side that the prompt gives it: left, middle, right or none."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,13 @@ class ClassPrompt:
         listed = [f"{self.subjects[number].phrase} {sides[number]}", *others]
         tail = self.tail if self.tail[:1] in ",;." else f" {self.tail}"
         return _tidy(f"{self.lead}{', '.join(listed[:-1])} and {listed[-1]}{tail}")
+
+    def side_by_side(self) -> list[int]:
+        """Which one each subject is from the left: by the sides that all of them are given, else in their order."""
+        ranks = [("left", "middle", "right").index(it.side) if it.side else -1 for it in self.subjects]
+        if min(ranks) < 0 or len(set(ranks)) < len(ranks):
+            return list(range(len(ranks)))
+        return [sorted(ranks).index(rank) for rank in ranks]
 
     def recolored(self, color: str, subject: int) -> str:
         """The text with an adjective before the class word of a subject."""
@@ -144,18 +154,21 @@ def _read(prompt: str, named: Sequence[tuple[tuple[int, int], str, str, AdapterU
     lead, tail = prompt[: starts[0]], _SIDE.sub("", prompt[ends[-1] :])
     own_tail = match[0] if (match := _OWN.match(tail)) else ""
     tail = tail[len(own_tail) :]
-    prompts, phrases = list[str](), list[str]()
+    prompts, phrases, sides = list[str](), list[str](), list[str]()
     for number, start in enumerate(starts):
         stop = starts[number + 1] if number + 1 < len(starts) else ends[-1]
         own = prompt[start:stop].strip()
         while own != (shorter := _LINK.sub("", own).strip()):
             own = shorter
-        own += own_tail if number == len(starts) - 1 else ""
+        last = number == len(starts) - 1
+        side = _SIDE.search(own) or (_SIDE.match(prompt[ends[-1] :]) if last else None)
+        sides.append(_SIDES[side[1].lower()] if side else "")
+        own += own_tail if last else ""
         phrases.append(_tidy(_SIDE.sub("", own)))
         prompts.append(_tidy(f"{lead}{_SIDE.sub('', own)}{'' if tail[:1] in ',;.' else ' '}{tail}"))
     subjects = [
-        Naming(use, token, cls, alone, phrase)
-        for (_, token, cls, use), alone, phrase in zip(named, prompts, phrases, strict=True)
+        Naming(use, token, cls, alone, phrase, side)
+        for (_, token, cls, use), alone, phrase, side in zip(named, prompts, phrases, sides, strict=True)
     ]
     return ClassPrompt(text, tuple(subjects), tuple(spots), lead, tail)
 

@@ -181,7 +181,11 @@ def preflight(config: TrainConfig, folder: RunFolder, resume: bool, tell: OnProg
         masks=bool(config.masks),
         on_progress=patiently(tell),
     )
-    if config.masks == "auto":
+    objective = Objective.of(base.noise_scheduler().alphas_cumprod, base.prediction_type, config)
+    attached = attach_all(base, config, _on_singular_vectors(config, tell))
+    started = {"started_from": start.begin(config, base, attached, tell)} if start else {}
+    optimizers.check(config, attached.parameter_groups())
+    if config.masks == "auto":  # after all that may be refused: it takes a second or two a picture
         subject = _with_masks(subject, base, tell)
     words = () if config.pivotal else token_remarks(config.token, config.class_word, base.tokenizer)
     captions = caption_remarks(subject.photos, base.tokenizer, (config.token,), _new_words(config))
@@ -192,10 +196,6 @@ def preflight(config: TrainConfig, folder: RunFolder, resume: bool, tell: OnProg
     pictures = {"pictures": subject.digest + (mask_digest(composites) if composites else "")}
     if past:
         past.check(pictures, images)
-    objective = Objective.of(base.noise_scheduler().alphas_cumprod, base.prediction_type, config)
-    attached = attach_all(base, config, _on_singular_vectors(config, tell))
-    started = {"started_from": start.begin(config, base, attached, tell)} if start else {}
-    optimizers.check(config, attached.parameter_groups())
     judge = find_judge(config, base, subject)
     of_judge = weights_of_judge(judge)
     if past:

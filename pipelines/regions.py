@@ -77,6 +77,18 @@ class RegionUse:
         small = self.place.image.resize((_SIDE, _SIDE), Resampling.BOX)
         return softened(torch.from_numpy(np.asarray(small, dtype=np.float32) / 255), softness)
 
+    @property
+    def box(self) -> tuple[float, float, float, float]:
+        """Left, top, right and bottom of its place in shares of the picture."""
+        if not isinstance(self.place, Painted):
+            return self.place
+        width, height = self.place.image.size
+        x0, y0, x1, y1 = self.place.image.point([255 * (value > 127) for value in range(256)]).getbbox() or (
+            *(0, 0),
+            *self.place.image.size,
+        )
+        return x0 / width, y0 / height, x1 / width, y1 / height
+
     def scaled(self, factor: float) -> Self:
         """The same with `factor` times the strength of its adapters."""
         return type(self)(tuple(use.scaled(factor) for use in self.uses), self.place, self.prompt)

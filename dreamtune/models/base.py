@@ -135,10 +135,10 @@ class Base:
         drawn beside it. The base's own sampler, or another one of SAMPLERS, does `steps` steps; `guidance` is
         classifier-free, 1 is none. Without a negative prompt it leads away from what the base takes for an empty one.
 
-        init: scaled latents (1, c, h, w) to start from, with the noise that is left for the last share `denoise` of the
-        steps, as in SDEdit (Meng et al., arXiv 2108.01073). prompt_weights: see :meth:`condition`. on_step: told before
-        each step which it is (0, 1, ...) and how many are done; samplers of higher order have more than `steps`. Raises
-        ConfigError for a sampler that is unknown or does not fit the base.
+        init: scaled latents (1 or n, c, h, w) to start from, with the noise that is left for the last share `denoise`
+        of the steps, as in SDEdit (Meng et al., arXiv 2108.01073). prompt_weights: see :meth:`condition`. on_step:
+        told before each step which it is (0, 1, ...) and how many are done; samplers of higher order have more than
+        `steps`. Raises ConfigError for a sampler that is unknown or does not fit the base.
         """
         # Drawn in fp32 whatever the UNet's precision, so that the seed means the same picture in all of them.
         shape = (1, self.unet.config["in_channels"], size // self.factor, size // self.factor)

@@ -67,8 +67,8 @@ def with_zero_snr(own: Any) -> Any:
 def from_image(pipeline: Any, init: Tensor, noise: Tensor) -> Any:
     """The image-to-image pipeline with the parts of `pipeline`, which begins with the latents `init`, noised.
 
-    init: (1, c, h, w); noise: (n, c, h, w). Whatever it is given for `image` does not count: its own way to latents
-    knows VAEs of 4 channels alone.
+    init: (1 or n, c, h, w); noise: (n, c, h, w). Whatever it is given for `image` does not count: its own way to
+    latents knows VAEs of 4 channels alone.
     """
     found: Any = diffusers.AutoPipelineForImage2Image.from_pipe(pipeline)
     found.set_progress_bar_config(disable=True)

@@ -36,11 +36,15 @@ def generate(
         ),
     ] = None,
     mode: Annotated[
-        str | None, Option(help="routed (in one pass), blend (regions apart), switch or composite (adapters apart).")
+        str | None,
+        Option(
+            help="auto, routed (in one pass), collage (each subject drawn alone and set into a draft), blend (regions "
+            "apart), switch or composite (adapters apart)."
+        ),
     ] = None,
     layout: Annotated[
         str | None,
-        Option(help="auto: find a region for each adapter that the prompt names, in a draft by the base (none)."),
+        Option(help="auto: find a place for each adapter that the prompt names, in a draft by the base (none)."),
     ] = None,
     softness: Annotated[float | None, Option(help="Width of regions' edges as a share of the picture (0.05).")] = None,
     base: Annotated[
@@ -56,7 +60,9 @@ def generate(
         Option("--prompt-weights/--no-prompt-weights", help="Let (word:1.3) in prompts weigh a word (off)."),
     ] = None,
     init: Annotated[Path | None, Option(metavar="PICTURE", help="Picture to start from.")] = None,
-    denoise: Annotated[float | None, Option(help="How much of it to draw anew, up to 1 (0.6).")] = None,
+    denoise: Annotated[
+        float | None, Option(help="How much of it, or of a collage, to draw anew, up to 1 (0.6, 0.3).")
+    ] = None,
     grid: Annotated[
         list[str] | None,
         Option(

@@ -4,12 +4,14 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageChops
 
 from dreamtune.adapters import AdapterFile, attach
 from dreamtune.adapters.methods.lora import LoRAConfig
+from dreamtune.data import auto_masks
 from dreamtune.fusion import locate
 from dreamtune.models import load_base
 from dreamtune.pipelines.cli import main
@@ -38,7 +40,7 @@ def call(tiny: Path, adapters: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.chdir(adapters)
 
     def run(out: Path, *arguments: str) -> int:
-        common = ["--base", str(tiny), "--steps", "2", "--device", "cpu", "--out", str(out)]
+        common = ["--base", str(tiny), "--steps", "4", "--device", "cpu", "--out", str(out)]
         return main(["generate", *common, *arguments])
 
     return run
@@ -52,12 +54,34 @@ def halves(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(locate, "located", lambda *_, **__: maps / 2)
 
 
-def test_a_layout_is_those_regions(call: Any, halves: None, tmp_path: Path) -> None:
+@pytest.fixture
+def masks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor does it find anything in its pictures: say that all show their subject in the middle."""
+
+    def middle(_: Any, picture: Image.Image, *__: Any) -> tuple[Image.Image, np.ndarray, float]:
+        mask = np.zeros((picture.height, picture.width), dtype=bool)
+        mask[picture.height // 4 :, picture.width // 4 : picture.width * 3 // 4] = True
+        return picture, mask, 1.0
+
+    monkeypatch.setattr(auto_masks, "found_mask", middle)
+
+
+ALONE = {
+    "routed": ("a sks dog on the left and a cat on the right", "a xyz cat on the right and a dog on the left"),
+    "auto": ("a sks dog", "a xyz cat"),
+}
+
+
+@pytest.mark.parametrize("mode", ["routed", "auto"])
+def test_a_layout_is_those_regions(mode: str, call: Any, halves: None, masks: None, tmp_path: Path) -> None:
     files = ("--adapter", "a.safetensors:0.5", "--adapter", "b.safetensors", "--adapter", "style.safetensors:0.3")
-    assert call(tmp_path / "auto", *files, "--prompt", PROMPT, "--layout", "auto", "--n", "2", "--seed", "3") == 0
+    asked = ("--layout", "auto", "--n", "2", "--seed", "3", "--mode", mode)
+    assert call(tmp_path / "auto", *files, "--prompt", PROMPT, *asked) == 0
+    first, second = ALONE[mode]
     regions = (
-        *("--region", "a.safetensors:0.5@0,0,0.5,1=a sks dog on the left and a cat on the right on the beach"),
-        *("--region", "b.safetensors@0.5,0,1,1=a xyz cat on the right and a dog on the left on the beach"),
+        *("--region", f"a.safetensors:0.5@0,0,0.5,1={first} on the beach"),
+        *("--region", f"b.safetensors@0.5,0,1,1={second} on the beach"),
+        *("--mode", "routed" if mode == "routed" else "collage"),
     )
     style = ("--adapter", "style.safetensors:0.3")
     whole = ("--prompt", "a dog and a cat on the beach", "--n", "2", "--seed", "3")
@@ -68,15 +92,19 @@ def test_a_layout_is_those_regions(call: Any, halves: None, tmp_path: Path) -> N
             assert max(ImageChops.difference(one, two).tobytes()) <= 1, (first, second)
     with Image.open(tmp_path / "auto" / "0001.png") as picture:
         told = json.loads(picture.info["dreamtune"])
+    assert told.get("mode", "routed") == ("routed" if mode == "routed" else "collage")
     assert told["layout"] == {"way": "auto", "prompt": PROMPT}
     assert [it["box"] for it in told["regions"]] == [[0, 0, 0.5, 1], [0.5, 0, 1, 1]]
     assert [it["file"] for it in told["adapters"]] == ["style.safetensors"]
 
 
-def test_pictures_of_several_prompts_and_a_grid(call: Any, halves: None, tmp_path: Path) -> None:
+@pytest.mark.parametrize("mode", ["blend", "collage"])
+def test_pictures_of_several_prompts_and_a_grid(
+    mode: str, call: Any, halves: None, masks: None, tmp_path: Path
+) -> None:
     files = ("--adapter", "a.safetensors", "--adapter", "b.safetensors", "--layout", "auto")
     both = ("--prompt", PROMPT, "--prompt", "a xyz cat and a sks dog", "--n", "1")
-    assert call(tmp_path / "out", *files, *both, "--grid", "strength=0,1", "--mode", "blend") == 0
+    assert call(tmp_path / "out", *files, *both, "--grid", "strength=0,1", "--mode", mode) == 0
     assert len(list((tmp_path / "out").glob("000?.png"))) == 4
 
 
@@ -104,10 +132,64 @@ def test_what_cannot_be_laid_out(
 
 
 def test_a_subject_that_the_draft_does_not_show(
-    call: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    call: Any, masks: None, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(locate, "located", lambda *_, **__: 4 * torch.eye(4).expand(2, 4, 4))
-    assert call(tmp_path / "out", *BOTH, "--prompt", PROMPT, "--layout", "auto", "--seed", "7", "--n", "1") == 2
+    asked = (*BOTH, "--layout", "auto", "--seed", "7", "--n", "1")
+    assert call(tmp_path / "out", *asked, "--prompt", PROMPT, "--mode", "routed") == 2
     error = " ".join(capsys.readouterr().err.split())
     assert "the draft of seed 7 shows no place of its own for 'xyz cat'" in error
+    assert not (tmp_path / "out").exists()
+    there = "a xyz cat on the right and a sks dog on the left"
+    assert call(tmp_path / "out", *asked, "--prompt", there) == 0
+    assert "shows no place of its own" in (error := " ".join(capsys.readouterr().err.split()))
+    assert "all stand side by side" in error
+    with Image.open(tmp_path / "out" / "0000.png") as picture:
+        told = json.loads(picture.info["dreamtune"])
+    assert [(it["box"], it["prompt"]) for it in told["regions"]] == [
+        ([0.5, 0, 1, 1], "a xyz cat"),
+        ([0, 0, 0.5, 1], "a sks dog"),
+    ]
+
+
+def test_pictures_that_differ_in_denoise_share_their_collage(
+    call: Any, halves: None, masks: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = (*BOTH, "--prompt", PROMPT, "--layout", "auto", "--n", "1")
+    assert call(tmp_path / "out", *asked, "--grid", "denoise=0.5,1") == 0
+    assert "collage 1/1" in capsys.readouterr().err
+    little, all_of_it = (tmp_path / "out" / f"000{number}.png" for number in (0, 1))
+    with Image.open(little) as one, Image.open(all_of_it) as two:
+        assert ImageChops.difference(one, two).getbbox()
+        assert [json.loads(it.info["dreamtune"])["denoise"] for it in (one, two)] == [0.5, 1]
+
+
+@pytest.mark.parametrize(
+    ("shown", "problem"), [(0.0, "would cover 0.0% of the picture"), (1.0, "would cover 100.0% of the picture")]
+)
+def test_a_subject_that_cannot_be_cut_out(
+    shown: float,
+    problem: str,
+    call: Any,
+    halves: None,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(auto_masks, "found_mask", lambda *_: (None, np.full((8, 8), bool(shown)), 1.0))
+    assert call(tmp_path / "out", *BOTH, "--prompt", PROMPT, "--layout", "auto", "--seed", "7", "--n", "1") == 2
+    error = " ".join(capsys.readouterr().err.split("Error: ")[1].split())
+    assert error.startswith("the dog of region 1, drawn alone from seed 7,")
+    assert problem in error and "mode = routed" in error
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_collage_of_an_adapter_that_tells_no_class(
+    call: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    region = ("--region", "style.safetensors@0,0,0.5,1=a dog", "--mode", "collage")
+    assert call(tmp_path / "out", "--prompt", "a beach", *region) == 2
+    assert "style.safetensors tells no class to look for: use mode = routed" in capsys.readouterr().err
+    assert call(tmp_path / "out", "--prompt", "a beach", "--mode", "collage") == 2
+    assert "mode = collage is for regions" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()

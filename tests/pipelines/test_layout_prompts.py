@@ -122,3 +122,18 @@ def test_prompts_that_cannot_be_laid_out(prompt: str, adapters: list[Any], messa
     with pytest.raises(ConfigError) as raised:
         class_prompt(prompt, adapters)
     assert message in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "order"),
+    [
+        ("a sks cat and a zwx dog on the beach", [0, 1]),
+        ("a zwx dog on the right and a sks cat on the left, at night", [1, 0]),
+        ("a sks cat to the right and a zwx dog in the middle", [1, 0]),
+        ("a zwx dog on the right and a sks cat", [0, 1]),
+        ("a zwx dog on the right and a sks cat on the right", [0, 1]),
+        ("a zwx dog and a sks cat on the left of a house", [0, 1]),
+    ],
+)
+def test_who_stands_where_without_a_draft(prompt: str, order: list[int]) -> None:
+    assert class_prompt(prompt, [CAT, DOG]).side_by_side() == order
