@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from benchmarks.machine import RESULTS, machine, pick_device, write_results
-from benchmarks.pairs_people import PEOPLE, Person, trained
+from benchmarks.pairs_people import PEOPLE, STEPS, Person, trained
 from benchmarks.quality_work import base_digest
 from dreamtune.adapters import AdapterFile
 from dreamtune.models import Base, load_base
@@ -74,7 +74,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, default=Path("pairs-work"))
     parser.add_argument("--out", type=Path, default=RESULTS)
-    parser.add_argument("--steps", type=int, default=400, help="of each training (default 400)")
+    parser.add_argument("--steps", type=int, default=STEPS, help="of each training (as the preset has it)")
     options = parser.parse_args()
     files = {person.token: trained(person, "lora", options.work, options.steps) for person in PEOPLE}
     base, judge, rows = load_base("pocket"), Evaluators.load(), []

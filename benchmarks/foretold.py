@@ -1,11 +1,11 @@
 """python -m benchmarks.foretold [--work DIR] [--out DIR] [--steps N]: what an analysis tells of adapters beforehand.
 
-Takes the six subjects of `benchmarks.pairs` (the same work folder serves both), each with a second training by another
-seed and, for every other one, another method. Asks (a) whether figures of a pair tell two adapters of one subject from
-those of two subjects of a class, as the area under the ROC curve; and (b) whether they tell what each loses in a
-picture of both, added up, as the rank correlation with the likeness lost, over the twelve pairs both ways. The figure
-for (b) is chosen on the first half of the pairs and judged on the second. Writes foretold.json, and what the program
-says of its own reliability. Resumable: trainings and pictures that lie in the work folder are not made again.
+Takes the six subjects of `benchmarks.pairs` with their three trainings each (the same work folder serves both), and
+three more of each: another seed of LoRA, DoRA and LoHa. Asks (a) whether figures of a pair tell two adapters of one
+subject from those of two subjects of a class, as the area under the ROC curve; and (b) whether they tell what each
+loses in a picture of both, added up, as the rank correlation with the likeness lost, over the twelve pairs both ways.
+The figure for (b) is chosen on the first half of the pairs and judged on the second. Writes foretold.json, and what the
+program says of its own reliability. Resumable: trainings and pictures that lie in the work folder are not made again.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import argparse
 import json
 import math
 from collections.abc import Mapping, Sequence
-from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -23,18 +22,20 @@ import torch
 import dreamtune
 from benchmarks import pairs
 from benchmarks.machine import RESULTS, machine, write_results
-from benchmarks.pairs_people import PAIRS, PEOPLE, Person, trained
+from benchmarks.pairs_people import PAIRS, PEOPLE, STEPS, TRAININGS, Person, trained
 from benchmarks.quality_work import base_digest
 from dreamtune.analysis.overlap import spearman
 from dreamtune.evaluation.fidelity import likeness
 from dreamtune.models import load_base
 from dreamtune.pipelines.adapter_use import AdapterUse
-from dreamtune.pipelines.analysis_effects import Together, effects
+from dreamtune.pipelines.analysis_effects import Asking, Together, effects
 from dreamtune.pipelines.analysis_together import RELIABILITY
 from dreamtune.pipelines.generate import GenerateConfig
 from dreamtune.pocket.world import CONTEXTS
 
-STEPS = 6
+MORE = ("lora", "dora", "loha")
+"""Methods of the trainings that the study of pairs does not have, each by a seed of its own."""
+DRAFT_STEPS = 6
 """Of the base's pictures on which adapters are asked, as `analyze` has it."""
 Ways = Mapping[tuple[int, int], float]
 """(number of the pair, side) -> a figure."""
@@ -48,19 +49,18 @@ def auc(same: Sequence[float], other: Sequence[float]) -> float:
 
 def told_apart(files: Sequence[Path], people: Sequence[Person]) -> dict[str, Any]:
     """Area under the curve of each figure that could tell "same subject" from "same class", and its values."""
-    uses, base = [AdapterUse.load(str(file)) for file in files], load_base("pocket")
-    asked = effects(uses, base, lambda _: None, steps=STEPS)
-    report = dreamtune.analyze([str(file) for file in files], interference=False).to_dict()
-    plain = {(pair["a"], pair["b"]): pair for pair in report["pairs"]}
     kinds: dict[str, dict[str, list[float]]] = {}
-    for a, b in combinations(range(len(files)), 2):
-        if people[a].cls != people[b].cls:
-            continue
-        kind = "same" if people[a] == people[b] else "other"
-        figures = {"agreement": asked[a, b].agreement, "cosine": plain[a, b]["cosine"], "left": plain[a, b]["left"]}
-        figures["overlap"] = plain[a, b]["overlap"] - plain[a, b]["overlap_chance"]
-        for name, value in figures.items():
-            kinds.setdefault(name, {"same": [], "other": []})[kind].append(round(value, 4))
+    for cls in dict.fromkeys(person.cls for person in people):
+        chosen = [(str(file), person) for file, person in zip(files, people, strict=True) if person.cls == cls]
+        names = [name for name, _ in chosen]
+        asking = Asking([AdapterUse.load(name) for name in names], load_base("pocket"), DRAFT_STEPS)
+        for pair in dreamtune.analyze(names, interference=False).to_dict()["pairs"]:
+            a, b = pair["a"], pair["b"]
+            kind = "same" if chosen[a][1] == chosen[b][1] else "other"
+            figures = {"agreement": asking.agreement(a, b), "cosine": pair["cosine"], "left": pair["left"]}
+            figures["overlap"] = pair["overlap"] - pair["overlap_chance"]
+            for name, value in figures.items():
+                kinds.setdefault(name, {"same": [], "other": []})[kind].append(round(value, 4))
     return {name: {"auc": round(auc(own["same"], own["other"]), 4)} | own for name, own in kinds.items()}
 
 
@@ -87,8 +87,10 @@ def forecasts(files: pairs.Files) -> dict[str, dict[tuple[int, int], float]]:
     base, found = load_base("pocket"), {}
     for number, pair in enumerate(PAIRS):
         paths = [str(files[person.token, "lora"]) for person in pair]
-        asked: Together = effects([AdapterUse.load(path) for path in paths], base, lambda _: None, steps=STEPS)[0, 1]
-        crosstalk = dreamtune.analyze(paths, steps=STEPS).to_dict()["interference"]["crosstalk"]
+        asked: Together = effects([AdapterUse.load(path) for path in paths], base, lambda _: None, steps=DRAFT_STEPS)[
+            0, 1
+        ]
+        crosstalk = dreamtune.analyze(paths, steps=DRAFT_STEPS).to_dict()["interference"]["crosstalk"]
         for side in (0, 1):
             left = {"heard": asked.heard[side], "kept": asked.kept[side], "left of it": asked.left[side]}
             figures = {name: -value for name, value in left.items()}
@@ -121,14 +123,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, default=Path("pairs-work"))
     parser.add_argument("--out", type=Path, default=RESULTS)
-    parser.add_argument("--steps", type=int, default=400, help="of each training (400)")
+    parser.add_argument("--steps", type=int, default=STEPS, help="of each training (as the preset has it)")
     options = parser.parse_args()
-    files = {(person.token, "lora"): trained(person, "lora", options.work, options.steps) for person in PEOPLE}
-    again = [
-        trained(person, "dora" if person.number % 2 else "lora", options.work, options.steps, seed=100 + person.number)
+    files = {
+        (person.token, way): trained(person, way, options.work, options.steps) for way in TRAININGS for person in PEOPLE
+    }
+    more = [
+        trained(person, method, options.work, options.steps, seed=100 * number + person.number)
+        for number, method in enumerate(MORE, 1)
         for person in PEOPLE
     ]
-    apart = told_apart([*(files[person.token, "lora"] for person in PEOPLE), *again], [*PEOPLE, *PEOPLE])
+    apart = told_apart([*files.values(), *more], [*PEOPLE] * (len(TRAININGS) + len(MORE)))
     lost = losses(files, options.work)
     figures = forecasts(files)
     told = foretold(figures, lost)

@@ -23,7 +23,7 @@ from PIL import Image
 
 from benchmarks import pairs_ways as ways
 from benchmarks.machine import RESULTS, machine, pick_device, write_results
-from benchmarks.pairs_people import FIRST_SEED, PAIRS, PEOPLE, RANK, TRAININGS, TRIPLES, Person, trained
+from benchmarks.pairs_people import FIRST_SEED, PAIRS, PEOPLE, RANK, STEPS, TRAININGS, TRIPLES, Person, trained
 from benchmarks.quality_statistics import bootstrap
 from benchmarks.quality_work import base_digest
 from dreamtune.errors import ConfigError
@@ -37,9 +37,9 @@ from dreamtune.pocket import photographs
 from dreamtune.pocket.evaluators import Evaluators
 from dreamtune.pocket.world import CONTEXTS
 
-WAYS = ("sum", "mean", "ties", "tsv", "gradient", "blocks", "orthogonal", "regions", "blend", "auto")
-THREE_WAYS = ("sum", "regions", "auto")
-"""Of three subjects: side by side, in thirds, and by an automatic layout."""
+WAYS = ("sum", "mean", "ties", "tsv", "gradient", "blocks", "orthogonal", "regions", "blend", "collage", "auto")
+THREE_WAYS = ("sum", "regions", "collage", "auto")
+"""Of three subjects: side by side, in thirds in one pass and by a collage, and by an automatic layout."""
 RESAMPLES = 2_000
 """Of the intervals in pairs.json."""
 SHOWN = ("beach", "snow", "city", "night")
@@ -64,7 +64,7 @@ def together(way: str, pair: tuple[Person, Person], files: Files, work: Path) ->
     if way == "auto":
         return by_layout(pair, both, work)
     folder = work / "pictures-of-two" / f"{first.token}-{second.token}" / way
-    if way in ("regions", "blend"):
+    if way in ("regions", "blend", "collage"):
         return [
             picture
             for context, place in CONTEXTS.items()
@@ -99,7 +99,7 @@ def triple(people: Sequence[Person], files: Files, jury: Jury, work: Path) -> di
     for way in THREE_WAYS:
         if way == "auto":
             pictures = by_layout(people, own, work)
-        elif way == "regions":
+        elif way in ("regions", "collage"):
             folder = work / "pictures-of-three" / name / way
             pictures = [
                 picture
@@ -197,7 +197,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, default=Path("pairs-work"))
     parser.add_argument("--out", type=Path, default=RESULTS)
-    parser.add_argument("--steps", type=int, default=400, help="of each training (default 400)")
+    parser.add_argument("--steps", type=int, default=STEPS, help="of each training (as the preset has it)")
     parser.add_argument("--ways", default=",".join(WAYS), help="some of them, comma-separated (all)")
     options = parser.parse_args()
     chosen = tuple(options.ways.split(","))

@@ -14,12 +14,15 @@ from dreamtune.pipelines.train import load_run_config, train
 from dreamtune.pocket import photographs
 from dreamtune.pocket.world import Subject, random_subject
 from dreamtune.training.config import TrainConfig
+from dreamtune.training.presets import preset
 
 FIRST_SEED = 9_000
 """Individuals from this seed on are used nowhere else."""
 TRAININGS = {"lora": "lora", "blocks": "spectral-a", "orthogonal": "orthogonal"}
 """Name -> method. The last two learn on directions that no other subject has."""
 RANK = 8
+STEPS: int = preset("pocket", "lora")["steps"]
+"""Of a training, if it is not told."""
 
 
 @dataclass(frozen=True)

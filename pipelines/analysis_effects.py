@@ -41,6 +41,55 @@ class Together:
         return self.heard[0] * self.kept[0], self.heard[1] * self.kept[1]
 
 
+class Asking:
+    """What adapters do to the base's predictions, each asked once."""
+
+    def __init__(self, uses: Sequence[AdapterUse], base: Base, steps: int, seed: int = 0, any_base: bool = False):
+        """steps: in which the base draws the pictures it is asked about."""
+        known = [number for number, use in enumerate(uses) if len(use.file.subjects) == 1 and all(use.file.subjects[0])]
+        self.words = {number: uses[number].file.subjects[0] for number in known}
+        """Token and class of each adapter that tells both."""
+        self._uses, self._base, self._steps, self._seed, self._any_base = uses, base, steps, seed, any_base
+        self._drawn: dict[str, Tensor] = {}
+        self._own: dict[tuple[int, str], Tensor] = {}
+
+    def own(self, number: int, cls: str) -> Tensor:
+        """What an adapter does to pictures of a class, under its own word for it."""
+        if (number, cls) not in self._own:
+            usual, token = USUAL[self._base.family], self.words[number][0]
+            self._own[number, cls] = self.done_by([number], usual.prompt(token, cls), usual.prompt("", cls))
+        return self._own[number, cls]
+
+    def agreement(self, first: int, second: int) -> float:
+        """Mean cosine of what two do to pictures of their classes; NaN where one does nothing."""
+        from dreamtune.analysis.effects import agreement
+
+        kinds = dict.fromkeys((self.words[first][1], self.words[second][1]))
+        return sum(agreement(self.own(first, kind), self.own(second, kind)) for kind in kinds) / len(kinds)
+
+    def done_by(self, acting: Sequence[int], prompt: str, plain: str) -> Tensor:
+        """The change of the prediction by those adapters, under `prompt`, in pictures of `plain`."""
+        return self._asked(prompt, plain, acting) - self._asked(prompt, plain, [])
+
+    def _asked(self, prompt: str, plain: str, acting: Sequence[int]) -> Tensor:
+        from dreamtune.analysis.effects import prediction
+
+        latents = self._pictures(plain)
+        with ExitStack() as stack:
+            for number in acting:
+                stack.enter_context(self._uses[number].on(self._base, self._any_base))
+            return prediction(self._base, prompt, latents, self._seed)
+
+    def _pictures(self, prompt: str) -> Tensor:
+        if prompt not in self._drawn:
+            base, guidance = self._base, USUAL[self._base.family].guidance
+            seeds = range(self._seed, self._seed + PICTURES)
+            self._drawn[prompt] = base.draw(
+                [prompt] * PICTURES, seeds, size=base.resolution, steps=self._steps, guidance=guidance
+            )
+        return self._drawn[prompt]
+
+
 def effects(
     uses: Sequence[AdapterUse], base: Base, tell: OnProgress, steps: int, seed: int = 0, any_base: bool = False
 ) -> dict[tuple[int, int], Together]:
@@ -49,54 +98,22 @@ def effects(
     The pictures are drawn by the base in `steps`; one of two has the first adapter's subject on the left. Raises
     IncompatibleModelError.
     """
-    from dreamtune.analysis.effects import agreement, kept, prediction
+    from dreamtune.analysis.effects import kept
 
-    known = [number for number, use in enumerate(uses) if len(use.file.subjects) == 1 and all(use.file.subjects[0])]
-    words = {number: uses[number].file.subjects[0] for number in known}
-    pairs, usual = list(combinations(known, 2)), USUAL[base.family]
-    drawn: dict[str, Tensor] = {}
-
-    def pictures(prompt: str) -> Tensor:
-        if prompt not in drawn:
-            seeds = range(seed, seed + PICTURES)
-            drawn[prompt] = base.draw(
-                [prompt] * PICTURES, seeds, size=base.resolution, steps=steps, guidance=usual.guidance
-            )
-        return drawn[prompt]
-
-    def asked(prompt: str, plain: str, acting: Sequence[int]) -> Tensor:
-        latents = pictures(plain)
-        with ExitStack() as stack:
-            for number in acting:
-                stack.enter_context(uses[number].on(base, any_base))
-            return prediction(base, prompt, latents, seed)
-
-    def done_by(acting: Sequence[int], prompt: str, plain: str) -> Tensor:
-        return asked(prompt, plain, acting) - asked(prompt, plain, [])
-
-    alone: dict[tuple[int, str], Tensor] = {}
-
-    def own(number: int, cls: str) -> Tensor:
-        """What an adapter does to pictures of a class, under its own word for it."""
-        if (number, cls) not in alone:
-            token = words[number][0]
-            alone[number, cls] = done_by([number], usual.prompt(token, cls), usual.prompt("", cls))
-        return alone[number, cls]
-
-    found = {}
+    asking = Asking(uses, base, steps, seed, any_base)
+    pairs, found = list(combinations(asking.words, 2)), {}
     for done, (a, b) in enumerate(pairs, 1):
-        (one, cls), (other, other_cls) = words[a], words[b]
-        same = [agreement(own(a, kind), own(b, kind)) for kind in dict.fromkeys((cls, other_cls))]
+        (one, cls), (other, other_cls) = asking.words[a], asking.words[b]
         plain = _two(cls, other_cls)
-        first = done_by([a], _two(f"{one} {cls}", other_cls), plain)
-        second = done_by([b], _two(cls, f"{other} {other_cls}"), plain)
+        first = asking.done_by([a], _two(f"{one} {cls}", other_cls), plain)
+        second = asking.done_by([b], _two(cls, f"{other} {other_cls}"), plain)
         share = (math.nan, math.nan)
         if not (same_word(one, other) and uses[a].file.embeddings and uses[b].file.embeddings):
-            both = done_by([a, b], _two(f"{one} {cls}", f"{other} {other_cls}"), plain)
+            both = asking.done_by([a, b], _two(f"{one} {cls}", f"{other} {other_cls}"), plain)
             share = kept(both, first, second)
         found[a, b] = Together(
-            agreement=sum(same) / len(same),
-            heard=(_ratio(first, own(a, cls)), _ratio(second, own(b, other_cls))),
+            agreement=asking.agreement(a, b),
+            heard=(_ratio(first, asking.own(a, cls)), _ratio(second, asking.own(b, other_cls))),
             kept=share,
         )
         tell(Progress("effects", done, len(pairs)))

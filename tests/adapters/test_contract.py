@@ -142,9 +142,9 @@ def test_gradients_are_those_of_finite_differences(method: str, kind: Kind) -> N
     values = (kind.inputs().requires_grad_(), *adapter.parameters())
     if METHODS[method].partial_gradient:  # the method's own tests compare with the paper's gradient
         with pytest.raises(GradcheckError):
-            torch.autograd.gradcheck(run, values)
+            torch.autograd.gradcheck(run, values, fast_mode=True)
     else:
-        assert torch.autograd.gradcheck(run, values)
+        assert torch.autograd.gradcheck(run, values, fast_mode=True)  # along a random direction: not number by number
 
 
 class Call(nn.Module):
@@ -230,7 +230,7 @@ def test_strength_is_a_factor_and_zero_is_the_base(method: str, kind: Kind) -> N
     assert same_bits(net, kind.net())
 
 
-@pytest.mark.parametrize("other", METHODS)
+@pytest.mark.parametrize("other", ["lora", "dora", "full"])  # factors, a gain on the whole weight, and no factors
 @pytest.mark.parametrize("merged", [False, True])
 def test_two_adapters_add_up_in_either_order(method: str, other: str, merged: bool, kind: Kind) -> None:
     x, weights, outputs = kind.inputs(), [], []
@@ -255,10 +255,10 @@ def test_only_the_adapter_learns(method: str, kind: Kind) -> None:
     with attached_to(other := kind.net(torch.float32), method, seed=3):
         goal = other(x).detach()
     attached = attach(net, config_of(method), TARGETS)
-    optimizer = torch.optim.AdamW(attached.parameters(), lr=0.02)
+    optimizer = torch.optim.AdamW(attached.parameters(), lr=0.05)
     attached.train()
     values = []
-    for step in range(150):
+    for step in range(60):
         attached.on_step(step)
         loss = (net(x) - goal).square().mean()
         optimizer.zero_grad()

@@ -146,7 +146,7 @@ def test_merged_adapter_follows_a_new_weight(assign: bool, method: str, options:
 
 @pytest.mark.filterwarnings("ignore:.*Function'> should not be instantiated:DeprecationWarning")  # the compiler does it
 @pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize(("tokens", "autocast"), [(3, False), (24, False), (24, True)])
+@pytest.mark.parametrize(("tokens", "autocast"), [(3, False), (24, True)])
 def test_compiler_takes_it_whole(method: str, tokens: int, autocast: bool) -> None:
     """No graph breaks, and the same outputs and gradients."""
     torch.compiler.reset()

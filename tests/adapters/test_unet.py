@@ -23,7 +23,9 @@ def unet() -> UNet2DConditionModel:
     return unet.requires_grad_(False).eval()
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    "method", [it if it in ("lora", "dora") else pytest.param(it, marks=pytest.mark.slow) for it in METHODS]
+)
 def test_unet_is_bitwise_what_it_was(method: str, unet: UNet2DConditionModel) -> None:
     state = {name: tensor.clone() for name, tensor in unet.state_dict().items()}
     modules = [(name, type(module), set(vars(module))) for name, module in unet.named_modules()]

@@ -21,7 +21,7 @@ def test_tables_are_those_of_the_settings() -> None:
 def test_every_setting_and_its_default_is_in_the_help() -> None:
     lines = settings_lines()
     assert [line.split(" (")[0] for line in lines] == list(TrainConfig.model_fields)
-    assert any(line.startswith("steps (800; pocket 400): Optimizer steps") for line in lines)
+    assert any(line.startswith("steps (800; pocket 700): Optimizer steps") for line in lines)
     assert all(setting.meaning for setting in settings())
 
 

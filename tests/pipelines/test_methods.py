@@ -172,7 +172,10 @@ def test_methods_without_singular_vectors_show_none(settings: Settings, tmp_path
     assert "singular vectors" not in {progress.phase for progress in told}
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    "method",
+    [it if it in ("lora-dash", "spectral-r") else pytest.param(it, marks=pytest.mark.slow) for it in METHODS],
+)
 def test_same_command_twice_gives_the_same_bytes(
     method: str, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -161,6 +161,7 @@ def test_settings_that_contradict(settings: Settings, changes: dict[str, Any], m
         settings(**changes)
 
 
+@pytest.mark.slow
 def test_sdxl_is_trained_whole(settings: Settings, tiny_sdxl: Path, tmp_path: Path) -> None:
     """Both text encoders, a word in both, micro-conditioning, and exact resume."""
     config = settings(base=str(tiny_sdxl), text_encoder=True, pivotal=1, steps=3, checkpoint_every=0)

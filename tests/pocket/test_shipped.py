@@ -60,6 +60,7 @@ def test_any_prompt_tokenizes(text: str) -> None:
     assert max(ids) < len(tokenizer)
 
 
+@pytest.mark.slow
 def test_base_draws_what_prompts_say(pipeline: StableDiffusionPipeline, evaluators: Evaluators) -> None:
     classes = json.loads((path() / "training.json").read_text())["config"]["classes"]
     prompts = fixed_prompts(classes)[:24]

@@ -51,6 +51,7 @@ def test_that_prior_is_of_the_whole_picture(tmp_path: Path, monkeypatch: pytest.
     assert mask is not None and mask[:, 0, 0].tolist() == [0.25, 0.25, 1.0, 1.0]
 
 
+@pytest.mark.slow
 def test_that_prior_holds_the_class_where_training_without_one_loses_it(tmp_path: Path) -> None:
     noisy, timesteps = torch.randn(6, 4, SIZE, SIZE, generator=torch.Generator().manual_seed(3)), torch.arange(6) * 15
     prompts = make_prompts(2)
