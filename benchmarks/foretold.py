@@ -1,7 +1,7 @@
 """python -m benchmarks.foretold [--work DIR] [--out DIR] [--steps N]: what an analysis tells of adapters beforehand.
 
 Takes the six subjects of `benchmarks.pairs` with their three trainings each (the same work folder serves both), and
-three more of each: another seed of LoRA, DoRA and LoHa. Asks (a) whether figures of a pair tell two adapters of one
+one more of each by each of `--more`: another seed of that method. Asks (a) whether figures of a pair tell two adapters of one
 subject from those of two subjects of a class, as the area under the ROC curve; and (b) whether they tell what each
 loses in a picture of both, added up, as the rank correlation with the likeness lost, over the twelve pairs both ways.
 The figure for (b) is chosen on the first half of the pairs and judged on the second. Writes foretold.json, and what the
@@ -124,16 +124,21 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("pairs-work"))
     parser.add_argument("--out", type=Path, default=RESULTS)
     parser.add_argument("--steps", type=int, default=STEPS, help="of each training (as the preset has it)")
+    parser.add_argument("--trainings", default=",".join(TRAININGS), help="of the study of pairs, comma-separated (all)")
+    parser.add_argument("--more", default=",".join(MORE), help=f"methods of more trainings ({','.join(MORE)})")
     options = parser.parse_args()
+    ways, methods = options.trainings.split(","), options.more.split(",")
+    if unknown := {*ways} - {*TRAININGS} | {*methods} - {*MORE}:
+        raise SystemExit(f"unknown training {', '.join(sorted(unknown))}")
     files = {
-        (person.token, way): trained(person, way, options.work, options.steps) for way in TRAININGS for person in PEOPLE
+        (person.token, way): trained(person, way, options.work, options.steps) for way in ways for person in PEOPLE
     }
     more = [
-        trained(person, method, options.work, options.steps, seed=100 * number + person.number)
-        for number, method in enumerate(MORE, 1)
+        trained(person, method, options.work, options.steps, seed=100 * (MORE.index(method) + 1) + person.number)
+        for method in methods
         for person in PEOPLE
     ]
-    apart = told_apart([*files.values(), *more], [*PEOPLE] * (len(TRAININGS) + len(MORE)))
+    apart = told_apart([*files.values(), *more], [*PEOPLE] * (len(ways) + len(methods)))
     lost = losses(files, options.work)
     figures = forecasts(files)
     told = foretold(figures, lost)
@@ -142,7 +147,7 @@ def main() -> None:
         | {name: round(values[number, side], 4) for name, values in figures.items()}
         for (number, side), loss in lost.items()
     ]
-    about = {"about": machine(), "base": base_digest(), "steps": options.steps}
+    about = {"about": machine(), "base": base_digest(), "steps": options.steps, "trainings": ways, "more": methods}
     result = about | {"same_subject": apart, "loss": told, "ways": rows}
     write_results(options.out / "foretold.json", result)
     if options.out == RESULTS:  # what goes with the package

@@ -37,9 +37,9 @@ from dreamtune.pocket import photographs
 from dreamtune.pocket.evaluators import Evaluators
 from dreamtune.pocket.world import CONTEXTS
 
-WAYS = ("sum", "mean", "ties", "tsv", "gradient", "blocks", "orthogonal", "regions", "blend", "collage", "auto")
-THREE_WAYS = ("sum", "regions", "collage", "auto")
-"""Of three subjects: side by side, in thirds in one pass and by a collage, and by an automatic layout."""
+WAYS = ("sum", "mean", "ties", "tsv", "gradient", "blocks", "orthogonal", "regions", "blend", "auto")
+THREE_WAYS = ("sum", "regions", "auto")
+"""Of three subjects: side by side, in thirds, and by an automatic layout."""
 RESAMPLES = 2_000
 """Of the intervals in pairs.json."""
 SHOWN = ("beach", "snow", "city", "night")
@@ -64,7 +64,7 @@ def together(way: str, pair: tuple[Person, Person], files: Files, work: Path) ->
     if way == "auto":
         return by_layout(pair, both, work)
     folder = work / "pictures-of-two" / f"{first.token}-{second.token}" / way
-    if way in ("regions", "blend", "collage"):
+    if way in ("regions", "blend"):
         return [
             picture
             for context, place in CONTEXTS.items()
@@ -99,7 +99,7 @@ def triple(people: Sequence[Person], files: Files, jury: Jury, work: Path) -> di
     for way in THREE_WAYS:
         if way == "auto":
             pictures = by_layout(people, own, work)
-        elif way in ("regions", "collage"):
+        elif way == "regions":
             folder = work / "pictures-of-three" / name / way
             pictures = [
                 picture

@@ -26,22 +26,18 @@ def prompt_of(people: Sequence[Person], place: str, named: Sequence[int], first:
 def by_regions(way: str, people: Sequence[Person], files: Sequence[Path], place: str) -> GenerateConfig:
     """Each adapter in its half or third, on a prompt of its own that has it first and any other of the class elsewhere.
 
-    A prompt of the one subject alone would put it into the middle of the picture, and each half would get half of it;
-    a collage takes it from there.
+    A prompt of the one subject alone would put it into the middle of the picture, and each half would get half of it.
     """
-    count, mode = len(people), {"regions": "routed"}.get(way, way)
-    told = [
-        f"{person.name} {place}" if mode == "collage" else prompt_of(people, place, [number], number)
-        for number, person in enumerate(people)
-    ]
+    count = len(people)
     regions = tuple(
-        f"{file}@{number / count:.4f},0,{(number + 1) / count:.4f},1={told[number]}"
+        f"{file}@{number / count:.4f},0,{(number + 1) / count:.4f},1={prompt_of(people, place, [number], number)}"
         for number, file in enumerate(files)
     )
-    return GenerateConfig(prompts=(prompt_of(people, place, []),), regions=regions, n=1).changed(mode=mode)
+    mode = "blend" if way == "blend" else "routed"
+    return GenerateConfig(prompts=(prompt_of(people, place, []),), regions=regions, mode=mode, n=1)
 
 
 def by_layout(people: Sequence[Person], files: Sequence[Path], place: str) -> GenerateConfig:
-    """No boxes: the prompt names everyone, and a draft by the base tells where they are."""
+    """No boxes: the prompt names everyone and their sides, each is drawn alone, and all are set into one draft."""
     prompt = prompt_of(people, place, range(len(people)))
     return GenerateConfig(prompts=(prompt,), adapters=tuple(map(str, files)), layout="auto", n=1)

@@ -74,9 +74,9 @@ def _start(plan: Plan, shot: Shot) -> Tensor:
 
 def _mask(plan: Plan, picture: Image.Image, cls: str) -> tuple[np.ndarray, str]:
     """Where the base sees a thing of that class in a picture of its own, and what is wrong with that, or nothing."""
-    from dreamtune.data.auto_masks import failure, found_mask
+    from dreamtune.data.auto_masks import drawn_mask, failure
 
-    mask = found_mask(plan.base, picture, picture.size, cls)[1]
+    mask = drawn_mask(plan.base, picture, cls)
     return mask, failure(float(mask.mean()), cls)
 
 

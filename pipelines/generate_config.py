@@ -21,7 +21,7 @@ LONGEST = 1 << 20
 """Bytes of a file of prompts."""
 DENOISE = 0.6
 """Share of the steps that are done from a picture, where it is not set."""
-COLLAGE_DENOISE = 0.3
+COLLAGE_DENOISE = 0.15
 """From a collage, where subjects are to stay what they are."""
 
 
@@ -115,7 +115,7 @@ class GenerateConfig(DrawingConfig):
     """A picture to start from; its middle is used if it is not square."""
     denoise: float | None = Field(default=None, gt=0, le=1)
     """Share of the steps that are done from `init` or a collage: the more, the less is left of it. If not set 0.6, or
-    0.3 for a collage."""
+    0.15 for a collage."""
     grid: tuple[str, ...] = Field(default=(), max_length=2)
     """One or two axes NAME=VALUE,VALUE,... of a sheet that compares pictures, see GRID in generate_grid."""
 

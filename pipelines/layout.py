@@ -73,6 +73,8 @@ def _layout(
     from dreamtune.fusion.locate import COLORS, boxes, located, missing, strips
 
     prompt, seed, guidance, scheduler = key
+    if config.way == "collage" and (order := read.from_the_left()):
+        return Layout(prompt, _side_by_side(read, order))
     maps = located(
         base,
         read.text,
@@ -93,22 +95,23 @@ def _layout(
             f"the draft of seed {seed} shows no place of its own for '{subject.token} {subject.cls}' in {prompt!r}"
         )
         if config.way == "collage":  # which needs a place, and not that the draft shows anybody there
-            return Layout(prompt, _side_by_side(read), f"{problem}: all stand side by side")
+            return Layout(prompt, _side_by_side(read, range(len(read.subjects))), f"{problem}: all stand side by side")
         raise ConfigError(
             f"{problem}: take another seed, say in the prompt where each is ('on the left'), or give boxes with "
             "--region"
         )
     places, sides = strips(boxes(maps))
-    beside = bool(sides) and config.way != "collage"  # which draws each alone
-    told = [read.beside(number, sides) if beside else it.prompt for number, it in enumerate(read.subjects)]
+    if sides and config.way == "collage":  # in which nothing of the draft's subjects is left, nor how large they were
+        return Layout(prompt, _side_by_side(read, [sorted(places).index(place) for place in places]))
+    told = [read.beside(number, sides) if sides else it.prompt for number, it in enumerate(read.subjects)]
     regions = (RegionUse((it.use,), place, text) for it, place, text in zip(read.subjects, places, told, strict=True))
     return Layout(prompt, tuple(regions))
 
 
-def _side_by_side(read: ClassPrompt) -> tuple[RegionUse, ...]:
-    """Strips of one width."""
-    count = len(read.subjects)
+def _side_by_side(read: ClassPrompt, order: Sequence[int]) -> tuple[RegionUse, ...]:
+    """Strips of one width, each subject alone in its own. order: which one each of them is from the left."""
+    count = len(order)
     return tuple(
         RegionUse((it.use,), (round(at / count, 4), 0.0, round((at + 1) / count, 4), 1.0), it.prompt)
-        for it, at in zip(read.subjects, read.side_by_side(), strict=True)
+        for it, at in zip(read.subjects, order, strict=True)
     )

@@ -68,12 +68,10 @@ class ClassPrompt:
         tail = self.tail if self.tail[:1] in ",;." else f" {self.tail}"
         return _tidy(f"{self.lead}{', '.join(listed[:-1])} and {listed[-1]}{tail}")
 
-    def side_by_side(self) -> list[int]:
-        """Which one each subject is from the left: by the sides that all of them are given, else in their order."""
+    def from_the_left(self) -> list[int]:
+        """Which one each subject is from the left, by the sides in the prompt; empty unless it gives them all."""
         ranks = [("left", "middle", "right").index(it.side) if it.side else -1 for it in self.subjects]
-        if min(ranks) < 0 or len(set(ranks)) < len(ranks):
-            return list(range(len(ranks)))
-        return [sorted(ranks).index(rank) for rank in ranks]
+        return [] if -1 in ranks or len(set(ranks)) < len(ranks) else [sorted(ranks).index(rank) for rank in ranks]
 
     def recolored(self, color: str, subject: int) -> str:
         """The text with an adjective before the class word of a subject."""

@@ -16,6 +16,8 @@ from dreamtune.data.survey import Photo
 if TYPE_CHECKING:
     from dreamtune.models import Base
 
+DRAWN_BACKGROUND = 0.5
+"""See cutout.grab_cut, for pictures that the base drew."""
 LEAST, MOST = 0.005, 0.95
 """Shares of a picture outside which a mask is taken for a failure: it covers nothing, or everything."""
 
@@ -35,6 +37,20 @@ def found_mask(
     small = picture.resize(size, Image.Resampling.LANCZOS if size[0] < picture.width else Image.Resampling.BICUBIC)
     found = subject_map(base, to_tensor(small), class_word, seed).numpy()
     return small, *cutout.cut_out(np.asarray(small), found, grab=grab)
+
+
+def drawn_mask(base: Base, picture: Image.Image, class_word: str) -> np.ndarray:
+    """(h, w) bool: where a thing of the class is in a square picture that the base drew, of a side that it draws.
+
+    Of what it drew the base knows more than of photographs: another colour of it has to change the place too, which the
+    ground does not, and GrabCut gets less of the surroundings. Raises as :func:`found_mask`.
+    """
+    from dreamtune.data import cutout
+    from dreamtune.data.subject_map import color_map, subject_map
+
+    pixels = to_tensor(picture)
+    found = (subject_map(base, pixels, class_word) * color_map(base, pixels, class_word)).numpy()
+    return cutout.grab_cut(np.asarray(picture), found / max(found.max(), 1e-6), background=DRAWN_BACKGROUND)
 
 
 def failure(share: float, class_word: str) -> str:

@@ -40,18 +40,19 @@ def thresholded(found: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return _enlarged(found, size) > threshold(found)
 
 
-def grab_cut(picture: np.ndarray, found: np.ndarray) -> np.ndarray:
+def grab_cut(picture: np.ndarray, found: np.ndarray, background: float = SURE) -> np.ndarray:
     """(h, w) bool: where the subject is in a picture (h, w, 3) uint8 RGB, with its edges; found: (h', w') from 0 to 1.
 
-    GrabCut (Rother, Kolmogorov and Blake 2004) begins with the map: what it is sure of stays, and colours and edges
-    decide the rest. Specks are left out. Where the map leaves it no subject or no background it is all or nothing.
+    background: share of the threshold below which the map is trusted. GrabCut (Rother, Kolmogorov and Blake 2004)
+    begins with the map: what it is sure of stays, and colours and edges decide the rest. Specks are left out. Where the
+    map leaves it no subject or no background it is all or nothing.
     """
     height, width = picture.shape[:2]
     scale = max(1, -(-LEAST_SIDE // min(height, width)))
     size = (width * scale, height * scale)
     cut, large = threshold(found), _enlarged(found, size)
     seeds = np.where(large > cut, cv2.GC_PR_FGD, cv2.GC_PR_BGD).astype(np.uint8)
-    seeds[large < cut * SURE] = cv2.GC_BGD
+    seeds[large < cut * background] = cv2.GC_BGD
     seeds[large > cut + (1 - cut) * SURE] = cv2.GC_FGD
     if not 0 < (seeds % 2).sum() < seeds.size:
         return thresholded(found, (width, height))

@@ -23,6 +23,8 @@ SPREADING = 0.2
 """Timestep at which its attention says which places look alike: late enough that the picture is nearly whole."""
 SEEDS = 4
 """Noises per timestep: single ones make the maps uneven."""
+COLORS = ("red", "blue")
+"""What a subject is called in turn where another colour of it tells where it is."""
 LEAST_CELLS = 6
 """Shorter side of the smallest layer that is read, if there is one: on pocket, those of 3 cells tell nothing."""
 
@@ -87,6 +89,29 @@ def subject_map(base: Base, pixels: Tensor, class_word: str, seed: int = 0) -> T
         spread += [_resized(it, size).mean(0) for it in read if it[0, 0].numel() == finest]
     difference, attention = (_stretched(it) for it in torch.stack(spread).mean(0))
     found = _stretched(difference * attention).cpu()
+    if not found.isfinite().all():
+        raise BaseModelError(f"the base {base.id} makes NaN of a picture: its weights are damaged or overflow")
+    return found
+
+
+@torch.no_grad()
+def color_map(base: Base, pixels: Tensor, class_word: str, seed: int = 0) -> Tensor:
+    """(h, w) fp32 on the CPU, 0 to 1: how far another colour of a thing of the class would change each latent cell.
+
+    The mask of DiffEdit from a contrast that leaves the scene alone, see fusion.locate, at the noises of
+    :func:`subject_map`, for a picture (3, H, W) in [-1, 1]. Raises BaseModelError when the base makes NaN.
+    """
+    from dreamtune.models.noised import noised, predicted
+
+    usual = USUAL[base.family]
+    told = base.condition([usual.prompt("", it) for it in (class_word, *(f"{it} {class_word}" for it in COLORS))])
+    latents = base.encode_images(pixels[None]).float().expand(SEEDS, -1, -1, -1)
+    maps = []
+    for cells, timestep in noised(base, latents, NOISES, seed):
+        plain, *others = predicted(base, cells, timestep, told).chunk(len(told))
+        changed = torch.stack([(it - plain).square().mean(1) for it in others]).sum(0).mean(0).sqrt()
+        maps.append(changed / changed.mean().clamp(min=1e-12))
+    found = _stretched(torch.stack(maps).mean(0)).cpu()
     if not found.isfinite().all():
         raise BaseModelError(f"the base {base.id} makes NaN of a picture: its weights are damaged or overflow")
     return found

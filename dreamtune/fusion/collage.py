@@ -19,7 +19,9 @@ from dreamtune.fusion.locate import Box
 Mask = npt.NDArray[np.bool_]
 
 _FILLED = 0.96
-"""Share of its place that a subject fills at most, in width and height."""
+"""Share of its place that the body of a subject fills at most, in width and height."""
+_THIN = 0.03
+"""Share of a cut-out's area on the left, and on the right, that is no body: tails may reach over into another place."""
 _WIDER = 0.06
 """By how much what is taken out of the draft is wider than its mask, as a share of the picture."""
 _REACH = 3
@@ -34,6 +36,8 @@ class CutOut:
     """RGB, no larger than the subject."""
     mask: Image.Image
     """L, of that size."""
+    body: tuple[int, int]
+    """From where to where it is more than a tail, in columns."""
     foot: float
     """Where it ended at the bottom of its picture, from 0 to 1."""
 
@@ -43,19 +47,22 @@ class CutOut:
         rows, columns = (np.flatnonzero(mask.any(axis)) for axis in (1, 0))
         box = (int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1)
         shown = Image.fromarray(mask.astype(np.uint8) * 255).crop(box)
-        return cls(picture.crop(box), shown, box[3] / picture.height)
+        mass = np.cumsum(mask.sum(0)[box[0] : box[2]]) / mask.sum()
+        body = (int(np.searchsorted(mass, _THIN)), int(np.searchsorted(mass, 1 - _THIN)) + 1)
+        return cls(picture.crop(box), shown, body, box[3] / picture.height)
 
     def within(self, place: Box, side: int) -> tuple[int, int, int, int]:
         """Left, top, width and height in pixels at which it stands in a place of a picture of `side` pixels.
 
-        It keeps its proportions, is never enlarged, stands in the middle from left to right, and as high above the
-        place's lower edge as it stood above its picture's.
+        It keeps its proportions, is never enlarged, and stands with its body in the middle from left to right, and as
+        high above the place's lower edge as it stood above its picture's.
         """
         x0, y0, x1, y1 = (side * edge for edge in place)
-        scale = min(1.0, _FILLED * (x1 - x0) / self.image.width, _FILLED * (y1 - y0) / self.image.height)
+        start, stop = self.body
+        scale = min(1.0, _FILLED * (x1 - x0) / (stop - start), _FILLED * (y1 - y0) / self.image.height)
         width, height = (max(1, round(scale * it)) for it in self.image.size)
         foot = max(y0 + self.foot * (y1 - y0), y0 + height)
-        return round((x0 + x1 - width) / 2), round(foot) - height, width, height
+        return round((x0 + x1) / 2 - scale * (start + stop) / 2), round(foot) - height, width, height
 
 
 def emptied(draft: Image.Image, masks: Sequence[Mask]) -> Image.Image:

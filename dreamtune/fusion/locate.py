@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dreamtune.data.subject_map import COLORS as COLORS  # two: four find subjects no better
 from dreamtune.models import Base
 from dreamtune.models.arithmetic import exact_convolutions
 from dreamtune.models.conditioning import unet_inputs
@@ -23,8 +24,6 @@ Box = tuple[float, float, float, float]
 
 SIDES = {2: ("on the left", "on the right"), 3: ("on the left", "in the middle", "on the right")}
 """What prompts call the places of two and three subjects side by side."""
-COLORS = ("red", "blue")
-"""What a subject is called in turn; the change is the mean over them. Four find it no better."""
 STEPS = 10
 """That a whole draft would have."""
 _LOOKED = (2, 4, 6)

@@ -61,7 +61,7 @@ def generate(
     ] = None,
     init: Annotated[Path | None, Option(metavar="PICTURE", help="Picture to start from.")] = None,
     denoise: Annotated[
-        float | None, Option(help="How much of it, or of a collage, to draw anew, up to 1 (0.6, 0.3).")
+        float | None, Option(help="How much of it, or of a collage, to draw anew, up to 1 (0.6, 0.15).")
     ] = None,
     grid: Annotated[
         list[str] | None,

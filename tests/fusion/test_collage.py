@@ -39,7 +39,7 @@ def test_where_it_stands(place: tuple[float, float, float, float], expected: tup
     assert np.abs(np.subtract(found, expected)).max() <= 1
     left, top, width, height = found
     x0, y0, x1, y1 = (SIDE * it for it in place)
-    assert x0 <= left and left + width <= x1 and y0 <= top + 1 and top + height <= y1 + 1
+    assert x0 <= left + 1 and left + width <= x1 + 1 and y0 <= top + 1 and top + height <= y1 + 1
 
 
 def test_who_stands_lower_stands_in_front() -> None:
@@ -64,3 +64,16 @@ def test_a_draft_loses_what_its_masks_show() -> None:
     assert np.abs(left[5:24, 5:23] - np.array(GREY)).max() <= 4
     assert tuple(left[15, 30]) == BLUE
     assert emptied(draft, []) is draft
+
+
+def test_a_tail_takes_no_room() -> None:
+    """The body is as large as without it, and where it would be."""
+    mask = np.zeros((SIDE, SIDE), dtype=bool)
+    mask[8:36, 10:26] = True
+    picture = Image.new("RGB", (SIDE, SIDE), RED)
+    plain = CutOut.of(picture, mask).within((0.0, 0.0, 0.3, 1.0), SIDE)
+    mask[35:36, 26:38] = True
+    tailed = CutOut.of(picture, mask).within((0.0, 0.0, 0.3, 1.0), SIDE)
+    assert tailed[3] >= plain[3] - 1
+    assert abs(tailed[0] - plain[0]) <= 2
+    assert tailed[2] > plain[2] + 3

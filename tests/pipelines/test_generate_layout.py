@@ -58,12 +58,12 @@ def halves(monkeypatch: pytest.MonkeyPatch) -> None:
 def masks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nor does it find anything in its pictures: say that all show their subject in the middle."""
 
-    def middle(_: Any, picture: Image.Image, *__: Any) -> tuple[Image.Image, np.ndarray, float]:
+    def middle(_: Any, picture: Image.Image, *__: Any) -> np.ndarray:
         mask = np.zeros((picture.height, picture.width), dtype=bool)
         mask[picture.height // 4 :, picture.width // 4 : picture.width * 3 // 4] = True
-        return picture, mask, 1.0
+        return mask
 
-    monkeypatch.setattr(auto_masks, "found_mask", middle)
+    monkeypatch.setattr(auto_masks, "drawn_mask", middle)
 
 
 ALONE = {
@@ -140,15 +140,37 @@ def test_a_subject_that_the_draft_does_not_show(
     error = " ".join(capsys.readouterr().err.split())
     assert "the draft of seed 7 shows no place of its own for 'xyz cat'" in error
     assert not (tmp_path / "out").exists()
-    there = "a xyz cat on the right and a sks dog on the left"
-    assert call(tmp_path / "out", *asked, "--prompt", there) == 0
+    assert call(tmp_path / "out", *asked, "--prompt", "a xyz cat and a sks dog") == 0
     assert "shows no place of its own" in (error := " ".join(capsys.readouterr().err.split()))
     assert "all stand side by side" in error
-    with Image.open(tmp_path / "out" / "0000.png") as picture:
-        told = json.loads(picture.info["dreamtune"])
-    assert [(it["box"], it["prompt"]) for it in told["regions"]] == [
-        ([0.5, 0, 1, 1], "a xyz cat"),
-        ([0, 0, 0.5, 1], "a sks dog"),
+    assert _regions(tmp_path / "out") == [([0, 0, 0.5, 1], "a xyz cat"), ([0.5, 0, 1, 1], "a sks dog")]
+
+
+def _regions(folder: Path) -> list[tuple[list[float], str]]:
+    with Image.open(folder / "0000.png") as picture:
+        return [(it["box"], it["prompt"]) for it in json.loads(picture.info["dreamtune"])["regions"]]
+
+
+def test_a_collage_needs_no_draft_where_the_prompt_gives_sides(
+    call: Any, masks: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(locate, "located", lambda *_, **__: pytest.fail("a draft was looked at"))
+    there = "a xyz cat on the right and a sks dog on the left"
+    assert call(tmp_path / "out", *BOTH, "--layout", "auto", "--n", "1", "--prompt", there) == 0
+    assert _regions(tmp_path / "out") == [([0.5, 0, 1, 1], "a xyz cat"), ([0, 0, 0.5, 1], "a sks dog")]
+
+
+def test_a_collage_has_strips_of_one_width(
+    call: Any, masks: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The draft's own subjects are taken out of it: how wide they were does not matter."""
+    maps = torch.ones(2, 8, 8)
+    maps[0, :, 5:] = maps[1, :, :5] = 3
+    monkeypatch.setattr(locate, "located", lambda *_, **__: maps / 2)
+    assert call(tmp_path / "out", *BOTH, "--layout", "auto", "--n", "1", "--prompt", PROMPT) == 0
+    assert _regions(tmp_path / "out") == [
+        ([0.5, 0, 1, 1], "a sks dog on the beach"),
+        ([0, 0, 0.5, 1], "a xyz cat on the beach"),
     ]
 
 
@@ -176,7 +198,7 @@ def test_a_subject_that_cannot_be_cut_out(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(auto_masks, "found_mask", lambda *_: (None, np.full((8, 8), bool(shown)), 1.0))
+    monkeypatch.setattr(auto_masks, "drawn_mask", lambda *_: np.full((8, 8), bool(shown)))
     assert call(tmp_path / "out", *BOTH, "--prompt", PROMPT, "--layout", "auto", "--seed", "7", "--n", "1") == 2
     error = " ".join(capsys.readouterr().err.split("Error: ")[1].split())
     assert error.startswith("the dog of region 1, drawn alone from seed 7,")

@@ -127,13 +127,14 @@ def test_prompts_that_cannot_be_laid_out(prompt: str, adapters: list[Any], messa
 @pytest.mark.parametrize(
     ("prompt", "order"),
     [
-        ("a sks cat and a zwx dog on the beach", [0, 1]),
+        ("a zwx dog on the left and a sks cat on the right", [0, 1]),
         ("a zwx dog on the right and a sks cat on the left, at night", [1, 0]),
         ("a sks cat to the right and a zwx dog in the middle", [1, 0]),
-        ("a zwx dog on the right and a sks cat", [0, 1]),
-        ("a zwx dog on the right and a sks cat on the right", [0, 1]),
-        ("a zwx dog and a sks cat on the left of a house", [0, 1]),
+        ("a sks cat and a zwx dog on the beach", []),
+        ("a zwx dog on the right and a sks cat", []),
+        ("a zwx dog on the right and a sks cat on the right", []),
+        ("a zwx dog and a sks cat on the left of a house", []),
     ],
 )
-def test_who_stands_where_without_a_draft(prompt: str, order: list[int]) -> None:
-    assert class_prompt(prompt, [CAT, DOG]).side_by_side() == order
+def test_the_sides_that_a_prompt_gives(prompt: str, order: list[int]) -> None:
+    assert class_prompt(prompt, [CAT, DOG]).from_the_left() == order
