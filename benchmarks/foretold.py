@@ -1,7 +1,7 @@
 """python -m benchmarks.foretold [--work DIR] [--out DIR] [--steps N]: what an analysis tells of adapters beforehand.
 
 Takes the six subjects of `benchmarks.pairs` with their three trainings each (the same work folder serves both), and
-one more of each by each of `--more`: another seed of that method. Asks (a) whether figures of a pair tell two adapters of one
+one more of each by each of `--more`. Asks (a) whether figures of a pair tell two adapters of one
 subject from those of two subjects of a class, as the area under the ROC curve; and (b) whether they tell what each
 loses in a picture of both, added up, as the rank correlation with the likeness lost, over the twelve pairs both ways.
 The figure for (b) is chosen on the first half of the pairs and judged on the second. Writes foretold.json, and what the
