@@ -1,5 +1,6 @@
 """A base's map of where it sees a class, and the masks that are cut out by it."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ import torch
 from torch import Tensor
 
 from dreamtune.data import cutout
-from dreamtune.data.subject_map import class_tokens, subject_map
+from dreamtune.data.subject_map import class_tokens, color_map, subject_map
 from dreamtune.errors import BaseModelError, ConfigError
 from dreamtune.models import Base, load_base
 from dreamtune.models.attention import attention_averages
@@ -60,22 +61,26 @@ def test_tokens_of_the_class(base: Base) -> None:
         class_tokens(base, "a dog", "cat")
 
 
+@pytest.mark.parametrize("look", [subject_map, color_map])
 @pytest.mark.parametrize("design", ["sd1", "sdxl"])
-def test_maps_are_from_0_to_1_repeat_and_have_the_pictures_shape(base: Base, tmp_path: Path, design: str) -> None:
+def test_maps_are_from_0_to_1_repeat_and_have_the_pictures_shape(
+    base: Base, tmp_path: Path, design: str, look: Callable[..., Tensor]
+) -> None:
     if design == "sdxl":
         base = load_base(str(tiny_sdxl_folder(tmp_path / "xl")), device="cpu")
     pixels = torch.rand(3, 32, 48, generator=torch.Generator().manual_seed(0)) * 2 - 1
     state = torch.get_rng_state()
-    found = subject_map(base, pixels, "dog")
+    found = look(base, pixels, "dog")
     assert found.shape == (8, 12)
     assert (found.min(), found.max()) == (0, 1)
-    assert torch.equal(found, subject_map(base, pixels, "dog"))
+    assert torch.equal(found, look(base, pixels, "dog"))
     assert torch.equal(state, torch.get_rng_state())
 
 
-def test_a_base_that_makes_nan(base: Base) -> None:
+@pytest.mark.parametrize("look", [subject_map, color_map])
+def test_a_base_that_makes_nan(base: Base, look: Callable[..., Tensor]) -> None:
     with pytest.raises(BaseModelError, match="makes NaN"):
-        subject_map(base, torch.full((3, 32, 32), float("nan")), "dog")
+        look(base, torch.full((3, 32, 32), float("nan")), "dog")
 
 
 def scene() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
