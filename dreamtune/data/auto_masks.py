@@ -16,6 +16,8 @@ from dreamtune.data.survey import Photo
 if TYPE_CHECKING:
     from dreamtune.models import Base
 
+DRAWN_SEEDS = 2
+"""Noises per timestep for them; they are looked at while a user waits."""
 DRAWN_BACKGROUND = 0.5
 """See cutout.grab_cut, for pictures that the base drew."""
 LEAST, MOST = 0.005, 0.95
@@ -49,7 +51,8 @@ def drawn_mask(base: Base, picture: Image.Image, class_word: str) -> np.ndarray:
     from dreamtune.data.subject_map import color_map, subject_map
 
     pixels = to_tensor(picture)
-    found = (subject_map(base, pixels, class_word) * color_map(base, pixels, class_word)).numpy()
+    attended, changed = (look(base, pixels, class_word, seeds=DRAWN_SEEDS) for look in (subject_map, color_map))
+    found = (attended * changed).numpy()
     return cutout.grab_cut(np.asarray(picture), found / max(found.max(), 1e-6), background=DRAWN_BACKGROUND)
 
 

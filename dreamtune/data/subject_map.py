@@ -49,7 +49,7 @@ def class_tokens(base: Base, prompt: str, class_word: str) -> list[int]:
 
 
 @torch.no_grad()
-def subject_map(base: Base, pixels: Tensor, class_word: str, seed: int = 0) -> Tensor:
+def subject_map(base: Base, pixels: Tensor, class_word: str, seed: int = 0, seeds: int = SEEDS) -> Tensor:
     """(h, w) fp32 on the CPU, 0 to 1: how far each latent cell of a picture (3, H, W) in [-1, 1] is of the class.
 
     Two maps at a few amounts of noise, both with a prompt for any thing of the class: the attention to the class word's
@@ -57,8 +57,8 @@ def subject_map(base: Base, pixels: Tensor, class_word: str, seed: int = 0) -> T
     al., arXiv 2210.11427). Each is averaged by self-attention over what looks alike, and brought to 0 to 1; the map is
     their product, so that both have to agree.
 
-    Noise is that of CPU generators seeded with `seed` and the numbers after it. Raises ConfigError for a class that is
-    no word or too long for the base, BaseModelError when it makes NaN.
+    Noise is that of CPU generators seeded with `seed` and the numbers after it, `seeds` for each amount. Raises
+    ConfigError for a class that is no word or too long for the base, BaseModelError when it makes NaN.
     """
     from dreamtune.models.attention import attention_averages
     from dreamtune.models.noised import noised, predicted
@@ -69,7 +69,7 @@ def subject_map(base: Base, pixels: Tensor, class_word: str, seed: int = 0) -> T
     empty = base.emptied(empty)
     latent = base.encode_images(pixels[None])[0].float()
     size: Size = (latent.shape[-2], latent.shape[-1])
-    latents = latent.expand(SEEDS, -1, -1, -1)
+    latents = latent.expand(seeds, -1, -1, -1)
     marks = torch.zeros(len(wanted.embedding), 1)
     marks[tokens] = 1
     differences, attentions = [], []
@@ -95,7 +95,7 @@ def subject_map(base: Base, pixels: Tensor, class_word: str, seed: int = 0) -> T
 
 
 @torch.no_grad()
-def color_map(base: Base, pixels: Tensor, class_word: str, seed: int = 0) -> Tensor:
+def color_map(base: Base, pixels: Tensor, class_word: str, seed: int = 0, seeds: int = SEEDS) -> Tensor:
     """(h, w) fp32 on the CPU, 0 to 1: how far another colour of a thing of the class would change each latent cell.
 
     The mask of DiffEdit from a contrast that leaves the scene alone, see fusion.locate, at the noises of
@@ -105,7 +105,7 @@ def color_map(base: Base, pixels: Tensor, class_word: str, seed: int = 0) -> Ten
 
     usual = USUAL[base.family]
     told = base.condition([usual.prompt("", it) for it in (class_word, *(f"{it} {class_word}" for it in COLORS))])
-    latents = base.encode_images(pixels[None]).float().expand(SEEDS, -1, -1, -1)
+    latents = base.encode_images(pixels[None]).float().expand(seeds, -1, -1, -1)
     maps = []
     for cells, timestep in noised(base, latents, NOISES, seed):
         plain, *others = predicted(base, cells, timestep, told).chunk(len(told))
