@@ -67,7 +67,7 @@ bench-anywhere: setup  ## whether an adapter answers to its word wherever it sta
 bench-foretold: setup  ## what an analysis tells of adapters before they are drawn together; resumable
 	$(BIN)/python -m benchmarks.foretold
 
-bench-pairs: setup  ## two and three subjects in one picture by ten ways, on the embedded base; resumable (two hours)
+bench-pairs: setup  ## two and three subjects in one picture by eleven ways, on the embedded base; resumable (two hours)
 	$(BIN)/python -m benchmarks.pairs
 
 pocket: setup  ## make the embedded base from nothing, in pocket-work/ (hours on a CPU; resumable)

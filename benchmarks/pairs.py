@@ -37,9 +37,9 @@ from dreamtune.pocket import photographs
 from dreamtune.pocket.evaluators import Evaluators
 from dreamtune.pocket.world import CONTEXTS
 
-WAYS = ("sum", "mean", "ties", "tsv", "gradient", "blocks", "orthogonal", "regions", "blend", "auto")
-THREE_WAYS = ("sum", "regions", "auto")
-"""Of three subjects: side by side, in thirds, and by an automatic layout."""
+WAYS = ("sum", "mean", "ties", "tsv", "gradient", "blocks", "orthogonal", "regions", "blend", "auto", "collage")
+THREE_WAYS = ("sum", "regions", "collage")
+"""Of three subjects: side by side, in thirds in one pass, and as a collage: the base lays out no three."""
 RESAMPLES = 2_000
 """Of the intervals in pairs.json."""
 SHOWN = ("beach", "snow", "city", "night")
@@ -61,8 +61,8 @@ def together(way: str, pair: tuple[Person, Person], files: Files, work: Path) ->
     first, second = pair
     training = way if way in TRAININGS else "lora"
     both = tuple(files[person.token, training] for person in pair)
-    if way == "auto":
-        return by_layout(pair, both, work)
+    if way in ("auto", "collage"):
+        return by_layout(way, pair, both, work)
     folder = work / "pictures-of-two" / f"{first.token}-{second.token}" / way
     if way in ("regions", "blend"):
         return [
@@ -79,13 +79,13 @@ def together(way: str, pair: tuple[Person, Person], files: Files, work: Path) ->
     return drawn(GenerateConfig(prompts=prompts, adapters=(str(fused),), n=1), folder)
 
 
-def by_layout(people: Sequence[Person], files: Sequence[Path], work: Path) -> list[Image.Image]:
-    """A picture in each context by an automatic layout; where the draft shows none it is that of the base."""
-    folder = work / "pictures-by-layout" / "-".join(person.token for person in people)
+def by_layout(way: str, people: Sequence[Person], files: Sequence[Path], work: Path) -> list[Image.Image]:
+    """A picture in each context by an automatic layout, in one pass or as a collage, or the base's where it fails."""
+    folder = work / f"pictures-by-{way}" / "-".join(person.token for person in people)
     found = []
     for context, place in CONTEXTS.items():
         try:
-            found += drawn(ways.by_layout(people, files, place), folder / context)
+            found += drawn(ways.by_layout(way, people, files, place), folder / context)
         except ConfigError:  # somebody has no place of their own
             plain = GenerateConfig(prompts=(ways.prompt_of(people, place, []),), n=1)
             found += drawn(plain, folder / f"{context}-without")
@@ -97,8 +97,8 @@ def triple(people: Sequence[Person], files: Files, jury: Jury, work: Path) -> di
     own = [files[person.token, "lora"] for person in people]
     name, found = "-".join(person.token for person in people), {}
     for way in THREE_WAYS:
-        if way == "auto":
-            pictures = by_layout(people, own, work)
+        if way == "collage":
+            pictures = by_layout(way, people, own, work)
         elif way == "regions":
             folder = work / "pictures-of-three" / name / way
             pictures = [

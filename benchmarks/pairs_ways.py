@@ -37,7 +37,8 @@ def by_regions(way: str, people: Sequence[Person], files: Sequence[Path], place:
     return GenerateConfig(prompts=(prompt_of(people, place, []),), regions=regions, mode=mode, n=1)
 
 
-def by_layout(people: Sequence[Person], files: Sequence[Path], place: str) -> GenerateConfig:
-    """No boxes: the prompt names everyone and their sides, each is drawn alone, and all are set into one draft."""
+def by_layout(way: str, people: Sequence[Person], files: Sequence[Path], place: str) -> GenerateConfig:
+    """No boxes: the prompt names everyone and their sides. In one pass, or each drawn alone and set into a draft."""
+    mode = "collage" if way == "collage" else "routed"
     prompt = prompt_of(people, place, range(len(people)))
-    return GenerateConfig(prompts=(prompt,), adapters=tuple(map(str, files)), layout="auto", n=1)
+    return GenerateConfig(prompts=(prompt,), adapters=tuple(map(str, files)), layout="auto", mode=mode, n=1)

@@ -23,10 +23,12 @@ def anywhere(report: dict[str, Any] | None) -> str:
         [row["subject"], *(f"{row[form]:.2f}" for form in _FORMS), f"{row['kept_as_second']:.2f}"]
         for row in [*rows, {"subject": "mean", **report["mean"]}]
     ]
+    composed = report["compose"]
     text = (
-        f"`make bench-anywhere`: six unseen subjects by LoRA, {report['steps']} steps with `compose: "
-        f"{report['compose']:g}`. Likeness to unseen pictures of the subject in ten places, a {report['other']} as the "
-        'other thing, which no composite has. "Beside its class" is the right one of "a cat on the left and a sks cat '
+        f"`make bench-anywhere`: six unseen subjects by LoRA, {report['steps']} steps"
+        f"{f' with `compose: {composed:g}`' if composed else ''}. Likeness to unseen pictures of the subject in ten "
+        f"places, a {report['other']} as the other thing, which no training had. "
+        '"Beside its class" is the right one of "a cat on the left and a sks cat '
         'on the right", "the other of its class" the left one; leak is "a cat". Kept: the second of two over alone. An '
         "asterisk: the base was never trained with that word.\n"
     )
@@ -49,9 +51,10 @@ def foretold(report: dict[str, Any] | None) -> str:
         for name, it in loss["figures"].items()
     ]
     text = (
-        f"`make bench-foretold`. **Are two adapters of one subject?** {len(count['same'])} pairs of one subject by "
-        f"other seeds (half of them by DoRA beside LoRA), {len(count['other'])} of two subjects of a class. Area under "
-        "the ROC curve; the least of one subject and the most of two:\n"
+        f"`make bench-foretold`. **Are two adapters of one subject?** {len(count['same'])} pairs of one subject, "
+        f"{len(count['other'])} of two subjects of a class, of trainings by {', '.join(report['trainings'])} and, with "
+        f"other seeds, {', '.join(report['more'])}. Area under the ROC curve; the least of one subject and the most of "
+        "two:\n"
     )
     told = (
         f"**What will each lose in a picture of both, added up?** Rank correlation with the likeness lost, "

@@ -1,7 +1,7 @@
 """`python examples/two_subjects.py [--out two-subjects]`: two learned subjects, each alone, and both in one picture.
 
 Trains an adapter for each of two sample subjects (unless that was done), draws each alone in four places, and both
-there by `--layout auto`: no boxes are given. Writes <out>/two-subjects.png.
+there by `--layout auto --mode collage`: no boxes are given. Writes <out>/two-subjects.png.
 """
 
 from __future__ import annotations
@@ -35,7 +35,13 @@ def drawn(prompt: str, files: list[Path], folder: Path, layout: Literal["none", 
     """A picture of `prompt` in each place, with these adapters."""
     found = []
     for number, place in enumerate(PLACES):
-        config = GenerateConfig(prompts=(f"{prompt} {place}",), adapters=tuple(map(str, files)), layout=layout, n=1)
+        config = GenerateConfig(
+            prompts=(f"{prompt} {place}",),
+            adapters=tuple(map(str, files)),
+            layout=layout,
+            mode="routed" if layout == "none" else "collage",
+            n=1,
+        )
         result = generate(config, folder / str(number))
         found += [Image.open(path).convert("RGB") for path in result.files]
     return found
@@ -55,7 +61,7 @@ def main() -> None:
         rows[f"a {token} {name}"] = drawn(f"a {token} {name}", [files[name]], args.out / f"alone-{name}", "none")
     (first, one), (second, other) = PAIR.items()
     prompt = f"a {one} {first} and a {other} {second}"
-    rows[f"{prompt}, layout auto"] = drawn(prompt, list(files.values()), args.out / "both", "auto")
+    rows[f"{prompt}: layout auto, a collage"] = drawn(prompt, list(files.values()), args.out / "both", "auto")
     sheet(rows, PLACES, "no boxes given; nothing chosen: seed 0").save(args.out / "two-subjects.png")
     print(args.out / "two-subjects.png")
 

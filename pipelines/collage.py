@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from dreamtune.errors import ConfigError
@@ -11,6 +12,7 @@ from dreamtune.pipelines.generate_grid import Manner, Shot
 from dreamtune.pipelines.generate_stage import staged
 from dreamtune.pipelines.progress import OnProgress, Progress
 from dreamtune.pipelines.regions import RegionUse
+from dreamtune.words import one_form, places
 
 if TYPE_CHECKING:
     import numpy as np
@@ -59,7 +61,7 @@ def _start(plan: Plan, shot: Shot) -> Tensor:
     for number, region in enumerate(plan.regions, 1):
         alone = _drawn(plan, [*plan.adapters, *region.uses], region.prompt, shot)
         cls = _class_of(region) or ""
-        mask, problem = _mask(plan, alone, cls)
+        mask, problem = _mask(plan, alone, cls, _taught(plan, region, alone))
         if problem:
             raise ConfigError(
                 f"the {cls} of region {number}, drawn alone from seed {shot.seed}, {problem}: take another seed, or "
@@ -72,11 +74,25 @@ def _start(plan: Plan, shot: Shot) -> Tensor:
     return plan.base.encode_images(to_tensor(made)[None])
 
 
-def _mask(plan: Plan, picture: Image.Image, cls: str) -> tuple[np.ndarray, str]:
+def _taught(plan: Plan, region: RegionUse, picture: Image.Image) -> Tensor:
+    """Where the adapters of a region change the picture of its subject."""
+    from dreamtune.data.auto_masks import DRAWN_SEEDS
+    from dreamtune.data.images import to_tensor
+    from dreamtune.data.subject_map import change_map
+
+    plain = one_form(region.prompt)
+    for token in (token for use in region.uses for token in use.file.tokens):
+        for start, end in reversed(places(plain, [one_form(token)])):
+            plain = plain[:start] + plain[end:].lstrip()
+    on = partial(staged, plan.config, region.uses, (), plan.base, guided=False)
+    return change_map(plan.base, to_tensor(picture), (region.prompt, plain), on, DRAWN_SEEDS)
+
+
+def _mask(plan: Plan, picture: Image.Image, cls: str, taught: Tensor | None = None) -> tuple[np.ndarray, str]:
     """Where the base sees a thing of that class in a picture of its own, and what is wrong with that, or nothing."""
     from dreamtune.data.auto_masks import drawn_mask, failure
 
-    mask = drawn_mask(plan.base, picture, cls)
+    mask = drawn_mask(plan.base, picture, cls, taught)
     return mask, failure(float(mask.mean()), cls)
 
 

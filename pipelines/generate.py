@@ -89,7 +89,7 @@ def generate(config: GenerateConfig, out: str | Path, on_progress: OnProgress | 
     adapters = [AdapterUse.load(text, windows=True) for text in config.adapters]
     regions = [RegionUse.load(text) for text in config.regions]
     masks = [region.mask(config.softness) for region in regions]
-    if config.way == "collage":
+    if config.mode == "collage":
         check_classes(regions)
     read = class_prompts(config, adapters) if config.layout == "auto" else {}
     start = config.init and Start.load(config.init)
@@ -114,7 +114,7 @@ def generate(config: GenerateConfig, out: str | Path, on_progress: OnProgress | 
         for remark in (own := list(dict.fromkeys(layouts))):
             on_progress(Progress("remark", message=remark))
         remarks += own
-    if config.way == "collage":
+    if config.mode == "collage":
         with enough_memory(plan.too_little):
             plan = replace(plan, starts=collages(plan, on_progress))
     files, more, sheet = _draw(plan, folder, on_progress)

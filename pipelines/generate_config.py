@@ -94,11 +94,10 @@ class GenerateConfig(DrawingConfig):
     regions: tuple[str, ...] = Field(default=(), max_length=100)
     """FILE[:STRENGTH][+FILE...]@x0,y0,x1,y1=PROMPT or FILE@mask.png=PROMPT: what is to be in a part of the picture, by
     adapters of its own."""
-    mode: Literal["auto", "routed", "switch", "composite", "blend", "collage"] = "auto"
+    mode: Literal["routed", "switch", "composite", "blend", "collage"] = "routed"
     """How adapters act together: routed lets them add up, and each region's act there, in one pass; switch lets them
     take turns; composite averages what is predicted with each alone; blend draws every region by passes of its own;
-    collage draws each region's subject alone, sets it into a draft, and draws on from there. auto is collage with an
-    automatic layout, else routed."""
+    collage draws each region's subject alone, sets it into a draft, and draws on from there."""
     softness: float = Field(default=0.05, ge=0, le=0.5)
     """Width of the edges of regions, as a share of the picture."""
     layout: Literal["none", "auto"] = "none"
@@ -126,7 +125,7 @@ class GenerateConfig(DrawingConfig):
 
     @model_validator(mode="after")
     def _fit_together(self) -> GenerateConfig:
-        if self.denoise is not None and self.init is None and self.way != "collage":
+        if self.denoise is not None and self.init is None and self.mode != "collage":
             raise ValueError("denoise is the share of the steps that are done from a picture: give init too")
         if self.init is not None and self.mode == "collage":
             raise ValueError("mode = collage makes a picture to start from itself: leave init out, or use routed")
@@ -140,17 +139,11 @@ class GenerateConfig(DrawingConfig):
             raise ValueError(f"mode = {self.mode} is for regions: give at least one")
         return self
 
-    @property
-    def way(self) -> str:
-        """How adapters act together, `mode` without auto."""
-        return ("collage" if self.layout == "auto" else "routed") if self.mode == "auto" else self.mode
-
-    @property
-    def denoised(self) -> float:
-        """Share of the steps that are done."""
-        if self.init is None and self.way != "collage":
+    def denoised(self, steps: int) -> float:
+        """Share of `steps` that are done; at least one of them where it was not set."""
+        if self.init is None and self.mode != "collage":
             return 1.0
-        return self.denoise or (DENOISE if self.init else COLLAGE_DENOISE)
+        return self.denoise or max(1 / steps, DENOISE if self.init else COLLAGE_DENOISE)
 
     def _check_layout(self) -> None:
         if not self.adapters:

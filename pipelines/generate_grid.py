@@ -100,7 +100,7 @@ def shots_of(config: GenerateConfig, axes: Sequence[Axis], base: Base) -> list[S
     if seeds[-1] >= SEEDS:
         raise ConfigError(f"{count} pictures from seed {config.seed} on need seeds beyond {SEEDS - 1}: lower seed or n")
     steps, guidance, _ = config.sampling(base)
-    plain = Manner(steps, guidance, config.scheduler, config.denoised, 1.0)
+    plain = Manner(steps, guidance, config.scheduler, config.denoised(steps), 1.0)
     if not axes:
         each = [prompt for prompt in config.prompts for _ in range(config.n)]
         return [Shot(prompt, seed, plain) for prompt, seed in zip(each, seeds, strict=True)]

@@ -90,9 +90,9 @@ def record(
     }
     if any(adapter.zero_terminal_snr for adapter in adapters):
         settings["zero_terminal_snr"] = bool(base.scheduler.config.get("rescale_betas_zero_snr"))
-    if config.way != "routed":
-        settings["mode"] = config.way
-    if config.way == "collage":
+    if config.mode != "routed":
+        settings["mode"] = config.mode
+    if config.mode == "collage":
         settings["denoise"] = manner.denoise
     if regions:
         settings |= {"regions": [region.to_dict() for region in regions], "softness": config.softness}

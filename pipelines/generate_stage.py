@@ -58,7 +58,7 @@ def staged(
     *,
     guided: bool,
 ) -> Iterator[Stage]:
-    """Put adapters and regions on `base` for the length of the block, to act together as config.way says.
+    """Put adapters and regions on `base` for the length of the block, to act together as config.mode says.
 
     guided: whether there is guidance. Raises IncompatibleModelError for what does not fit, and
     ConfigError for adapters that no region can have.
@@ -70,14 +70,14 @@ def staged(
     with ExitStack() as stack:
         masks = [region.mask(config.softness) for region in regions]
         placed = place_regions(regions, masks, base, any_base=config.any_base, prompt_weights=config.prompt_weights)
-        alone = config.way in ("switch", "composite")  # strengths change at every step, or pass
+        alone = config.mode in ("switch", "composite")  # strengths change at every step, or pass
         on = [stack.enter_context(use.on(base, config.any_base, merge=not alone)) for use in adapters]
         # text encoders and words are not switched: the prompt is read once, for the whole picture
         unets = [(use, it.parts["unet"]) for use, it in zip(adapters, on, strict=True) if "unet" in it.parts]
         routing = None
         if placed:
-            act = blended if config.way == "blend" else routed
+            act = blended if config.mode == "blend" else routed
             routing = stack.enter_context(act(base.unet, [it.region for it in placed], guided=guided))
-        if config.way == "composite":
+        if config.mode == "composite":
             stack.enter_context(composite(base.unet, [attached for _, attached in unets]))
-        yield Stage(unets, placed, routing, turns=config.way == "switch")
+        yield Stage(unets, placed, routing, turns=config.mode == "switch")

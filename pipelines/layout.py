@@ -73,7 +73,7 @@ def _layout(
     from dreamtune.fusion.locate import COLORS, boxes, located, missing, strips
 
     prompt, seed, guidance, scheduler = key
-    if config.way == "collage" and (order := read.from_the_left()):
+    if config.mode == "collage" and (order := read.from_the_left()):
         return Layout(prompt, _side_by_side(read, order))
     maps = located(
         base,
@@ -94,14 +94,14 @@ def _layout(
         problem = (
             f"the draft of seed {seed} shows no place of its own for '{subject.token} {subject.cls}' in {prompt!r}"
         )
-        if config.way == "collage":  # which needs a place, and not that the draft shows anybody there
+        if config.mode == "collage":  # which needs a place, and not that the draft shows anybody there
             return Layout(prompt, _side_by_side(read, range(len(read.subjects))), f"{problem}: all stand side by side")
         raise ConfigError(
-            f"{problem}: take another seed, say in the prompt where each is ('on the left'), or give boxes with "
-            "--region"
+            f"{problem}: take another seed, say in the prompt where each is ('on the left'), give boxes with --region, "
+            "or use mode = collage"
         )
     places, sides = strips(boxes(maps))
-    if sides and config.way == "collage":  # in which nothing of the draft's subjects is left, nor how large they were
+    if sides and config.mode == "collage":  # in which nothing of the draft's subjects is left, nor how large they were
         return Layout(prompt, _side_by_side(read, [sorted(places).index(place) for place in places]))
     told = [read.beside(number, sides) if sides else it.prompt for number, it in enumerate(read.subjects)]
     regions = (RegionUse((it.use,), place, text) for it, place, text in zip(read.subjects, places, told, strict=True))

@@ -14,6 +14,8 @@ from dreamtune.data.masks import cell_weights
 from dreamtune.data.survey import Photo
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from dreamtune.models import Base
 
 DRAWN_SEEDS = 2
@@ -41,9 +43,10 @@ def found_mask(
     return small, *cutout.cut_out(np.asarray(small), found, grab=grab)
 
 
-def drawn_mask(base: Base, picture: Image.Image, class_word: str) -> np.ndarray:
+def drawn_mask(base: Base, picture: Image.Image, class_word: str, taught: Tensor | None = None) -> np.ndarray:
     """(h, w) bool: where a thing of the class is in a square picture that the base drew, of a side that it draws.
 
+    taught: for one that adapters drew, the subject_map.change_map (h', w') of them: they know its hat too.
     Of what it drew the base knows more than of photographs: another colour of it has to change the place too, which the
     ground does not, and GrabCut gets less of the surroundings. Raises as :func:`found_mask`.
     """
@@ -52,7 +55,7 @@ def drawn_mask(base: Base, picture: Image.Image, class_word: str) -> np.ndarray:
 
     pixels = to_tensor(picture)
     attended, changed = (look(base, pixels, class_word, seeds=DRAWN_SEEDS) for look in (subject_map, color_map))
-    found = (attended * changed).numpy()
+    found = (attended * changed if taught is None else (attended * changed).sqrt() * taught).numpy()
     return cutout.grab_cut(np.asarray(picture), found / max(found.max(), 1e-6), background=DRAWN_BACKGROUND)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
 import torch
@@ -112,6 +114,30 @@ def color_map(base: Base, pixels: Tensor, class_word: str, seed: int = 0, seeds:
         changed = torch.stack([(it - plain).square().mean(1) for it in others]).sum(0).mean(0).sqrt()
         maps.append(changed / changed.mean().clamp(min=1e-12))
     found = _stretched(torch.stack(maps).mean(0)).cpu()
+    if not found.isfinite().all():
+        raise BaseModelError(f"the base {base.id} makes NaN of a picture: its weights are damaged or overflow")
+    return found
+
+
+@torch.no_grad()
+def change_map(
+    base: Base, pixels: Tensor, prompts: tuple[str, str], on: Callable[[], AbstractContextManager[object]], seeds: int
+) -> Tensor:
+    """(h, w) fp32 on the CPU, 0 to 1: how far adapters change what the base predicts at each latent cell of a picture.
+
+    prompts: with their word, read while they are on, and without, read while they are not. on: puts them on the base.
+    A hat, which the class word does not mean, is in it. Otherwise as :func:`color_map`.
+    """
+    from dreamtune.models.noised import noised, predicted
+
+    latents = base.encode_images(pixels[None]).float().expand(seeds, -1, -1, -1)
+    steps = list(noised(base, latents, NOISES, seed=0))
+    plain = [predicted(base, cells, timestep, base.condition(prompts[1:])) for cells, timestep in steps]
+    with on():
+        told = base.condition(prompts[:1])
+        taught = [predicted(base, cells, timestep, told) for cells, timestep in steps]
+    maps = [(a - b).square().mean(1).mean(0).sqrt() for a, b in zip(taught, plain, strict=True)]
+    found = _stretched(torch.stack([it / it.mean().clamp(min=1e-12) for it in maps]).mean(0)).cpu()
     if not found.isfinite().all():
         raise BaseModelError(f"the base {base.id} makes NaN of a picture: its weights are damaged or overflow")
     return found

@@ -38,7 +38,7 @@ def generate(
     mode: Annotated[
         str | None,
         Option(
-            help="auto, routed (in one pass), collage (each subject drawn alone and set into a draft), blend (regions "
+            help="routed (in one pass), collage (each subject drawn alone and set into a draft), blend (regions "
             "apart), switch or composite (adapters apart)."
         ),
     ] = None,

@@ -1,6 +1,7 @@
 """A base's map of where it sees a class, and the masks that are cut out by it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor
 
 from dreamtune.data import cutout
-from dreamtune.data.subject_map import class_tokens, color_map, subject_map
+from dreamtune.data.subject_map import change_map, class_tokens, color_map, subject_map
 from dreamtune.errors import BaseModelError, ConfigError
 from dreamtune.models import Base, load_base
 from dreamtune.models.attention import attention_averages
@@ -118,3 +119,29 @@ def test_specks_and_small_holes_go_and_large_ones_stay() -> None:
     clean = cutout.without_specks(mask)
     assert clean[12, 12] and not clean[30, 30] and not clean[55, 55]
     assert not cutout.without_specks(np.zeros((9, 9), bool)).any()
+
+
+def test_where_adapters_change_a_picture(base: Base) -> None:
+    """Adapters that change the right half of the prediction: only that is in the map, and they are off afterwards."""
+    changed: list[bool] = []
+
+    @contextmanager
+    def on() -> Iterator[None]:
+        def right_half(_: object, __: object, output: tuple[Tensor]) -> tuple[Tensor]:
+            changed.append(True)
+            output[0][..., output[0].shape[-1] // 2 :] += 1
+            return output
+
+        handle = base.unet.register_forward_hook(right_half)
+        try:
+            yield
+        finally:
+            handle.remove()
+
+    pixels = torch.rand(3, 32, 48, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    found = change_map(base, pixels, ("a dog", "a dog"), on, seeds=2)
+    assert found.shape == (8, 12)
+    assert (found[:, :6] < 1e-3).all() and (found[:, 6:] > 0.99).all()
+    assert len(changed) == 3
+    same = change_map(base, pixels, ("a dog", "a dog"), nullcontext, seeds=1)
+    assert not same.any()

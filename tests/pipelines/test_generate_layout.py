@@ -68,11 +68,11 @@ def masks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 ALONE = {
     "routed": ("a sks dog on the left and a cat on the right", "a xyz cat on the right and a dog on the left"),
-    "auto": ("a sks dog", "a xyz cat"),
+    "collage": ("a sks dog", "a xyz cat"),
 }
 
 
-@pytest.mark.parametrize("mode", ["routed", "auto"])
+@pytest.mark.parametrize("mode", ["routed", "collage"])
 def test_a_layout_is_those_regions(mode: str, call: Any, halves: None, masks: None, tmp_path: Path) -> None:
     files = ("--adapter", "a.safetensors:0.5", "--adapter", "b.safetensors", "--adapter", "style.safetensors:0.3")
     asked = ("--layout", "auto", "--n", "2", "--seed", "3", "--mode", mode)
@@ -81,7 +81,7 @@ def test_a_layout_is_those_regions(mode: str, call: Any, halves: None, masks: No
     regions = (
         *("--region", f"a.safetensors:0.5@0,0,0.5,1={first} on the beach"),
         *("--region", f"b.safetensors@0.5,0,1,1={second} on the beach"),
-        *("--mode", "routed" if mode == "routed" else "collage"),
+        *("--mode", mode),
     )
     style = ("--adapter", "style.safetensors:0.3")
     whole = ("--prompt", "a dog and a cat on the beach", "--n", "2", "--seed", "3")
@@ -92,7 +92,7 @@ def test_a_layout_is_those_regions(mode: str, call: Any, halves: None, masks: No
             assert max(ImageChops.difference(one, two).tobytes()) <= 1, (first, second)
     with Image.open(tmp_path / "auto" / "0001.png") as picture:
         told = json.loads(picture.info["dreamtune"])
-    assert told.get("mode", "routed") == ("routed" if mode == "routed" else "collage")
+    assert told.get("mode", "routed") == mode
     assert told["layout"] == {"way": "auto", "prompt": PROMPT}
     assert [it["box"] for it in told["regions"]] == [[0, 0, 0.5, 1], [0.5, 0, 1, 1]]
     assert [it["file"] for it in told["adapters"]] == ["style.safetensors"]
@@ -108,6 +108,7 @@ def test_pictures_of_several_prompts_and_a_grid(
     assert len(list((tmp_path / "out").glob("000?.png"))) == 4
 
 
+COLLAGE = ("--layout", "auto", "--mode", "collage", "--n", "1")
 BOTH = ("--adapter", "a.safetensors", "--adapter", "b.safetensors")
 
 
@@ -136,11 +137,11 @@ def test_a_subject_that_the_draft_does_not_show(
 ) -> None:
     monkeypatch.setattr(locate, "located", lambda *_, **__: 4 * torch.eye(4).expand(2, 4, 4))
     asked = (*BOTH, "--layout", "auto", "--seed", "7", "--n", "1")
-    assert call(tmp_path / "out", *asked, "--prompt", PROMPT, "--mode", "routed") == 2
+    assert call(tmp_path / "out", *asked, "--prompt", PROMPT) == 2
     error = " ".join(capsys.readouterr().err.split())
     assert "the draft of seed 7 shows no place of its own for 'xyz cat'" in error
     assert not (tmp_path / "out").exists()
-    assert call(tmp_path / "out", *asked, "--prompt", "a xyz cat and a sks dog") == 0
+    assert call(tmp_path / "out", *asked, "--prompt", "a xyz cat and a sks dog", "--mode", "collage") == 0
     assert "shows no place of its own" in (error := " ".join(capsys.readouterr().err.split()))
     assert "all stand side by side" in error
     assert _regions(tmp_path / "out") == [([0, 0, 0.5, 1], "a xyz cat"), ([0.5, 0, 1, 1], "a sks dog")]
@@ -156,7 +157,7 @@ def test_a_collage_needs_no_draft_where_the_prompt_gives_sides(
 ) -> None:
     monkeypatch.setattr(locate, "located", lambda *_, **__: pytest.fail("a draft was looked at"))
     there = "a xyz cat on the right and a sks dog on the left"
-    assert call(tmp_path / "out", *BOTH, "--layout", "auto", "--n", "1", "--prompt", there) == 0
+    assert call(tmp_path / "out", *BOTH, *COLLAGE, "--prompt", there) == 0
     assert _regions(tmp_path / "out") == [([0.5, 0, 1, 1], "a xyz cat"), ([0, 0, 0.5, 1], "a sks dog")]
 
 
@@ -167,7 +168,7 @@ def test_a_collage_has_strips_of_one_width(
     maps = torch.ones(2, 8, 8)
     maps[0, :, 5:] = maps[1, :, :5] = 3
     monkeypatch.setattr(locate, "located", lambda *_, **__: maps / 2)
-    assert call(tmp_path / "out", *BOTH, "--layout", "auto", "--n", "1", "--prompt", PROMPT) == 0
+    assert call(tmp_path / "out", *BOTH, *COLLAGE, "--prompt", PROMPT) == 0
     assert _regions(tmp_path / "out") == [
         ([0.5, 0, 1, 1], "a sks dog on the beach"),
         ([0, 0, 0.5, 1], "a xyz cat on the beach"),
@@ -177,7 +178,7 @@ def test_a_collage_has_strips_of_one_width(
 def test_pictures_that_differ_in_denoise_share_their_collage(
     call: Any, halves: None, masks: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    asked = (*BOTH, "--prompt", PROMPT, "--layout", "auto", "--n", "1")
+    asked = (*BOTH, "--prompt", PROMPT, "--layout", "auto", "--n", "1", "--mode", "collage")
     assert call(tmp_path / "out", *asked, "--grid", "denoise=0.5,1") == 0
     assert "collage 1/1" in capsys.readouterr().err
     little, all_of_it = (tmp_path / "out" / f"000{number}.png" for number in (0, 1))
@@ -199,7 +200,8 @@ def test_a_subject_that_cannot_be_cut_out(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(auto_masks, "drawn_mask", lambda *_: np.full((8, 8), bool(shown)))
-    assert call(tmp_path / "out", *BOTH, "--prompt", PROMPT, "--layout", "auto", "--seed", "7", "--n", "1") == 2
+    asked = ("--layout", "auto", "--seed", "7", "--n", "1", "--mode", "collage")
+    assert call(tmp_path / "out", *BOTH, "--prompt", PROMPT, *asked) == 2
     error = " ".join(capsys.readouterr().err.split("Error: ")[1].split())
     assert error.startswith("the dog of region 1, drawn alone from seed 7,")
     assert problem in error and "mode = routed" in error

@@ -44,7 +44,7 @@ class GenerateTab:
                 self.layout = gr.Checkbox(
                     False,
                     label="Each in its own place",
-                    info="Two subjects or more: each is drawn alone, then set into one scene.",
+                    info="Two subjects or more: a draft by the base tells where each adapter acts.",
                     elem_id="generate-layout",
                 )
                 with gr.Accordion("More settings", open=False):
