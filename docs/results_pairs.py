@@ -21,10 +21,10 @@ _STRICT = """* **Strict**: each is in its place, more like itself than like the 
 _TRIPLES = """Of three subjects, a cat, a dog and another cat from left to right, the strict count is, as the mean
 of {count} triples:
 """
-_ALL = """LoRA,
-by Spectral Adapter on column blocks of their own and by orthogonal LoRA"""
-_ONE = """LoRA
-(the ways `blocks` and `orthogonal`, which need trainings of their own, were not measured on today's base)"""
+_TRAININGS = {"blocks": "by Spectral Adapter on column blocks of their own", "orthogonal": "by orthogonal LoRA"}
+"""Way that needs a training of its own -> that."""
+_NOT_MEASURED = ("gradient", *_TRAININGS)
+"""Ways that take long: a run may leave them out, which is said."""
 _SEEDS = {"one": "all from seed 0", "own": "each from a seed of its own"}
 _TEXT = """## {title}
 
@@ -46,7 +46,10 @@ def pairs(report: dict[str, Any] | None) -> str:
     if report is None:
         return missing(TITLE, "make bench-pairs")
     ways = report["summary"]
-    trainings = _ALL if "blocks" in ways else _ONE
+    trainings = ", ".join(["LoRA", *(text for way, text in _TRAININGS.items() if way in ways)])
+    left_out = [f"`{way}`" for way in _NOT_MEASURED if way not in ways]
+    if left_out:
+        trainings += f"\n(not measured on today's base: {', '.join(left_out)})"
     parts = [
         _TEXT.format(
             title=TITLE,
