@@ -27,6 +27,7 @@ from dreamtune.training.config import TrainConfig
 
 SUBJECTS = Path(__file__).parent / "subjects"
 SHOWN = ("beach", "snow", "city", "forest")
+DEMO_STEPS = 580
 
 
 def known_subject(name: str) -> Subject:
@@ -64,7 +65,8 @@ def main() -> None:
     images = SUBJECTS / args.subject
     run = args.out / f"run-{args.subject}"
     shutil.rmtree(run, ignore_errors=True)  # of an earlier demo
-    result = train(TrainConfig(images=images, class_word=subject.cls), run)
+    # fewer than the preset has, so that all of it takes less than four minutes on two cores
+    result = train(TrainConfig(images=images, class_word=subject.cls, steps=DEMO_STEPS), run)
 
     base = load_base("pocket")
     with AdapterFile.load(result.adapter).attach(base.unet) as attached:

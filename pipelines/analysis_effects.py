@@ -104,6 +104,7 @@ def effects(
     pairs, found = list(combinations(asking.words, 2)), {}
     for done, (a, b) in enumerate(pairs, 1):
         (one, cls), (other, other_cls) = asking.words[a], asking.words[b]
+        agreement = asking.agreement(a, b)
         plain = _two(cls, other_cls)
         first = asking.done_by([a], _two(f"{one} {cls}", other_cls), plain)
         second = asking.done_by([b], _two(cls, f"{other} {other_cls}"), plain)
@@ -112,7 +113,7 @@ def effects(
             both = asking.done_by([a, b], _two(f"{one} {cls}", f"{other} {other_cls}"), plain)
             share = kept(both, first, second)
         found[a, b] = Together(
-            agreement=asking.agreement(a, b),
+            agreement=agreement,
             heard=(_ratio(first, asking.own(a, cls)), _ratio(second, asking.own(b, other_cls))),
             kept=share,
         )
