@@ -27,7 +27,7 @@ from dreamtune.training.config import TrainConfig
 
 SUBJECTS = Path(__file__).parent / "subjects"
 SHOWN = ("beach", "snow", "city", "forest")
-DEMO_STEPS = 580
+DEMO_STEPS = 500
 
 
 def known_subject(name: str) -> Subject:
