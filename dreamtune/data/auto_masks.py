@@ -46,7 +46,8 @@ def found_mask(
 def drawn_mask(base: Base, picture: Image.Image, class_word: str, taught: Tensor | None = None) -> np.ndarray:
     """(h, w) bool: where a thing of the class is in a square picture that the base drew, of a side that it draws.
 
-    taught: for one that adapters drew, the subject_map.change_map (h', w') of them: they know its hat too.
+    taught: for one that adapters drew, the subject_map.change_map (h', w') of them: they know its hat too. Without any
+    change, as at strength 0, it tells nothing.
     Of what it drew the base knows more than of photographs: another colour of it has to change the place too, which the
     ground does not, and GrabCut gets less of the surroundings. Raises as :func:`found_mask`.
     """
@@ -55,7 +56,8 @@ def drawn_mask(base: Base, picture: Image.Image, class_word: str, taught: Tensor
 
     pixels = to_tensor(picture)
     attended, changed = (look(base, pixels, class_word, seeds=DRAWN_SEEDS) for look in (subject_map, color_map))
-    found = (attended * changed if taught is None else (attended * changed).sqrt() * taught).numpy()
+    told = taught is not None and bool(taught.any())
+    found = ((attended * changed).sqrt() * taught if told else attended * changed).numpy()
     return cutout.grab_cut(np.asarray(picture), found / max(found.max(), 1e-6), background=DRAWN_BACKGROUND)
 
 

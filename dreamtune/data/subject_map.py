@@ -91,9 +91,7 @@ def subject_map(base: Base, pixels: Tensor, class_word: str, seed: int = 0, seed
         spread += [_resized(it, size).mean(0) for it in read if it[0, 0].numel() == finest]
     difference, attention = (_stretched(it) for it in torch.stack(spread).mean(0))
     found = _stretched(difference * attention).cpu()
-    if not found.isfinite().all():
-        raise BaseModelError(f"the base {base.id} makes NaN of a picture: its weights are damaged or overflow")
-    return found
+    return _checked(base, found)
 
 
 @torch.no_grad()
@@ -114,9 +112,7 @@ def color_map(base: Base, pixels: Tensor, class_word: str, seed: int = 0, seeds:
         changed = torch.stack([(it - plain).square().mean(1) for it in others]).sum(0).mean(0).sqrt()
         maps.append(changed / changed.mean().clamp(min=1e-12))
     found = _stretched(torch.stack(maps).mean(0)).cpu()
-    if not found.isfinite().all():
-        raise BaseModelError(f"the base {base.id} makes NaN of a picture: its weights are damaged or overflow")
-    return found
+    return _checked(base, found)
 
 
 @torch.no_grad()
@@ -138,6 +134,10 @@ def change_map(
         taught = [predicted(base, cells, timestep, told) for cells, timestep in steps]
     maps = [(a - b).square().mean(1).mean(0).sqrt() for a, b in zip(taught, plain, strict=True)]
     found = _stretched(torch.stack([it / it.mean().clamp(min=1e-12) for it in maps]).mean(0)).cpu()
+    return _checked(base, found)
+
+
+def _checked(base: Base, found: Tensor) -> Tensor:
     if not found.isfinite().all():
         raise BaseModelError(f"the base {base.id} makes NaN of a picture: its weights are damaged or overflow")
     return found
