@@ -56,8 +56,10 @@ def drawn_mask(base: Base, picture: Image.Image, class_word: str, taught: Tensor
 
     pixels = to_tensor(picture)
     attended, changed = (look(base, pixels, class_word, seeds=DRAWN_SEEDS) for look in (subject_map, color_map))
-    told = taught is not None and bool(taught.any())
-    found = ((attended * changed).sqrt() * taught if told else attended * changed).numpy()
+    if taught is None or not taught.any():
+        found = (attended * changed).numpy()
+    else:
+        found = ((attended * changed).sqrt() * taught).numpy()
     return cutout.grab_cut(np.asarray(picture), found / max(found.max(), 1e-6), background=DRAWN_BACKGROUND)
 
 

@@ -3,6 +3,7 @@
 from random import Random
 
 import numpy as np
+import torch
 from PIL import Image
 
 from dreamtune.data.auto_masks import drawn_mask
@@ -21,3 +22,16 @@ def test_the_ground_is_no_part_of_a_subject() -> None:
         picture, truth = Image.fromarray(rendered.image), rendered.masks[0]
         drawn.append(agreement(drawn_mask(base, picture, "cat"), truth))
     assert np.mean(drawn) > 0.75
+
+
+def test_adapters_that_change_nothing_tell_nothing() -> None:
+    base = load_base("pocket")
+    subject = random_subject(Random(0), "cat")
+    scene = Scene("grass", 0, (subject,), (random_placement(Random(0), "grass", "mid"),))
+    picture = Image.fromarray(render(scene, base.resolution).image)
+    plain = drawn_mask(base, picture, "cat")
+    assert np.array_equal(drawn_mask(base, picture, "cat", torch.zeros(12, 12)), plain)
+    left = torch.zeros(12, 12)
+    left[:, :6] = 1
+    assert not drawn_mask(base, picture, "cat", left)[:, 30:].any(), "what they change nothing of is not theirs"
+    assert plain[:, 24:].any()
