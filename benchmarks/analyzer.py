@@ -21,9 +21,9 @@ from torch import Tensor
 
 from benchmarks.layers import kinds
 from benchmarks.machine import RESULTS, machine, write_results
-from dreamtune.adapters import METHODS
+from dreamtune.adapters import METHODS, Delta
 from dreamtune.adapters.svd import SvdStore
-from dreamtune.analysis import Change, study, summarize
+from dreamtune.analysis import study, summarize
 
 RANK = 8
 
@@ -36,7 +36,7 @@ def weights(limit: int | None) -> Iterator[tuple[str, Tensor]]:
         yield f"down_blocks.{number}", torch.randn(shape, generator=generator) / shape[1] ** 0.5
 
 
-def change(method: str, weight: Tensor, seed: int) -> Change:
+def change(method: str, weight: Tensor, seed: int) -> Delta:
     """A random change by that method."""
     generator = torch.Generator().manual_seed(seed)
     adapter = METHODS[method](METHODS[method].config_class(rank=RANK, alpha=RANK), *weight.shape)
@@ -44,7 +44,7 @@ def change(method: str, weight: Tensor, seed: int) -> Change:
     with torch.no_grad():
         for parameter in adapter.parameters():
             parameter += 0.01 * torch.randn(parameter.shape, generator=generator)
-        return Change.of_adapter(adapter.eval(), weight)
+        return Delta.of_adapter(adapter.eval(), weight)
 
 
 def measure(store: SvdStore, method: str, adapters: int, limit: int | None) -> dict[str, float]:

@@ -22,7 +22,7 @@ from benchmarks.quality_work import base_digest
 from dreamtune.adapters import AdapterFile
 from dreamtune.models import Base, load_base
 from dreamtune.models.families import USUAL
-from dreamtune.pipelines.train import load_run_config
+from dreamtune.pipelines.train.run import load_run_config
 from dreamtune.pocket import photographs
 from dreamtune.pocket.evaluators import Evaluators
 from dreamtune.pocket.world import CONTEXTS

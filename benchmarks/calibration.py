@@ -32,9 +32,9 @@ from dreamtune.evaluation import default_prompts, subject_fidelity
 from dreamtune.evaluation.pocket_judge import PocketJudge
 from dreamtune.models import Base, load_base
 from dreamtune.models.families import USUAL
-from dreamtune.pipelines.adapter_use import AdapterUse
-from dreamtune.pipelines.analysis_report import Report
-from dreamtune.pipelines.fuse_explain import CALIBRATION
+from dreamtune.pipelines.adapter_ref import AdapterUse
+from dreamtune.pipelines.analyze.report import Report
+from dreamtune.pipelines.fuse.explain import CALIBRATION
 from dreamtune.pocket import photographs
 from dreamtune.storage import atomic
 

@@ -12,12 +12,12 @@ from torch import Tensor
 
 from benchmarks.quality_run import Task, base_on, examiner, put_on, train
 from benchmarks.quality_work import Job
-from dreamtune.adapters import AdapterFile, AttachedAdapter
+from dreamtune.adapters import AdapterFile, AttachedAdapter, Delta
 from dreamtune.adapters.methods.lora_dash import LoRADash
 from dreamtune.adapters.svd import Svd, default_store
-from dreamtune.analysis import Change, change_rates, study, tsd
+from dreamtune.analysis import change_rates, study, tsd
 from dreamtune.models import Base
-from dreamtune.pipelines.fuse import FuseConfig, fuse
+from dreamtune.pipelines.fuse.run import FuseConfig, fuse
 from dreamtune.training.trainer import StepRecord
 
 K = 8
@@ -99,7 +99,7 @@ def directions(attached: AttachedAdapter) -> dict[str, Tensor]:
     store = default_store()
     with torch.no_grad():
         return {
-            path: tsd(store.full(layer.pristine), Change.of_adapter(adapter, layer.pristine), 2 * K)
+            path: tsd(store.full(layer.pristine), Delta.of_adapter(adapter, layer.pristine), 2 * K)
             for path, layer, adapter in attached.layers()
         }
 
@@ -149,7 +149,7 @@ def look(places: list[Path]) -> dict[str, Any]:
     for path in files[0].layers:
         weight = base.unet.get_submodule(path).get_parameter("weight")
         svd = store.full(weight)
-        changes = {i: Change.of_adapter(own[path], weight) for i, own in enumerate(adapters)}
+        changes = {i: Delta.of_adapter(own[path], weight) for i, own in enumerate(adapters)}
         terms = {i: own[path].terms(weight) for i, own in enumerate(adapters)}
         shares = {i: _share_of_first(change_rates(svd, change)) for i, change in changes.items()}
         ranks = {i: change.rank for i, change in changes.items()}

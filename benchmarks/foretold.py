@@ -27,10 +27,10 @@ from benchmarks.quality_work import base_digest
 from dreamtune.analysis.overlap import spearman
 from dreamtune.evaluation.fidelity import likeness
 from dreamtune.models import load_base
-from dreamtune.pipelines.adapter_use import AdapterUse
-from dreamtune.pipelines.analysis_effects import Asking, Together, effects
-from dreamtune.pipelines.analysis_together import RELIABILITY
-from dreamtune.pipelines.generate import GenerateConfig
+from dreamtune.pipelines.adapter_ref import AdapterUse
+from dreamtune.pipelines.analyze.effects import Asking, Together, effects
+from dreamtune.pipelines.analyze.together import RELIABILITY
+from dreamtune.pipelines.generate.run import GenerateConfig
 from dreamtune.pocket.world import CONTEXTS
 
 MORE = ("lora", "dora", "loha")

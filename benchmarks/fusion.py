@@ -22,7 +22,7 @@ from dreamtune.adapters import AdapterFile
 from dreamtune.adapters.description import LayerRecord
 from dreamtune.adapters.methods.lora import LoRAConfig
 from dreamtune.fusion import FUSIONS, MEASURED, FusionOptions, Ingredient, Inputs, as_file, common_layers, fuse_layers
-from dreamtune.pipelines.fuse import FuseConfig, fuse
+from dreamtune.pipelines.fuse.run import FuseConfig, fuse
 
 
 def make(path: Path, rank: int, seed: int) -> str:

@@ -23,16 +23,16 @@ from PIL import Image
 
 from benchmarks import pairs_ways as ways
 from benchmarks.machine import RESULTS, machine, pick_device, write_results
+from benchmarks.pairs_judging import Couple, judge_couple, strict_share
 from benchmarks.pairs_people import FIRST_SEED, PAIRS, PEOPLE, RANK, STEPS, TRAININGS, TRIPLES, Person, trained
 from benchmarks.quality_statistics import bootstrap
 from benchmarks.quality_work import base_digest
 from dreamtune.errors import ConfigError
 from dreamtune.evaluation.fidelity import likeness
-from dreamtune.evaluation.pairs import Couple, judge_couple, strict_share
 from dreamtune.fusion import FUSIONS
-from dreamtune.pipelines.fuse import FuseConfig, fuse
-from dreamtune.pipelines.generate import GenerateConfig, generate
-from dreamtune.pipelines.sheet import sheet
+from dreamtune.pipelines.contact_sheet import sheet
+from dreamtune.pipelines.fuse.run import FuseConfig, fuse
+from dreamtune.pipelines.generate.run import GenerateConfig, generate
 from dreamtune.pocket import photographs
 from dreamtune.pocket.evaluators import Evaluators
 from dreamtune.pocket.world import CONTEXTS

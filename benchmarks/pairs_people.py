@@ -10,7 +10,7 @@ from typing import Any
 
 from dreamtune.errors import ConfigError
 from dreamtune.fusion import Columns
-from dreamtune.pipelines.train import load_run_config, train
+from dreamtune.pipelines.train.run import load_run_config, train
 from dreamtune.pocket import photographs
 from dreamtune.pocket.world import Subject, random_subject
 from dreamtune.training.config import TrainConfig

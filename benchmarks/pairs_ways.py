@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.pairs_people import Person
-from dreamtune.fusion.locate import SIDES
-from dreamtune.pipelines.generate import GenerateConfig
+from dreamtune.generation.locate import SIDES
+from dreamtune.pipelines.generate.run import GenerateConfig
 
 
 def prompt_of(people: Sequence[Person], place: str, named: Sequence[int], first: int = 0) -> str:

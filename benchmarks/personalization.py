@@ -24,7 +24,7 @@ from benchmarks.quality_work import base_digest
 from dreamtune.adapters import AdapterFile
 from dreamtune.evaluation import Personalization, measure_personalization
 from dreamtune.models import load_base
-from dreamtune.pipelines.train import train
+from dreamtune.pipelines.train.run import train
 from dreamtune.pocket import path, photographs
 from dreamtune.pocket.evaluators import Evaluators
 from dreamtune.pocket.world import random_subject

@@ -24,11 +24,10 @@ from torch import Tensor, nn
 
 from benchmarks.machine import RESULTS, machine, pick_device, write_results
 from benchmarks.speed import UNETS
-from dreamtune.adapters import attach
+from dreamtune.adapters import Delta, attach
 from dreamtune.adapters.methods.lora import LoRAConfig
-from dreamtune.fusion.delta import Delta
-from dreamtune.fusion.masks import box_mask
-from dreamtune.fusion.regions import Region, routed
+from dreamtune.generation.masks import box_mask
+from dreamtune.generation.regions import Region, routed
 from dreamtune.models import load_base
 from dreamtune.models.families import USUAL
 

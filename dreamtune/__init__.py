@@ -1,7 +1,7 @@
 """dreamtune: teach Stable Diffusion a subject with a small adapter.
 
 Importing this package loads nothing heavy; the parts are imported by their own names (`dreamtune.adapters`,
-`dreamtune.pipelines.train`, ...). For notebooks there are :func:`analyze` and :func:`mask`.
+`dreamtune.pipelines.train.run`, ...). For notebooks there are :func:`analyze` and :func:`mask`.
 """
 
 from __future__ import annotations
@@ -16,23 +16,23 @@ __version__ = "0.1.0"
 def analyze(adapters: Sequence[str | Path], out: str | Path | None = None, **settings: Any) -> Any:
     """Compare adapter files by the directions they change; the Report shows itself at the end of a notebook's cell.
 
-    out: new folder for its files, if they are wanted; settings: see dreamtune.pipelines.analysis_config. Raises what
-    dreamtune.pipelines.analyze does.
+    out: new folder for its files, if they are wanted; settings: see dreamtune.pipelines.analyze.config. Raises what
+    dreamtune.pipelines.analyze.run does.
     """
     import importlib
 
     # by name: nothing below may import the pipelines, and this package stands below all
-    flow = importlib.import_module("dreamtune.pipelines.analyze")
+    flow = importlib.import_module("dreamtune.pipelines.analyze.run")
     return flow.analyze(flow.AnalyzeConfig(adapters=[str(path) for path in adapters], **settings), out)
 
 
 def mask(images: str | Path, class_word: str, **settings: Any) -> Any:
     """Write masks beside the pictures of a folder, white where a base sees the class, for you to correct.
 
-    settings: see dreamtune.pipelines.mask.MaskConfig. Returns its MaskResult and raises what
-    dreamtune.pipelines.mask.mask does.
+    settings: see dreamtune.pipelines.train.mask.MaskConfig. Returns its MaskResult and raises what
+    dreamtune.pipelines.train.mask.mask does.
     """
     import importlib
 
-    flow = importlib.import_module("dreamtune.pipelines.mask")
+    flow = importlib.import_module("dreamtune.pipelines.train.mask")
     return flow.mask(flow.MaskConfig(images=images, class_word=class_word, **settings))

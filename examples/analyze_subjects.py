@@ -13,9 +13,9 @@ import shutil
 from pathlib import Path
 
 import dreamtune
-from dreamtune.pipelines.analysis_advice import ordering
+from dreamtune.pipelines.analyze.advice import ordering
 from dreamtune.pipelines.pocket import draw_pocket
-from dreamtune.pipelines.train import load_run_config, train
+from dreamtune.pipelines.train.run import load_run_config, train
 from dreamtune.training.config import TrainConfig
 
 SUBJECTS = {"rex": (11, "dog"), "bella": (12, "dog"), "tom": (13, "cat"), "mug": (14, "mug")}

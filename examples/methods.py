@@ -17,8 +17,8 @@ from PIL import Image
 from dreamtune.adapters import AdapterFile
 from dreamtune.evaluation import Personalization, measure_personalization
 from dreamtune.models import load_base
-from dreamtune.pipelines.sheet import sheet
-from dreamtune.pipelines.train import train
+from dreamtune.pipelines.contact_sheet import sheet
+from dreamtune.pipelines.train.run import train
 from dreamtune.pocket.evaluators import Evaluators
 from dreamtune.pocket.world import CONTEXTS, Subject
 from dreamtune.training.config import TrainConfig

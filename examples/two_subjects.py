@@ -12,9 +12,9 @@ from typing import Literal
 
 from PIL import Image
 
-from dreamtune.pipelines.generate import GenerateConfig, generate
-from dreamtune.pipelines.sheet import sheet
-from dreamtune.pipelines.train import train
+from dreamtune.pipelines.contact_sheet import sheet
+from dreamtune.pipelines.generate.run import GenerateConfig, generate
+from dreamtune.pipelines.train.run import train
 from dreamtune.training.config import TrainConfig
 
 SUBJECTS = Path(__file__).parent / "subjects"

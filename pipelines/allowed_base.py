@@ -38,7 +38,7 @@ def allowed_base(workspace: Workspace, names: Sequence[str]) -> str:
 
 
 def _is_of_run(found: library.Entry, workspace: Workspace) -> bool:
-    from dreamtune.pipelines.adapter_use import base_in_run
+    from dreamtune.pipelines.adapter_ref import base_in_run
     from dreamtune.pipelines.run_folder import RunFolder
 
     if found.path.parent.parent != workspace.runs:

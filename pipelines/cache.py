@@ -63,17 +63,17 @@ class Cleared:
 
 def list_cache() -> CacheUse:
     """Kinds, sizes and ages of all that is in the cache. Raises ConfigError for a limit that is none."""
-    from dreamtune.data import room
+    from dreamtune.data import cache_eviction
 
     now = time.time()
-    kinds: dict[str, list[room.Entry]] = {}
-    for entry in room.entries():
+    kinds: dict[str, list[cache_eviction.Entry]] = {}
+    for entry in cache_eviction.entries():
         kinds.setdefault(entry.kind, []).append(entry)
     uses = []
     for kind, entries in sorted(kinds.items()):
         ages = [max(0.0, now - entry.used) / _SECONDS["d"] for entry in entries]
         uses.append(KindUse(kind, len(entries), sum(entry.size for entry in entries), max(ages), min(ages)))
-    return CacheUse(cache_dir(), room.limit(), tuple(uses))
+    return CacheUse(cache_dir(), cache_eviction.limit(), tuple(uses))
 
 
 def clear_cache(kind: str | None = None, older_than: str | None = None) -> Cleared:
@@ -82,9 +82,9 @@ def clear_cache(kind: str | None = None, older_than: str | None = None) -> Clear
     What a running process needs again it computes again; what others keep in the folder stays. Raises ConfigError for a
     kind that is not there or a time that cannot be understood, and for entries that cannot be removed.
     """
-    from dreamtune.data import room
+    from dreamtune.data import cache_eviction
 
-    everything = room.entries()
+    everything = cache_eviction.entries()
     known = sorted({entry.kind for entry in everything})
     if kind is not None and kind not in known:
         have = ", ".join(known) or "nothing"

@@ -76,7 +76,7 @@ def _check(file: str, path: Path) -> None:
 
 @contextmanager
 def _complete(folder: Path) -> Iterator[Path]:
-    from dreamtune.pipelines.files import complete
+    from dreamtune.pipelines.output import complete
 
     with complete(folder, DatasetError) as target:
         target.mkdir()

@@ -14,9 +14,9 @@ from typing import Any, Literal
 
 from dreamtune import __version__
 from dreamtune.errors import BaseModelError, ConfigError, DreamtuneError, first_line
-from dreamtune.pipelines.files import human
+from dreamtune.pipelines.output import human
 from dreamtune.pipelines.run_folder import RunFolder
-from dreamtune.pipelines.settings import RUNS
+from dreamtune.pipelines.train.options import RUNS
 
 PACKAGES = ("torch", "diffusers", "transformers", "accelerate", "peft", "safetensors", "huggingface_hub")
 """Whose versions decide most of what can go wrong."""
@@ -133,13 +133,13 @@ def _cache() -> Iterator[Check]:
         yield Check("cache", f"cannot write to {folder}", "fault", "point DREAMTUNE_CACHE at another folder")
         return
     try:
-        from dreamtune.data import room
+        from dreamtune.data import cache_eviction
 
         sizes: Counter[str] = Counter()
-        for entry in room.entries(folder):
+        for entry in cache_eviction.entries(folder):
             sizes[entry.kind] += entry.size
         kinds = ", ".join(f"{kind} {human(size)}" for kind, size in sorted(sizes.items())) or "empty"
-        yield Check("cache", f"{folder}: {kinds}; at most {human(room.limit())}")
+        yield Check("cache", f"{folder}: {kinds}; at most {human(cache_eviction.limit())}")
     except ConfigError as error:
         yield Check("cache", str(folder), "fault", str(error))
     if parent.stat().st_dev != Path.cwd().stat().st_dev:

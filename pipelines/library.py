@@ -10,8 +10,8 @@ from functools import lru_cache
 from pathlib import Path
 
 from dreamtune.errors import AdapterFileError, ConfigError, DreamtuneError, first_line
-from dreamtune.pipelines.files import complete
-from dreamtune.pipelines.fuse_output import loss_of_file
+from dreamtune.pipelines.fuse.output import loss_of_file
+from dreamtune.pipelines.output import complete
 from dreamtune.pipelines.workspace import Workspace, plain_name, tidy_name
 
 MOST_BYTES = 4 << 30
@@ -125,7 +125,7 @@ def warning_of(path: Path) -> str | None:
 
 @lru_cache(maxsize=512)
 def _entry(name: str, path: Path, size: int, changed: int) -> Entry:
-    from dreamtune.adapters.interop import read_adapter
+    from dreamtune.adapters.formats import read_adapter
 
     try:
         imported = read_adapter(path)
@@ -168,7 +168,7 @@ def is_hopeless(found: Entry) -> bool:
 
 def health(workspace: Workspace, name: str) -> Health:
     """Measure the changes of an adapter, unless that was done. Raises ConfigError and AdapterFileError."""
-    from dreamtune.pipelines.inspect import inspect
+    from dreamtune.pipelines.export.inspect import inspect
 
     found = entry(workspace, name)
     if (known := known_health(found)) is not None:
@@ -219,7 +219,7 @@ def import_adapter(workspace: Workspace, file: Path, name: str) -> str:
         )
     if file.stat().st_size > MOST_BYTES:
         raise AdapterFileError(f"{shown} is larger than {MOST_BYTES >> 30} GiB: that is no adapter")
-    from dreamtune.adapters.interop import read_adapter
+    from dreamtune.adapters.formats import read_adapter
 
     try:
         read_adapter(file)

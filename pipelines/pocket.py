@@ -14,7 +14,7 @@ def draw_pocket(subject: int, n: int, out: str | Path, cls: str | None = None, s
     same pictures. Raises ConfigError for values that cannot be drawn, a folder that holds such files already, or one
     that cannot be written.
     """
-    from dreamtune.pipelines.files import check_place, write_png
+    from dreamtune.pipelines.output import check_place, write_png
     from dreamtune.pocket import draw_subject
     from dreamtune.pocket.world import CLASSES
 

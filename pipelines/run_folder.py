@@ -12,10 +12,10 @@ from filelock import FileLock, Timeout
 from PIL import Image
 
 from dreamtune.errors import ConfigError, RunFolderError, TrainingError
-from dreamtune.pipelines.files import check_place, write_png
+from dreamtune.pipelines.output import check_place, write_png
+from dreamtune.plain_yaml import read_yaml
 from dreamtune.storage import atomic, sweep
 from dreamtune.training.config import TrainConfig
-from dreamtune.training.plain_yaml import read_yaml
 
 LOCK = ".lock"
 

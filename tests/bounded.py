@@ -82,7 +82,7 @@ class Bounded(ForkServer):
 
 def command_line(*arguments: str) -> int:
     """A command."""
-    from dreamtune.pipelines.cli import main
+    from dreamtune.pipelines.cli.app import main
 
     return main(arguments)
 

@@ -11,16 +11,16 @@ from typing import TYPE_CHECKING, Any, Literal
 from dreamtune.errors import ConfigError, Interrupted
 from dreamtune.pipelines import library
 from dreamtune.pipelines.allowed_base import AUTO, allowed_base
-from dreamtune.pipelines.job import UNFINISHED, Job
+from dreamtune.pipelines.jobs.job import UNFINISHED, Job
 from dreamtune.pipelines.progress import OnProgress, Progress
 from dreamtune.pipelines.workspace import plain_name
 
 from .context import App
 
 if TYPE_CHECKING:
-    from dreamtune.pipelines.check import CheckResult
-    from dreamtune.pipelines.generate import GenerateResult
-    from dreamtune.pipelines.plan import PlanResult
+    from dreamtune.pipelines.generate.run import GenerateResult
+    from dreamtune.pipelines.train.check import CheckResult
+    from dreamtune.pipelines.train.plan import PlanResult
 
 MOST_QUEUED = 50
 """Jobs that may wait; who sends more is told so."""
@@ -53,7 +53,7 @@ def train_config(app: App, dataset: str, values: Mapping[str, Any], more: str = 
 
     Raises ConfigError, also for settings that would name files.
     """
-    from dreamtune.pipelines.settings import train_config as complete
+    from dreamtune.pipelines.train.options import train_config as complete
 
     given = {key: value for key, value in values.items() if value not in (None, "")}
     if "class_word" not in given:
@@ -101,7 +101,7 @@ def free_word(app: App) -> str:
 
 def plan(app: App, dataset: str, values: Mapping[str, Any], more: str, tell: OnProgress) -> PlanResult:
     """What a training would take. Takes two steps, writes nothing."""
-    from dreamtune.pipelines.plan import plan as measure
+    from dreamtune.pipelines.train.plan import plan as measure
 
     config = train_config(app, dataset, values, more)
     return measure(config, run_place(app, dataset, config.method, ""), tell)
@@ -109,7 +109,7 @@ def plan(app: App, dataset: str, values: Mapping[str, Any], more: str, tell: OnP
 
 def check(app: App, dataset: str, base: str, class_word: str, token: str) -> CheckResult:
     """Look through a set of pictures."""
-    from dreamtune.pipelines.check import check as look
+    from dreamtune.pipelines.train.check import check as look
 
     return look(
         app.workspace.dataset(dataset),
@@ -146,8 +146,8 @@ def fuse(
 
 def one_word(app: App, picks: Sequence[Pick]) -> list[str]:
     """Remarks on adapters that are called by one word."""
-    from dreamtune.pipelines.adapter_use import AdapterUse
-    from dreamtune.pipelines.fuse_check import one_word as remarks
+    from dreamtune.pipelines.adapter_ref import AdapterUse
+    from dreamtune.pipelines.fuse.check import one_word as remarks
 
     return remarks([AdapterUse.load(text) for text in used(app, picks)])
 
@@ -173,9 +173,9 @@ def evaluate(app: App, name: str, dataset: str) -> Job:
 
 def forecast(app: App, picks: Sequence[Pick], tell: OnProgress) -> list[str]:
     """What is to be expected of adapters together, in sentences."""
-    from dreamtune.pipelines.analysis_advice import advice
-    from dreamtune.pipelines.analysis_config import AnalyzeConfig
-    from dreamtune.pipelines.analyze import analyze as study
+    from dreamtune.pipelines.analyze.advice import advice
+    from dreamtune.pipelines.analyze.config import AnalyzeConfig
+    from dreamtune.pipelines.analyze.run import analyze as study
 
     if len(picks) < 2:
         raise ConfigError("choose at least two adapters: one alone disturbs nobody")
@@ -192,7 +192,7 @@ def draw(
 
     `text_encoders` among them is the factor of :func:`used`. regions: names of the adapters in that setting.
     """
-    from dreamtune.pipelines.generate import GenerateConfig, generate
+    from dreamtune.pipelines.generate.run import GenerateConfig, generate
 
     given = {key: value for key, value in values.items() if value is not None}
     text = float(given.pop("text_encoders", 1.0))

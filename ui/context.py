@@ -6,8 +6,8 @@ import threading
 from dataclasses import dataclass, field
 
 from dreamtune.errors import DreamtuneError
-from dreamtune.pipelines.jobs import Jobs
-from dreamtune.pipelines.worker import WorkerProcess
+from dreamtune.pipelines.jobs.queue import Jobs
+from dreamtune.pipelines.jobs.worker import WorkerProcess
 from dreamtune.pipelines.workspace import Workspace
 
 

@@ -8,7 +8,7 @@ from html import escape
 from pathlib import Path
 
 from dreamtune.pipelines.datasets import small_view
-from dreamtune.pipelines.job import Job
+from dreamtune.pipelines.jobs.job import Job
 from dreamtune.pipelines.progress import clock
 from dreamtune.text import inert
 

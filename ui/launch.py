@@ -103,7 +103,7 @@ class Server:
 
     def _watch(self) -> None:
         """Start the worker while there is work, and again should it die."""
-        from dreamtune.pipelines.job import UNFINISHED
+        from dreamtune.pipelines.jobs.job import UNFINISHED
 
         while not self._done.is_set():
             if any(job.state in UNFINISHED for job in self.app.jobs.list()):
@@ -146,8 +146,8 @@ def _build(workspace: Workspace, workers: int) -> tuple[App, Page]:
     # Gradio reads these when it is imported: nothing leaves this machine, and files stay in the app's own folder.
     os.environ["GRADIO_TEMP_DIR"] = str(workspace.uploads)
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
-    from dreamtune.pipelines.jobs import Jobs
-    from dreamtune.pipelines.worker import WorkerProcess
+    from dreamtune.pipelines.jobs.queue import Jobs
+    from dreamtune.pipelines.jobs.worker import WorkerProcess
 
     from .app import build
     from .context import App

@@ -7,9 +7,9 @@ from typing import Any
 
 import gradio as gr
 
-from dreamtune.pipelines.job import UNFINISHED, Job, JobKind
+from dreamtune.pipelines.jobs.job import UNFINISHED, Job, JobKind
 from dreamtune.pipelines.library import warning_of
-from dreamtune.pipelines.run_view import read_run
+from dreamtune.pipelines.train.run_view import read_run
 
 from . import fragments
 from .actions import resume

@@ -8,6 +8,7 @@
 
 from .attach import AttachedAdapter, attach
 from .base import Adapter, MethodConfig
+from .delta import Delta
 from .file import AdapterFile
 from .layer import AdaptedConv2d, AdaptedLayer, AdaptedLinear
 from .methods import METHODS
@@ -25,6 +26,7 @@ __all__ = [
     "AdapterFile",
     "AttachedAdapter",
     "AttachedParts",
+    "Delta",
     "MethodConfig",
     "NewWord",
     "attach",

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from dreamtune.errors import ConfigError
 
 from .config import MethodConfig, ParameterOptions
-from .fused import compute_dtype, dense_linear, factored_linear
-from .fused_conv import Convolve, convolved_by, dense_conv, factored_conv
+from .conv_function import Convolve, convolved_by, dense_conv, factored_conv
+from .linear_function import compute_dtype, dense_linear, factored_linear
 from .svd import Svd
 
 

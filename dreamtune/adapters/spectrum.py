@@ -9,6 +9,9 @@ from torch import Tensor
 
 from dreamtune.errors import AdapterFileError
 
+_RESOLUTION = 1e-6
+"""Singular values below this share of the largest are rounding: a ΔW that was formed in fp32 resolves no less."""
+
 
 @dataclass(frozen=True, eq=False)
 class Spectrum:
@@ -61,7 +64,10 @@ class Spectrum:
 
 def _singular_values(matrix: Tensor) -> Tensor:
     if not matrix.square().sum().isfinite():  # ‖ΔW‖², of which shares are told
-        raise AdapterFileError(
-            "a layer's change is beyond what numbers hold: train it again, with a smaller learning rate"
-        )
+        raise AdapterFileError("its change is beyond what numbers hold: train it again, with a smaller learning rate")
     return torch.linalg.svdvals(matrix)
+
+
+def real_columns(s: Tensor) -> int:
+    """How many of the singular values s (k,), descending, are not rounding, whose directions mean nothing."""
+    return int((s > _RESOLUTION * s[0]).sum()) if len(s) and s[0] > 0 else 0

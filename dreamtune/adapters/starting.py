@@ -11,8 +11,8 @@ from torch import Tensor
 from dreamtune.errors import ConfigError
 
 from .base import Adapter
+from .delta import Delta
 from .file import AdapterFile
-from .interop.factors import Factors, best, truncated
 from .methods import METHODS
 
 
@@ -51,9 +51,8 @@ def start_at(adapters: Mapping[str, Adapter], file: AdapterFile, weights: Mappin
     sums, kept, rank = dict[str, float](), dict[str, float](), 1
     for path, other in file.adapters().items():
         own, weight = adapters.get(path), weights[path]
-        factors = other.low_rank(weight)
-        change = other.delta_weight(weight) if factors is None else None
-        sums[path] = _square(*factors) if factors is not None else float(_double(change).square().sum())
+        change = _exact(other, weight)
+        sums[path] = change.norm**2
         if own is None:
             continue
         if _take_over(own, other):
@@ -61,10 +60,10 @@ def start_at(adapters: Mapping[str, Adapter], file: AdapterFile, weights: Mappin
             continue
         if not own.start_rank:
             raise ConfigError(_refusal(own, other, path))
-        found = _found(factors, change, own.start_rank)
+        all_of_it = change.columns <= own.start_rank
+        found, kept[path] = (change, 1.0) if all_of_it else change.truncated(own.start_rank)
         own.start_at(weight.float(), found.up, found.down)
-        kept[path] = found.energy
-        rank = max(rank, min(*own.shape, factors[0].shape[1] if factors is not None else min(own.shape)))
+        rank = max(rank, min(*own.shape, change.columns))
     total = sum(sums.values())
     left_out = tuple(path for path in file.layers if path not in adapters)
     lost = sum((1 - share) * sums[path] for path, share in kept.items())
@@ -95,15 +94,13 @@ def _take_over(own: Adapter, other: Adapter) -> bool:
     return True
 
 
-def _found(factors: tuple[Tensor, Tensor] | None, change: Tensor | None, rank: int) -> Factors:
-    if factors is not None:
-        return truncated(*factors, rank)
-    change = _double(change)
-    rows, columns = change.shape
-    if rank >= min(rows, columns):  # all of it: as it is
-        one = torch.eye(min(rows, columns), dtype=torch.float64)
-        return Factors(change, one) if columns <= rows else Factors(one, change)
-    return best(change, rank)
+def _exact(adapter: Adapter, weight: Tensor) -> Delta:
+    """In fp64, by its own factors where it has some."""
+    factors = adapter.low_rank(weight)
+    if factors is None:
+        return Delta.of_matrix(adapter.delta_weight(weight).double())
+    up, down = (factor.detach().cpu().double() for factor in factors)
+    return Delta(up, down)
 
 
 def _refusal(own: Adapter, other: Adapter, path: str) -> str:
@@ -116,14 +113,3 @@ def _refusal(own: Adapter, other: Adapter, path: str) -> str:
         return f"{mine} can only begin at {mine} with the same options: the adapter's are {said} (layer {path})"
     able = ", ".join(name for name, kind in METHODS.items() if kind.starts_anywhere)
     return f"{mine} cannot begin at the change of {theirs}, only at that of {mine}: train {theirs}, or one of {able}"
-
-
-def _square(up: Tensor, down: Tensor) -> float:
-    """‖up @ down‖² without forming it."""
-    up, down = _double(up), _double(down)
-    return float(((up.T @ up) * (down @ down.T)).sum())
-
-
-def _double(tensor: Tensor | None) -> Tensor:
-    assert tensor is not None
-    return tensor.detach().cpu().double()

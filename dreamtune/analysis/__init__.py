@@ -1,6 +1,5 @@
 """Which directions of its weights a subject changes, and how two subjects get along. Needs torch alone."""
 
-from .change import Change
 from .directions import change_rates, tsd
 from .health import Health
 from .interference import Advice, advise, crosstalk, free_columns, recorded, total_crosstalk
@@ -10,7 +9,6 @@ from .trajectory import Prediction, predictions
 
 __all__ = [
     "Advice",
-    "Change",
     "Health",
     "Layer",
     "Pair",

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from dreamtune.adapters import Delta
 from dreamtune.adapters.methods.lora_dash import EPSILON
 from dreamtune.adapters.svd import Svd
 
-from .change import Change
 from .overlap import rank_biased_overlap, spearman
 
 DRAWS = 128
@@ -37,7 +37,7 @@ class Null:
 
     @classmethod
     @torch.no_grad()
-    def of(cls, svd: Svd, change: Change, top_k: int, generator: torch.Generator) -> Null:
+    def of(cls, svd: Svd, change: Delta, top_k: int, generator: torch.Generator) -> Null:
         """Draw them: uᵢᵀΔWvᵢ = Σⱼ sⱼ gᵢⱼ hᵢⱼ with normal g and h, as of random orthonormal directions in large layers.
 
         change: not 0.

@@ -11,21 +11,21 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from dreamtune.adapters import Delta
 from dreamtune.adapters.svd import Svd
 
-from .change import Change
 from .projections import Projections
 
 _NOISE = 1e-6
 """Projections below this share of ‖ΔW‖ are the rounding of singular vectors kept in fp32."""
 
 
-def change_rates(svd: Svd, change: Change) -> Tensor:
+def change_rates(svd: Svd, change: Delta) -> Tensor:
     """δᵢ of every core direction, (k,) fp64, k = min(out, in)."""
     return Projections.of(svd, change).rates
 
 
-def tsd(svd: Svd, change: Change, k: int = 8) -> Tensor:
+def tsd(svd: Svd, change: Delta, k: int = 8) -> Tensor:
     """Indices (≤ k,) int64 of the core directions of highest δ, that first.
 
     Fewer than k if the layer has fewer, or if ΔW has a part in fewer; none for ΔW = 0.

@@ -7,9 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from dreamtune.adapters import Delta
 from dreamtune.adapters.svd import Svd
-
-from .change import Change
 
 NEAR_ZERO = 1e-6
 """‖ΔW‖/‖W‖ up to which a layer has learned nothing: fp32 would lose such a change."""
@@ -43,7 +42,7 @@ class Health:
         return self.relative is None or self.relative <= NEAR_ZERO
 
 
-def health(weight: Tensor, svd: Svd, change: Change) -> Health:
+def health(weight: Tensor, svd: Svd, change: Delta) -> Health:
     """Of the pristine weight (out, in) with its full decomposition."""
     size, spectrum = float(svd.s.double().norm()), change.spectrum
     there = change.rank > 0
@@ -59,7 +58,7 @@ def health(weight: Tensor, svd: Svd, change: Change) -> Health:
 
 
 @torch.no_grad()
-def intruder_dimensions(weight: Tensor, svd: Svd, change: Change) -> int | None:
+def intruder_dimensions(weight: Tensor, svd: Svd, change: Delta) -> int | None:
     """How many of the ten first left singular vectors of W + ΔW are like none of W's: cosine below 0.5 to all.
 
     Shuttleworth et al. (arXiv 2410.21228), whose k is 10 and whose ε 0.5. By block Krylov iteration from the first
@@ -68,7 +67,7 @@ def intruder_dimensions(weight: Tensor, svd: Svd, change: Change) -> int | None:
     """
     if len(svd.s) < TOP:
         return None
-    dense = change.dense()
+    dense = change.dense().float()
     changed = weight.detach().cpu().float() + dense  # (out, in)
     sketch = dense.T @ torch.randn(len(dense), TOP, generator=torch.Generator().manual_seed(0))
     start = torch.cat([svd.v[:, : 2 * TOP], sketch], 1)

@@ -41,7 +41,7 @@ def recorded(
 ) -> Iterator[Recording]:
     """Within the block, record what `layers` (name -> module) get and give.
 
-    gains: layer -> number of an adapter -> Change.gain; adapters: how many there are; drawing: which is attached.
+    gains: layer -> number of an adapter -> Delta.gain; adapters: how many there are; drawing: which is attached.
     """
     recording = Recording()
 

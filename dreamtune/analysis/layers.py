@@ -9,10 +9,10 @@ from itertools import combinations
 import torch
 from torch import Tensor
 
+from dreamtune.adapters import Delta
 from dreamtune.adapters.svd import Svd
 
 from .chance import Null, chance
-from .change import Change
 from .directions import Position, amplification, position, strongest
 from .health import Health, health
 from .overlap import (
@@ -96,7 +96,7 @@ def study(
     name: str,
     weight: Tensor,
     svd: Svd,
-    changes: Mapping[int, Change],
+    changes: Mapping[int, Delta],
     top_k: int = 8,
     terms: Mapping[int, Mapping[str, tuple[Tensor, Tensor]]] | None = None,
 ) -> Layer:
@@ -118,7 +118,7 @@ def study(
 class _Side:
     """What all pairs of an adapter need of it."""
 
-    change: Change
+    change: Delta
     seen: Seen
     null: Null | None
     """None for ΔW = 0."""
@@ -129,12 +129,12 @@ class _Side:
     """(in, ≤ top_k)"""
 
     @classmethod
-    def of(cls, svd: Svd, change: Change, seen: Seen, top_k: int, generator: torch.Generator) -> _Side:
+    def of(cls, svd: Svd, change: Delta, seen: Seen, top_k: int, generator: torch.Generator) -> _Side:
         null = Null.of(svd, change, top_k, generator) if change.rank else None
         return cls(change, seen, null, change.dense(), *change.leading(top_k))
 
 
-def _seen(weight: Tensor, svd: Svd, change: Change, top_k: int, terms: Mapping[str, tuple[Tensor, Tensor]]) -> Seen:
+def _seen(weight: Tensor, svd: Svd, change: Delta, top_k: int, terms: Mapping[str, tuple[Tensor, Tensor]]) -> Seen:
     projections = Projections.of(svd, change)
     leading = strongest(projections, change.norm, 2 * top_k)
     indices = leading[:top_k]

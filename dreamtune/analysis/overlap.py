@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from .change import Change
+from dreamtune.adapters import Delta
 
 
 def shared(a: Tensor, b: Tensor) -> int:
@@ -61,7 +61,7 @@ def subspace_similarity(a: Tensor, b: Tensor) -> float | None:
     return float((a.T @ b).square().sum()) / smaller if smaller else None
 
 
-def cosine(a: Change, b: Change) -> float | None:
+def cosine(a: Delta, b: Delta) -> float | None:
     """⟨ΔA, ΔB⟩/(‖ΔA‖‖ΔB‖). None if one is 0."""
     if not (a.rank and b.rank):
         return None
@@ -83,6 +83,6 @@ def excess_sign_conflict(a: Tensor, b: Tensor) -> float | None:
     return float((product < 0).sum()) / count - math.acos(max(-1.0, min(1.0, correlation))) / math.pi
 
 
-def norm_ratio(a: Change, b: Change) -> float | None:
+def norm_ratio(a: Delta, b: Delta) -> float | None:
     """‖ΔA‖/‖ΔB‖. None if ΔB = 0."""
     return a.norm / b.norm if b.rank else None

@@ -12,10 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dreamtune.adapters import Delta
 from dreamtune.adapters.methods.lora_dash import EPSILON
 from dreamtune.adapters.svd import Svd
-
-from .change import Change
 
 GRID = 32
 """Most cells along a side of the map of all global directions."""
@@ -34,7 +33,7 @@ class Projections:
 
     @classmethod
     @torch.no_grad()
-    def of(cls, svd: Svd, change: Change) -> Projections:
+    def of(cls, svd: Svd, change: Delta) -> Projections:
         """In O((out + in)·k·r) for a ΔW of small rank r, else in O(out·in·k)."""
         return cls(svd.s.double(), *change.along(svd))
 
@@ -85,7 +84,7 @@ class Shares:
 
     @classmethod
     @torch.no_grad()
-    def of(cls, projections: Projections, change: Change, count: int = 8) -> Shares | None:
+    def of(cls, projections: Projections, change: Delta, count: int = 8) -> Shares | None:
         """With the `count` strongest; None for ΔW = 0. In O(k²·r), r as of `projections`."""
         if not change.rank:
             return None

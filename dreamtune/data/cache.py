@@ -22,7 +22,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
-from dreamtune.data import room
+from dreamtune.data import cache_eviction
 from dreamtune.errors import ConfigError
 from dreamtune.storage import atomic, cache_dir
 
@@ -82,7 +82,7 @@ class Cache:
 
     def make_room(self) -> None:
         """Bring the whole cache back within its limit; to be called after a batch of entries, never between them."""
-        room.make_room(self.root)
+        cache_eviction.make_room(self.root)
 
     def put(self, key: str, tensors: Mapping[str, Tensor]) -> None:
         """Write an entry. Raises ConfigError if the cache cannot be written."""

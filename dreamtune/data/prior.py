@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load
 from torch import Tensor
 
-from dreamtune.data import room
+from dreamtune.data import cache_eviction
 from dreamtune.data.cache import key_of, unwritable, weights_digest, write, write_tensors
 from dreamtune.data.example import Example
 from dreamtune.errors import GenerationError
@@ -72,7 +72,7 @@ def prior_latents(
         raise unwritable(cache_dir(), error) from None
     with contextlib.suppress(OSError):
         os.utime(folder / "prior.json")  # marks the use
-    room.make_room()
+    cache_eviction.make_room()
     return torch.stack([found[index] for index in range(count)])
 
 

@@ -15,8 +15,8 @@ from PIL import Image
 from torch import Tensor
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoTokenizer
 
-from ..errors import ConfigError, first_line
-from ..models.load import quiet
+from dreamtune.errors import ConfigError, first_line
+from dreamtune.models.load import quiet
 
 DINO_TYPES = ("vit", "dinov2", "dinov2_with_registers", "dinov3_vit")
 """Designs whose first output token stands for the whole picture. DINO's own is a plain vit."""

@@ -12,18 +12,19 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
-from ..models.families import USUAL
-from ..pocket import photographs
-from ..pocket.evaluators import Evaluators
-from ..pocket.world import CONTEXTS, Subject
-from .exam import Exam, Measurement, Sampling
+from dreamtune.models.families import USUAL
+from dreamtune.pocket import photographs
+from dreamtune.pocket.evaluators import Evaluators
+from dreamtune.pocket.world import CONTEXTS, Subject
+
+from .evaluation import Exam, Measurement, Sampling
 from .fidelity import SubjectFidelity
 from .pocket_judge import PocketJudge
 from .prompts import default_prompts
 
 if TYPE_CHECKING:
-    from ..adapters import AttachedAdapter
-    from ..models import Base
+    from dreamtune.adapters import AttachedAdapter
+    from dreamtune.models import Base
 
 RENDERS = 12
 """Renders of the subject to compare with, and as many again that set the upper anchor."""

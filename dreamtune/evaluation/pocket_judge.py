@@ -12,13 +12,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ..data.cache import weights_digest
-from ..pocket import WEIGHTS
-from ..pocket.evaluators import Evaluators, Reading
-from ..pocket.world import CLASSES, COLORS, CONTEXTS
+from dreamtune.data.cache import weights_digest
+from dreamtune.pocket import WEIGHTS
+from dreamtune.pocket.evaluators import Evaluators, Reading
+from dreamtune.pocket.world import CLASSES, COLORS, CONTEXTS
 
 if TYPE_CHECKING:
-    from ..models import Base
+    from dreamtune.models import Base
 
 
 @dataclass(frozen=True)

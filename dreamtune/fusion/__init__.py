@@ -1,7 +1,6 @@
 """Several adapters in one base: their changes fused into one. The maths needs torch alone."""
 
 from .columns import Block, Columns
-from .delta import Delta
 from .files import Fused, as_file
 from .layers import FusionOptions, Ingredient, changes, common_layers, content_digest, fuse_layers, weighted
 from .methods import FUSIONS, MEASURED, THINNED
@@ -13,7 +12,6 @@ __all__ = [
     "THINNED",
     "Block",
     "Columns",
-    "Delta",
     "Fused",
     "FusionOptions",
     "Ingredient",

@@ -17,11 +17,11 @@ from collections.abc import Sequence
 
 import torch
 
+from dreamtune.adapters.delta import Delta
 from dreamtune.errors import ConfigError
 
-from .delta import Delta
 from .gradient import solved
-from .parts import Part
+from .layer_deltas import Part
 
 RIDGE = 1e-3
 """ρ: how much the captions count beside the subjects."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -10,10 +11,9 @@ import torch
 from torch import Tensor
 
 from dreamtune.adapters import AdapterFile
+from dreamtune.adapters.delta import Delta
 from dreamtune.adapters.description import LayerRecord
-from dreamtune.adapters.interop.assembled import Assembled
-
-from .delta import Delta
+from dreamtune.adapters.formats.assembled import Assembled
 
 RANK = 64
 """Of layers whose result has no small factors, if no rank is given."""
@@ -48,12 +48,12 @@ def as_file(
     """
     deltas = dict(fused)
     energy = dict.fromkeys(deltas, 1.0)
-    if whole and sum(it.rank * sum(it.shape) for it in deltas.values()) > sum(it.dense_size for it in deltas.values()):
+    if whole and sum(it.columns * sum(it.shape) - math.prod(it.shape) for it in deltas.values()) > 0:
         method, made = "full", Assembled.of_matrices({path: it.dense() for path, it in deltas.items()}, records)
     else:
         factors = {}
         for path, delta in deltas.items():
-            most = delta.rank if whole or (rank is None and delta.whole is None) else rank or RANK
+            most = delta.columns if whole or (rank is None and delta.whole is None) else rank or RANK
             factors[path], energy[path] = _factors(delta, most)
         method, made = "lora", Assembled.of(factors, records)
     file = AdapterFile(
@@ -73,14 +73,13 @@ def as_file(
 
 def _factors(delta: Delta, most: int) -> tuple[tuple[Tensor, Tensor], float]:
     """Up (out, k) and down (k, in) with 1 <= k <= `most`, the best there are, and the share of ‖ΔW‖² they keep."""
-    if not delta.rank:  # a layer whose changes are all 0; LoRA has no rank 0
-        return (torch.zeros(delta.shape[0], 1), torch.zeros(1, delta.shape[1])), 1.0
-    if delta.rank <= most:
+    nothing = torch.zeros(delta.shape[0], 1), torch.zeros(1, delta.shape[1])
+    if not delta.columns:  # a layer whose changes are all 0; LoRA has no rank 0
+        return nothing, 1.0
+    if delta.columns <= most:
         return (delta.up, delta.down), 1.0
-    u, s, vh = delta.svd()
-    kept = min(len(s), most)
-    if not kept:
-        return (torch.zeros(delta.shape[0], 1), torch.zeros(1, delta.shape[1])), 1.0
-    root = s[:kept].sqrt()
-    share = 1 - float(s[kept:].square().sum()) / float(s.square().sum())
-    return (u[:, :kept] * root, root[:, None] * vh[:kept]), share
+    real = len(delta.directions.s)
+    if not real:
+        return nothing, 1.0
+    kept, share = delta.truncated(min(real, most))
+    return (kept.up, kept.down), share

@@ -17,8 +17,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .delta import Delta
-from .parts import Part, added
+from dreamtune.adapters.delta import Delta
+
+from .layer_deltas import Part, added
 
 RIDGE = 1e-3
 """ε as a share of the mean of the eigenvalues of Σ |λᵢ| Cᵢ / Σ |λᵢ|."""

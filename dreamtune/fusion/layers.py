@@ -11,16 +11,16 @@ import torch
 from torch import Tensor
 
 from dreamtune.adapters import Adapter, AdapterFile
+from dreamtune.adapters.delta import Delta
 from dreamtune.adapters.description import LayerRecord
 from dreamtune.adapters.fingerprint import Fingerprint
 from dreamtune.adapters.lookup import size_of
 from dreamtune.adapters.targets import match_layers
 from dreamtune.errors import ConfigError, IncompatibleModelError
 
-from .delta import Delta
+from .layer_deltas import Part, balanced
 from .methods import FUSIONS, THINNED
 from .moments import Inputs
-from .parts import Part, balanced
 
 
 @dataclass(frozen=True, eq=False)

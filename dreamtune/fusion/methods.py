@@ -11,10 +11,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from dreamtune.adapters.delta import Delta
+from dreamtune.adapters.spectrum import real_columns
+
 from .constrained import fuse_custom_diffusion
-from .delta import Delta, real_columns
 from .gradient import fuse_gradient
-from .parts import Fusion, Part, added
+from .layer_deltas import Fusion, Part, added
 
 
 def fuse_sum(parts: Sequence[Part], density: float) -> Delta:
@@ -62,12 +64,12 @@ def fuse_tsv(parts: Sequence[Part], density: float) -> Delta:
     """
     if len(parts) == 1:
         return parts[0].weighted
-    room, found = min(parts[0].delta.shape), [(part.weight, *part.delta.svd()) for part in parts]
-    fitting = (k for k in range(room, 0, -1) if sum(min(k, len(s)) for _, _, s, _ in found) <= room)
+    room, found = min(parts[0].delta.shape), [(part.weight, part.delta.directions) for part in parts]
+    fitting = (k for k in range(room, 0, -1) if sum(min(k, len(own.s)) for _, own in found) <= room)
     most = next(fitting, 1)  # with more adapters than columns, those of each share what there is
-    values = torch.cat([weight * s[:most] for weight, _, s, _ in found])
-    left = _polar(torch.cat([u[:, :most] for _, u, _, _ in found], 1))
-    right = _polar(torch.cat([vh[:most] for _, _, _, vh in found]).T)
+    values = torch.cat([weight * own.s[:most] for weight, own in found])
+    left = _polar(torch.cat([own.u[:, :most] for _, own in found], 1))
+    right = _polar(torch.cat([own.v[:, :most] for _, own in found], 1))
     return Delta.of_factors((left * values).float(), right.T.float())
 
 

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import torch
 
-from ..adapters.fused import exact
+from dreamtune.adapters.linear_function import exact
 
 
 @contextmanager

@@ -15,9 +15,10 @@ from PIL import Image
 from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from ..adapters import AdapterFile, AttachedParts, NewWord
-from ..adapters.parts import UNET
-from ..errors import BaseModelError, ConfigError
+from dreamtune.adapters import AdapterFile, AttachedParts, NewWord
+from dreamtune.adapters.parts import UNET
+from dreamtune.errors import BaseModelError, ConfigError
+
 from .arithmetic import exact_convolutions
 from .conditioning import Conditioning, pipeline_inputs
 from .emphasis import Emphasis, emphasized

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Self
 import torch
 from torch import Tensor
 
-from ..errors import ConfigError
-from ..words import one_form
+from dreamtune.errors import ConfigError
+from dreamtune.words import one_form
+
 from .prompts import MARKS, Tokens
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from pathlib import Path
 from huggingface_hub import HfApi, get_hf_file_metadata, hf_hub_download, hf_hub_url, try_to_load_from_cache
 from huggingface_hub.errors import EntryNotFoundError, GatedRepoError, RepositoryNotFoundError
 
-from ..errors import BaseModelError, first_line
+from dreamtune.errors import BaseModelError, first_line
 
 TIMEOUT = 10.0
 """Seconds that the hub has to answer the first question."""

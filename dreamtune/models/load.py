@@ -17,8 +17,9 @@ from pathlib import Path
 import torch
 from diffusers import StableDiffusionXLPipeline
 
-from ..adapters.parts import holder
-from ..errors import BaseModelError, ConfigError, first_line
+from dreamtune.adapters.parts import holder
+from dreamtune.errors import BaseModelError, ConfigError, first_line
+
 from .base import Base
 from .designs import DESIGNS, FAMILIES, Pipeline, without_extras
 from .refusals import INPAINTING, PICKLE_ADVICE, REFINER
@@ -68,7 +69,7 @@ def _find(name: str | Path, local: bool = False) -> _Found:
     text = str(name)
     path = Path(text).expanduser()
     if text == "pocket":
-        from ..pocket import path as pocket_path
+        from dreamtune.pocket import path as pocket_path
 
         return _in_folder(pocket_path(), text, text)
     if path.is_dir():

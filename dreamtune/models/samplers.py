@@ -8,7 +8,7 @@ from typing import Any
 import diffusers
 from torch import Tensor
 
-from ..errors import ConfigError
+from dreamtune.errors import ConfigError
 
 AUTO = "auto"
 """The sampler that the base ships."""

@@ -18,8 +18,9 @@ import torch
 from diffusers import AutoencoderKL
 from safetensors import SafetensorError, safe_open
 
-from ..errors import BaseModelError, first_line
-from ..leftovers import temporary_folder
+from dreamtune.errors import BaseModelError, first_line
+from dreamtune.leftovers import temporary_folder
+
 from .designs import DESIGNS, FAMILIES, Pipeline, without_extras
 from .hub import hub_file
 from .published import published_configs

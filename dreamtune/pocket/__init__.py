@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ..errors import BaseModelError
+from dreamtune.errors import BaseModelError
+
 from .photographs import draw_subject, photographs
 
 __all__ = ["WEIGHTS", "draw_subject", "path", "photographs"]

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import fields
 from typing import Any
 
+from dreamtune.config import suggest
 from dreamtune.errors import ConfigError
 from dreamtune.training.presets import preset
-from dreamtune.training.recipe import suggest
 from dreamtune.training.settings import TrainSettings
 from dreamtune.words import holds
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from dreamtune.errors import ConfigError
 from dreamtune.training import losses
-from dreamtune.training.sampler import Part
+from dreamtune.training.batches import Part
 
 if TYPE_CHECKING:
     from dreamtune.models.base import PredictionType

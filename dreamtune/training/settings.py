@@ -9,10 +9,10 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
+from dreamtune.config import Recipe
 from dreamtune.models.families import USUAL
 from dreamtune.training.equivalents import OTHER_NAMES
 from dreamtune.training.habits import NAMES, answer_to
-from dreamtune.training.recipe import Recipe
 from dreamtune.training.schedules import Schedule
 from dreamtune.words import holds, one_form
 

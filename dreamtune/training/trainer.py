@@ -17,13 +17,13 @@ from torch import Tensor, nn
 from dreamtune.data.example import Example
 from dreamtune.errors import RunFolderError, TrainingError
 from dreamtune.training import checkpoints, losses, optimizers, rng
-from dreamtune.training.batch import Batch, join
+from dreamtune.training.batches import Sampler, Shape
 from dreamtune.training.config import TrainConfig
 from dreamtune.training.data import CachedConditioner, Conditioner, TrainingData
 from dreamtune.training.ema import Ema
+from dreamtune.training.micro_batch import Batch, join
 from dreamtune.training.objective import Objective
 from dreamtune.training.processes import average_gradients, equalize, mean
-from dreamtune.training.sampler import Sampler, Shape
 from dreamtune.training.schedules import lr_factor
 
 if TYPE_CHECKING:

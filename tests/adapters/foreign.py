@@ -9,7 +9,7 @@ from torch import Tensor
 
 from dreamtune.adapters import METHODS, AdapterFile, attach
 from dreamtune.adapters.description import LayerRecord
-from dreamtune.adapters.interop import to_kohya as any_to_kohya
+from dreamtune.adapters.formats import to_kohya as any_to_kohya
 from dreamtune.adapters.methods.lokr import split, whole_from
 from tests.adapters.nets import TARGETS, attached_to, config_of, disturb, frozen_net
 

@@ -12,7 +12,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from dreamtune.adapters import METHODS, AdaptedConv2d, Adapter, AdapterFile, AttachedAdapter, attach, container
-from dreamtune.adapters.fused_conv import exact_conv
+from dreamtune.adapters.conv_function import exact_conv
 from dreamtune.adapters.layer import pristine_weight
 from dreamtune.errors import AdapterFileError, IncompatibleModelError
 from tests.adapters.nets import attached_to, config_of, disturb, frozen_conv_net, pictures

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from dreamtune.adapters import attach
-from dreamtune.adapters.fused import exact
 from dreamtune.adapters.layer import pristine_weight
+from dreamtune.adapters.linear_function import exact
 from tests.adapters.nets import config_of, disturb
 
 

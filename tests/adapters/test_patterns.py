@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from dreamtune.adapters import select_targets
-from dreamtune.adapters.interop import read_adapter
+from dreamtune.adapters.formats import read_adapter
 from dreamtune.adapters.patterns import LONGEST, Matcher
 from dreamtune.adapters.targets import TARGETS, match_layers
 from dreamtune.errors import AdapterFileError, ConfigError

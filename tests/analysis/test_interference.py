@@ -3,14 +3,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dreamtune.analysis import Change, advise, crosstalk, free_columns, recorded, total_crosstalk
+from dreamtune.adapters import Delta
+from dreamtune.analysis import advise, crosstalk, free_columns, recorded, total_crosstalk
 from dreamtune.analysis.interference import Recording
 from tests.analysis.truth import along, decomposed, generator, random_change, random_weight
 
 SHAPE = (5, 7)
 
 
-def record(inputs: list[Tensor], changes: dict[int, Change]) -> list[Recording]:
+def record(inputs: list[Tensor], changes: dict[int, Delta]) -> list[Recording]:
     layer = nn.Linear(7, 5, bias=False).requires_grad_(False)
     gains, recordings = {j: change.gain for j, change in changes.items()}, []
     for drawing, x in enumerate(inputs):
@@ -74,8 +75,8 @@ def test_a_layer_that_one_adapter_leaves_alone() -> None:
 
 def test_advice_balances_and_names_the_dominant() -> None:
     small = random_change(1, rank=2, shape=SHAPE)
-    up, down = small.factors
-    large = Change.of_factors(4 * up, down)
+    up, down = small.up, small.down
+    large = Delta.of_factors(4 * up, down)
     x = torch.randn(50, 7, generator=generator(0))
     advice = advise(record([x, x], {0: small, 1: large}), 0, 1)
     assert advice.dominant == 1

@@ -2,7 +2,8 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from dreamtune.analysis import Change, study, summarize
+from dreamtune.adapters import Delta
+from dreamtune.analysis import study, summarize
 from dreamtune.analysis.chance import Null, chance
 from tests.analysis.truth import SHAPE, along, decomposed, generator, random_change, random_weight
 
@@ -58,6 +59,7 @@ def test_the_work_is_linear_in_adapters_but_for_pairs() -> None:
     weight = random_weight()
     svd = decomposed(weight)
     changes = {i: random_change(i) for i in range(6)}
+    assert all(len(it.svd.s) for it in changes.values())  # computed once for each, and kept
 
     def work(count: int) -> int:
         with FlopCounterMode(display=False) as counter:
@@ -85,7 +87,7 @@ def test_what_predictions_aim_at_holds_no_rounding() -> None:
 def test_zero_changes_are_not_defined_rather_than_unlike() -> None:
     weight = random_weight()
     svd = decomposed(weight)
-    zero = Change.of_matrix(torch.zeros(SHAPE))
+    zero = Delta.of_matrix(torch.zeros(SHAPE))
     layer = study("x", weight, svd, {0: zero, 1: random_change(1)})
     (pair,) = layer.pairs
     defined = {name for name, value in vars(pair).items() if value is not None}

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from dreamtune.analysis import Change
+from dreamtune.adapters import Delta
 from dreamtune.analysis.overlap import (
     cosine,
     excess_sign_conflict,
@@ -15,7 +15,7 @@ from dreamtune.analysis.overlap import (
 )
 from tests.analysis.truth import SHAPE, generator, random_change
 
-ZERO = Change.of_matrix(torch.zeros(SHAPE))
+ZERO = Delta.of_matrix(torch.zeros(SHAPE))
 
 
 def test_rank_biased_overlap_of_a_worked_example() -> None:
@@ -63,7 +63,7 @@ def test_cosine_and_norm_ratio_are_those_of_the_matrices() -> None:
     a, b = random_change(1), random_change(2, rank=7)
     expected = (a.dense() * b.dense()).sum() / (a.dense().norm() * b.dense().norm())
     assert cosine(a, b) == pytest.approx(float(expected), abs=1e-6)
-    assert cosine(a, Change.of_matrix(-2 * a.dense())) == pytest.approx(-1)
+    assert cosine(a, Delta.of_matrix(-2 * a.dense())) == pytest.approx(-1)
     assert norm_ratio(a, b) == pytest.approx(float(a.dense().norm() / b.dense().norm()))
     assert cosine(a, ZERO) is norm_ratio(a, ZERO) is None
 

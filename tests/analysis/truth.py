@@ -6,8 +6,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from dreamtune.adapters import Delta
 from dreamtune.adapters.svd import Svd, SvdStore
-from dreamtune.analysis import Change
 
 SHAPE = (96, 64)
 
@@ -24,15 +24,15 @@ def decomposed(weight: Tensor) -> Svd:
     return SvdStore(Path("/nonexistent/store")).full(weight)
 
 
-def along(svd: Svd, indices: Sequence[int], rates: Sequence[float]) -> Change:
+def along(svd: Svd, indices: Sequence[int], rates: Sequence[float]) -> Delta:
     """The change along core directions with the given δ."""
     chosen = torch.tensor(indices)
     amounts = torch.tensor(rates) * (svd.s[chosen] + 1e-6)
-    return Change.of_factors(svd.u[:, chosen] * amounts, svd.v[:, chosen].T)
+    return Delta.of_factors(svd.u[:, chosen] * amounts, svd.v[:, chosen].T)
 
 
-def random_change(seed: int, rank: int = 4, shape: tuple[int, int] = SHAPE) -> Change:
+def random_change(seed: int, rank: int = 4, shape: tuple[int, int] = SHAPE) -> Delta:
     source = generator(seed)
-    return Change.of_factors(
+    return Delta.of_factors(
         torch.randn(shape[0], rank, generator=source), torch.randn(rank, shape[1], generator=source)
     )

@@ -9,8 +9,8 @@ import pytest
 from dreamtune.adapters import AdapterFile
 from dreamtune.evaluation import measure_personalization
 from dreamtune.models import load_base
-from dreamtune.pipelines.evaluate import EvaluateConfig, evaluate
-from dreamtune.pipelines.train import train
+from dreamtune.pipelines.evaluate.run import EvaluateConfig, evaluate
+from dreamtune.pipelines.train.run import train
 from dreamtune.pocket.evaluators import Evaluators
 from dreamtune.pocket.world import random_subject
 from dreamtune.training.config import TrainConfig

@@ -11,7 +11,7 @@ from dreamtune.adapters import METHODS, AdapterFile, attach
 from dreamtune.adapters.methods.orthogonal import basis_rows
 from dreamtune.errors import ConfigError
 from dreamtune.fusion import Columns, FusionOptions, Ingredient, fuse_layers
-from dreamtune.pipelines.cli import main
+from dreamtune.pipelines.cli.app import main
 from tests.adapters.nets import TARGETS, disturb, frozen_net
 
 

@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from dreamtune.adapters import Delta
 from dreamtune.errors import ConfigError
-from dreamtune.fusion import Delta
 from dreamtune.fusion.constrained import fuse_custom_diffusion
-from dreamtune.fusion.parts import Part
+from dreamtune.fusion.layer_deltas import Part
 
 OUT, IN, WORDS, CAPTIONS = 12, 16, 4, 60
 

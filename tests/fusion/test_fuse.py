@@ -14,12 +14,12 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from dreamtune.adapters import METHODS, AdapterFile, attach
-from dreamtune.adapters.interop import read_adapter
+from dreamtune.adapters.formats import read_adapter
 from dreamtune.fusion import FUSIONS
 from dreamtune.models import Base, load_base
 from dreamtune.pipelines import library
-from dreamtune.pipelines.cli import main
-from dreamtune.pipelines.export import export
+from dreamtune.pipelines.cli.app import main
+from dreamtune.pipelines.export.run import export
 from tests.adapters.nets import disturb
 from tests.tiny_models import tiny_checkpoint, tiny_folder
 

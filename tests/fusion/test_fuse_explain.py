@@ -12,12 +12,12 @@ from dreamtune.adapters import AdapterFile
 from dreamtune.evaluation.pocket_judge import digest
 from dreamtune.models import Base
 from dreamtune.models.families import USUAL
-from dreamtune.pipelines import fuse_explain
-from dreamtune.pipelines.analysis_config import AnalyzeConfig
-from dreamtune.pipelines.analyze import analyze
-from dreamtune.pipelines.cli import main
-from dreamtune.pipelines.fuse_config import FuseConfig
-from dreamtune.pipelines.fuse_explain import explain
+from dreamtune.pipelines.analyze.config import AnalyzeConfig
+from dreamtune.pipelines.analyze.run import analyze
+from dreamtune.pipelines.cli.app import main
+from dreamtune.pipelines.fuse import explain as fuse_explain
+from dreamtune.pipelines.fuse.config import FuseConfig
+from dreamtune.pipelines.fuse.explain import explain
 
 Make = Callable[..., Path]
 

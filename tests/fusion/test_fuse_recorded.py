@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 import torch
 
-from dreamtune.adapters import AdapterFile
+from dreamtune.adapters import AdapterFile, Delta
 from dreamtune.adapters.parts import TEXT_ENCODERS
-from dreamtune.fusion import Delta, FusionOptions, Ingredient, Inputs, Moments, common_layers, fuse_layers, recorded
+from dreamtune.fusion import FusionOptions, Ingredient, Inputs, Moments, common_layers, fuse_layers, recorded
 from dreamtune.models import Base
 from dreamtune.models.families import USUAL
-from dreamtune.pipelines.cli import main
-from dreamtune.pipelines.fuse import fuse
-from dreamtune.pipelines.fuse_config import FuseConfig
+from dreamtune.pipelines.cli.app import main
+from dreamtune.pipelines.fuse.config import FuseConfig
+from dreamtune.pipelines.fuse.run import fuse
 
 Make = Callable[..., Path]
 PROMPTS = ("a {token} {class}", "{token} at night")

@@ -14,9 +14,9 @@ from dreamtune.adapters import AdapterFile
 from dreamtune.errors import ConfigError
 from dreamtune.models import Base
 from dreamtune.pipelines import library
-from dreamtune.pipelines.adapter_use import AdapterUse
-from dreamtune.pipelines.analysis_effects import effects
-from dreamtune.pipelines.cli import main
+from dreamtune.pipelines.adapter_ref import AdapterUse
+from dreamtune.pipelines.analyze.effects import effects
+from dreamtune.pipelines.cli.app import main
 from dreamtune.pipelines.workspace import Workspace
 from tests.fusion.conftest import Make
 

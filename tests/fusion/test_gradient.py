@@ -7,9 +7,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dreamtune.fusion import Delta, Moments, recorded
+from dreamtune.adapters import Delta
+from dreamtune.fusion import Moments, recorded
 from dreamtune.fusion.gradient import fuse_gradient
-from dreamtune.fusion.parts import Part
+from dreamtune.fusion.layer_deltas import Part
 
 OUT, IN, TOKENS = 12, 16, 200
 

@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from dreamtune.adapters import METHODS, AdapterFile
+from dreamtune.adapters import METHODS, AdapterFile, Delta
 from dreamtune.errors import ConfigError
-from dreamtune.fusion import FUSIONS, MEASURED, THINNED, Delta, FusionOptions, Ingredient, Inputs, fuse_layers
-from dreamtune.fusion.parts import Part, balanced
+from dreamtune.fusion import FUSIONS, MEASURED, THINNED, FusionOptions, Ingredient, Inputs, fuse_layers
+from dreamtune.fusion.layer_deltas import Part, balanced
 from tests.adapters.nets import attached_to, frozen_net
 
 NET = frozen_net(torch.float32)
@@ -130,7 +130,7 @@ def test_a_weight_is_a_factor_on_its_change(fusion: str, weights: tuple[float, .
     changes = [apart(number) for number in range(len(weights))]
     parts = []
     for (delta, seen), weight in zip(changes, weights, strict=True):
-        u, s, vh = delta.svd()
+        u, s, vh = delta.svd.u, delta.svd.s, delta.svd.v.T
         given = Delta.of_factors((u * s).float(), vh.float()) if low_rank else delta
         parts.append(Part(given, weight, 0, seen, torch.eye(SHAPE[1])))
     expected = torch.stack([weight * delta.dense() for (delta, _), weight in zip(changes, weights, strict=True)]).sum(0)
@@ -204,7 +204,7 @@ def test_tsv_takes_the_overlap_out() -> None:
     near = [low(2, 0), low(2, 0).scaled(0.5)]
     mixed = [near[0], Delta.of_factors(near[1].up + 0.1 * low(2, 3).up, near[1].down + 0.1 * low(2, 3).down)]
     values = torch.linalg.svdvals(run("tsv", mixed).double())
-    expected = torch.cat([delta.svd()[1] for delta in mixed]).sort(descending=True).values
+    expected = torch.cat([delta.svd.s for delta in mixed]).sort(descending=True).values
     torch.testing.assert_close(values[:4], expected, rtol=1e-5, atol=1e-5)
 
 
@@ -222,7 +222,7 @@ def test_tsv_takes_the_overlap_out() -> None:
 )
 def test_tsv_cuts_only_what_does_not_fit(deltas: list[Delta], ranks: list[int]) -> None:
     found = torch.linalg.svdvals(run("tsv", deltas).double())
-    values = [delta.svd(rank)[1] for delta, rank in zip(deltas, ranks, strict=True)]
+    values = [delta.svd.s[:rank] for delta, rank in zip(deltas, ranks, strict=True)]
     expected = torch.cat(values).sort(descending=True).values
     torch.testing.assert_close(found[: len(expected)], expected, rtol=1e-4, atol=1e-4)
     assert float(found[len(expected) :].sum()) < 1e-4

@@ -11,11 +11,11 @@ from dreamtune.adapters import AdapterFile
 from dreamtune.errors import ConfigError
 from dreamtune.models import Base
 from dreamtune.pipelines.adapter_names import text_of
-from dreamtune.pipelines.adapter_use import AdapterUse
-from dreamtune.pipelines.analysis_config import AnalyzeConfig
-from dreamtune.pipelines.analyze import analyze
-from dreamtune.pipelines.fuse import fuse
-from dreamtune.pipelines.fuse_config import FuseConfig
+from dreamtune.pipelines.adapter_ref import AdapterUse
+from dreamtune.pipelines.analyze.config import AnalyzeConfig
+from dreamtune.pipelines.analyze.run import analyze
+from dreamtune.pipelines.fuse.config import FuseConfig
+from dreamtune.pipelines.fuse.run import fuse
 
 Make = Callable[..., Path]
 

@@ -224,7 +224,7 @@ _ENTRY: list[Callable[[str, Entries, Random], None]] = [
 
 
 def _changed_metadata(metadata: Any, random: Random) -> Any:
-    """Change what an entry says, or the JSON in it, or what kind of thing it is."""
+    """Delta what an entry says, or the JSON in it, or what kind of thing it is."""
     if not isinstance(metadata, dict) or not metadata or random.random() < 0.02:
         return random.choice(ODD)
     metadata = dict(metadata)

@@ -10,7 +10,7 @@ import torch
 
 from dreamtune.adapters import METHODS, AdapterFile, attach
 from dreamtune.adapters.container import write_plain
-from dreamtune.adapters.interop import to_diffusers, to_kohya, to_peft_folder
+from dreamtune.adapters.formats import to_diffusers, to_kohya, to_peft_folder
 from dreamtune.errors import ConfigError
 from dreamtune.models import load_base
 from tests.adapters.nets import disturb

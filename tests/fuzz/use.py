@@ -7,7 +7,7 @@ from pathlib import Path
 
 from dreamtune.models import Base, load_base
 from dreamtune.pipelines import console
-from dreamtune.pipelines.cli import main
+from dreamtune.pipelines.cli.app import main
 
 
 def use(path: str, base: str) -> int:
@@ -15,7 +15,7 @@ def use(path: str, base: str) -> int:
     code = main(["inspect", path])
     if code:
         return code
-    from dreamtune.adapters.interop import read_adapter
+    from dreamtune.adapters.formats import read_adapter
 
     try:
         _base(base).put_on(read_adapter(Path(path)).file).detach()

@@ -9,7 +9,7 @@ import pytest
 import typer
 from typer.core import TyperGroup
 
-from dreamtune.pipelines import cli
+from dreamtune.pipelines.cli import app as cli
 from tests.house.tree import ROOT
 
 MACHINE_PATH = re.compile(rb"(?<![\w.:/])/(?:home|root|Users|work)/\w")

@@ -16,7 +16,7 @@ LIGHT = (
     "dreamtune.errors",
     "dreamtune.pocket",
     "dreamtune.training.config",
-    "dreamtune.pipelines.cli",
+    "dreamtune.pipelines.cli.app",
 )
 
 

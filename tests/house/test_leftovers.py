@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 
 from dreamtune.leftovers import fresh_name, sweep_dead, temporary_folder
-from dreamtune.pipelines.files import complete
+from dreamtune.pipelines.output import complete
 
 KILLED = """
 import os, signal, sys
 from pathlib import Path
 from dreamtune.leftovers import temporary_folder
-from dreamtune.pipelines.files import complete
+from dreamtune.pipelines.output import complete
 with complete(Path(sys.argv[1])) as target, temporary_folder() as folder:
     target.mkdir()
     (target / "weights").write_text("half")

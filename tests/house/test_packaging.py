@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from dreamtune.pipelines import fuse_explain
+from dreamtune.pipelines.fuse import explain as fuse_explain
 from tests.house.tree import ROOT, modules
 
 
@@ -87,7 +87,7 @@ def test_wheel_works_outside_the_repository(wheel: Path, tmp_path: Path) -> None
 import sys
 sys.path.insert(0, {str(site)!r})
 from importlib import metadata, util
-import dreamtune.pipelines.train, dreamtune.ui, dreamtune.pocket
+import dreamtune.pipelines.train.run, dreamtune.ui, dreamtune.pocket
 assert all(m.__file__.startswith({str(site)!r}) for n, m in sys.modules.items() if n.split(".")[0] == "dreamtune")
 assert util.find_spec("pipelines") is None and util.find_spec("ui") is None
 (found,) = metadata.distributions(name="dreamtune", path=[{str(site)!r}])

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from dreamtune.errors import ConfigError
-from dreamtune.pipelines.cli import main
+from dreamtune.pipelines.cli.app import main
 from dreamtune.storage import cache_dir, data_dir
 from tests.house.tree import modules
 
@@ -25,7 +25,7 @@ builtins.__import__ = limited
 IMPORTS = "import importlib\nfor name in sys.argv[1:]:\n    importlib.import_module(name)\n"
 TRAINING = """
 from pathlib import Path
-from dreamtune.pipelines.cli import main
+from dreamtune.pipelines.cli.app import main
 here = Path(sys.argv[1])
 given = ["--class", "dog", "--base", sys.argv[2], "--steps", "2", "--out", str(here / "run"), "--device", "cpu"]
 given += ["--set", "rank=2", "--set", "prior=false", "--set", "sampling_steps=2"]

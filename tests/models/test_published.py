@@ -11,7 +11,7 @@ from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from dreamtune.adapters import attach
-from dreamtune.adapters.interop.names import kohya_name, layer_path, original_name
+from dreamtune.adapters.formats.names import kohya_name, layer_path, original_name
 from dreamtune.adapters.methods.lora import LoRAConfig
 from dreamtune.adapters.parts import holder
 from dreamtune.models.published import published_configs

@@ -7,13 +7,13 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from dreamtune.pipelines.generate import GenerateConfig, GenerateResult, generate
-from dreamtune.pipelines.job_lock import take
-from dreamtune.pipelines.job_state import lock_path
-from dreamtune.pipelines.job_store import JobStore
-from dreamtune.pipelines.jobs import Job, Jobs
+from dreamtune.pipelines.generate.run import GenerateConfig, GenerateResult, generate
+from dreamtune.pipelines.jobs.lock import take
+from dreamtune.pipelines.jobs.queue import Job, Jobs
+from dreamtune.pipelines.jobs.state import lock_path
+from dreamtune.pipelines.jobs.store import JobStore
 from dreamtune.pipelines.progress import Progress
-from dreamtune.pipelines.train import TrainResult, train
+from dreamtune.pipelines.train.run import TrainResult, train
 from dreamtune.training.config import TrainConfig
 
 STEPS = 6

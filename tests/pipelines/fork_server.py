@@ -61,7 +61,7 @@ def import_all() -> None:
     import diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion  # noqa: F401
 
     import dreamtune.data.prior
-    import dreamtune.pipelines.train
+    import dreamtune.pipelines.train.run
     import dreamtune.training.loop  # noqa: F401
 
     gc.freeze()  # a collection in a fork would look through, and so copy, all of what imports have made

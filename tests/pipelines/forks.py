@@ -80,7 +80,7 @@ def _serve() -> None:
 
 
 def _child(request: dict[str, Any]) -> int:
-    from dreamtune.pipelines.cli import main
+    from dreamtune.pipelines.cli.app import main
 
     log = os.open(request["log"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     null = os.open(os.devnull, os.O_RDWR)

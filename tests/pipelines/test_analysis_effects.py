@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from dreamtune.models import Base, load_base
-from dreamtune.pipelines.adapter_use import AdapterUse
-from dreamtune.pipelines.analysis_effects import Together, effects
+from dreamtune.pipelines.adapter_ref import AdapterUse
+from dreamtune.pipelines.analyze.effects import Together, effects
 from dreamtune.pipelines.progress import Progress
 
 Make = Callable[..., Path]

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from dreamtune.pipelines import analysis_together
-from dreamtune.pipelines.analysis_effects import Together
-from dreamtune.pipelines.analysis_together import footnote, sentences
+from dreamtune.pipelines.analyze import together as analysis_together
+from dreamtune.pipelines.analyze.effects import Together
+from dreamtune.pipelines.analyze.together import footnote, sentences
 
 TWO = Together(agreement=0.1, heard=(1.0, 0.5), kept=(0.9, 0.8))
 

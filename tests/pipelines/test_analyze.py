@@ -11,9 +11,9 @@ from safetensors.torch import load_file
 import dreamtune
 from dreamtune.adapters import AdapterFile
 from dreamtune.models import load_base
-from dreamtune.pipelines.cli import main
-from dreamtune.pipelines.commands.analyze import show
-from dreamtune.pipelines.trim import trim
+from dreamtune.pipelines.cli.analyze import show
+from dreamtune.pipelines.cli.app import main
+from dreamtune.pipelines.export.trim import trim
 
 Make = Callable[..., Path]
 

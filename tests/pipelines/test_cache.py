@@ -11,11 +11,11 @@ import pytest
 import torch
 
 from dreamtune.data.cache import Cache, key_of
-from dreamtune.data.room import KINDS, entries
+from dreamtune.data.cache_eviction import KINDS, entries
 from dreamtune.errors import ConfigError
 from dreamtune.pipelines.cache import clear_cache, list_cache
-from dreamtune.pipelines.cli import main
-from dreamtune.pipelines.train import train
+from dreamtune.pipelines.cli.app import main
+from dreamtune.pipelines.train.run import train
 from dreamtune.training.config import TrainConfig
 
 DAY = 86400
@@ -145,7 +145,7 @@ def test_two_trainings_at_once_share_an_empty_cache(tmp_path: Path, tiny: Path, 
 
     def start(name: str, cache: str) -> subprocess.Popen[bytes]:
         options = ["--steps=3", "--set=batch_size=2", "--set=prior_images=8", "--set=sampling_steps=4", "--device=cpu"]
-        command = [sys.executable, "-m", "dreamtune.pipelines.cli", "train", str(photos), "--class=dog", *options]
+        command = [sys.executable, "-m", "dreamtune.pipelines.cli.app", "train", str(photos), "--class=dog", *options]
         environment = {**os.environ, "DREAMTUNE_CACHE": str(tmp_path / cache), "DREAMTUNE_CACHE_LIMIT": "0"}
         return subprocess.Popen([*command, f"--base={tiny}", f"--out={tmp_path / name}"], env=environment)
 

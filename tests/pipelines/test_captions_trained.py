@@ -11,10 +11,10 @@ from safetensors.torch import load_file
 
 from dreamtune.adapters import AdapterFile
 from dreamtune.errors import Interrupted
-from dreamtune.pipelines.cli import main
-from dreamtune.pipelines.plan import plan
+from dreamtune.pipelines.cli.app import main
 from dreamtune.pipelines.progress import Progress
-from dreamtune.pipelines.train import load_run_config, train
+from dreamtune.pipelines.train.plan import plan
+from dreamtune.pipelines.train.run import load_run_config, train
 from dreamtune.training.config import TrainConfig
 
 Settings = Callable[..., TrainConfig]

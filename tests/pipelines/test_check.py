@@ -8,10 +8,10 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from dreamtune.errors import ConfigError, DatasetError
-from dreamtune.pipelines.check import check, patiently
-from dreamtune.pipelines.cli import main
+from dreamtune.pipelines.cli.app import main
 from dreamtune.pipelines.progress import Progress
-from dreamtune.pipelines.train import train
+from dreamtune.pipelines.train.check import check, patiently
+from dreamtune.pipelines.train.run import train
 from dreamtune.training.config import TrainConfig
 from dreamtune.training.presets import PRESETS
 from tests.data.mess import make_mess, noise
@@ -141,9 +141,9 @@ def test_training_warns_of_common_words(tmp_path: Path) -> None:
 
 def test_progress_is_told_when_it_takes_longer(monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[Progress] = []
-    monkeypatch.setattr("dreamtune.pipelines.check.PATIENCE", 3600.0)
+    monkeypatch.setattr("dreamtune.pipelines.train.check.PATIENCE", 3600.0)
     patiently(told.append)(1, 2)
     assert told == []
-    monkeypatch.setattr("dreamtune.pipelines.check.PATIENCE", -1.0)
+    monkeypatch.setattr("dreamtune.pipelines.train.check.PATIENCE", -1.0)
     patiently(told.append)(2, 2)
     assert told == [Progress("pictures", 2, 2)]

@@ -8,9 +8,9 @@ import pytest
 
 from dreamtune.data.example import Example
 from dreamtune.errors import ConfigError
-from dreamtune.pipelines.plan import plan
 from dreamtune.pipelines.progress import Progress
-from dreamtune.pipelines.train import train
+from dreamtune.pipelines.train.plan import plan
+from dreamtune.pipelines.train.run import train
 from dreamtune.training import loop
 from dreamtune.training.config import TrainConfig
 from dreamtune.training.data import TrainingData

@@ -13,10 +13,10 @@ import pytest
 from PIL import Image
 
 from dreamtune.pipelines import console
-from dreamtune.pipelines import train as training
-from dreamtune.pipelines.cli import main
+from dreamtune.pipelines.cli.app import main
 from dreamtune.pipelines.progress import Printer, Progress
-from dreamtune.pipelines.train import TrainResult
+from dreamtune.pipelines.train import run as training
+from dreamtune.pipelines.train.run import TrainResult
 
 QUICK = ("steps=3", "prior_images=2", "sampling_steps=2", "batch_size=1", "resolution=32")
 
@@ -214,7 +214,7 @@ def test_doctor(capsys: pytest.CaptureFixture[str]) -> None:
 def test_threads_of_torch_sleep_soon_unless_the_user_says_otherwise(own: dict[str, str], spin: str) -> None:
     """Told by the library of threads itself, when torch loads it."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("OMP_", "GOMP_"))}
-    run = "from dreamtune.pipelines.cli import main; main(['--version']); import torch"
+    run = "from dreamtune.pipelines.cli.app import main; main(['--version']); import torch"
     command = [sys.executable, "-P", "-c", run]
     environment |= {"OMP_DISPLAY_ENV": "verbose"} | own
     told = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)

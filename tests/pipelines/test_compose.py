@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 from dreamtune.errors import ConfigError
-from dreamtune.pipelines.cli import main
-from dreamtune.pipelines.plan import plan
+from dreamtune.pipelines.cli.app import main
 from dreamtune.pipelines.progress import Progress
-from dreamtune.pipelines.train import train
+from dreamtune.pipelines.train.plan import plan
+from dreamtune.pipelines.train.run import train
 from dreamtune.training import loop
 from dreamtune.training.config import TrainConfig
 from dreamtune.training.data import TrainingData

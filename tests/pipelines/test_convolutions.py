@@ -12,15 +12,15 @@ from diffusers import UNet2DConditionModel
 from torch import Tensor
 
 from dreamtune.adapters import AdapterFile, select_targets
-from dreamtune.adapters.interop import read_adapter
+from dreamtune.adapters.formats import read_adapter
 from dreamtune.errors import ConfigError
 from dreamtune.models import load_base
-from dreamtune.pipelines.analysis_config import AnalyzeConfig
-from dreamtune.pipelines.analyze import analyze
-from dreamtune.pipelines.export import export
-from dreamtune.pipelines.fuse import fuse
-from dreamtune.pipelines.fuse_config import FuseConfig
-from dreamtune.pipelines.train import train
+from dreamtune.pipelines.analyze.config import AnalyzeConfig
+from dreamtune.pipelines.analyze.run import analyze
+from dreamtune.pipelines.export.run import export
+from dreamtune.pipelines.fuse.config import FuseConfig
+from dreamtune.pipelines.fuse.run import fuse
+from dreamtune.pipelines.train.run import train
 from dreamtune.training.config import TrainConfig
 from tests.pipelines.tiny_adapters import adapter_on
 from tests.tiny_models import tiny_checkpoint

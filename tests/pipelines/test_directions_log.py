@@ -8,14 +8,14 @@ import pytest
 import torch
 
 import dreamtune
-from dreamtune.adapters import AdapterFile
+from dreamtune.adapters import AdapterFile, Delta
 from dreamtune.adapters.svd import default_store
-from dreamtune.analysis import Change, tsd
+from dreamtune.analysis import tsd
 from dreamtune.errors import RunFolderError
 from dreamtune.models import load_base
-from dreamtune.pipelines.directions_log import DirectionsLog, read_directions
 from dreamtune.pipelines.run_folder import RunFolder
-from dreamtune.pipelines.train import TrainResult, train
+from dreamtune.pipelines.train.directions_log import DirectionsLog, read_directions
+from dreamtune.pipelines.train.run import TrainResult, train
 from dreamtune.training.config import TrainConfig
 
 
@@ -31,7 +31,7 @@ def test_lines_are_those_of_the_adapter(tracked: TrainResult, tiny: Path) -> Non
     weights = file.weights(load_base(tiny, "cpu").parts)
     for path, adapter in file.adapters().items():
         with torch.no_grad():
-            expected = tsd(default_store().full(weights[path]), Change.of_adapter(adapter, weights[path]), 16)
+            expected = tsd(default_store().full(weights[path]), Delta.of_adapter(adapter, weights[path]), 16)
         assert found[6][path].tolist() == expected.tolist()
 
 

@@ -12,9 +12,9 @@ import pytest
 
 from dreamtune.adapters import AdapterFile
 from dreamtune.errors import ConfigError, DreamtuneError, RunFolderError, TrainingError
-from dreamtune.pipelines.cli import main
+from dreamtune.pipelines.cli.app import main
 from dreamtune.pipelines.progress import Progress
-from dreamtune.pipelines.train import TrainResult, load_run_config, train
+from dreamtune.pipelines.train.run import TrainResult, load_run_config, train
 from dreamtune.training import checkpoints
 from dreamtune.training.config import TrainConfig
 from tests.pipelines.conftest import STEPS

@@ -16,10 +16,10 @@ from dreamtune.data.cache import Cache
 from dreamtune.errors import Interrupted
 from dreamtune.models import hub
 from dreamtune.pipelines.doctor import EXTRAS, Check, doctor
-from dreamtune.pipelines.files import human
+from dreamtune.pipelines.output import human
 from dreamtune.pipelines.progress import Progress
 from dreamtune.pipelines.run_folder import RunFolder
-from dreamtune.pipelines.train import load_run_config, train
+from dreamtune.pipelines.train.run import load_run_config, train
 from dreamtune.training.config import TrainConfig
 from tests.pipelines.conftest import STEPS
 

@@ -12,9 +12,9 @@ from PIL import Image
 
 from dreamtune.adapters import AdapterFile
 from dreamtune.errors import ConfigError, DatasetError, DreamtuneError
-from dreamtune.pipelines.cli import main
-from dreamtune.pipelines.evaluate import EvaluateConfig, EvaluateResult, check, evaluate
-from dreamtune.pipelines.train import TrainResult
+from dreamtune.pipelines.cli.app import main
+from dreamtune.pipelines.evaluate.run import EvaluateConfig, EvaluateResult, check, evaluate
+from dreamtune.pipelines.train.run import TrainResult
 from tests.pipelines.conftest import Encoders
 
 

@@ -16,11 +16,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from dreamtune.adapters import METHODS, AdapterFile, attach
-from dreamtune.adapters.interop import read_adapter
+from dreamtune.adapters.formats import read_adapter
 from dreamtune.errors import ConfigError, DreamtuneError, IncompatibleModelError
 from dreamtune.models import Base, load_base
-from dreamtune.pipelines.cli import main
-from dreamtune.pipelines.export import ExportResult, export
+from dreamtune.pipelines.cli.app import main
+from dreamtune.pipelines.export.run import ExportResult, export
 from tests.adapters.nets import disturb
 from tests.tiny_models import tiny_checkpoint, tiny_folder
 

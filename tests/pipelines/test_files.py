@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from dreamtune.errors import AdapterFileError, ConfigError
-from dreamtune.pipelines.files import complete
+from dreamtune.pipelines.output import complete
 
 
 def test_a_file_that_another_process_has_made_meanwhile_stays(tmp_path: Path) -> None:

@@ -23,10 +23,10 @@ from dreamtune.errors import (
 )
 from dreamtune.models import Base, hub
 from dreamtune.pipelines.adapter_names import parse
-from dreamtune.pipelines.adapter_use import AdapterUse, base_name
-from dreamtune.pipelines.generate import GenerateConfig, generate
+from dreamtune.pipelines.adapter_ref import AdapterUse, base_name
+from dreamtune.pipelines.generate.run import GenerateConfig, generate
 from dreamtune.pipelines.progress import Progress
-from dreamtune.pipelines.train import TrainResult
+from dreamtune.pipelines.train.run import TrainResult
 from tests.tiny_models import tiny_folder
 
 

@@ -12,9 +12,9 @@ from PIL.PngImagePlugin import PngInfo
 
 from dreamtune.adapters import AdapterFile
 from dreamtune.errors import ConfigError
-from dreamtune.pipelines.cli import main
-from dreamtune.pipelines.generate_record import again
-from dreamtune.pipelines.train import TrainResult
+from dreamtune.pipelines.cli.app import main
+from dreamtune.pipelines.generate.metadata import again
+from dreamtune.pipelines.train.run import TrainResult
 
 
 @pytest.fixture

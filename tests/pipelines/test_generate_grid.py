@@ -8,13 +8,13 @@ import pytest
 from PIL import Image, ImageChops
 
 from dreamtune.errors import ConfigError, DreamtuneError
-from dreamtune.pipelines.adapter_use import AdapterUse
-from dreamtune.pipelines.cli import main
-from dreamtune.pipelines.generate import GenerateConfig
-from dreamtune.pipelines.generate_config import read_prompts
-from dreamtune.pipelines.generate_grid import Axis, axes_of
-from dreamtune.pipelines.generate_record import again
-from dreamtune.pipelines.train import TrainResult
+from dreamtune.pipelines.adapter_ref import AdapterUse
+from dreamtune.pipelines.cli.app import main
+from dreamtune.pipelines.generate.config import read_prompts
+from dreamtune.pipelines.generate.grid import Axis, axes_of
+from dreamtune.pipelines.generate.metadata import again
+from dreamtune.pipelines.generate.run import GenerateConfig
+from dreamtune.pipelines.train.run import TrainResult
 
 
 def pixels(path: Path) -> bytes:

@@ -12,9 +12,9 @@ from PIL import Image, ImageChops
 from dreamtune.adapters import AdapterFile, attach
 from dreamtune.adapters.methods.lora import LoRAConfig
 from dreamtune.data import auto_masks
-from dreamtune.fusion import locate
+from dreamtune.generation import locate
 from dreamtune.models import load_base
-from dreamtune.pipelines.cli import main
+from dreamtune.pipelines.cli.app import main
 from tests.adapters.nets import disturb
 
 PROMPT = "a sks dog and a xyz cat on the beach"

@@ -12,10 +12,10 @@ from PIL import Image, ImageChops, ImageDraw
 
 from dreamtune.adapters import AdapterFile, NewWord, attach
 from dreamtune.adapters.methods.lora import LoRAConfig
-from dreamtune.fusion.masks import box_mask
+from dreamtune.generation.masks import box_mask
 from dreamtune.models import load_base
-from dreamtune.pipelines.cli import main
-from dreamtune.pipelines.regions import RegionUse, place_regions
+from dreamtune.pipelines.cli.app import main
+from dreamtune.pipelines.generate.regions import RegionUse, place_regions
 from tests.adapters.nets import disturb
 
 

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from dreamtune.adapters import METHODS, AdapterFile, attach
 from dreamtune.errors import Interrupted
 from dreamtune.models import load_base
-from dreamtune.pipelines.generate import GenerateConfig, generate
+from dreamtune.pipelines.generate.run import GenerateConfig, generate
 from dreamtune.pipelines.progress import Progress
-from dreamtune.pipelines.train import train
+from dreamtune.pipelines.train.run import train
 from dreamtune.training.config import TrainConfig
 from tests.adapters.nets import disturb
 from tests.pipelines.conftest import STEPS

@@ -12,9 +12,9 @@ from safetensors.torch import save_file
 from dreamtune.adapters import METHODS, AdapterFile, MethodConfig, attach
 from dreamtune.adapters.fingerprint import Fingerprint
 from dreamtune.errors import AdapterFileError, IncompatibleModelError
-from dreamtune.pipelines.commands.inspect import show
-from dreamtune.pipelines.inspect import inspect
-from dreamtune.pipelines.train import TrainResult
+from dreamtune.pipelines.cli.inspect import show
+from dreamtune.pipelines.export.inspect import inspect
+from dreamtune.pipelines.train.run import TrainResult
 
 
 def test_layers_by_energy(trained: TrainResult) -> None:
@@ -41,7 +41,7 @@ def test_a_change_beyond_what_numbers_hold_is_an_error_of_the_file(trained: Trai
     file, path = AdapterFile.load(trained.adapter), tmp_path / "huge.safetensors"
     tensors = {name: torch.full_like(tensor, 1e100, dtype=torch.float64) for name, tensor in file.tensors.items()}
     replace(file, tensors=tensors).save(path)
-    with pytest.raises(AdapterFileError, match=rf"^{path}: a layer's change is beyond what numbers hold"):
+    with pytest.raises(AdapterFileError, match=rf"^{path}: its change is beyond what numbers hold"):
         inspect(path)
 
 

@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 
 from dreamtune.errors import DreamtuneError, JobError
-from dreamtune.pipelines.job_store import JobStore
-from dreamtune.pipelines.jobs import Jobs, jobs_home
-from dreamtune.pipelines.train import TrainResult
+from dreamtune.pipelines.jobs.queue import Jobs, jobs_home
+from dreamtune.pipelines.jobs.store import JobStore
+from dreamtune.pipelines.train.run import TrainResult
 from dreamtune.training.config import TrainConfig
 from tests.pipelines.conftest import Submit
 

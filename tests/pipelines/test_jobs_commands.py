@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from dreamtune.pipelines.cli import main
-from dreamtune.pipelines.jobs import Job, Jobs
-from dreamtune.pipelines.train import TrainResult
+from dreamtune.pipelines.cli.app import main
+from dreamtune.pipelines.jobs.queue import Job, Jobs
+from dreamtune.pipelines.train.run import TrainResult
 from tests.pipelines.conftest import Submit, start
 
 pytestmark = pytest.mark.usefixtures("home")
@@ -96,7 +96,7 @@ def test_queue_option(photos: Path, trained: TrainResult, jobs: Jobs, capsys: py
 def test_looking_at_the_queue_loads_nothing_heavy(submit: Submit) -> None:
     submit("one")
     code = (
-        "import sys; from dreamtune.pipelines.jobs import Jobs; import dreamtune.pipelines.worker; "
+        "import sys; from dreamtune.pipelines.jobs.queue import Jobs; import dreamtune.pipelines.jobs.worker; "
         "assert len(Jobs().list()) == 1; print({'torch', 'diffusers', 'transformers'} & set(sys.modules))"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"

@@ -14,10 +14,10 @@ import pytest
 import torch
 
 from dreamtune.errors import JobError
-from dreamtune.pipelines import worker
-from dreamtune.pipelines.jobs import Job, Jobs
-from dreamtune.pipelines.train import TrainResult, train
-from dreamtune.pipelines.worker import LOG, WorkerProcess
+from dreamtune.pipelines.jobs import worker
+from dreamtune.pipelines.jobs.queue import Job, Jobs
+from dreamtune.pipelines.jobs.worker import LOG, WorkerProcess
+from dreamtune.pipelines.train.run import TrainResult, train
 from dreamtune.training.config import TrainConfig
 from tests.pipelines.conftest import Encoders
 from tests.pipelines.workers import Workers, kill_job, kill_worker, until
@@ -279,7 +279,7 @@ def test_worker_of_a_user_interface(
     process = WorkerProcess(jobs.home)
     assert not process.alive()
     interface = (
-        "import os, signal, sys; from pathlib import Path; from dreamtune.pipelines.worker import WorkerProcess; "
+        "import os, signal, sys; from pathlib import Path; from dreamtune.pipelines.jobs.worker import WorkerProcess; "
         "WorkerProcess(Path(sys.argv[1])).ensure(); os.kill(os.getpid(), signal.SIGKILL)"
     )
     assert subprocess.run([sys.executable, "-P", "-c", interface, str(jobs.home)]).returncode == -signal.SIGKILL

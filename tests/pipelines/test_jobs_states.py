@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 
 from dreamtune.errors import JobError
-from dreamtune.pipelines import job_state
-from dreamtune.pipelines.job_lock import is_held, take
-from dreamtune.pipelines.job_state import last_step, log_path
-from dreamtune.pipelines.job_store import JobStore
-from dreamtune.pipelines.jobs import Job, Jobs
+from dreamtune.pipelines.jobs import state as job_state
+from dreamtune.pipelines.jobs.lock import is_held, take
+from dreamtune.pipelines.jobs.queue import Job, Jobs
+from dreamtune.pipelines.jobs.state import last_step, log_path
+from dreamtune.pipelines.jobs.store import JobStore
 from dreamtune.pipelines.run_folder import RunFolder
-from dreamtune.pipelines.train import TrainResult
+from dreamtune.pipelines.train.run import TrainResult
 from tests.pipelines.conftest import Submit, start
 
 pytestmark = pytest.mark.usefixtures("home")

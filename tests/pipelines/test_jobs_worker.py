@@ -15,15 +15,16 @@ import psutil
 import pytest
 
 from dreamtune.errors import ConfigError, Interrupted, JobError
-from dreamtune.pipelines import job_process, worker
-from dreamtune.pipelines.job_kinds import kind_of
-from dreamtune.pipelines.job_lock import kill_holder, take
-from dreamtune.pipelines.job_process import Heartbeat
-from dreamtune.pipelines.job_state import lock_path
-from dreamtune.pipelines.job_store import JobStore
-from dreamtune.pipelines.jobs import Job, Jobs
+from dreamtune.pipelines.jobs import process as job_process
+from dreamtune.pipelines.jobs import worker
+from dreamtune.pipelines.jobs.kinds import kind_of
+from dreamtune.pipelines.jobs.lock import kill_holder, take
+from dreamtune.pipelines.jobs.process import Heartbeat
+from dreamtune.pipelines.jobs.queue import Job, Jobs
+from dreamtune.pipelines.jobs.state import lock_path
+from dreamtune.pipelines.jobs.store import JobStore
 from dreamtune.pipelines.progress import Progress
-from dreamtune.pipelines.train import TrainResult
+from dreamtune.pipelines.train.run import TrainResult
 from tests.pipelines.conftest import Submit, start
 from tests.pipelines.workers import until
 

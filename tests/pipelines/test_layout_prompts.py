@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from dreamtune.errors import ConfigError
-from dreamtune.pipelines.layout_prompts import class_prompt
+from dreamtune.pipelines.generate.layout_prompts import class_prompt
 
 
 def adapter(*subjects: tuple[str, str]) -> Any:

@@ -16,9 +16,9 @@ from dreamtune.errors import AdapterFileError, ConfigError, DatasetError
 from dreamtune.fusion import FUSIONS
 from dreamtune.models.samplers import AUTO, SAMPLERS
 from dreamtune.pipelines import choices, datasets, library
-from dreamtune.pipelines.generate_grid import GRID
-from dreamtune.pipelines.run_view import read_run
-from dreamtune.pipelines.train import train
+from dreamtune.pipelines.generate.grid import GRID
+from dreamtune.pipelines.train.run import train
+from dreamtune.pipelines.train.run_view import read_run
 from dreamtune.pipelines.workspace import Workspace
 from dreamtune.pocket.world import IDENTIFIERS
 from dreamtune.training.config import TrainConfig
@@ -78,7 +78,7 @@ def test_health_is_measured_once_for_each_version(
     library.measure(workspace)
     known = library.known_health(library.entries(workspace)[0])
     assert known is not None and known.verdict == "healthy" and known.norm > 0
-    monkeypatch.setattr("dreamtune.pipelines.inspect.inspect", lambda path: pytest.fail("measured again"))
+    monkeypatch.setattr("dreamtune.pipelines.export.inspect.inspect", lambda path: pytest.fail("measured again"))
     library.measure(workspace)
     monkeypatch.undo()
     file = AdapterFile.load(dog)
@@ -189,7 +189,7 @@ def test_a_file_that_cannot_be_measured_breaks_nothing(
     workspace: Workspace, tiny: Path, monkeypatch: pytest.MonkeyPatch, fault: Exception
 ) -> None:
     """Nor is it tried again at each visit; others are measured, and its details say why."""
-    import dreamtune.pipelines.inspect as flow
+    import dreamtune.pipelines.export.inspect as flow
 
     adapter_on(tiny, workspace.adapters / "bad.safetensors")
     adapter_on(tiny, workspace.adapters / "good.safetensors")
@@ -215,7 +215,7 @@ def test_a_file_that_cannot_be_measured_breaks_nothing(
 def test_a_file_that_is_a_fault_to_read_breaks_nothing(
     workspace: Workspace, tiny: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import dreamtune.adapters.interop as interop
+    import dreamtune.adapters.formats as interop
 
     adapter_on(tiny, workspace.adapters / "x.safetensors")
 

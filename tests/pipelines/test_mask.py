@@ -14,8 +14,8 @@ from dreamtune.data import cutout
 from dreamtune.data.buckets import Framing
 from dreamtune.data.subject import load_subject
 from dreamtune.errors import ConfigError, DatasetError
-from dreamtune.pipelines.cli import main
-from dreamtune.pipelines.mask import MaskConfig, mask
+from dreamtune.pipelines.cli.app import main
+from dreamtune.pipelines.train.mask import MaskConfig, mask
 from dreamtune.pocket.world import random_scene, random_subject, render
 from tests.data.mess import noise
 

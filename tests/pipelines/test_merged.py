@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from dreamtune.errors import AdapterFileError
-from dreamtune.pipelines.export import export
-from dreamtune.pipelines.train import TrainResult
+from dreamtune.pipelines.export.run import export
+from dreamtune.pipelines.train.run import TrainResult
 from tests.tiny_models import tiny_checkpoint
 
 

@@ -14,12 +14,12 @@ from dreamtune.adapters import METHODS, AdapterFile
 from dreamtune.adapters.parts import UNET
 from dreamtune.errors import ConfigError, Interrupted
 from dreamtune.models import load_base
-from dreamtune.pipelines.commands.inspect import show
-from dreamtune.pipelines.inspect import inspect
-from dreamtune.pipelines.plan import plan
+from dreamtune.pipelines.cli.inspect import show
+from dreamtune.pipelines.export.inspect import inspect
 from dreamtune.pipelines.progress import Progress
 from dreamtune.pipelines.run_folder import RunFolder
-from dreamtune.pipelines.train import TrainResult, train
+from dreamtune.pipelines.train.plan import plan
+from dreamtune.pipelines.train.run import TrainResult, train
 from dreamtune.training.archive import read_tree
 from dreamtune.training.config import TrainConfig
 from tests.pipelines.conftest import STEPS

@@ -11,10 +11,10 @@ from PIL import Image
 
 from dreamtune.adapters import AdapterFile
 from dreamtune.errors import DreamtuneError, RunFolderError
-from dreamtune.pipelines.cli import main
-from dreamtune.pipelines.plan import PlanResult, plan
+from dreamtune.pipelines.cli.app import main
 from dreamtune.pipelines.progress import Progress
-from dreamtune.pipelines.train import TrainResult, train
+from dreamtune.pipelines.train.plan import PlanResult, plan
+from dreamtune.pipelines.train.run import TrainResult, train
 from dreamtune.training.config import TrainConfig
 from tests.pipelines.conftest import STEPS
 
@@ -37,7 +37,7 @@ def nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_settings_for_later_steps_do_not_reach_the_probe(
     settings: Settings, nowhere: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dreamtune.pipelines.scores.find_judge", lambda *_: None)
+    monkeypatch.setattr("dreamtune.pipelines.train.scores.find_judge", lambda *_: None)
     config = settings(prior=False, steps=9, warmup_steps=5, score_every=3, keep="best", early_stop=2)
     assert plan(config, "runs/dog", on_progress=quiet).config.keep == "best"
 

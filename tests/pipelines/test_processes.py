@@ -13,7 +13,7 @@ import torch
 
 from dreamtune.adapters import AdapterFile
 from dreamtune.pipelines.progress import Progress
-from dreamtune.pipelines.train import train
+from dreamtune.pipelines.train.run import train
 from dreamtune.training.config import TrainConfig
 
 STEPS, LAUNCH = 5, 2
@@ -30,7 +30,7 @@ def launch(*arguments: str) -> subprocess.CompletedProcess[str]:
         port = free.getsockname()[1]
     accelerate = (sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2")
     options = ("--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no")
-    command = (*accelerate, *options, "--main_process_port", str(port), "-m", "dreamtune.pipelines.cli", *arguments)
+    command = (*accelerate, *options, "--main_process_port", str(port), "-m", "dreamtune.pipelines.cli.app", *arguments)
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=250)
 

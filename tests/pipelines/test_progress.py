@@ -5,9 +5,10 @@ import re
 
 import pytest
 
-from dreamtune.pipelines import progress, run_log
+from dreamtune.pipelines import progress
 from dreamtune.pipelines.progress import Printer, Progress, clock
-from dreamtune.pipelines.run_log import Pace
+from dreamtune.pipelines.train import run_log
+from dreamtune.pipelines.train.run_log import Pace
 
 
 class Terminal(io.StringIO):

@@ -11,14 +11,14 @@ import pytest
 from PIL import Image
 
 from dreamtune.errors import ConfigError
-from dreamtune.pipelines.check import check
-from dreamtune.pipelines.cli import main
-from dreamtune.pipelines.generate_config import read_prompts
-from dreamtune.pipelines.generate_record import again
-from dreamtune.pipelines.preflight import preflight
+from dreamtune.pipelines.cli.app import main
+from dreamtune.pipelines.generate.config import read_prompts
+from dreamtune.pipelines.generate.metadata import again
 from dreamtune.pipelines.progress import Progress
 from dreamtune.pipelines.run_folder import RunFolder
-from dreamtune.pipelines.train import TrainResult, train
+from dreamtune.pipelines.train.check import check
+from dreamtune.pipelines.train.preflight import preflight
+from dreamtune.pipelines.train.run import TrainResult, train
 from dreamtune.training.config import TrainConfig
 
 Y = "y" * 75

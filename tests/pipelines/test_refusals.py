@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from dreamtune.pipelines.cli import main
+from dreamtune.pipelines.cli.app import main
 
 NAME = "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn1_to_q"
 FILES: dict[str, dict[str, Tensor]] = {

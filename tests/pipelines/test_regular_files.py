@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from dreamtune.pipelines.cli import main
-from dreamtune.pipelines.train import TrainResult
+from dreamtune.pipelines.cli.app import main
+from dreamtune.pipelines.train.run import TrainResult
 
 COMMANDS = {
     "recipe": ["train", "--config", "{}"],

@@ -22,8 +22,8 @@ from dreamtune.errors import (
 )
 from dreamtune.models import Base
 from dreamtune.pipelines.progress import Progress
-from dreamtune.pipelines.settings import train_config
-from dreamtune.pipelines.train import TrainResult, load_run_config, train
+from dreamtune.pipelines.train.options import train_config
+from dreamtune.pipelines.train.run import TrainResult, load_run_config, train
 from dreamtune.training.config import TrainConfig
 from tests.pipelines.conftest import STEPS
 

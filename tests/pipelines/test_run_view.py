@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from dreamtune.pipelines.run_folder import RunFolder
-from dreamtune.pipelines.run_view import POINTS, read_run
+from dreamtune.pipelines.train.run_view import POINTS, read_run
 
 
 def line(step: int, loss: float) -> str:

@@ -12,7 +12,7 @@ from dreamtune.adapters import AdapterFile
 from dreamtune.errors import ConfigError, GenerationError, RunFolderError
 from dreamtune.evaluation import Exam, Measurement, Score
 from dreamtune.pipelines.progress import Progress
-from dreamtune.pipelines.train import TrainResult, load_run_config, train
+from dreamtune.pipelines.train.run import TrainResult, load_run_config, train
 from dreamtune.training.config import TrainConfig
 from tests.pipelines.conftest import STEPS, Encoders
 
@@ -41,7 +41,7 @@ def script(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Replace what the judge makes of the pictures of each step by a list of subject fidelities."""
 
     def write(*subjects: float) -> None:
-        monkeypatch.setattr("dreamtune.pipelines.scores.PROMPTS", 1)
+        monkeypatch.setattr("dreamtune.pipelines.train.scores.PROMPTS", 1)
 
         def of(step: int, measured: Measurement) -> Score:
             return Score(step, subjects[(step - 1) // 2], prompt=0.9, prompt_base=0.9, leak=0.1, drift=0.1)

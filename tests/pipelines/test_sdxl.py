@@ -13,13 +13,13 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from dreamtune.adapters import METHODS, AdapterFile, attach
-from dreamtune.adapters.interop import read_adapter
+from dreamtune.adapters.formats import read_adapter
 from dreamtune.errors import ConfigError
 from dreamtune.models import Base, load_base
 from dreamtune.models.conditioning import unet_inputs
-from dreamtune.pipelines.export import export
-from dreamtune.pipelines.generate import GenerateConfig, generate
-from dreamtune.pipelines.inspect import inspect
+from dreamtune.pipelines.export.inspect import inspect
+from dreamtune.pipelines.export.run import export
+from dreamtune.pipelines.generate.run import GenerateConfig, generate
 from tests.adapters.nets import disturb
 from tests.tiny_models import tiny_checkpoint
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from dreamtune.errors import ConfigError, RunFolderError
-from dreamtune.pipelines.settings import run_folder, train_config
+from dreamtune.pipelines.train.options import run_folder, train_config
 from dreamtune.training.config import TrainConfig
 
 NEEDED: dict[str, Any] = {"images": "photos/my dog", "class_word": "dog"}

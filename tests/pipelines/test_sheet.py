@@ -3,7 +3,7 @@
 import pytest
 from PIL import Image
 
-from dreamtune.pipelines.sheet import PAPER, sheet
+from dreamtune.pipelines.contact_sheet import PAPER, sheet
 
 RED, BLUE = (200, 0, 0), (0, 0, 200)
 

@@ -12,9 +12,9 @@ from safetensors.torch import save_file
 
 from dreamtune.adapters import AdapterFile
 from dreamtune.errors import AdapterFileError, ConfigError, IncompatibleModelError, Interrupted
-from dreamtune.pipelines.export import export
+from dreamtune.pipelines.export.run import export
 from dreamtune.pipelines.progress import Progress
-from dreamtune.pipelines.train import TrainResult, load_run_config, train
+from dreamtune.pipelines.train.run import TrainResult, load_run_config, train
 from dreamtune.training.config import TrainConfig
 from tests.pipelines.test_resume import stopping_at
 from tests.tiny_models import tiny_folder

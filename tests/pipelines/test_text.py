@@ -18,13 +18,13 @@ from dreamtune.adapters import AdapterFile
 from dreamtune.errors import ConfigError, Interrupted
 from dreamtune.models import load_base
 from dreamtune.models.published import published_configs
-from dreamtune.pipelines.adapter_use import AdapterUse
-from dreamtune.pipelines.cli import main
-from dreamtune.pipelines.export import export
-from dreamtune.pipelines.generate import GenerateConfig, generate
-from dreamtune.pipelines.inspect import inspect
+from dreamtune.pipelines.adapter_ref import AdapterUse
+from dreamtune.pipelines.cli.app import main
+from dreamtune.pipelines.export.inspect import inspect
+from dreamtune.pipelines.export.run import export
+from dreamtune.pipelines.generate.run import GenerateConfig, generate
 from dreamtune.pipelines.progress import Progress
-from dreamtune.pipelines.train import load_run_config, train
+from dreamtune.pipelines.train.run import load_run_config, train
 from dreamtune.training.config import TrainConfig
 
 Settings = Callable[..., TrainConfig]

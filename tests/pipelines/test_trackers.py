@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from dreamtune.errors import ConfigError, Interrupted
-from dreamtune.pipelines import trackers
 from dreamtune.pipelines.progress import Progress
-from dreamtune.pipelines.train import TrainResult, load_run_config, train
+from dreamtune.pipelines.train import trackers
+from dreamtune.pipelines.train.run import TrainResult, load_run_config, train
 from dreamtune.training.config import TrainConfig
 from tests.pipelines.conftest import STEPS
 

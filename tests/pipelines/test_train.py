@@ -24,8 +24,8 @@ from dreamtune.errors import (
 from dreamtune.models import Base, load_base
 from dreamtune.pipelines.progress import Progress
 from dreamtune.pipelines.run_folder import RunFolder
-from dreamtune.pipelines.run_log import RunLog
-from dreamtune.pipelines.train import TrainResult, load_run_config, train
+from dreamtune.pipelines.train.run import TrainResult, load_run_config, train
+from dreamtune.pipelines.train.run_log import RunLog
 from dreamtune.training.config import TrainConfig
 from dreamtune.training.trainer import StepRecord
 from tests.pipelines.conftest import STEPS

@@ -11,8 +11,8 @@ from dreamtune.adapters import METHODS, AdapterFile, attach
 from dreamtune.adapters.methods.lora import LoRAConfig
 from dreamtune.errors import ConfigError
 from dreamtune.models import load_base
-from dreamtune.pipelines.cli import main
-from dreamtune.pipelines.trim import trim
+from dreamtune.pipelines.cli.app import main
+from dreamtune.pipelines.export.trim import trim
 from tests.tiny_models import tiny_folder
 
 

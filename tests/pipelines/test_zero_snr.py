@@ -15,14 +15,14 @@ from dreamtune.adapters import AdapterFile
 from dreamtune.errors import ConfigError
 from dreamtune.models import Base, load_base
 from dreamtune.models.single_file import look_inside
-from dreamtune.pipelines.adapter_use import AdapterUse
-from dreamtune.pipelines.export import export
-from dreamtune.pipelines.fuse import fuse
-from dreamtune.pipelines.fuse_config import FuseConfig
-from dreamtune.pipelines.generate import generate
-from dreamtune.pipelines.generate_config import DrawingConfig, GenerateConfig
+from dreamtune.pipelines.adapter_ref import AdapterUse
+from dreamtune.pipelines.export.run import export
+from dreamtune.pipelines.fuse.config import FuseConfig
+from dreamtune.pipelines.fuse.run import fuse
+from dreamtune.pipelines.generate.config import DrawingConfig, GenerateConfig
+from dreamtune.pipelines.generate.run import generate
 from dreamtune.pipelines.progress import Progress
-from dreamtune.pipelines.train import train
+from dreamtune.pipelines.train.run import train
 from dreamtune.training.config import TrainConfig
 from tests.pipelines.conftest import Encoders
 from tests.tiny_models import tiny_checkpoint, tiny_folder
@@ -64,7 +64,7 @@ def test_samples_and_scores_of_the_training_but_not_its_class_pictures(
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
 ) -> None:
-    monkeypatch.setattr("dreamtune.pipelines.scores.PROMPTS", 1)
+    monkeypatch.setattr("dreamtune.pipelines.train.scores.PROMPTS", 1)
     judges = {"dino": encoders.dino, "clip": encoders.clip}
     config = settings(base=str(velocity), steps=1, prior_images=1, sample_every=1, score_every=1, **judges, **ZERO)
     result = train(config, tmp_path / "run", on_progress=quiet)

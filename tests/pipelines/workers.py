@@ -15,9 +15,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from dreamtune.pipelines import job_process, worker
-from dreamtune.pipelines.job_lock import is_held
-from dreamtune.pipelines.job_state import WORKER_LOCK, lock_path, log_path
+from dreamtune.pipelines.jobs import process as job_process
+from dreamtune.pipelines.jobs import worker
+from dreamtune.pipelines.jobs.lock import is_held
+from dreamtune.pipelines.jobs.state import WORKER_LOCK, lock_path, log_path
 from tests.pipelines.fork_server import ForkServer, import_all
 
 SLOW = 0.03
@@ -120,7 +121,7 @@ def _serve() -> None:
     import_all()
     import dreamtune.analysis
     import dreamtune.evaluation  # noqa: F401
-    from dreamtune.pipelines.cli import main
+    from dreamtune.pipelines.cli.app import main
     from dreamtune.training.trainer import Trainer
 
     worker.launch = _launch  # pyright: ignore[reportAttributeAccessIssue]

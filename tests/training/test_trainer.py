@@ -12,11 +12,11 @@ from torch import Tensor
 
 from dreamtune.errors import ConfigError
 from dreamtune.models.conditioning import unet_inputs
-from dreamtune.training.batch import Batch, join
+from dreamtune.training.batches import Part
 from dreamtune.training.config import TrainConfig
 from dreamtune.training.data import TrainingData
+from dreamtune.training.micro_batch import Batch, join
 from dreamtune.training.objective import Objective
-from dreamtune.training.sampler import Part
 from tests.training.tiny_trainings import (
     CLASS,
     PLAIN,

@@ -7,8 +7,8 @@ import pytest
 
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 
-from dreamtune.pipelines.jobs import Jobs
-from dreamtune.pipelines.worker import WorkerProcess
+from dreamtune.pipelines.jobs.queue import Jobs
+from dreamtune.pipelines.jobs.worker import WorkerProcess
 from dreamtune.pipelines.workspace import Workspace
 from dreamtune.ui.context import App
 from tests.tiny_models import pictures

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from dreamtune.pipelines.job_lock import take
-from dreamtune.pipelines.job_state import WORKER_LOCK
+from dreamtune.pipelines.jobs.lock import take
+from dreamtune.pipelines.jobs.state import WORKER_LOCK
 from dreamtune.pipelines.workspace import Workspace
 
 
@@ -44,7 +44,7 @@ def served(home: Path, *options: str, worker: bool = False) -> Iterator[Served]:
 
 def start(home: Path, log: Path, *options: str) -> subprocess.Popen[bytes]:
     """Begin to serve."""
-    command = [sys.executable, "-m", "dreamtune.pipelines.cli", "ui", "--port", "0", "--home", str(home), *options]
+    command = [sys.executable, "-m", "dreamtune.pipelines.cli.app", "ui", "--port", "0", "--home", str(home), *options]
     with open(log, "wb") as file:
         return subprocess.Popen(command, stdout=file, stderr=file)
 

@@ -13,7 +13,7 @@ from dreamtune.adapters.methods.lora import LoRAConfig
 from dreamtune.adapters.targets import match_layers
 from dreamtune.errors import ConfigError, DreamtuneError
 from dreamtune.models import Base, load_base
-from dreamtune.pipelines.adapter_use import AdapterUse
+from dreamtune.pipelines.adapter_ref import AdapterUse
 from dreamtune.pipelines.allowed_base import allowed_base
 from dreamtune.pipelines.workspace import Workspace
 from dreamtune.training.config import TrainConfig

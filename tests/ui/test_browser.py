@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 from PIL import Image
 
-from dreamtune.pipelines.jobs import Jobs
+from dreamtune.pipelines.jobs.queue import Jobs
 from tests.tiny_models import pictures
 from tests.ui.evil import HTML
 from tests.ui.serving import Served, served

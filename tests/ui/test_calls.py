@@ -7,7 +7,7 @@ from typing import Any
 import gradio as gr
 import pytest
 
-from dreamtune.pipelines.jobs import Jobs
+from dreamtune.pipelines.jobs.queue import Jobs
 from dreamtune.pipelines.workspace import Workspace
 from dreamtune.ui.app import build
 from dreamtune.ui.calls import Page

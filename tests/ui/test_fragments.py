@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from dreamtune.pipelines.job import Job
+from dreamtune.pipelines.jobs.job import Job
 from dreamtune.ui import fragments
 from tests.tiny_models import pictures
 from tests.ui.evil import HTML

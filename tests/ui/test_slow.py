@@ -14,9 +14,9 @@ from pathlib import Path
 import httpx
 import pytest
 
-from dreamtune.pipelines.jobs import Jobs
-from dreamtune.pipelines.train import train
-from dreamtune.pipelines.worker import WorkerProcess
+from dreamtune.pipelines.jobs.queue import Jobs
+from dreamtune.pipelines.jobs.worker import WorkerProcess
+from dreamtune.pipelines.train.run import train
 from dreamtune.training.config import TrainConfig
 from tests.tiny_models import pictures
 from tests.ui.serving import Served, address, served, start

@@ -9,7 +9,7 @@ from gradio.events import Dependency
 
 from dreamtune.errors import ConfigError
 from dreamtune.pipelines import library
-from dreamtune.pipelines.files import human
+from dreamtune.pipelines.output import human
 
 from .. import fragments
 from ..context import App
@@ -139,7 +139,7 @@ class LibraryTab:
         return words, hidden
 
     def _export(self, name: str | None, form: str) -> Any:
-        from dreamtune.pipelines.export import export  # which loads torch
+        from dreamtune.pipelines.export.run import export  # which loads torch
 
         path = self.app.workspace.adapter(_chosen(name))
         if form not in EXPORTS:

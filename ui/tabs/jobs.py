@@ -8,7 +8,7 @@ from typing import Any
 import gradio as gr
 
 from dreamtune.errors import ConfigError
-from dreamtune.pipelines.job import UNFINISHED, Job
+from dreamtune.pipelines.jobs.job import UNFINISHED, Job
 
 from .. import fragments
 from ..actions import resume

@@ -8,9 +8,9 @@ import gradio as gr
 
 from dreamtune.pipelines import datasets
 from dreamtune.pipelines.choices import METHODS
-from dreamtune.pipelines.files import human
+from dreamtune.pipelines.output import human
 from dreamtune.pipelines.progress import clock
-from dreamtune.pipelines.run_view import read_run
+from dreamtune.pipelines.train.run_view import read_run
 from dreamtune.pipelines.workspace import SAMPLES
 
 from .. import actions, fragments

@@ -20,8 +20,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..base import Adapter, MethodConfig, ParameterOptions, scaled
-from ..fused import factored_linear
-from ..fused_conv import Convolve, factored_conv
+from ..conv_function import Convolve, factored_conv
+from ..linear_function import factored_linear
 
 SMALLEST_NORM = 1e-6
 """Rows of zeros count as this long: they have no direction, and start without a change like all others."""

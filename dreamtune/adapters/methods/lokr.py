@@ -15,7 +15,7 @@ from dreamtune.errors import ConfigError
 
 from ..base import MethodConfig, scaled
 from ..config import LATER
-from ..fused import compute_dtype, exact, kronecker_linear
+from ..linear_function import compute_dtype, exact, kronecker_linear
 from ..svd import Svd
 from .decompose import Decomposable
 

@@ -17,7 +17,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from ...errors import BaseModelError
+from dreamtune.errors import BaseModelError
+
 from ..world import CLASSES, COLORS, CONTEXTS, PATTERNS
 from .geometry import SECOND_SCORE, best, crop
 from .networks import HEADS, PICTURE, Finder, ImageText, Reader

@@ -15,7 +15,8 @@ from PIL import Image
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from ...models.families import USUAL
+from dreamtune.models.families import USUAL
+
 from .config import PretrainConfig
 from .data import RenderSet
 from .schedule import Ema, Stage, constant_then_cosine, optimizers, set_lr, update

@@ -1,0 +1,138 @@
+"""Settings as pydantic models whose every mistake becomes one short ConfigError."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from dreamtune.errors import ConfigError
+from dreamtune.plain_yaml import read_yaml
+from dreamtune.text import shown
+
+_MISTAKES = 5
+"""How many are told at once."""
+_LONGEST, _LARGEST, _DEEPEST = 10_000, 2**53, 10
+"""Characters of a text and entries of a list, the largest number, and lists within lists: far beyond what is of use."""
+
+
+class Recipe(BaseModel):
+    """Base of every settings model: frozen, closed to unknown keys, readable from YAML.
+
+    Constructing one from bad values raises :class:`ConfigError` (never pydantic's own error), with the
+    nearest known key suggested for an unknown one.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, validate_default=False)
+
+    other_names: ClassVar[Mapping[str, str]] = {}
+    """What a setting is called elsewhere -> its key, to be suggested."""
+    answers: ClassVar[Mapping[str, str]] = {}
+    """What is no setting here but one elsewhere -> what does it instead."""
+
+    @classmethod
+    def answer_to(cls, key: str, value: Any) -> str | None:
+        """What does what the bad `value` of `key` is meant for, if a setting of another name does."""
+        return None
+
+    def __init__(self, **values: Any) -> None:
+        for key, value in values.items():
+            _check_plain(key, value)
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            raise ConfigError(explain(error, type(self))) from None
+
+    @classmethod
+    def load(cls, path: str | Path, **overrides: Any) -> Self:
+        """Read a YAML recipe; `overrides` win over the file. Raises ConfigError naming the file."""
+        return cls.from_mapping({**read_yaml(path), **overrides}, source=str(path))
+
+    @classmethod
+    def from_mapping(cls, values: Mapping[str, Any], source: str = "the settings") -> Self:
+        """Build from a mapping whose origin `source` is named in errors."""
+        try:
+            return cls(**values)
+        except ConfigError as error:
+            raise ConfigError(f"{source}: {error}") from None
+
+    def changed(self, **values: Any) -> Self:
+        """Return a copy with `values` replaced, validated like a new one; untouched defaults stay untouched."""
+        return type(self)(**{name: getattr(self, name) for name in self.model_fields_set} | values)
+
+    def to_yaml(self) -> str:
+        """The complete settings, defaults included, as YAML that :meth:`load` reads back to an equal model."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def suggest(word: str, known: list[str]) -> str:
+    """Return "; did you mean 'x'?" for the known word nearest to `word`, or the list of all if none is near."""
+    near = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
+    return f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(sorted(known))}"
+
+
+_PLAIN = {
+    "valid tuple": "list: [one, another]",
+    "valid dictionary": "mapping of names to values",
+    "a valid string": "text",
+    "a valid boolean": "true or false",
+    "valid integer": "whole number",
+    "valid number": "number",
+    "Input is not a valid path for <class 'pathlib.Path'>": "a path",
+}
+"""pydantic's words for types, and those of people who write YAML."""
+
+
+def explain(error: ValidationError, model: type[Recipe]) -> str:
+    """Turn pydantic's report into one line: each wrong key, what is wrong, and the nearest right key."""
+    by_key: dict[str, list[dict[str, Any]]] = {}
+    for item in error.errors(include_url=False):
+        # "key" or "key.entry"; beyond that the place names the types that were tried
+        by_key.setdefault(".".join(str(part) for part in item["loc"][:2]), []).append(dict(item))
+    told = [_explain_one(key, items, model) for key, items in list(by_key.items())[:_MISTAKES]]
+    return "; ".join([*told, *([f"and {len(by_key) - _MISTAKES} more mistakes"] if len(by_key) > _MISTAKES else [])])
+
+
+def _check_plain(key: str, value: object, depth: int = 0) -> None:
+    """Raise ConfigError for text that no file can hold or be called by, and for what is larger than any setting."""
+    if isinstance(value, (str, Path)):
+        try:
+            if b"\0" in os.fsencode(value):
+                raise ValueError
+        except ValueError:
+            raise ConfigError(f"{key} = {shown(str(value))} holds what is no character: leave that out") from None
+        if len(str(value)) > _LONGEST:
+            raise ConfigError(f"{key} has text of {len(str(value))} characters: at most {_LONGEST} are of use")
+    elif isinstance(value, int) and abs(value) > _LARGEST:
+        raise ConfigError(f"{key} = {shown(value)} is too large for any setting")
+    elif isinstance(value, (Mapping, list, tuple)):
+        if len(value) > _LONGEST or depth > _DEEPEST:
+            raise ConfigError(f"{key} is a list or mapping of a size that no setting has: see the documentation")
+        for entry in [*value.keys(), *value.values()] if isinstance(value, Mapping) else value:
+            _check_plain(key, entry, depth + 1)
+
+
+def _explain_one(key: str, items: list[dict[str, Any]], model: type[Recipe]) -> str:
+    item = items[0]
+    if item["type"] == "extra_forbidden":
+        if key in model.answers:
+            return f"unknown setting {key!r}: {model.answers[key]}"
+        ours = model.other_names.get(key)
+        return f"unknown setting {key!r}" + (
+            f"; here it is {ours!r}" if ours else suggest(key, list(model.model_fields))
+        )
+    if item["type"] == "missing":
+        return f"{key} is missing: {model.model_fields[key].description or 'it has no default'}"
+    if item["type"] == "value_error":  # raised by our own validators, which already say what to do
+        return str(item["ctx"]["error"])
+    if answer := model.answer_to(key, item["input"]):
+        return f"{key} = {item['input']!r}: {answer}"
+    wanted = " or ".join(item["msg"].removeprefix("Input should be ") for item in items)
+    for theirs, ours in _PLAIN.items():
+        wanted = wanted.replace(theirs, ours)
+    return f"{key} = {shown(item['input'])}: must be {wanted}"

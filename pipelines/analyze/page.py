@@ -1,0 +1,245 @@
+"""The page, pictures and JSON of an analysis."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from collections.abc import Iterable, Sequence
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dreamtune.pipelines.analyze.advice import leading, on_adapters, on_pairs, overall
+
+if TYPE_CHECKING:
+    from dreamtune.pipelines.analyze.report import Report
+    from dreamtune.pipelines.analyze.study import Study
+
+_STYLE = """body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 1rem auto; padding: 0 1rem;
+  overflow-wrap: anywhere; }
+h1 { font-size: 1.5rem; } h2 { font-size: 1.2rem; margin-top: 2rem; } figure { margin: 1.5rem 0; }
+img { max-width: 100%; height: auto; } figcaption { color: #444; font-size: .95rem; }
+.wide { overflow-x: auto; } .wide img { min-width: 36rem; }
+table { border-collapse: collapse; margin: 1rem 0; }
+th, td { padding: .3rem .7rem; border-bottom: 1px solid #ccc; text-align: right; white-space: nowrap; }
+th { white-space: normal; overflow-wrap: normal; vertical-align: bottom; } summary { cursor: pointer; }
+th:first-child, td:first-child { text-align: left; } dt { font-weight: 600; margin-top: .6rem; }"""
+_SHOWN = 8
+"""Lines of advice from which a list is closed at first."""
+_TITLES = {
+    "matches": "Which directions match",
+    "overlap": "Overlap by layer",
+    "blocks": "Overlap by block",
+    "matrices": "All pairs",
+    "spectrum": "Where in the spectrum",
+    "projections": "Which parts of the weight",
+    "crosstalk": "Interference by layer",
+    "timesteps": "When each adapter acts",
+    "trajectory": "How early the directions show",
+    "health": "Health by layer",
+}
+_INTRODUCTION = (
+    "A weight of the base is a sum of directions, few strong and many weak. An adapter changes some of them much in "
+    "proportion, and most hardly: the former are its task-specific directions in that layer. Two adapters that have "
+    "many of them in common do alike things to the base. Whether they disturb each other is another question, which "
+    "the table and figures on interference are about."
+)
+_MEANINGS = {
+    "Delta": "Median over layers of the size of the change over that of the weight.",
+    "Rank": "Number of directions of the change, in the layer that has most.",
+    "Stable rank": "Median number of directions that really matter in the change of a layer.",
+    "Rank for 95 %": "The smallest rank that keeps 95 % of the change in every layer.",
+    "On the core": "Median share of the change that only makes stronger or weaker what the weight has.",
+    "Intruders": "Directions among the ten strongest of the changed weights that are like none of the base's.",
+    "Amplification": "How much stronger the adapter makes the directions that it changes most; 1 is not at all.",
+    "Overlap, chance": "Share of the directions that both change most; what unrelated changes share on these weights.",
+    "z": "Standard deviations of chance between the two: above 3 the overlap is no accident.",
+    "Rank-biased": "The same as overlap, but the strongest directions count most.",
+    "Cosine": "Whether the whole changes point the same way (1), are unrelated (0) or undo each other (-1).",
+    "Norms": "Size of the first change over that of the second.",
+}
+
+
+def write_report(folder: Path, report: Report) -> None:
+    """Write report.json, report.html and a PNG of each figure into `folder`, which is there. Raises OSError."""
+    pictures = list(_pictures(report))
+    for name, png, _ in pictures:
+        (folder / f"{name}.png").write_bytes(png)
+    (folder / "report.json").write_text(json.dumps(report.to_dict(), indent=1) + "\n", encoding="utf-8")
+    page = f"""<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
+<link rel="icon" href="data:,"><title>{escape(_title(report))}</title><style>{_STYLE}</style></head><body>
+{_body(report, pictures)}
+</body></html>
+"""
+    (folder / "report.html").write_text(page, encoding="utf-8")
+
+
+def body(study: Study) -> str:
+    """What the page holds, with the figures in it, to stand in another."""
+    return _body(study, list(_pictures(study)))
+
+
+def _pictures(study: Study) -> Iterable[tuple[str, bytes, str]]:
+    """Name, PNG and caption."""
+    from dreamtune.pipelines.analyze.figures import figures
+
+    for name, figure, caption in figures(study):
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="png", dpi=120)
+        yield name, buffer.getvalue(), caption
+
+
+def _title(study: Study) -> str:
+    return f"Directions of {', '.join(study.names)}"
+
+
+def _body(study: Study, pictures: Sequence[tuple[str, bytes, str]]) -> str:
+    about = _list([*overall(study), *study.remarks])
+    shown = "".join(
+        f'<h2>{escape(_TITLES[name])}</h2><figure><div class="wide">'
+        f'<img src="data:image/png;base64,{base64.b64encode(png).decode()}" alt="{escape(_TITLES[name])}"></div>'
+        f"<figcaption>{escape(caption)}</figcaption></figure>"
+        for name, png, caption in pictures
+    )
+    meanings = "".join(f"<dt>{escape(name)}</dt><dd>{escape(text)}</dd>" for name, text in _MEANINGS.items())
+    return f"""<h1>{escape(_title(study))}</h1>
+<p>{len(study.adapters)} adapters on the base {escape(study.base)}, {len(study.layers)} layers, lists of
+{study.top_k} directions. All numbers are in report.json.</p>
+<p>{_INTRODUCTION}</p>
+{_together(study)}
+{about}
+<h2>Each adapter</h2>{_health(study)}{_folded("Advice on each adapter", on_adapters(study))}
+{f"<h2>Each pair</h2>{_pairs(study)}{_folded('Advice on each pair', on_pairs(study))}" if study.numbers else ""}
+{_relations(study)}
+{_interference(study)}
+{shown}
+<h2>What the figures mean</h2><dl>{meanings}</dl>"""
+
+
+def _together(study: Study) -> str:
+    """What was found to tell, before all else."""
+    lines = leading(study)
+    return f"<h2>Together in one picture</h2>{_list(lines[:-1])}<p>{escape(lines[-1])}</p>" if lines else ""
+
+
+def _list(lines: Sequence[str]) -> str:
+    return "<ul>" + "".join(f"<li>{escape(line)}</li>" for line in lines) + "</ul>" if lines else ""
+
+
+def _folded(title: str, lines: Sequence[str]) -> str:
+    """A list that can be opened and closed; long ones are closed at first."""
+    if not lines:
+        return ""
+    shown = " open" if len(lines) <= _SHOWN else ""
+    return f"<details{shown}><summary>{escape(title)}</summary>{_list(lines)}</details>"
+
+
+def _health(study: Study) -> str:
+    rows = []
+    for number, (name, info) in enumerate(zip(study.names, study.adapters, strict=True)):
+        found = study.health(number)
+        rows.append(
+            (
+                name,
+                info.method,
+                found["layers"],
+                found["relative"],
+                found["rank"],
+                found["stable_rank"],
+                found["trim_to"],
+                found["core_share"],
+                found["intruder_dimensions"],
+                found["amplification"].get("all"),
+                found["near_zero_layers"],
+            )
+        )
+    head = (
+        "",
+        "method",
+        "layers",
+        "change",
+        "rank",
+        "stable rank",
+        "rank for 95 %",
+        "on the core",
+        "intruders",
+        "amplification",
+        "empty",
+    )
+    return _table(head, rows)
+
+
+def _pairs(study: Study) -> str:
+    rows = []
+    for a, b in study.numbers:
+        pair = study.pair(a, b)
+        keys = ("layers", "overlap", "overlap_chance", "z", "rbo", "spearman", "left", "right", "cosine", "norm_ratio")
+        rows.append((f"{study.names[a]} / {study.names[b]}", *(pair[key] for key in keys)))
+    head = ("", "layers", "overlap", "chance", "z", "rank-biased", "Spearman", "φ left", "φ right", "cosine", "norms")
+    return _table(head, rows)
+
+
+def _relations(study: Study) -> str:
+    found = study.relations()
+    if not found:
+        return ""
+    keys = ("pairs", "overlap", "lowest_pair", "highest_pair", "above_chance", "above_chance_low", "above_chance_high")
+    rows = [(name, *(figures[key] for key in keys)) for name, figures in found.items()]
+    head = ("", "pairs", "overlap", "lowest", "highest", "above chance", "from", "to")
+    note = (
+        "The interval is two standard errors over the layers. Pairs of the same seed began with the same random values "
+        "and are alike for that reason."
+    )
+    return f"<h2>Kinds of pairs</h2>{_table(head, rows)}<p>{note}</p>"
+
+
+def _interference(study: Study) -> str:
+    if study.interference is None or not study.numbers:
+        return ""
+    total, names, rows = study.interference.total().tolist(), study.names, []
+    for forecast in study.interference.advice():
+        a, b = forecast.a, forecast.b
+        first, second = forecast.strengths or (None, None)
+        drowning = "" if forecast.dominant is None else names[forecast.dominant]
+        defined = forecast.strengths is not None
+        rows.append(
+            (
+                f"{names[a]} / {names[b]}",
+                total[a][b] if defined else None,
+                total[b][a] if defined else None,
+                first,
+                second,
+                drowning if defined else None,
+                len(forecast.route) if defined else None,
+            )
+        )
+    head = (
+        "",
+        "second on first",
+        "first on second",
+        "strength of first",
+        "strength of second",
+        "drowns the other",
+        "layers to route",
+    )
+    note = (
+        "The first two columns are X, the size of the added change over the own one, squared, on what the layers see "
+        "while the other draws; then the strengths at which both act alike, and the layers where each still changes "
+        "more of the other's output than the other's own adapter does: there regions do better than a merge."
+    )
+    return f"<h2>Interference of each pair</h2>{_table(head, rows)}<p>{note}</p>"
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str | float | None]]) -> str:
+    cells = "".join(f"<th>{escape(name)}</th>" for name in head)
+    lines = "".join("<tr>" + "".join(f"<td>{escape(_cell(cell))}</td>" for cell in row) + "</tr>" for row in rows)
+    return f'<div class="wide"><table><thead><tr>{cells}</tr></thead><tbody>{lines}</tbody></table></div>'
+
+
+def _cell(value: str | float | None) -> str:
+    """A dash for what is not defined."""
+    if value is None:
+        return "–"
+    return value if isinstance(value, str) else str(value) if isinstance(value, int) else f"{value:.3g}"

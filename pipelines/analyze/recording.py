@@ -1,0 +1,103 @@
+"""What layers see while each adapter draws, for the forecast of interference."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import combinations
+from typing import TYPE_CHECKING
+
+from dreamtune.models.families import USUAL, Usual
+from dreamtune.pipelines.adapter_ref import AdapterUse
+from dreamtune.pipelines.analyze.config import AnalyzeConfig
+from dreamtune.pipelines.progress import OnProgress, Progress
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from dreamtune.analysis import Advice
+    from dreamtune.analysis.interference import Recording
+    from dreamtune.models import Base
+
+
+@dataclass(frozen=True)
+class Interference:
+    """The recordings and what they say."""
+
+    recordings: Sequence[Recording]
+    """One per adapter."""
+    prompts: tuple[str, ...]
+    """What was drawn, by the first adapter first."""
+    remarks: list[str] = field(default_factory=list)
+
+    def total(self) -> Tensor:
+        """X (adapters, adapters) of all layers together, see analysis.interference."""
+        from dreamtune.analysis import total_crosstalk
+
+        return total_crosstalk(self.recordings)
+
+    def layer(self, name: str) -> Tensor:
+        """X (adapters, adapters) of one layer."""
+        from dreamtune.analysis import crosstalk
+
+        return crosstalk(self.recordings, name)
+
+    def advice(self) -> list[Advice]:
+        """For every pair."""
+        from dreamtune.analysis import advise
+
+        return [advise(self.recordings, a, b) for a, b in combinations(range(len(self.recordings)), 2)]
+
+    def profile(self, number: int, names: Sequence[str]) -> list[float | None]:
+        """Share of the output of the layers `names` that is adapter `number`'s change, at each call of the UNet.
+
+        √(Σ‖Δx‖²/Σ‖y‖²) over layers; the first call is that at most noise.
+        """
+        one = self.recordings[number]
+        calls = min((len(one.output[name]) for name in names), default=0)
+        own = [sum(one.own[name][call] for name in names) for call in range(calls)]
+        output = [sum(one.output[name][call] for name in names) for call in range(calls)]
+        return [(o / y) ** 0.5 if y else None for o, y in zip(own, output, strict=True)]
+
+
+def record(
+    config: AnalyzeConfig,
+    uses: Sequence[AdapterUse],
+    base: Base,
+    gains: Mapping[str, Mapping[int, Tensor]],
+    tell: OnProgress,
+    prompts: Sequence[Sequence[str]] | None = None,
+) -> Interference:
+    """Draw with each adapter alone and record its layers; the pictures are not kept.
+
+    prompts: of each adapter, from the seeds `config.seed`, `config.seed` + 1, ...; without them one with all of its
+    subjects, in the form that is usual for the base.
+    """
+    from dreamtune.analysis import recorded
+
+    modules, usual = {name: _module(base, name) for name in gains}, USUAL[base.family]
+    recordings, drawn, remarks = [], [], []
+    for number, use in enumerate(uses):
+        own = [_named(use, usual)] if prompts is None else prompts[number]
+        if prompts is None and not use.file.subjects:
+            remarks.append(f"{use.path.name} does not tell its trigger: interference was recorded with {own[0]!r}")
+        with use.on(base, config.any_base), recorded(modules, gains, len(uses), number) as recording:
+            for seed, prompt in enumerate(own, config.seed):
+                base.draw([prompt], [seed], size=base.resolution, steps=config.steps, guidance=usual.guidance)
+        recordings.append(recording)
+        drawn += own
+        tell(Progress("record", number + 1, len(uses)))
+    return Interference(recordings, tuple(drawn), remarks)
+
+
+def _named(use: AdapterUse, usual: Usual) -> str:
+    """A prompt with all subjects of an adapter."""
+    first, *others = use.file.subjects or [("", "")]
+    return " and a ".join([usual.prompt(*first), *(" ".join(filter(None, it)) for it in others)])
+
+
+def _module(base: Base, name: str) -> nn.Module:
+    from dreamtune.adapters.parts import holder, split_part
+
+    part, inner = split_part(name)
+    return holder(part, base.parts[part]).get_submodule(inner)

@@ -1,0 +1,71 @@
+"""`dreamtune columns`."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+from typer import Argument, Option
+
+from dreamtune.pipelines import console
+from dreamtune.pipelines.cli.options import Json
+
+app = typer.Typer(help="Which concept has which directions of a base, so that its adapters add up without a conflict.")
+
+Concept = Annotated[str, Argument(help="Name of the concept, for example its token.")]
+BaseName = Annotated[str, Option("--base", help="The base, by the name that its adapters record.")]
+
+
+@app.command("list")
+def list_(
+    base: Annotated[str | None, Option(help="Only those of this base.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Show the blocks that are reserved."""
+    from dreamtune.fusion import Columns
+    from dreamtune.storage import data_dir
+
+    found = Columns(data_dir() / "columns.json").blocks(base)
+    if as_json:
+        console.print_json({"blocks": [asdict(block) for block in found]})
+        return
+    console.say(f"{'base':20} {'kind':10} {'block':>5} {'rank':>4}  {'directions':12}concept")
+    for block in found:
+        span = f"{block.columns.start}-{block.columns.stop - 1}"
+        console.say(f"{block.base:20} {block.kind:10} {block.offset:5} {block.rank:4}  {span:12}{block.concept}")
+
+
+@app.command()
+def reserve(
+    concept: Concept,
+    base: BaseName = "pocket",
+    kind: Annotated[str, Option(help="spectral (for spectral-a and spectral-r) or orthogonal.")] = "spectral",
+    rank: Annotated[int, Option(help="Rank of the training.")] = 8,
+    offset: Annotated[int | None, Option(help="Which block of that rank (the first that is free).")] = None,
+    as_json: Json = False,
+) -> None:
+    """Give a concept a block of its own, and say how to train on it."""
+    from dreamtune.fusion import Columns
+    from dreamtune.storage import data_dir
+
+    block = Columns(data_dir() / "columns.json").reserve(base, concept, kind, rank, offset)
+    if as_json:
+        console.print_json(asdict(block))
+    else:
+        method = "spectral-a" if kind == "spectral" else kind
+        console.say(f"{concept} has {kind} block {block.offset} of {base}. Train it with")
+        console.say(f"  --method {method} --rank {rank} --set method_options.{block.option}")
+
+
+@app.command()
+def free(concept: Concept, base: BaseName = "pocket", as_json: Json = False) -> None:
+    """Take a concept's blocks back."""
+    from dreamtune.fusion import Columns
+    from dreamtune.storage import data_dir
+
+    gone = Columns(data_dir() / "columns.json").free(base, concept)
+    if as_json:
+        console.print_json({"freed": [asdict(block) for block in gone]})
+    else:
+        console.say(f"{concept} has no block of {base} any more")

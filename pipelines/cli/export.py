@@ -1,0 +1,64 @@
+"""`dreamtune export`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from typer import Argument, Option
+
+from dreamtune.pipelines import console
+from dreamtune.pipelines.cli.options import Json
+
+if TYPE_CHECKING:
+    from dreamtune.pipelines.export.run import ExportResult
+
+
+def export(
+    file: Annotated[str, Argument(metavar="FILE", help="Adapter file, of dreamtune or another tool.")],
+    form: Annotated[
+        str, Option("--format", help="lora, peft, kohya, diffusers, checkpoint or embedding; see docs/files.md.")
+    ],
+    out: Annotated[Path, Option(help="File or folder to write, which must not exist.")],
+    dtype: Annotated[
+        str | None, Option(help="fp32, fp16 or bf16 (fp32; of a checkpoint what the base's file has).")
+    ] = None,
+    rank: Annotated[int | None, Option(help="Make it plain LoRA of this rank at most (of lora, peft, kohya).")] = None,
+    base: Annotated[str | None, Option(help="The adapter's base (for diffusers and checkpoint its own).")] = None,
+    any_base: Annotated[bool, Option("--any-base", help="Allow another base than the adapter's.")] = False,
+    bundle: Annotated[
+        bool, Option("--bundle", help="Put the tokens' own vectors into a kohya file, for A1111 and Forge.")
+    ] = False,
+    token: Annotated[
+        str | None, Option(help="Whose vectors to write, of several that have some (of embedding).")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Write an adapter for other tools, alone or merged into its base, and say how exact that is."""
+    from dreamtune.pipelines.export.run import export as run
+
+    with console.stdout_kept():
+        result = run(file, out, form, dtype=dtype, rank=rank, base=base, any_base=any_base, bundle=bundle, token=token)
+    if as_json:
+        console.print_json(result.to_dict())
+    else:
+        show(result)
+
+
+def show(result: ExportResult) -> None:
+    """What was written, how exact it is, and the layers that kept least."""
+    console.say(f"{result.out}  ({result.format}: {result.method} as {result.written_as}, {result.dtype})")
+    for remark in result.remarks:
+        console.say(f"remark      {remark}")
+    if not result.layers:
+        return
+    worst = result.worst
+    exact = "exact" if result.exact else "not exact"
+    console.say(f"{exact:11} largest error of a change: {worst['max_abs_error']:.2g}")
+    if result.exact:
+        return
+    console.say(f"\n{'energy kept':>11}  {'error/|dW|':>10}  layer")
+    for layer in sorted(result.layers, key=lambda layer: layer.energy)[: console.LAYERS_SHOWN]:
+        console.say(f"{layer.energy:11.2%}  {layer.relative:10.2g}  {layer.path}")
+    if len(result.layers) > console.LAYERS_SHOWN:
+        console.say(f"... and {len(result.layers) - console.LAYERS_SHOWN} more")

@@ -1,0 +1,1 @@
+"""How well an adapter does on held-out prompts: `run.evaluate` is the flow."""

@@ -1,0 +1,204 @@
+"""From an adapter file and pictures of its subject to a report: how well it does, in figures and pictures."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import Field
+
+from dreamtune.errors import ConfigError
+from dreamtune.pipelines.adapter_ref import AdapterUse
+from dreamtune.pipelines.evaluate.report import write_report
+from dreamtune.pipelines.generate.config import DrawingConfig, prompt_lines
+from dreamtune.pipelines.generate.prompt_remarks import too_long
+from dreamtune.pipelines.output import check_place, complete
+from dreamtune.pipelines.progress import OnProgress, Printer, Progress
+from dreamtune.words import same
+
+if TYPE_CHECKING:
+    from dreamtune.evaluation import Measurement, PromptPair, Sampling
+
+
+class EvaluateConfig(DrawingConfig):
+    """What to examine, and how. Picture i starts from the same noise without the adapter and with it."""
+
+    adapter: str
+    """Adapter file as FILE or FILE:STRENGTH, of dreamtune or another tool."""
+    images: Path
+    """Folder with pictures of the subject; those it was trained on will do."""
+    prompts: Path | None = None
+    """Text file with one prompt per line, {token} and {class} filled in; ten places if not set."""
+    token: str | None = None
+    """The word for the subject; the one that the file tells if not set."""
+    class_word: str | None = None
+    """What the subject is; what the file tells if not set."""
+    dino: str | None = None
+    """Identity encoder (DINO, DINOv2 or DINOv3), a folder or a hub id; needed for bases other than pocket."""
+    clip: str | None = None
+    """Image-text encoder (CLIP), a folder or a hub id; needed for bases other than pocket."""
+    n: int = Field(default=2, ge=1, le=1000)
+    """Pictures per prompt; each is drawn three times: class by the base, subject and class with the adapter."""
+
+
+@dataclass(frozen=True)
+class EvaluateResult:
+    """What was measured; see :class:`~dreamtune.evaluation.evaluation.Measurement` for the figures."""
+
+    out: Path
+    """Folder of the report."""
+    adapter: AdapterUse
+    base: str
+    judge: str
+    token: str
+    class_word: str
+    references: int
+    """Pictures of the subject that were compared with."""
+    sampling: Sampling
+    measured: Measurement
+    remarks: tuple[str, ...]
+    seconds: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON, without paths."""
+        from dreamtune.evaluation.best_step import rounded
+
+        m = self.measured
+        return {
+            "adapter": self.adapter.to_dict(),
+            "base": self.base,
+            "judge": self.judge,
+            "token": self.token,
+            "class": self.class_word,
+            "references": self.references,
+            "sampling": vars(self.sampling),
+            "subject_fidelity": {"base": 0.0, "adapter": rounded(m.subject.share)},
+            "likeness": {
+                "base": rounded(m.subject.base),
+                "adapter": rounded(m.subject.generated),
+                "real": rounded(m.subject.real),
+            },
+            "prompt_fidelity": {"base": rounded(m.prompt_base), "adapter": rounded(m.prompt)},
+            "leak": rounded(m.class_word.share),
+            "drift": rounded(m.drift),
+            "prompts": [
+                {
+                    "prompt": row.prompt,
+                    "likeness": {"base": rounded(row.likeness_base), "adapter": rounded(row.likeness)},
+                    "prompt_fidelity": {"base": rounded(row.score_base), "adapter": rounded(row.score)},
+                    "drift": rounded(row.drift),
+                }
+                for row in m.by_prompt
+            ],
+            "remarks": list(self.remarks),
+            "seconds": round(self.seconds, 1),
+        }
+
+
+def evaluate(config: EvaluateConfig, out: str | Path, on_progress: OnProgress | None = None) -> EvaluateResult:
+    """Examine an adapter and write report.json, report.html and pictures.png into the new folder `out`.
+
+    Nothing is written before all has been measured. Progress goes to `on_progress`, else to stderr.
+
+    Raises ConfigError (also when `out` holds something, or nothing here can judge pictures of the base),
+    AdapterFileError, DatasetError, BaseModelError and IncompatibleModelError for bad input, GenerationError when a
+    picture comes out as NaN or memory runs out.
+    """
+    if on_progress is None:
+        with Printer() as printer:
+            return evaluate(config, out, printer)
+    began = time.monotonic()
+    folder = Path(out).expanduser()
+    use, pairs = check(config, folder)
+    token, class_word = _names(config, use)
+
+    from dreamtune.data.buckets import Framing
+    from dreamtune.data.subject import load_subject
+    from dreamtune.evaluation import Exam, Sampling, load_judge, reference_pictures
+
+    base = config.load_base([use])
+    judge = load_judge(base.id, base.device, config.dino, config.clip)
+    steps, guidance, size = config.sampling(base)
+    subject = load_subject(config.images, class_word, token, Framing.of(base, size, buckets=False), masks=False)
+    remarks = [*use.remarks, *(str(remark) for remark in subject.remarks if remark.skipped)]
+    remarks += dict.fromkeys(it for pair in pairs for it in too_long(pair.named, [use], base, token=token))
+    for remark in remarks:
+        on_progress(Progress("remark", message=remark))
+    references = reference_pictures(subject)
+    sampling = Sampling(size, steps, guidance, config.seed, config.n)
+    with use.on(base, config.any_base) as attached:
+        on_progress(Progress("remark", message=f"{3 * config.n * len(pairs)} pictures, judged by {judge.name}"))
+        exam = Exam(base, attached, judge, references, pairs, sampling)
+        measured = exam.measure(use.strength)
+    missing = _remarks(measured, len(references))
+    for remark in missing:
+        on_progress(Progress("remark", message=remark))
+    result = EvaluateResult(
+        out=folder,
+        adapter=use,
+        base=base.id,
+        judge=judge.name,
+        token=token,
+        class_word=class_word,
+        references=len(references),
+        sampling=sampling,
+        measured=measured,
+        remarks=(*remarks, *missing),
+        seconds=time.monotonic() - began,
+    )
+    with complete(folder) as temporary:
+        temporary.mkdir()
+        write_report(temporary, result.to_dict(), measured, references)
+    return result
+
+
+def check(config: EvaluateConfig, folder: Path) -> tuple[AdapterUse, list[PromptPair]]:
+    """Look at all that can be looked at without a base, and return adapter and prompts. Raises what evaluate does."""
+    if folder.is_dir() and any(folder.iterdir()):
+        raise ConfigError(f"{folder} holds something already: choose a new folder for the report")
+    check_place(folder)
+    use = AdapterUse.load(config.adapter)
+    pairs = _prompts(config, *_names(config, use))
+
+    from dreamtune.data.subject import check_folder
+
+    check_folder(config.images)
+    return use, pairs
+
+
+def _names(config: EvaluateConfig, use: AdapterUse) -> tuple[str, str]:
+    """Token and class word of the subject. Raises ConfigError where neither file nor settings tell them."""
+    if len(use.file.tokens) > 1 and not config.token:
+        raise ConfigError(
+            f"{use.path} has several subjects ({use.file.called}): name one, for example --token {use.file.trigger}"
+        )
+    token = config.token or use.file.trigger
+    known = next((kind for word, kind in use.file.subjects if same(word, token)), "")
+    class_word = config.class_word or known or (use.file.class_word if len(use.file.tokens) < 2 else "")
+    for what, value, example in (("token", token, "sks"), ("class", class_word, "dog")):
+        if not value:
+            raise ConfigError(f"{use.path} does not tell its {what}: give it, for example --{what} {example}")
+    return token, class_word
+
+
+def _prompts(config: EvaluateConfig, token: str, class_word: str) -> list[PromptPair]:
+    from dreamtune.evaluation.prompts import default_prompts, parse_prompts
+
+    if config.prompts is None:
+        return default_prompts(token, class_word)
+    return parse_prompts(prompt_lines(config.prompts), token, class_word, str(config.prompts))
+
+
+def _remarks(measured: Measurement, references: int) -> list[str]:
+    """Why a figure is missing."""
+    if references < 2:
+        return ["with one picture of the subject it is not known how alike real ones are: give more for its fidelity"]
+    remarks = []
+    if math.isnan(measured.subject.share):
+        remarks.append("the judge finds the base's class pictures as like the subject as its own: it cannot tell it")
+    if math.isnan(measured.prompt):
+        remarks.append("the judge knows nothing of what the prompts ask for: their fidelity cannot be told")
+    return remarks

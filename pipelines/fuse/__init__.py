@@ -1,0 +1,1 @@
+"""From several adapters to one: `run.fuse` is the flow."""

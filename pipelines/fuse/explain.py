@@ -1,0 +1,200 @@
+"""How adapters that are to be fused get along, and the fusion that this speaks for."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from itertools import combinations
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dreamtune.models.families import USUAL
+from dreamtune.pipelines.adapter_ref import AdapterUse, base_name, drawn_by
+from dreamtune.pipelines.analyze.config import AnalyzeConfig
+from dreamtune.pipelines.analyze.effects import effects
+from dreamtune.pipelines.analyze.together import footnote, sentences
+from dreamtune.pipelines.fuse.config import FuseConfig
+from dreamtune.pipelines.fuse.prompts import adapter_prompts
+from dreamtune.pipelines.fuse.stages import DRAWN
+from dreamtune.pipelines.progress import OnProgress, Printer, Progress
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from dreamtune.models import Base
+
+QUIET = 0.09
+"""Crosstalk X below which adapters are taken to leave each other alone where nothing was measured: an adapter's
+outputs change by less than 30 % of what it does. A choice, not a finding."""
+_LOSS = 0.1
+"""Loss of subject fidelity, of 1 for all of it, that is no reason to do more than to add."""
+CALIBRATION = Path(__file__).with_name("calibration.json")
+"""What `python -m benchmarks.calibration` measured, as far as it is needed here; a part of the package."""
+CALIBRATED = "pocket"
+"""The base it was measured on. It says nothing of others."""
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two adapters at their weights, over all layers together."""
+
+    a: str
+    b: str
+    crosstalk: tuple[float | None, float | None]
+    """X = E‖ΔW_b x‖² / E‖ΔW_a x‖² on what layers get while a draws, and the same of a where b draws; None where one
+    changes nothing."""
+    dominant: str | None
+    """The one that drowns the other, if one does."""
+    routed: int
+    """Layers where each changes what the other draws more than the other itself does, even at balanced strengths."""
+    forecast: tuple[float | None, float | None]
+    """Loss of subject fidelity of a and of b when both are added: the median that was measured for such a crosstalk."""
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """What speaks for a fusion."""
+
+    pairs: tuple[Pair, ...]
+    prompts: tuple[str, ...]
+    """What was drawn, by the first adapter first."""
+    method: str
+    """The fusion that is recommended."""
+    balance: str | None
+    reasons: tuple[str, ...]
+    calibration: dict[str, Any] | None
+    """Rank correlation of measured loss and crosstalk, with its interval, the number of pairs, and whether the base
+    had the weights that it has now (`same_base`); None without."""
+    together: tuple[str, ...] = ()
+    """First of all: who is of one subject and what each will lose in a picture of two, with how far that holds."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return asdict(self)
+
+
+def explain(config: FuseConfig, on_progress: OnProgress | None = None) -> Explanation:
+    """Draw with each adapter of a weight other than 0, and forecast how much they disturb each other.
+
+    `config.prompts` are drawn where there are some, the first four of each adapter, else one of its subject; with
+    `config.steps` as a fusion that records would.
+
+    Raises ConfigError, AdapterFileError, BaseModelError and IncompatibleModelError for adapters that cannot be fused.
+    """
+    if on_progress is None:
+        with Printer() as printer:
+            return explain(config, printer)
+    from dreamtune.evaluation.pocket_judge import digest
+    from dreamtune.models import load_base
+    from dreamtune.pipelines.analyze.recording import record
+
+    given = [AdapterUse.load(text) for text in config.adapters]
+    uses = [use for use in given if use.strength != 0]
+    name = base_name(uses) if config.base is None else config.base
+    base = drawn_by(load_base(name, config.device, local=config.base is None), uses)
+    for use in uses:
+        use.check(base, config.any_base)
+    usual = USUAL[base.family]
+    given = adapter_prompts(config.prompts, uses, "the forecast", usual) if config.prompts else None
+    prompts = given and [own[:DRAWN] for own in given]
+    settings = AnalyzeConfig(adapters=config.adapters, any_base=config.any_base, seed=config.seed, steps=config.steps)
+    found = record(settings, uses, base, _gains(uses, base, on_progress), on_progress, prompts)
+    total, measured = found.total().tolist(), _calibration() if base.id == CALIBRATED else None
+    names = [_name(use) for use in uses]
+    advice = {(it.a, it.b): it for it in found.advice()}
+    pairs = []
+    for a, b in combinations(range(len(uses)), 2):
+        crosstalk = (_defined(total[a][b]), _defined(total[b][a]))
+        dominant = advice[a, b].dominant
+        pairs.append(
+            Pair(
+                a=names[a],
+                b=names[b],
+                crosstalk=crosstalk,
+                dominant=None if dominant is None else names[dominant],
+                routed=len(advice[a, b].route),
+                forecast=(_loss(crosstalk[0], measured), _loss(crosstalk[1], measured)),
+            )
+        )
+    method, balance, reasons = _recommend(pairs)
+    told = measured and measured["correlation"]["crosstalk"] | {
+        "pairs": measured["pairs"],
+        "same_base": measured["base"] == digest(base),
+    }
+    asked = effects(uses, base, on_progress, config.steps, config.seed, config.any_base)
+    together = [line for pair, it in asked.items() for line in sentences(names, pair, it)]
+    lines = (*together, footnote(base.id)) if together else ()
+    return Explanation(tuple(pairs), found.prompts, method, balance, tuple(reasons), told, lines)
+
+
+def _gains(uses: Sequence[AdapterUse], base: Base, tell: OnProgress) -> dict[str, dict[int, Tensor]]:
+    """Layer -> number of an adapter -> gain of its change at its weight there."""
+    from dreamtune.fusion import changes, common_layers
+
+    ingredients = [use.ingredient for use in uses]
+    records = common_layers(ingredients)
+    weights = {path: weight for use in uses for path, weight in use.file.weights(base.parts).items()}
+    own = [changes(it, records, weights) for it in ingredients]
+    gains: dict[str, dict[int, Tensor]] = {}
+    for done, path in enumerate(records, 1):
+        here = {number: own[number](path) for number, use in enumerate(uses) if path in use.file.layers}
+        gains[path] = {number: delta.scaled(weight).gain for number, (weight, delta) in here.items() if weight != 0}
+        tell(Progress("explain", done, len(records)))
+    return gains
+
+
+def _recommend(pairs: Sequence[Pair]) -> tuple[str, str | None, list[str]]:
+    """Method, balance, and why."""
+    disturbed = [pair for pair in pairs if any(map(_disturbs, pair.crosstalk, pair.forecast))]
+    reasons = []
+    if not disturbed:
+        reasons.append("sum is exact, and no adapter is forecast to disturb another by much.")
+    else:
+        names = ", ".join(f"{pair.a} and {pair.b}" for pair in disturbed)
+        reasons.append(
+            f"{names} disturb each other where their changes add up; gradient does on each adapter's own inputs what "
+            "that adapter does, as far as one weight can."
+        )
+    drowned = [pair for pair in pairs if pair.dominant]
+    for pair in drowned:
+        other = pair.b if pair.dominant == pair.a else pair.a
+        reasons.append(f"{pair.dominant} would drown {other}: balance the outputs, or weigh it less.")
+    for pair in pairs:
+        if pair.routed:
+            layers = "layer" if pair.routed == 1 else "layers"
+            reasons.append(
+                f"In {pair.routed} {layers} no weight can serve both {pair.a} and {pair.b}: with `dreamtune generate "
+                "--region` each adapter acts in its own part of the picture, without fusing."
+            )
+    return "gradient" if disturbed else "sum", "output" if drowned else None, reasons
+
+
+def _name(use: AdapterUse) -> str:
+    """Of its run where the file has the name that all runs give it, else of the file."""
+    return use.path.resolve().parent.name if use.path.name == "adapter.safetensors" else use.path.stem
+
+
+def _disturbs(crosstalk: float | None, loss: float | None) -> bool:
+    if loss is not None:
+        return loss > _LOSS
+    return crosstalk is not None and crosstalk > QUIET
+
+
+def _loss(crosstalk: float | None, calibration: dict[str, Any] | None) -> float | None:
+    """The median loss of the third of the measured pairs whose crosstalk is nearest."""
+    if crosstalk is None or calibration is None:
+        return None
+    rows = calibration["loss_by_crosstalk"]
+    return next((row["median"] for row in rows if crosstalk <= row["to"]), rows[-1]["median"])
+
+
+def _calibration() -> dict[str, Any] | None:
+    """What was measured; None where it has no rank correlation."""
+    measured = json.loads(CALIBRATION.read_text(encoding="utf-8"))
+    return measured if None not in measured["correlation"]["crosstalk"].values() else None
+
+
+def _defined(value: float) -> float | None:
+    return value if math.isfinite(value) else None

@@ -1,0 +1,1 @@
+"""From prompts and adapters to pictures: `run.generate` is the flow."""

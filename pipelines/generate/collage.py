@@ -1,0 +1,119 @@
+"""Pictures to start from for mode = collage: each region's subject, drawn alone, in a draft of the whole scene."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING
+
+from dreamtune.errors import ConfigError
+from dreamtune.pipelines.generate.grid import Manner, Shot
+from dreamtune.pipelines.generate.regions import RegionUse
+from dreamtune.pipelines.generate.stage import staged
+from dreamtune.pipelines.progress import OnProgress, Progress
+from dreamtune.words import one_form, places
+
+if TYPE_CHECKING:
+    import numpy as np
+    from PIL import Image
+    from torch import Tensor
+
+    from dreamtune.pipelines.adapter_ref import AdapterUse
+    from dreamtune.pipelines.generate.plan import Plan
+
+
+def check_classes(regions: Sequence[RegionUse]) -> None:
+    """Raise ConfigError for a region of which no class is known: nothing could be cut out."""
+    for number, region in enumerate(regions, 1):
+        if _class_of(region) is None:
+            names = " and ".join(use.path.name for use in region.uses) or "no adapter"
+            raise ConfigError(
+                f"mode = collage cuts the subject of region {number} out of a picture of it, and {names} tells no "
+                "class to look for: use mode = routed"
+            )
+
+
+def collages(plan: Plan, tell: OnProgress) -> list[Tensor]:
+    """Scaled latents (1, c, h, w) that each picture of `plan` starts from.
+
+    A picture needs a draft and one drawing of each subject, from its own noise; pictures that differ in `denoise`
+    alone share them. Raises ConfigError where a subject cannot be cut out, GenerationError as generate does.
+    """
+    kinds = [_kind(shot) for shot in plan.shots]
+    made: dict[Shot, Tensor] = {}
+    for kind in dict.fromkeys(kinds):
+        made[kind] = _start(plan.of(kind), kind)
+        tell(Progress("collage", len(made), len(set(kinds))))
+    return [made[kind] for kind in kinds]
+
+
+def _kind(shot: Shot) -> Shot:
+    return replace(shot, manner=replace(shot.manner, denoise=1.0), row="", column="")
+
+
+def _start(plan: Plan, shot: Shot) -> Tensor:
+    from dreamtune.data.images import to_tensor
+    from dreamtune.generation.collage import CutOut, collage, emptied
+
+    draft = _drawn(plan, plan.adapters, shot.prompt, shot)
+    cuts, shown = [], []
+    for number, region in enumerate(plan.regions, 1):
+        alone = _drawn(plan, [*plan.adapters, *region.uses], region.prompt, shot)
+        cls = _class_of(region) or ""
+        mask, problem = _mask(plan, alone, cls, _taught(plan, region, alone))
+        if problem:
+            raise ConfigError(
+                f"the {cls} of region {number}, drawn alone from seed {shot.seed}, {problem}: take another seed, or "
+                "mode = routed, which needs no mask"
+            )
+        cuts.append((CutOut.of(alone, mask), region.box))
+        mask, problem = _mask(plan, draft, cls)
+        shown += [] if problem else [mask]
+    made = collage(emptied(draft, shown), cuts)
+    return plan.base.encode_images(to_tensor(made)[None])
+
+
+def _taught(plan: Plan, region: RegionUse, picture: Image.Image) -> Tensor:
+    """Where the adapters of a region change the picture of its subject."""
+    from dreamtune.data.auto_masks import DRAWN_SEEDS
+    from dreamtune.data.images import to_tensor
+    from dreamtune.data.subject_map import change_map
+
+    plain = one_form(region.prompt)
+    for token in (token for use in region.uses for token in use.file.tokens):
+        for start, end in reversed(places(plain, [one_form(token)])):
+            plain = plain[:start] + plain[end:].lstrip()
+    on = partial(staged, plan.config, region.uses, (), plan.base, guided=False)
+    return change_map(plan.base, to_tensor(picture), (region.prompt, plain), on, DRAWN_SEEDS)
+
+
+def _mask(plan: Plan, picture: Image.Image, cls: str, taught: Tensor | None = None) -> tuple[np.ndarray, str]:
+    """Where the base sees a thing of that class in a picture of its own, and what is wrong with that, or nothing."""
+    from dreamtune.data.auto_masks import drawn_mask, failure
+
+    mask = drawn_mask(plan.base, picture, cls, taught)
+    return mask, failure(float(mask.mean()), cls)
+
+
+def _drawn(plan: Plan, adapters: Sequence[AdapterUse], prompt: str, shot: Shot) -> Image.Image:
+    """The picture that those adapters draw of a prompt, with the noise and in the manner of `shot`."""
+    manner: Manner = shot.manner
+    with staged(plan.config, adapters, (), plan.base, guided=manner.guidance > 1) as stage:
+        latents = plan.base.draw(
+            [prompt],
+            [shot.seed],
+            size=plan.size,
+            steps=manner.steps,
+            guidance=manner.guidance,
+            negative_prompt=plan.config.negative_prompt,
+            scheduler=manner.scheduler,
+            prompt_weights=plan.config.prompt_weights,
+            on_step=stage.on_step,
+        )
+    return plan.decoded([shot], latents)[0]
+
+
+def _class_of(region: RegionUse) -> str | None:
+    """What its subject is, in the words of the first adapter that tells one."""
+    return next((cls for use in region.uses for token, cls in use.file.subjects if token and cls), None)

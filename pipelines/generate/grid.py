@@ -1,0 +1,142 @@
+"""Which pictures a call draws, and the sheet that compares them along one or two axes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import product
+from typing import TYPE_CHECKING, Any
+
+from dreamtune.config import suggest
+from dreamtune.errors import ConfigError
+from dreamtune.pipelines.contact_sheet import sheet
+from dreamtune.pipelines.generate.config import SEEDS, GenerateConfig
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from dreamtune.models import Base
+    from dreamtune.pipelines.generate.layout import Layout
+
+GRID = ("strength", "seed", "guidance", "steps", "scheduler", "denoise")
+"""What can be an axis: these settings, and strength, which is a factor on the strength of all adapters."""
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One axis of a grid."""
+
+    name: str
+    values: tuple[Any, ...]
+
+    @classmethod
+    def parse(cls, text: str, config: GenerateConfig) -> Axis:
+        """Read NAME=VALUE,VALUE,...; values are checked as those of the settings. Raises ConfigError."""
+        name, _, rest = text.partition("=")
+        if name not in GRID:
+            raise ConfigError(f"the grid {text!r} has no axis of that name{suggest(name, list(GRID))}")
+        words = [word.strip() for word in rest.split(",")]
+        if not all(words):
+            raise ConfigError(f"the grid {text!r} must be written NAME=VALUE,VALUE,..., as in strength=0,0.5,1")
+        if name == "strength":
+            return cls(name, tuple(_strength(word, text) for word in words))
+        return cls(name, tuple(getattr(config.changed(**{name: word}), name) for word in words))
+
+    def label(self, value: Any) -> str:
+        """What stands at the column or row of `value`."""
+        return f"{self.name} {value:g}" if isinstance(value, float) else f"{self.name} {value}"
+
+
+@dataclass(frozen=True)
+class Manner:
+    """How a picture is drawn, besides its prompt and seed."""
+
+    steps: int
+    guidance: float
+    scheduler: str
+    denoise: float
+    """Share of the steps that are done; 1 without a picture to start from."""
+    strength: float
+    """A factor on the strength of all adapters."""
+
+
+@dataclass(frozen=True)
+class Shot:
+    """One picture to draw, and what stands at its row and column of the sheet."""
+
+    prompt: str
+    seed: int
+    manner: Manner
+    row: str = ""
+    column: str = ""
+    layout: Layout | None = None
+    """Where its subjects are, if that was found in a draft."""
+
+
+def axes_of(config: GenerateConfig) -> list[Axis]:
+    """The axes of the grid, first that of the columns. Raises ConfigError for some that cannot be."""
+    axes = [Axis.parse(text, config) for text in config.grid]
+    names = [axis.name for axis in axes]
+    if len(set(names)) < len(names):
+        raise ConfigError(f"both axes of the grid are {names[0]}: give all its values in one")
+    if "strength" in names and not config.adapters and all(region.startswith("@") for region in config.regions):
+        raise ConfigError("the axis strength needs an adapter: give one, or take another axis")
+    if "seed" in names and "n" in config.model_fields_set and config.n > 1:
+        raise ConfigError("the axis seed says which pictures are drawn of each prompt: leave n out")
+    return axes
+
+
+def shots_of(config: GenerateConfig, axes: Sequence[Axis], base: Base) -> list[Shot]:
+    """All pictures, in the order of their numbers.
+
+    Without axes the pictures of every prompt follow each other, each of the next seed. With axes there is a row for
+    each prompt, value of the second axis, and seed (the same ones in all), and a column for each value of the first.
+
+    Raises ConfigError if they need seeds that there are not.
+    """
+    count = config.n if axes else config.n * len(config.prompts)
+    seeds = [config.seed] if any(axis.name == "seed" for axis in axes) else range(config.seed, config.seed + count)
+    if seeds[-1] >= SEEDS:
+        raise ConfigError(f"{count} pictures from seed {config.seed} on need seeds beyond {SEEDS - 1}: lower seed or n")
+    steps, guidance, _ = config.sampling(base)
+    plain = Manner(steps, guidance, config.scheduler, config.denoised(steps), 1.0)
+    if not axes:
+        each = [prompt for prompt in config.prompts for _ in range(config.n)]
+        return [Shot(prompt, seed, plain) for prompt, seed in zip(each, seeds, strict=True)]
+    across, down = _values(axes[0]), _values(axes[1]) if len(axes) > 1 else [{}]
+    found = []
+    for prompt, second, seed in product(config.prompts, down, seeds):
+        parts = [prompt] if len(config.prompts) > 1 else []
+        parts += [axes[1].label(value) for value in second.values()]
+        parts += [f"seed {seed}"] if len(seeds) > 1 else []
+        for first in across:
+            values = {"seed": seed, **vars(plain), **second, **first}
+            own = values.pop("seed")
+            column = axes[0].label(next(iter(first.values())))
+            found.append(Shot(prompt, own, Manner(**values), ", ".join(parts) or prompt, column))
+    return found
+
+
+def grid_sheet(shots: Sequence[Shot], pictures: Sequence[Image.Image]) -> Image.Image:
+    """The sheet of all pictures, which are in the order of the shots."""
+    rows: dict[str, list[Image.Image]] = {}
+    for shot, picture in zip(shots, pictures, strict=True):
+        rows.setdefault(shot.row, []).append(picture)
+    prompts = {shot.prompt for shot in shots}
+    note = "" if len(prompts) > 1 or prompts == set(rows) else shots[0].prompt  # where no row names it
+    return sheet(rows, list(dict.fromkeys(shot.column for shot in shots)), note)
+
+
+def _values(axis: Axis) -> list[dict[str, Any]]:
+    return [{axis.name: value} for value in axis.values]
+
+
+def _strength(word: str, text: str) -> float:
+    try:
+        value = float(word)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise ConfigError(f"the strength {word!r} in the grid {text!r} is not a number")
+    return value

@@ -1,0 +1,220 @@
+"""What a picture says of how it was made, and the settings that make it again."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from glob import escape
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+from PIL import Image
+
+from dreamtune.errors import AdapterFileError, ConfigError
+from dreamtune.pipelines.adapter_names import text_of
+from dreamtune.pipelines.adapter_ref import AdapterUse, base_in_run, digest_of, is_name
+from dreamtune.pipelines.generate.config import GenerateConfig
+from dreamtune.pipelines.generate.provenance import provenance
+from dreamtune.storage import open_regular, read_regular
+from dreamtune.text import shown
+from dreamtune.words import forms
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from dreamtune.models import Base
+    from dreamtune.pipelines.generate.grid import Shot
+    from dreamtune.pipelines.generate.regions import RegionUse
+
+_PRECISIONS = {"torch.float32": "fp32", "torch.bfloat16": "bf16", "torch.float16": "fp16"}
+
+
+@dataclass(frozen=True)
+class Start:
+    """A picture to start from."""
+
+    path: Path
+    image: Image.Image
+    digest: str
+    """SHA-256 of the file."""
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Raises ConfigError for a file that is no picture."""
+        from dreamtune.data.named import named_picture
+
+        picture = named_picture(path)
+        return cls(path, picture.image, picture.digest)
+
+    def remarks(self, size: int) -> list[str]:
+        """What the user should know of it."""
+        width, height = self.image.size
+        if width == height:
+            return []
+        return [f"{self.path.name} is {width}x{height}: its middle is used, the picture is {size}x{size}"]
+
+    def latents(self, base: Base, size: int) -> Tensor:
+        """Scaled latents (1, c, h, w) of its middle, `size` pixels wide and high."""
+        from dreamtune.data.images import to_tensor
+        from dreamtune.data.named import squared
+
+        return base.encode_images(to_tensor(squared(self.image, size))[None])
+
+
+def record(
+    config: GenerateConfig,
+    shot: Shot,
+    base: Base,
+    size: int,
+    adapters: Sequence[AdapterUse],
+    regions: Sequence[RegionUse],
+    start: Start | None,
+) -> dict[str, str]:
+    """Text chunks of the picture of `shot`; with them :func:`again` finds all that it needs but the files."""
+    manner = shot.manner
+    own = type(base.scheduler).__name__.removesuffix("Scheduler")
+    settings: dict[str, Any] = {
+        "prompt": shot.prompt,
+        "negative_prompt": config.negative_prompt,
+        "seed": shot.seed,
+        "steps": manner.steps,
+        "guidance": manner.guidance,
+        "size": size,
+        "sampler": own if manner.scheduler == "auto" else manner.scheduler,
+        "scheduler": manner.scheduler,
+        "base": base.id,
+        "precision": _PRECISIONS[str(base.unet.dtype)],
+        "adapters": [adapter.to_dict() for adapter in adapters],
+    }
+    if any(adapter.zero_terminal_snr for adapter in adapters):
+        settings["zero_terminal_snr"] = bool(base.scheduler.config.get("rescale_betas_zero_snr"))
+    if config.mode != "routed":
+        settings["mode"] = config.mode
+    if config.mode == "collage":
+        settings["denoise"] = manner.denoise
+    if regions:
+        settings |= {"regions": [region.to_dict() for region in regions], "softness": config.softness}
+    if shot.layout is not None:  # the regions are what makes the picture again
+        settings["layout"] = {"way": "auto", "prompt": shot.layout.asked}
+    if start:
+        settings |= {"init": {"file": start.path.name, "sha256": start.digest}, "denoise": manner.denoise}
+    if config.prompt_weights:
+        settings["prompt_weights"] = True
+    if config.any_base:
+        settings["any_base"] = True
+    return provenance(settings)
+
+
+def again(picture: Path, **changes: Any) -> GenerateConfig:
+    """The settings by which `picture` was drawn, with `changes`.
+
+    Adapters, masks and the picture it started from are looked for by their names in the working directory, beside the
+    picture, and two folders deep in both, and known by their hashes. Raises ConfigError for a picture that does not say
+    how it was made, and for a file that is not there or has changed since; one in `changes` is not looked for.
+    """
+    told = _told(picture)
+    places = [Path(), picture.parent, picture.parent.parent]
+    used: list[Path] = []
+    try:
+        values: dict[str, Any] = {"prompts": [told["prompt"]], "n": 1, "base": told["base"]}
+        values |= {name: told[name] for name in _SAME if name in told}
+        if "adapters" not in changes:
+            values["adapters"] = [_adapter(it, picture, places, used) for it in told["adapters"]]
+        if "regions" not in changes:
+            values["regions"] = [_region(it, picture, places, used) for it in told.get("regions", [])]
+        if "init" in told and "init" not in changes:
+            values["init"] = _found(told["init"], "the picture it started from", "--init", picture, places, _hash)
+    except (KeyError, TypeError, AttributeError):
+        raise ConfigError(f"what {picture} says of how it was made is damaged: use another copy of it") from None
+    from_picture = "base" not in changes
+    name = changes.get("base", told["base"])
+    if from_picture and name != "pocket" and not is_name(name):
+        raise ConfigError(f"{picture} names {shown(name)} as its base, which is no name of one: give --base")
+    if name not in ("pocket", "auto") and "/" not in name and not Path(name).exists():
+        known = next(filter(None, (base_in_run(path, name) for path in used)), None)
+        if known is None:
+            raise ConfigError(
+                f"{picture} was drawn with the base {name!r}, a folder or file which is not here: give its path as base"
+            )
+        changes["base"] = known
+    return GenerateConfig.from_mapping({**values, **changes}, str(picture)).with_told_base(from_picture)
+
+
+_SAME = (
+    *("negative_prompt", "seed", "steps", "guidance", "size", "scheduler", "precision"),
+    *("mode", "softness", "denoise", "prompt_weights", "any_base"),
+)
+"""What is called the same in pictures and settings."""
+
+
+def _told(picture: Path) -> dict[str, Any]:
+    try:
+        with open_regular(picture) as file, Image.open(file) as opened:
+            opened.load()  # text may stand behind the pixels
+            text = opened.info.get("dreamtune")
+    except (OSError, SyntaxError, ValueError):
+        raise ConfigError(f"cannot read the picture {picture}: check that it is there, and a PNG") from None
+    try:
+        told = json.loads(text) if isinstance(text, str) else None
+    except ValueError:
+        told = None
+    if isinstance(told, dict) and "grid" in told:
+        raise ConfigError(f"{picture} is the sheet of a grid: give one of its pictures ({', '.join(told['pictures'])})")
+    if not isinstance(told, dict):
+        raise ConfigError(
+            f"{picture} does not say how it was made: only PNGs as `dreamtune generate` wrote them do, and editing or "
+            "sending them may take it away"
+        )
+    return told
+
+
+def _adapter(told: Mapping[str, Any], picture: Path, places: Sequence[Path], used: list[Path]) -> str:
+    path = _found(told, "the adapter", "--adapter or --region", picture, places, digest_of)
+    used.append(path)
+    return text_of(path, told)
+
+
+def _region(told: Mapping[str, Any], picture: Path, places: Sequence[Path], used: list[Path]) -> str:
+    files = "+".join(_adapter(it, picture, places, used) for it in told["adapters"])
+    if "mask" in told:
+        place = str(_found(told["mask"], "the mask", "--region", picture, places, _hash))
+    else:
+        place = ",".join(map(repr, told["box"]))
+    return f"{files}@{place}={told['prompt']}"
+
+
+def _found(told: Mapping[str, Any], what: str, option: str, picture: Path, places: Sequence[Path], digest: Any) -> Path:
+    """The file of the name and hash that a picture tells. Raises ConfigError if there is none, or only other ones."""
+    name, wanted, others = Path(told["file"]).name, told["sha256"], dict[Path, str]()
+    for path in _named(name, places):
+        try:
+            others[path] = digest(path)
+        except (OSError, AdapterFileError):
+            continue
+        if others[path] == wanted:
+            return path
+    if not others:
+        raise ConfigError(
+            f"{what} {name} of {picture} is not here (SHA-256 {wanted[:12]}…): work in a folder that has it, or name "
+            f"it with {option}"
+        )
+    path, found = next(iter(others.items()))
+    raise ConfigError(
+        f"{what} {path} has changed since {picture} was drawn: its SHA-256 is {found[:12]}…, that of the picture "
+        f"{wanted[:12]}…; name it with {option} to use it nevertheless"
+    )
+
+
+def _named(name: str, places: Sequence[Path]) -> Iterator[Path]:
+    for place in dict.fromkeys(places):
+        for pattern in ("", "*/", "*/*/"):
+            for form in forms(name):
+                yield from sorted(place.glob(pattern + escape(form)))
+
+
+def _hash(path: Path) -> str:
+    from dreamtune.data.images import MAX_BYTES
+
+    return hashlib.sha256(read_regular(path, MAX_BYTES)).hexdigest()

@@ -1,0 +1,103 @@
+"""What a call of generate draws, and what it takes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from dreamtune.errors import ConfigError, GenerationError
+from dreamtune.pipelines.adapter_ref import AdapterUse
+from dreamtune.pipelines.generate.config import GenerateConfig
+from dreamtune.pipelines.generate.grid import Shot
+from dreamtune.pipelines.generate.layout import everywhere, laid_out
+from dreamtune.pipelines.generate.metadata import Start, record
+from dreamtune.pipelines.generate.regions import RegionUse
+from dreamtune.pipelines.generate.stage import staged
+from dreamtune.pipelines.progress import OnProgress
+
+if TYPE_CHECKING:
+    from PIL import Image
+    from torch import Tensor
+
+    from dreamtune.models import Base
+    from dreamtune.pipelines.generate.layout_prompts import ClassPrompt
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Complete settings and what they name."""
+
+    config: GenerateConfig
+    adapters: Sequence[AdapterUse]
+    regions: Sequence[RegionUse]
+    base: Base
+    size: int
+    start: Start | None
+    shots: Sequence[Shot]
+    starts: Sequence[Tensor] = ()
+    """Of each picture, scaled latents (1, c, h, w) of a collage, for mode = collage."""
+
+    def check(self, every: Sequence[AdapterUse]) -> None:
+        """Raise ConfigError for manners of drawing that cannot be."""
+        from dreamtune.models.samplers import make_sampler
+
+        for manner in dict.fromkeys(shot.manner for shot in self.shots):
+            make_sampler(manner.scheduler, self.base.scheduler)
+            steps = int(manner.steps * manner.denoise)
+            if steps < 1:
+                raise ConfigError(
+                    f"denoise = {manner.denoise:g} of {manner.steps} steps leaves none: raise one of them"
+                )
+            for use in every:
+                use.check_window(steps)
+
+    @property
+    def too_little(self) -> GenerationError:
+        """What is said where memory runs out."""
+        return GenerationError(f"the device's memory is not enough for {self.size} pixels: lower size")
+
+    def scaled(self, factor: float) -> Plan:
+        """The same with `factor` times the strength of all adapters."""
+        if factor == 1:
+            return self
+        adapters, regions = ([it.scaled(factor) for it in them] for them in (self.adapters, self.regions))
+        return replace(self, adapters=adapters, regions=regions)
+
+    def laid_out(self, read: Mapping[str, ClassPrompt], tell: OnProgress) -> Plan:
+        """The same with a layout for every picture, see layout.laid_out; adapters with a word act in regions alone."""
+        from dreamtune.models.memory import enough_memory
+
+        styles = everywhere(self.adapters)
+        for use in self.adapters:
+            use.check(self.base, self.config.any_base)
+        with enough_memory(self.too_little), staged(self.config, styles, (), self.base, guided=True):
+            shots = laid_out(self.config, self.shots, read, self.base, self.size, tell)
+        return replace(self, adapters=styles, shots=shots)
+
+    def of(self, shot: Shot) -> Plan:
+        """What acts on one picture, at its strength."""
+        own = self if shot.layout is None else replace(self, regions=shot.layout.regions)
+        return own.scaled(shot.manner.strength)
+
+    def init(self, part: Sequence[int]) -> Tensor | None:
+        """Scaled latents (1 or n, c, h, w) that the pictures of these numbers start from."""
+        import torch
+
+        if self.starts:
+            return torch.cat([self.starts[index] for index in part])
+        return self.start and self.start.latents(self.base, self.size)
+
+    def decoded(self, shots: Sequence[Shot], latents: Tensor) -> list[Image.Image]:
+        """The pictures of latents (n, c, h, w), one of each of `shots`. Raises GenerationError for NaN."""
+        for shot, latent in zip(shots, latents, strict=True):
+            if not latent.isfinite().all():
+                what = "the strength of the adapters" if self.adapters else "the guidance"
+                raise GenerationError(
+                    f"the picture of seed {shot.seed} came out as NaN: lower {what}, or check the base"
+                )
+        return self.base.to_pictures(latents)
+
+    def provenance(self, shot: Shot) -> dict[str, str]:
+        """Text chunks of a picture."""
+        return record(self.config, shot, self.base, self.size, self.adapters, self.regions, self.start)

@@ -1,0 +1,79 @@
+"""What the user should know of prompts before pictures are drawn: words of subjects that are missing or not read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from itertools import combinations
+from typing import TYPE_CHECKING
+
+from dreamtune.pipelines.adapter_ref import AdapterUse
+from dreamtune.words import holds, same
+
+if TYPE_CHECKING:
+    from dreamtune.models import Base
+    from dreamtune.pipelines.generate.config import GenerateConfig
+    from dreamtune.pipelines.generate.regions import RegionUse
+
+
+def prompt_remarks(
+    config: GenerateConfig, adapters: Sequence[AdapterUse], regions: Sequence[RegionUse], base: Base
+) -> list[str]:
+    """Remarks on the prompts of a call, for `adapters` of the whole picture and those of regions.
+
+    Raises ConfigError for weights of words that are too large.
+    """
+    from dreamtune.data.words import brief, syntax_remarks
+    from dreamtune.models.emphasis import Emphasis
+
+    found = [remark for use in adapters for remark in missing_word(config.prompts, use)]
+    named = [(f"the prompt {brief(prompt)!r}", prompt, adapters) for prompt in config.prompts]
+    named.append(("the negative prompt", config.negative_prompt, adapters))
+    for number, region in enumerate(regions, 1):  # which is read with its own adapters alone
+        named.append((f"the prompt of region {number}", region.prompt, region.uses))
+    for name, prompt, uses in named:
+        text = Emphasis.of(prompt).text if config.prompt_weights else prompt
+        found += too_long(text, uses, base, name=name)
+        found += map(str, syntax_remarks(name, prompt, drawing=True, weights=config.prompt_weights))
+    return [*found, *_same_words(adapters)]
+
+
+def too_long(
+    prompt: str, uses: Iterable[AdapterUse], base: Base, *, name: str | None = None, token: str | None = None
+) -> list[str]:
+    """At most one remark: on a prompt of which `base` does not read all while `uses` are on it.
+
+    name: what the prompt is called, if not by how it begins. token: the word for the subject, if not the adapters' own.
+    """
+    from dreamtune.data.words import brief, length_remarks
+
+    on = [use for use in uses if use.strength]
+    new = [it for use in on for it in use.file.new_words.items()]
+    words = {word: range(next(iter(sizes.values()))[0]) for word, sizes in new}
+    tokens = [token] if token else [it for use in on for it in use.file.tokens]
+    remarks = length_remarks(name or f"the prompt {brief(prompt)!r}", prompt, base.tokenizer, tokens, words)
+    return [str(remark) for remark in remarks]
+
+
+def missing_word(prompts: Sequence[str], use: AdapterUse, where: str = "no prompt holds") -> list[str]:
+    """A remark if no prompt holds any word for a subject of an adapter: none of them would appear."""
+    tokens = use.file.tokens
+    if not tokens or any(holds(prompt, token) for prompt in prompts for token in tokens):
+        return []
+    names = " or ".join(map(repr, tokens))
+    what = "the word for the subject" if len(tokens) == 1 else "the words for the subjects"
+    example = " and ".join(f"a {token} {kind}".strip() for token, kind in use.file.subjects if token)
+    return [f"{where} {names}, {what} of {use.path.name}: write for example '{example}'"]
+
+
+def _same_words(adapters: Sequence[AdapterUse]) -> list[str]:
+    """A remark on each two adapters whose subjects no prompt can tell apart."""
+    found = []
+    for first, second in combinations(adapters, 2):
+        shared = [word for word in first.file.tokens if any(same(word, other) for other in second.file.tokens)]
+        if shared and first.digest != second.digest:
+            words = f"the word {shared[0]!r}" if len(shared) == 1 else f"the words {', '.join(map(repr, shared))}"
+            found.append(
+                f"{first.path} and {second.path} both have {words}: if that is not one subject, no prompt can tell "
+                "them apart; give each a region, or train one with another token"
+            )
+    return found

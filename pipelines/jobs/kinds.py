@@ -1,0 +1,87 @@
+"""What can be a job: each kind's settings, its checks before it is queued, and its run. Loads nothing heavy itself."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_args
+
+from dreamtune.config import Recipe
+from dreamtune.errors import Interrupted, JobError
+from dreamtune.pipelines.jobs.job import JobKind
+from dreamtune.pipelines.progress import OnProgress, Progress
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One pipeline as a job."""
+
+    config_class: type[Recipe]
+    check: Callable[[Any, Path], object]
+    """The pipeline's own checks of settings and place, as far as they need no base; raises what the pipeline does."""
+    run: Callable[[Any, Path, OnProgress, threading.Event], object]
+    """Writes to the place. When the event is set it raises Interrupted, with a checkpoint where there can be one."""
+
+
+def kind_of(name: str) -> Kind:
+    """The kind of this name. Raises JobError."""
+    if name not in get_args(JobKind):
+        raise JobError(f"no kind of job {name!r}: there are {', '.join(get_args(JobKind))}")
+    return {"train": _train, "fuse": _fuse, "analyze": _analyze, "evaluate": _evaluate}[name]()
+
+
+def _train() -> Kind:
+    from dreamtune.pipelines.run_folder import RunFolder
+    from dreamtune.pipelines.train.options import train_config
+    from dreamtune.pipelines.train.preflight import check
+    from dreamtune.pipelines.train.run import train
+    from dreamtune.training.config import TrainConfig
+
+    def run(config: TrainConfig, out: Path, tell: OnProgress, stop: threading.Event) -> None:
+        if begun := RunFolder(out).config.is_file():
+            given = {name: getattr(config, name) for name in config.model_fields_set}
+            config = train_config(given, [], resume=out)
+        train(config, out, begun, tell, stop)
+
+    return Kind(TrainConfig, lambda config, out: check(config, RunFolder(out)), run)
+
+
+def _fuse() -> Kind:
+    from dreamtune.pipelines.fuse.run import FuseConfig, check, fuse
+
+    return Kind(FuseConfig, check, lambda config, out, tell, stop: fuse(config, out, _stoppable(tell, stop)))
+
+
+def _analyze() -> Kind:
+    from dreamtune.pipelines.analyze.config import AnalyzeConfig
+    from dreamtune.pipelines.analyze.run import analyze, check
+
+    return Kind(AnalyzeConfig, check, lambda config, out, tell, stop: analyze(config, out, _stoppable(tell, stop)))
+
+
+def _evaluate() -> Kind:
+    from dreamtune.pipelines.evaluate.run import EvaluateConfig, check, evaluate
+
+    return Kind(EvaluateConfig, check, lambda config, out, tell, stop: evaluate(config, out, _stoppable(tell, stop)))
+
+
+def _stoppable(tell: OnProgress, stop: threading.Event) -> OnProgress:
+    """Leave a pipeline, which has no stop of its own and writes all at its end, at its next sign of life."""
+
+    def told(progress: Progress) -> None:
+        if stop.is_set():
+            raise Interrupted("stopped; nothing was written")
+        tell(progress)
+
+    return told
+
+
+def read_config(kind: Kind, config: Recipe | Mapping[str, Any]) -> Recipe:
+    """`config` as the kind's own settings. Raises ConfigError for what does not belong there, or JobError."""
+    if isinstance(config, Mapping):
+        return kind.config_class(**config)
+    if not isinstance(config, kind.config_class):
+        raise JobError(f"the job needs a {kind.config_class.__name__}, not a {type(config).__name__}")
+    return config

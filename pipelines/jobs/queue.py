@@ -1,0 +1,202 @@
+"""The queue of jobs: trainings, fusions, analyses and evaluations that wait, run, and have ended.
+
+It outlives all processes: what is asked for stands in a table on the disk, a worker (see :mod:`~.worker`) starts one
+job after the other, and each job has a process of its own, which goes on whatever becomes of worker and user interface.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from dreamtune.config import Recipe
+from dreamtune.errors import JobError
+from dreamtune.pipelines.jobs.job import UNFINISHED, Job, JobKind, JobState
+from dreamtune.pipelines.jobs.lock import check_system, is_held, kill_holder
+from dreamtune.pipelines.jobs.state import WORKER_LOCK, lock_path, log_path, observe
+from dreamtune.pipelines.jobs.store import Changes, JobStore, Row
+from dreamtune.pipelines.run_folder import RunFolder
+from dreamtune.storage import data_dir
+
+__all__ = ["Job", "JobKind", "JobState", "Jobs", "jobs_home"]
+
+_TITLE = 200
+"""Characters of a title that are kept."""
+
+
+def jobs_home() -> Path:
+    """Where the queue lies: $DREAMTUNE_JOBS, else jobs/ in the data folder. It need not exist yet."""
+    return Path(os.environ.get("DREAMTUNE_JOBS") or data_dir() / "jobs").expanduser()
+
+
+class Jobs:
+    """The queue in the folder `home`, by default :func:`jobs_home`. Any thread or process may use it at any time."""
+
+    def __init__(self, home: Path | None = None) -> None:
+        self.home = (home or jobs_home()).absolute()
+        self._store = JobStore(self.home)
+
+    def submit(
+        self, kind: JobKind, config: Recipe | Mapping[str, Any], out: str | Path, title: str | None = None
+    ) -> Job:
+        """Put a job at the end of the queue.
+
+        config: the pipeline's settings (TrainConfig, FuseConfig, AnalyzeConfig or EvaluateConfig), or their values by
+        name; paths in it, and `out`, count from the current folder. out: where the pipeline is to write. title: for
+        people; the name of `out` if not given.
+
+        Checks what the pipeline checks before it needs a base, and raises the same errors; JobError when another job is
+        going to write to `out`, or on a system where there is no queue. Nothing is written then. Whether a worker is
+        there makes no difference.
+        """
+        from dreamtune.pipelines.jobs.kinds import kind_of, read_config
+
+        check_system()
+        if "\0" in str(out):
+            raise JobError(f"{str(out)!r} is no path: leave out the zero character")
+        flow = kind_of(kind)
+        settings, place = read_config(flow, config), Path(os.path.abspath(Path(out).expanduser()))
+        flow.check(settings, place)
+        try:
+            texts = {
+                "title": " ".join((title or place.name).split())[:_TITLE],
+                "config": settings.model_dump_json(exclude_unset=True),  # presets fill in what was not set
+                "out": str(place),
+                "cwd": os.getcwd(),
+            }
+            for text in texts.values():
+                text.encode()
+        except ValueError:  # as file names may be
+            raise JobError(
+                "the queue cannot keep a name that is not valid Unicode: rename the file or folder"
+            ) from None
+        with self._store.writing() as changes:
+            self._check_free(changes, texts["out"])
+            number = changes.add(kind=kind, created=time.time(), **texts)
+        return self.get(str(number))
+
+    def list(self) -> list[Job]:
+        """All jobs: those that run, those that wait in their order, then the others, the newest first."""
+        rows = self._store.rows()
+        places = _places(rows)
+        known = [_placed(observe(self._store, row), places) for row in rows]
+        running = [job for job in known if job.state in ("running", "stopping")]
+        queued = [job for job in known if job.state == "queued"]
+        ended = [job for job in known if job.state not in UNFINISHED]
+        return running + queued + sorted(ended, key=lambda job: (job.started or job.created, int(job.id)), reverse=True)
+
+    def get(self, id: str) -> Job:
+        """One job. Raises JobError for an id that no job has."""
+        row = self._row(id)
+        places = _places(self._store.rows("state = 'queued'")) if row.state == "queued" else {}
+        return _placed(observe(self._store, row), places)
+
+    def stop(self, id: str) -> Job:
+        """Ask a job that runs to stop: a training at its next step, with a checkpoint, others with nothing written.
+
+        A job that stops already is killed by the worker, within a second or two whatever it does. Raises JobError for
+        one that does not run.
+        """
+        job = self.get(id)
+        if job.state not in ("running", "stopping"):
+            raise JobError(f"job {id} is {job.state}, it does not run: there is nothing to stop")
+        self._store.update(int(id), "state = 'started'", stop=1 if job.state == "running" else 2)
+        if job.state == "stopping" and not is_held(self.home / WORKER_LOCK):
+            kill_holder(lock_path(self.home, int(id)))  # nobody else would
+        return self.get(id)
+
+    def resume(self, id: str) -> Job:
+        """Put a job that failed or was interrupted at the end of the queue again.
+
+        A training goes on from its newest checkpoint, and on the CPU ends bit for bit as if nothing had happened; other
+        kinds begin anew. Raises JobError for a job that can not be resumed, and where another job is going to write to
+        its place or a process is training there.
+        """
+        number = self._row(id).id
+        with self._store.writing() as changes:  # within, so that nobody else resumes it, or gives its place away
+            job = self.get(id)
+            if not job.resumable:
+                hint = {"done": "it has its result", "cancelled": "give it anew"}.get(job.state, "it is not over yet")
+                raise JobError(f"job {id} is {job.state}, so that there is nothing to resume: {hint}")
+            self._check_free(changes, str(job.out), but=number)
+            if job.kind == "train" and RunFolder(job.out).is_held():
+                raise JobError(f"another process is training in {job.out}: wait for it or stop it")
+            nothing = dict.fromkeys(("started", "finished", "eta", "message"))
+            changes.update(number, state="queued", place=changes.last_place() + 1, stop=0, **nothing)
+        return self.get(id)
+
+    def cancel(self, id: str) -> Job:
+        """Take a job out of the queue, for good. Raises JobError for one that has begun."""
+        if not self._store.update(self._row(id).id, "state = 'queued'", state="cancelled", finished=time.time()):
+            job = self.get(id)
+            hint = "stop it instead" if job.state in ("running", "stopping") else "there is nothing to cancel"
+            raise JobError(f"job {id} is {job.state}, no longer in the queue: {hint}")
+        return self.get(id)
+
+    def move(self, id: str, to: int) -> Job:
+        """Give a queued job the position `to` in the queue, 1 for the next to run; too large means last.
+
+        Raises JobError for a job that has begun.
+        """
+        row = self._row(id)
+        with self._store.writing() as changes:
+            queued = [it.id for it in changes.rows("state = 'queued'")]
+            if row.id not in queued:
+                raise JobError(f"job {id} is {self.get(id).state}, no longer in the queue: its place cannot change")
+            if to < 1:
+                raise JobError(f"position {to}: must be 1, which is the next to run, or more")
+            queued.remove(row.id)
+            queued.insert(to - 1, row.id)
+            first = changes.last_place() + 1  # places only grow, so that none is given twice
+            for place, number in enumerate(queued, first):
+                changes.update(number, place=place)
+        return self.get(id)
+
+    def log(self, id: str, lines: int = 200) -> str:
+        """The last `lines` lines of what the job has printed; empty before it began."""
+        path = log_path(self.home, self._row(id).id)
+        try:
+            with open(path, encoding="utf-8", errors="replace") as file:
+                return "".join(deque(file, lines))
+        except FileNotFoundError:
+            return ""
+        except OSError as error:
+            raise JobError(f"cannot read {path}: {error.strerror}") from None
+
+    def settings(self, id: str) -> dict[str, Any]:
+        """The settings that a job was given; what is left to presets is not among them."""
+        return json.loads(self._row(id).config)
+
+    def wait(self, id: str, timeout: float) -> Job:
+        """The job when it is over, or as it is after `timeout` seconds."""
+        end = time.monotonic() + timeout
+        while (job := self.get(id)).state in UNFINISHED and time.monotonic() < end:
+            time.sleep(0.1)
+        return job
+
+    def _check_free(self, changes: Changes, place: str, but: int = 0) -> None:
+        """Raise JobError if a job other than `but` is going to write to `place`."""
+        for row in changes.rows("out = ? and id != ? and state in ('queued', 'started')", place, but):
+            if observe(self._store, row).state in UNFINISHED:
+                raise JobError(f"job {row.id} is going to write to {place}: choose another place, or cancel it")
+
+    def _row(self, id: str) -> Row:
+        row = self._store.get(int(id)) if id.isascii() and id.isdecimal() and len(id) < 19 else None
+        if row is None:
+            raise JobError(f"no job {id!r}: `dreamtune jobs list` shows all")
+        return row
+
+
+def _places(rows: list[Row]) -> dict[str, int]:
+    """Position of each queued job, of rows in the queue's order."""
+    return {str(row.id): place for place, row in enumerate((row for row in rows if row.state == "queued"), 1)}
+
+
+def _placed(job: Job, places: Mapping[str, int]) -> Job:
+    return replace(job, position=places.get(job.id)) if job.state == "queued" else job

@@ -1,0 +1,1 @@
+"""From a folder of pictures to an adapter: `run.train` is the flow, read it first."""

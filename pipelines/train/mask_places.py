@@ -1,0 +1,71 @@
+"""Where new masks and their sheet go, and which pictures have a mask that stays."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dreamtune.errors import ConfigError, DatasetError
+from dreamtune.pipelines.output import check_place
+from dreamtune.words import one_form
+
+if TYPE_CHECKING:
+    from dreamtune.data.images import Remark
+    from dreamtune.data.survey import Photo
+
+_AGAIN = "set overwrite (--overwrite) to have it made anew"
+
+
+def check_sheet(sheet: Path | None, folder: Path) -> None:
+    """Raise ConfigError for a sheet that cannot be written, or that would be a picture of the `folder`."""
+    if sheet is None:
+        return
+    if sheet.suffix.lower() != ".png":
+        raise ConfigError(f"the sheet {sheet} is to be a PNG: give it a name that ends in .png")
+    if sheet.exists() or sheet.is_symlink():
+        raise ConfigError(f"{sheet} is there already: remove it or choose another name for the sheet")
+    check_place(sheet.parent)
+    if sheet.parent.resolve() == folder:
+        raise ConfigError(f"the sheet {sheet} would be trained on: choose a place outside the folder of pictures")
+
+
+def masks_to_make(
+    folder: Path, photos: Sequence[Photo], overwrite: bool
+) -> tuple[list[tuple[Photo, Path]], list[Remark]]:
+    """The pictures that are to have a new mask, each with its file, and a remark on each of the others.
+
+    Files are called x.mask.png for x.jpg, or x.jpg.mask.png where there is an x.png too. Without `overwrite` pictures
+    that have a mask of any name, or are cut out, are left alone; with it a file of that very name is replaced, and no
+    other. Raises DatasetError if nothing is left to do.
+    """
+    from dreamtune.data.images import Remark
+    from dreamtune.data.mask_files import MaskFiles, marked
+
+    entries = sorted((path for path in folder.iterdir() if path.name[0] != "."), key=lambda path: path.name)
+    drawn = MaskFiles.find(entries)
+    stems = Counter(one_form(photo.path.stem) for photo in photos)
+    places: list[tuple[Photo, Path]] = []
+    remarks: list[Remark] = []
+    for photo in photos:
+        name = photo.path.stem if stems[one_form(photo.path.stem)] == 1 else photo.path.name
+        place, there = folder / f"{name}.mask.png", drawn.of(photo.path)
+        own = there is not None and marked(there.path) == (one_form(name), ".mask")
+        if there is not None and own and there.path.suffix.lower() == ".png":
+            place = there.path  # its name may be written in another Unicode form, or in capitals
+        if there is not None and own and place != there.path:
+            problem = f"has the mask {there.name}, which would be read before {place.name}"
+            remarks.append(Remark(photo.file, problem, "rename or remove it to have one made"))
+        elif there is not None and not overwrite:
+            remarks.append(Remark(photo.file, f"has the mask {there.name} already, which stays", _AGAIN))
+        elif there is None and "laid on white" in photo.conversions and not overwrite:
+            remarks.append(Remark(photo.file, "is cut out: what is opaque in it is its mask, which stays", _AGAIN))
+        elif place.is_dir():
+            remarks.append(Remark(photo.file, f"gets no mask: {place.name} is a folder", "rename that"))
+        else:
+            places.append((photo, place))
+    if not places:
+        more = f" (and {len(remarks) - 1} more)" if len(remarks) > 1 else ""
+        raise DatasetError(f"nothing to do in {folder}: {remarks[0]}{more}")
+    return places, remarks

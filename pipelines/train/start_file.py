@@ -1,0 +1,122 @@
+"""A training that begins at an adapter file."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+from dreamtune.errors import ConfigError, IncompatibleModelError
+from dreamtune.pipelines.adapter_ref import AdapterUse, digest_of
+from dreamtune.pipelines.progress import OnProgress, Progress
+from dreamtune.training.config import TrainConfig
+from dreamtune.words import same
+
+if TYPE_CHECKING:
+    from dreamtune.adapters import AttachedParts, NewWord
+    from dreamtune.models import Base
+
+
+@dataclass(frozen=True)
+class StartFile:
+    """The adapter to begin at."""
+
+    use: AdapterUse
+    own: bool
+    """Whether dreamtune wrote it; other tools have one text for word and class, or none."""
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Read a file of any known tool. Raises AdapterFileError."""
+        from dreamtune.adapters.formats import read_adapter
+
+        path = path.expanduser()
+        found = read_adapter(path)
+        remarks = tuple(f"{path.name}: {it}" for it in found.remarks)
+        return cls(AdapterUse(path, 1.0, found.file, digest_of(path), remarks), found.tool is None)
+
+    def fill(self, config: TrainConfig) -> TrainConfig:
+        """`config` with the file's method, rank, options, word and number of embeddings where they were not set.
+
+        The scale stays that of the preset, since the learning rate beside it is meant for it. Raises ConfigError for
+        settings that the file contradicts.
+        """
+        file, given = self.use.file, config.model_fields_set
+        chosen: dict[str, Any] = {}
+        if file.layers and "method" not in given:
+            chosen["method"] = file.method
+        if file.layers and chosen.get("method", config.method) == file.method:
+            if config.rank is None:
+                chosen["rank"] = file.config.rank
+            chosen["method_options"] = file.config.form() | config.method_options
+        if self.own and file.trigger and "token" not in given:
+            chosen["token"] = file.trigger
+        new = self._word(chosen.get("token", config.token))
+        counts = {count for count, _ in file.new_words.get(new, {}).values()}
+        if counts and "pivotal" not in given:
+            chosen["pivotal"] = max(counts)
+        elif counts and config.pivotal not in counts:
+            raise ConfigError(
+                f"pivotal = {config.pivotal}, but {self.use.path.name} has {max(counts)} vectors of its own for "
+                f"{new!r}: set pivotal to that, or leave it away"
+            )
+        return config.changed(**chosen, start_from=self.use.path.resolve())
+
+    def _word(self, token: str) -> str:
+        """The word of the file whose embeddings a training of `token` begins at: its own, or else the first."""
+        words = self.use.file.new_words
+        return next((word for word in words if same(word, token)), next(iter(words), ""))
+
+    def begin(self, config: TrainConfig, base: Base, attached: AttachedParts, tell: OnProgress) -> dict[str, Any]:
+        """Let what is attached begin at the file; what the new adapter's file tells of that.
+
+        Raises ConfigError for a method that cannot, and IncompatibleModelError for a file of another base.
+        """
+        from dreamtune.adapters.starting import start_at
+
+        file, told = self.use.file, dict[str, Any]()
+        for remark in self.use.remarks:
+            tell(Progress("remark", message=remark))
+        if file.layers:
+            start = start_at(attached.adapters, file, file.weights(base.parts))
+            told = {"energy": round(start.energy, 6), "layers": start.layers}
+            text = f"begins at {self.use.path.name} ({file.method}): {_share(start.energy)} of its change"
+            if start.energy < 1 and start.least[1] < 1:
+                path, least = start.least
+                text += f"; rank {start.rank} would keep all in each layer, {path} keeps least, {_share(least)}"
+            tell(Progress("remark", message=text))
+            if start.left_out:
+                tell(
+                    Progress(
+                        "remark",
+                        message=f"{len(start.left_out)} of its layers, with {_share(start.energy_left_out)} of its "
+                        f"change, are not trained here and left out, {start.left_out[0]} the first: see targets and "
+                        "text_encoder",
+                    )
+                )
+        for word in file.words():
+            if word.word == self._word(config.token):
+                _begin_word(attached, word)
+            else:
+                message = f"{self.use.path.name} has vectors for {word.word!r} too, which are not trained here"
+                tell(Progress("remark", message=message))
+        if self.own and file.trigger and config.token not in file.tokens:
+            message = f"{self.use.path.name} was trained for {file.trigger!r}, this training says {config.token!r}"
+            tell(Progress("remark", message=message))
+        return {"file": self.use.path.name, "sha256": self.use.digest, "method": file.method, **told}
+
+
+def _begin_word(attached: AttachedParts, word: NewWord) -> None:
+    """Raises IncompatibleModelError for embeddings of another base."""
+    import torch
+
+    known = {} if attached.word is None else dict(attached.word.vectors.items())
+    if {part: it.shape for part, it in word.vectors.items()} != {part: it.shape for part, it in known.items()}:
+        raise IncompatibleModelError(f"the embeddings of {word.word!r} were made for another base: take that one")
+    with torch.no_grad():
+        for part, vectors in known.items():
+            vectors.copy_(word.vectors[part])
+
+
+def _share(share: float) -> str:
+    return "all" if share == 1 else f"{min(share, 0.9999):.2%}"
