@@ -8,8 +8,7 @@ import gradio as gr
 
 from . import api
 from .calls import Page
-from .context import App
-from .launch import KEEP
+from .context import KEEP, App
 from .picker import adapter_choices
 from .sessions import describe_once
 from .tabs import AnalyzeTab, FuseTab, GenerateTab, JobsTab, LibraryTab, TrainTab

@@ -10,6 +10,9 @@ from dreamtune.pipelines.jobs.queue import Jobs
 from dreamtune.pipelines.jobs.worker import WorkerProcess
 from dreamtune.pipelines.workspace import Workspace
 
+KEEP = (3600, 86400)
+"""Every how many seconds uploads and copies are swept, and how old they may become."""
+
 
 @dataclass
 class App:

@@ -27,8 +27,6 @@ SESSIONS = 100
 """Pages and API calls whose state is kept, the latest: each takes half a megabyte, and every API call is one."""
 WATCH = 5.0
 """Seconds between two looks at the worker."""
-KEEP = (3600, 86400)
-"""Every how many seconds uploads and copies are swept, and how old they may become."""
 
 
 @dataclass(frozen=True)

@@ -8,13 +8,12 @@ prediction is asked for itself, on the same noised pictures of the base, with an
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from dreamtune.models import Base
+from dreamtune.models import Base
+from dreamtune.models.noised import noised, predicted
 
 SHARES = (0.4, 0.6, 0.8)
 """Timesteps, as shares of all, at which the UNet is asked: where a subject's looks are decided."""
@@ -22,8 +21,6 @@ SHARES = (0.4, 0.6, 0.8)
 
 def prediction(base: Base, prompt: str, latents: Tensor, seed: int = 0) -> Tensor:
     """(n·c·h·w·len(SHARES),) fp32 on the CPU: what the UNet predicts under `prompt` for noised latents (n, c, h, w)."""
-    from dreamtune.models.noised import noised, predicted
-
     (condition,) = base.condition([prompt])
     steps = noised(base, latents, SHARES, seed)
     return torch.cat([predicted(base, cells, step, [condition]).cpu().flatten() for cells, step in steps])

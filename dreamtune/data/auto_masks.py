@@ -4,19 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
+from torch import Tensor
 
+from dreamtune.data import cutout
 from dreamtune.data.images import Picture, Remark, UnusablePicture, to_tensor
 from dreamtune.data.masks import cell_weights
+from dreamtune.data.subject_map import color_map, subject_map
 from dreamtune.data.survey import Photo
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from dreamtune.models import Base
+from dreamtune.models import Base
 
 DRAWN_SEEDS = 2
 """Noises per timestep for them; they are looked at while a user waits."""
@@ -34,9 +32,6 @@ def found_mask(
 
     Raises ConfigError for a class that the base cannot read, BaseModelError when it makes NaN.
     """
-    from dreamtune.data import cutout
-    from dreamtune.data.subject_map import subject_map
-
     # the whole picture: a shape that the base knows, a little squeezed rather than cropped
     small = picture.resize(size, Image.Resampling.LANCZOS if size[0] < picture.width else Image.Resampling.BICUBIC)
     found = subject_map(base, to_tensor(small), class_word, seed).numpy()
@@ -51,9 +46,6 @@ def drawn_mask(base: Base, picture: Image.Image, class_word: str, taught: Tensor
     Of what it drew the base knows more than of photographs: another colour of it has to change the place too, which the
     ground does not, and GrabCut gets less of the surroundings. Raises as :func:`found_mask`.
     """
-    from dreamtune.data import cutout
-    from dreamtune.data.subject_map import color_map, subject_map
-
     pixels = to_tensor(picture)
     attended, changed = (look(base, pixels, class_word, seeds=DRAWN_SEEDS) for look in (subject_map, color_map))
     if taught is None or not taught.any():

@@ -5,14 +5,12 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
 
+import torch
 from PIL import Image
+from torch import Tensor
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from dreamtune.models import Base
+from dreamtune.models import Base
 
 LONGEST = 2
 """Sides of a bucket differ at most by this factor: the base has seen nothing longer."""
@@ -55,8 +53,6 @@ class Crop:
         Height and width of the picture before resizing, top and left of the crop after it, height and width that
         training sees.
         """
-        import torch
-
         width, height = self.original
         left = width - self.box[2] if mirrored else self.box[0]
         corner = (round(self.box[1] * self.scale), round(left * self.scale))

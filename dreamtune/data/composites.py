@@ -10,7 +10,6 @@ import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -29,9 +28,8 @@ from dreamtune.data.prior import picture_time_ids
 from dreamtune.data.subject import Subject
 from dreamtune.data.survey import Photo
 from dreamtune.errors import ConfigError, DatasetError
-
-if TYPE_CHECKING:
-    from dreamtune.models import Base
+from dreamtune.models import Base
+from dreamtune.models.arithmetic import arithmetic
 
 COMPOSITES = 48
 """Made in all of a few pictures; of many pictures each has two, one at each side."""
@@ -134,8 +132,6 @@ def composite_examples(
 
     Raises DatasetError and BaseModelError as subject_examples does.
     """
-    from dreamtune.models.arithmetic import arithmetic
-
     cache, vae = cache or Cache("latents"), weights_digest(base.vae)
     pictures = {other: base.to_pictures(latents) for other, latents in drawn.items()}
     whole = Crop((resolution, resolution), (0, 0, resolution, resolution), (resolution, resolution))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -14,10 +13,9 @@ from dreamtune.data.images import Picture, UnusablePicture, open_picture, quiet,
 from dreamtune.data.subject import Subject
 from dreamtune.data.survey import Photo
 from dreamtune.errors import BaseModelError, DatasetError
-
-if TYPE_CHECKING:
-    from dreamtune.models import Base
-    from dreamtune.models.conditioning import Conditioning
+from dreamtune.models import Base
+from dreamtune.models.arithmetic import arithmetic
+from dreamtune.models.conditioning import Conditioning
 
 _RULES = 2
 """Part of the latents' keys: a change of how pixels are made makes the old ones unreachable."""
@@ -39,8 +37,6 @@ def subject_examples(
     Raises DatasetError when a file is no longer what it was when the subject was loaded, and BaseModelError when the
     VAE makes NaN of a picture.
     """
-    from dreamtune.models.arithmetic import arithmetic
-
     cache = cache or Cache("latents")
     vae = weights_digest(base.vae)
     prompts = {prompt: row for row, prompt in enumerate(subject.prompts)}
@@ -91,9 +87,6 @@ def prompt_conditionings(base: Base, prompts: Sequence[str], cache: Cache | None
 
     It is that of the base alone: no adapter on a text encoder and no new word may act on it meanwhile.
     """
-    from dreamtune.models.arithmetic import arithmetic
-    from dreamtune.models.conditioning import Conditioning
-
     cache = cache or Cache("prompts")
     encoders = {name: weights_digest(part) for name, part in base.parts.items() if name != "unet"}
     found: dict[str, Conditioning] = {}

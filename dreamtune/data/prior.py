@@ -12,7 +12,6 @@ import os
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from safetensors import SafetensorError
@@ -23,10 +22,9 @@ from dreamtune.data import cache_eviction
 from dreamtune.data.cache import key_of, unwritable, weights_digest, write, write_tensors
 from dreamtune.data.example import Example
 from dreamtune.errors import GenerationError
+from dreamtune.models import Base
+from dreamtune.models.arithmetic import arithmetic
 from dreamtune.storage import cache_dir
-
-if TYPE_CHECKING:
-    from dreamtune.models import Base
 
 
 def prior_latents(
@@ -117,8 +115,6 @@ def picture_time_ids(resolution: int) -> Tensor:
 
 
 def _describe(base: Base, prompt: str, resolution: int, steps: int, guidance: float) -> dict[str, object]:
-    from dreamtune.models.arithmetic import arithmetic
-
     return {
         "arithmetic": arithmetic(base.device),
         "prompt": prompt,

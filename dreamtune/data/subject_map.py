@@ -4,19 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from dreamtune.errors import BaseModelError, ConfigError
+from dreamtune.models import Base
+from dreamtune.models.attention import Size, attention_averages
 from dreamtune.models.families import USUAL
+from dreamtune.models.noised import noised, predicted
+from dreamtune.models.prompts import MARKS, Tokens
 from dreamtune.words import one_form, places
-
-if TYPE_CHECKING:
-    from dreamtune.models import Base
-    from dreamtune.models.attention import Size
 
 NOISES = (0.3, 0.5, 0.7)
 """Timesteps, as shares of all, at which the base is asked: with less noise words change little, with more it sees
@@ -36,8 +35,6 @@ def class_tokens(base: Base, prompt: str, class_word: str) -> list[int]:
 
     Raises ConfigError if the encoder does not read the whole word.
     """
-    from dreamtune.models.prompts import MARKS, Tokens
-
     prompt, word = one_form(prompt), one_form(class_word)
     found = places(prompt, [word])
     if not found:
@@ -62,9 +59,6 @@ def subject_map(base: Base, pixels: Tensor, class_word: str, seed: int = 0, seed
     Noise is that of CPU generators seeded with `seed` and the numbers after it, `seeds` for each amount. Raises
     ConfigError for a class that is no word or too long for the base, BaseModelError when it makes NaN.
     """
-    from dreamtune.models.attention import attention_averages
-    from dreamtune.models.noised import noised, predicted
-
     prompt = USUAL[base.family].prompt("", class_word)
     tokens = class_tokens(base, prompt, class_word)
     wanted, empty = base.condition([prompt, ""])
@@ -101,8 +95,6 @@ def color_map(base: Base, pixels: Tensor, class_word: str, seed: int = 0, seeds:
     The mask of DiffEdit from a contrast that leaves the scene alone, see fusion.locate, at the noises of
     :func:`subject_map`, for a picture (3, H, W) in [-1, 1]. Raises BaseModelError when the base makes NaN.
     """
-    from dreamtune.models.noised import noised, predicted
-
     usual = USUAL[base.family]
     told = base.condition([usual.prompt("", it) for it in (class_word, *(f"{it} {class_word}" for it in COLORS))])
     latents = base.encode_images(pixels[None]).float().expand(seeds, -1, -1, -1)
@@ -124,8 +116,6 @@ def change_map(
     prompts: with their word, read while they are on, and without, read while they are not. on: puts them on the base.
     A hat, which the class word does not mean, is in it. Otherwise as :func:`color_map`.
     """
-    from dreamtune.models.noised import noised, predicted
-
     latents = base.encode_images(pixels[None]).float().expand(seeds, -1, -1, -1)
     steps = list(noised(base, latents, NOISES, seed=0))
     plain = [predicted(base, cells, timestep, base.condition(prompts[1:])) for cells, timestep in steps]

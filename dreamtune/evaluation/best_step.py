@@ -5,10 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
-if TYPE_CHECKING:
-    from .evaluation import Measurement
+from .evaluation import Measurement
 
 PROMPT_SHARE = 0.9
 """Prompt fidelity must be at least this share of the base's."""

@@ -5,21 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from PIL import Image
 from torch import Tensor
 
+from dreamtune.adapters import AttachedAdapter, AttachedParts
 from dreamtune.errors import GenerationError
+from dreamtune.models import Base
 from dreamtune.models.memory import enough_memory
 
 from .fidelity import SubjectFidelity, likeness, movement, subject_fidelity
 from .judges import Judge
 from .prompts import PromptPair
-
-if TYPE_CHECKING:
-    from dreamtune.adapters import AttachedAdapter, AttachedParts
-    from dreamtune.models import Base
 
 
 @dataclass(frozen=True)

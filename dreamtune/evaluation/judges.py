@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
+import torch
 from PIL import Image
+from torch import Tensor
 
 from dreamtune.errors import ConfigError
 
-if TYPE_CHECKING:
-    import torch
-    from torch import Tensor
+from .dino_clip import DinoClip
+from .pocket_judge import PocketJudge
 
 REMEDY = (
     "give an identity encoder as dino (for example facebook/dinov2-small) and an image-text encoder as clip (for "
@@ -48,10 +49,7 @@ def load_judge(base: str, device: torch.device, dino: str | None = None, clip: s
     """
     check_judge(base, dino, clip)
     if dino and clip:
-        from .dino_clip import DinoClip
-
         return DinoClip.load(dino, clip, device)
-    from .pocket_judge import PocketJudge
 
     return PocketJudge.load()
 

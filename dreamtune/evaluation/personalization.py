@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from PIL import Image
 
+from dreamtune.adapters import AttachedAdapter
+from dreamtune.models import Base
 from dreamtune.models.families import USUAL
 from dreamtune.pocket import photographs
 from dreamtune.pocket.evaluators import Evaluators
@@ -21,10 +23,6 @@ from .evaluation import Exam, Measurement, Sampling
 from .fidelity import SubjectFidelity
 from .pocket_judge import PocketJudge
 from .prompts import default_prompts
-
-if TYPE_CHECKING:
-    from dreamtune.adapters import AttachedAdapter
-    from dreamtune.models import Base
 
 RENDERS = 12
 """Renders of the subject to compare with, and as many again that set the upper anchor."""

@@ -6,19 +6,17 @@ import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 import torch
 from PIL import Image
 from torch import Tensor
 
 from dreamtune.data.cache import weights_digest
+from dreamtune.models import Base
 from dreamtune.pocket import WEIGHTS
 from dreamtune.pocket.evaluators import Evaluators, Reading
 from dreamtune.pocket.world import CLASSES, COLORS, CONTEXTS
-
-if TYPE_CHECKING:
-    from dreamtune.models import Base
 
 
 @dataclass(frozen=True)

@@ -5,18 +5,16 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 import torch
 from torch import Tensor
+from transformers import CLIPTokenizer
 
 from dreamtune.errors import ConfigError
 from dreamtune.words import one_form
 
 from .prompts import MARKS, Tokens
-
-if TYPE_CHECKING:
-    from transformers import CLIPTokenizer
 
 USUAL = 1.1
 """Of (word) without a number; [word] is its reciprocal."""

@@ -16,14 +16,19 @@ from pathlib import Path
 
 import torch
 from diffusers import StableDiffusionXLPipeline
+from diffusers.utils import logging as diffusers_logging
+from transformers.utils import logging as transformers_logging
 
 from dreamtune.adapters.parts import holder
 from dreamtune.errors import BaseModelError, ConfigError, first_line
+from dreamtune.pocket import path as pocket_path
 
 from .base import Base
 from .designs import DESIGNS, FAMILIES, Pipeline, without_extras
+from .hub import hub_file, hub_files
 from .refusals import INPAINTING, PICKLE_ADVICE, REFINER
 from .sdxl import SdxlBase
+from .single_file import load_single_file, look_inside
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+$")
@@ -69,14 +74,10 @@ def _find(name: str | Path, local: bool = False) -> _Found:
     text = str(name)
     path = Path(text).expanduser()
     if text == "pocket":
-        from dreamtune.pocket import path as pocket_path
-
         return _in_folder(pocket_path(), text, text)
     if path.is_dir():
         return _in_folder(path, text, path.resolve().name)
     if path.is_file():
-        from .single_file import load_single_file, look_inside
-
         inside = look_inside(path)
         return _Found(path.name, inside.family, partial(load_single_file, path, inside))
     if path.suffix in (".safetensors", ".ckpt") or not _HUB_ID.match(text):
@@ -107,8 +108,6 @@ def _in_folder(folder: Path, shown: str, label: str) -> _Found:
 
 
 def _on_hub(repo: str, local: bool) -> _Found:
-    from .hub import hub_file, hub_files
-
     index, online = hub_file(repo, "model_index.json", local)
     design, (unet, _) = _design(index, repo), hub_file(repo, "unet/config.json", local)
     variant = _variant(hub_files(repo) if online else _files_of(index.parent), repo)
@@ -236,9 +235,6 @@ def _family(design: type[Pipeline], unet: Path) -> str:
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """Keep the libraries' bars and advice off the terminal while they load; errors still come."""
-    from diffusers.utils import logging as diffusers_logging
-    from transformers.utils import logging as transformers_logging
-
     levels = diffusers_logging.get_verbosity(), transformers_logging.get_verbosity()
     bars = diffusers_logging.is_progress_bar_enabled(), transformers_logging.is_progress_bar_enabled()
     for module in (diffusers_logging, transformers_logging):

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from .base import Base
-    from .conditioning import Conditioning
+from .base import Base
+from .conditioning import Conditioning, unet_inputs
 
 
 def noised(base: Base, latents: Tensor, shares: Sequence[float], seed: int) -> Iterator[tuple[Tensor, int]]:
@@ -36,8 +34,6 @@ def predicted(base: Base, latents: Tensor, timestep: int, prompts: Sequence[Cond
 
     SDXL is told that they are whole pictures of their own size.
     """
-    from .conditioning import unet_inputs
-
     height, width = (side * base.factor for side in latents.shape[-2:])
     told = [it.to(base.device, base.unet.dtype) for it in prompts for _ in latents]
     time_ids = torch.tensor([height, width, 0, 0, height, width]).to(base.device, base.unet.dtype)

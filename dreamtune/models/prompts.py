@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Tensor
+from transformers import CLIPTokenizer
 
 from dreamtune.words import one_form, places, same
-
-if TYPE_CHECKING:
-    from transformers import CLIPTokenizer
 
 MARKS = 2
 """Tokens that stand around every prompt: its beginning and its end."""

@@ -15,16 +15,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import torch
+from diffusers import AutoencoderKL, StableDiffusionPipeline
 
 from . import WEIGHTS, path
+from .card import write_card
 from .evaluators import Evaluators, Reading
+from .pretrain.unet import save_grid
 from .world import COLORS, CONTEXTS, HAT_CLASSES, random_scene, render
-
-if TYPE_CHECKING:
-    from diffusers import AutoencoderKL, StableDiffusionPipeline
 
 SINGLES, PAIRS = 250, 150
 PICTURES = SINGLES + PAIRS
@@ -109,8 +110,6 @@ def score(prompts: Sequence[Prompt], readings: Sequence[Reading]) -> dict[str, f
 
 def draw(pipeline: StableDiffusionPipeline, prompts: Sequence[str], seed: int = 0) -> np.ndarray:
     """(n, h, w, 3) uint8 pictures by plain diffusers; picture i starts from the noise of seed + i."""
-    import torch
-
     parts = []
     for i in range(0, len(prompts), _BATCH):
         batch = list(prompts[i : i + _BATCH])
@@ -125,8 +124,6 @@ def draw(pipeline: StableDiffusionPipeline, prompts: Sequence[str], seed: int = 
 
 def vae_psnr(vae: AutoencoderKL, size: int, seed: int = 2026) -> dict[str, float]:
     """PSNR in dB of 400 scenes of the whole world after a round trip: over all pixels, and inside subject masks."""
-    import torch
-
     rng = Random(f"scenes {seed}")
     rendered = [render(random_scene(rng), size) for _ in range(PICTURES)]
     images = torch.from_numpy(np.stack([r.image for r in rendered])).permute(0, 3, 1, 2).float() / 127.5 - 1
@@ -143,9 +140,6 @@ def vae_psnr(vae: AutoencoderKL, size: int, seed: int = 2026) -> dict[str, float
 
 def evaluate(base: Path, seed: int = 0) -> tuple[dict[str, Any], np.ndarray]:
     """The figures of the base in folder `base`, and the 400 pictures."""
-    import torch
-    from diffusers import StableDiffusionPipeline
-
     began = time.perf_counter()
     config = json.loads((base / "training.json").read_text())["config"]
     classes = config["classes"]
@@ -183,12 +177,8 @@ def main() -> None:
         print(f"{'VAE ' + name:20} {value:.1f} dB")
     print(json.dumps(figures))
     if args.grid:
-        from .pretrain.unet import save_grid
-
         save_grid(np.concatenate([pictures[:48], pictures[SINGLES : SINGLES + 48]]), 12, args.grid)
     if args.write:
-        from .card import write_card
-
         (base / "evaluation.json").write_text(json.dumps(figures, indent=1) + "\n")
         write_card(WEIGHTS)
 

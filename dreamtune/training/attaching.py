@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import torch
 
 from dreamtune.adapters import AttachedParts, NewWord, attach
 from dreamtune.adapters.parts import TEXT_ENCODERS, UNET, holder
 from dreamtune.adapters.together import WORD
-
-if TYPE_CHECKING:
-    from dreamtune.models import Base
-    from dreamtune.training.config import TrainConfig
+from dreamtune.models import Base
+from dreamtune.training.config import TrainConfig
 
 
 def attach_all(base: Base, config: TrainConfig, on_progress: Callable[[int, int], None] | None = None) -> AttachedParts:

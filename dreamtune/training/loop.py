@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 from torch import nn
 
+from dreamtune.adapters import AttachedAdapter, AttachedParts
 from dreamtune.errors import Interrupted, TrainingError
 from dreamtune.models.arithmetic import exact_convolutions
 from dreamtune.models.memory import enough_memory
@@ -17,9 +18,6 @@ from dreamtune.training.data import Conditioner, TrainingData
 from dreamtune.training.objective import Objective
 from dreamtune.training.processes import accelerated, any_process
 from dreamtune.training.trainer import RunFiles, StepRecord, Trainer
-
-if TYPE_CHECKING:
-    from dreamtune.adapters import AttachedAdapter, AttachedParts
 
 
 def fit(

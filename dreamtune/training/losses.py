@@ -8,15 +8,11 @@ quantities have shape (n,), latents (n, c, h, w).
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from dreamtune.models.base import PredictionType
-    from dreamtune.training.settings import HuberSchedule
-
+from dreamtune.models.base import PredictionType
+from dreamtune.training.settings import HuberSchedule
 
 DEBIASED_SNR = 1000.0
 """Beyond it debiased estimation weighs nothing less: almost clean pictures would not be trained at all."""

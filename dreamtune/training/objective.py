@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from torch import Tensor
 
 from dreamtune.errors import ConfigError
+from dreamtune.models.base import PredictionType
 from dreamtune.training import losses
 from dreamtune.training.batches import Part
-
-if TYPE_CHECKING:
-    from dreamtune.models.base import PredictionType
-    from dreamtune.training.config import TrainConfig
-    from dreamtune.training.settings import HuberSchedule
+from dreamtune.training.config import TrainConfig
+from dreamtune.training.settings import HuberSchedule
 
 
 @dataclass(frozen=True)

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import nn
 
+from dreamtune.adapters.base import ParameterOptions
 from dreamtune.errors import ConfigError
+from dreamtune.training.config import TrainConfig
 
-if TYPE_CHECKING:
-    from dreamtune.adapters.base import ParameterOptions
-    from dreamtune.training.config import TrainConfig
+Groups = Mapping[ParameterOptions, Sequence[nn.Parameter]]
 
-    Groups = Mapping[ParameterOptions, Sequence[nn.Parameter]]
 
 EXTRAS = {"adamw8bit": "bitsandbytes", "prodigy": "prodigyopt"}
 """Optimizer -> the package it comes from, which is an extra of the same name."""

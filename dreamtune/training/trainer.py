@@ -8,12 +8,13 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
+from dreamtune.adapters import AttachedAdapter, AttachedParts
 from dreamtune.data.example import Example
 from dreamtune.errors import RunFolderError, TrainingError
 from dreamtune.training import checkpoints, losses, optimizers, rng
@@ -25,9 +26,6 @@ from dreamtune.training.micro_batch import Batch, join
 from dreamtune.training.objective import Objective
 from dreamtune.training.processes import average_gradients, equalize, mean
 from dreamtune.training.schedules import lr_factor
-
-if TYPE_CHECKING:
-    from dreamtune.adapters import AttachedAdapter, AttachedParts
 
 
 @dataclass(frozen=True)

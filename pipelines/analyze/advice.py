@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from dreamtune.pipelines.analyze.study import RELATIONS
+from dreamtune.analysis import Advice
+from dreamtune.pipelines.analyze.study import RELATIONS, Study
 from dreamtune.pipelines.analyze.together import footnote, sentences
-
-if TYPE_CHECKING:
-    from dreamtune.analysis import Advice
-    from dreamtune.pipelines.analyze.study import Study
 
 CLEAR = 3.0
 """Standard deviations of chance from which an overlap is more than that."""

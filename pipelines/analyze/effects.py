@@ -7,17 +7,15 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import combinations
-from typing import TYPE_CHECKING
 
+from torch import Tensor
+
+from dreamtune.analysis.effects import agreement, kept, prediction
+from dreamtune.models import Base
 from dreamtune.models.families import USUAL
 from dreamtune.pipelines.adapter_ref import AdapterUse
 from dreamtune.pipelines.progress import OnProgress, Progress
 from dreamtune.words import same as same_word
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from dreamtune.models import Base
 
 PICTURES = 4
 """Pictures of the base for each question."""
@@ -62,8 +60,6 @@ class Asking:
 
     def agreement(self, first: int, second: int) -> float:
         """Mean cosine of what two do to pictures of their classes; NaN where one does nothing."""
-        from dreamtune.analysis.effects import agreement
-
         kinds = dict.fromkeys((self.words[first][1], self.words[second][1]))
         return sum(agreement(self.own(first, kind), self.own(second, kind)) for kind in kinds) / len(kinds)
 
@@ -72,8 +68,6 @@ class Asking:
         return self._asked(prompt, plain, acting) - self._asked(prompt, plain, [])
 
     def _asked(self, prompt: str, plain: str, acting: Sequence[int]) -> Tensor:
-        from dreamtune.analysis.effects import prediction
-
         latents = self._pictures(plain)
         with ExitStack() as stack:
             for number in acting:
@@ -98,8 +92,6 @@ def effects(
     The pictures are drawn by the base in `steps`; one of two has the first adapter's subject on the left. Raises
     IncompatibleModelError.
     """
-    from dreamtune.analysis.effects import kept
-
     asking = Asking(uses, base, steps, seed, any_base)
     pairs, found = list(combinations(asking.words, 2)), {}
     for done, (a, b) in enumerate(pairs, 1):

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from itertools import zip_longest
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from matplotlib.figure import Figure
 
+from dreamtune.analysis import Layer
 from dreamtune.pipelines.analyze import figures_alone as alone
 from dreamtune.pipelines.analyze import figures_interference as interference
 from dreamtune.pipelines.analyze.figures_alone import COLORS, name_blocks
-
-if TYPE_CHECKING:
-    from dreamtune.analysis import Layer
-    from dreamtune.pipelines.analyze.study import Study
+from dreamtune.pipelines.analyze.study import Study
 
 GRID_LAYERS, GRID_PAIRS = 4, 6
 """Columns and rows of the grid of matches; the figures in report.json are of all."""

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from matplotlib.figure import Figure
 
-from dreamtune.pipelines.analyze.study import block_of
-
-if TYPE_CHECKING:
-    from dreamtune.analysis import Layer
-    from dreamtune.pipelines.analyze.study import Study
+from dreamtune.analysis import Layer
+from dreamtune.pipelines.analyze.study import Study, block_of
 
 COLORS = ("#1f6fb4", "#c8442f", "#2a9d4a", "#8e5bb5", "#d08a1d", "#4aa3a2", "#8a8a8a", "#b0517c")
 _MAPS = 4

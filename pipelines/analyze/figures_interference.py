@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import torch
 from matplotlib.figure import Figure
 
 from dreamtune.pipelines.analyze.figures_alone import COLORS, name_blocks
-from dreamtune.pipelines.analyze.study import block_of
-
-if TYPE_CHECKING:
-    from dreamtune.pipelines.analyze.study import Study
+from dreamtune.pipelines.analyze.study import Study, block_of
 
 CROSSTALK = (
     "What adding one adapter (column) does to pictures of another (row), forecast from what the layers saw while the "
@@ -56,8 +54,6 @@ def crosstalk(study: Study) -> Figure:
 
 
 def _logs(rows: Sequence[Sequence[float]]) -> Any:
-    import torch
-
     return torch.tensor(rows, dtype=torch.float64).log10()
 
 

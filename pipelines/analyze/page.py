@@ -4,17 +4,12 @@ from __future__ import annotations
 
 import base64
 import io
-import json
 from collections.abc import Iterable, Sequence
 from html import escape
-from pathlib import Path
-from typing import TYPE_CHECKING
 
 from dreamtune.pipelines.analyze.advice import leading, on_adapters, on_pairs, overall
-
-if TYPE_CHECKING:
-    from dreamtune.pipelines.analyze.report import Report
-    from dreamtune.pipelines.analyze.study import Study
+from dreamtune.pipelines.analyze.figures import figures
+from dreamtune.pipelines.analyze.study import Study
 
 _STYLE = """body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 1rem auto; padding: 0 1rem;
   overflow-wrap: anywhere; }
@@ -59,32 +54,27 @@ _MEANINGS = {
     "Cosine": "Whether the whole changes point the same way (1), are unrelated (0) or undo each other (-1).",
     "Norms": "Size of the first change over that of the second.",
 }
+Picture = tuple[str, bytes, str]
+"""Name, PNG and caption."""
 
 
-def write_report(folder: Path, report: Report) -> None:
-    """Write report.json, report.html and a PNG of each figure into `folder`, which is there. Raises OSError."""
-    pictures = list(_pictures(report))
-    for name, png, _ in pictures:
-        (folder / f"{name}.png").write_bytes(png)
-    (folder / "report.json").write_text(json.dumps(report.to_dict(), indent=1) + "\n", encoding="utf-8")
-    page = f"""<!doctype html>
+def document(study: Study, pictures: Sequence[Picture]) -> str:
+    """The whole page, with the figures in it."""
+    return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
-<link rel="icon" href="data:,"><title>{escape(_title(report))}</title><style>{_STYLE}</style></head><body>
-{_body(report, pictures)}
+<link rel="icon" href="data:,"><title>{escape(_title(study))}</title><style>{_STYLE}</style></head><body>
+{_body(study, pictures)}
 </body></html>
 """
-    (folder / "report.html").write_text(page, encoding="utf-8")
 
 
 def body(study: Study) -> str:
     """What the page holds, with the figures in it, to stand in another."""
-    return _body(study, list(_pictures(study)))
+    return _body(study, list(drawn(study)))
 
 
-def _pictures(study: Study) -> Iterable[tuple[str, bytes, str]]:
-    """Name, PNG and caption."""
-    from dreamtune.pipelines.analyze.figures import figures
-
+def drawn(study: Study) -> Iterable[Picture]:
+    """Its figures."""
     for name, figure, caption in figures(study):
         buffer = io.BytesIO()
         figure.savefig(buffer, format="png", dpi=120)
@@ -95,7 +85,7 @@ def _title(study: Study) -> str:
     return f"Directions of {', '.join(study.names)}"
 
 
-def _body(study: Study, pictures: Sequence[tuple[str, bytes, str]]) -> str:
+def _body(study: Study, pictures: Sequence[Picture]) -> str:
     about = _list([*overall(study), *study.remarks])
     shown = "".join(
         f'<h2>{escape(_TITLES[name])}</h2><figure><div class="wide">'

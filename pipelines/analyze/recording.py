@@ -5,19 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
-from typing import TYPE_CHECKING
 
+from torch import Tensor, nn
+
+from dreamtune.adapters.parts import holder, split_part
+from dreamtune.analysis import Advice, advise, crosstalk, recorded, total_crosstalk
+from dreamtune.analysis.interference import Recording
+from dreamtune.models import Base
 from dreamtune.models.families import USUAL, Usual
 from dreamtune.pipelines.adapter_ref import AdapterUse
 from dreamtune.pipelines.analyze.config import AnalyzeConfig
 from dreamtune.pipelines.progress import OnProgress, Progress
-
-if TYPE_CHECKING:
-    from torch import Tensor, nn
-
-    from dreamtune.analysis import Advice
-    from dreamtune.analysis.interference import Recording
-    from dreamtune.models import Base
 
 
 @dataclass(frozen=True)
@@ -32,20 +30,14 @@ class Interference:
 
     def total(self) -> Tensor:
         """X (adapters, adapters) of all layers together, see analysis.interference."""
-        from dreamtune.analysis import total_crosstalk
-
         return total_crosstalk(self.recordings)
 
     def layer(self, name: str) -> Tensor:
         """X (adapters, adapters) of one layer."""
-        from dreamtune.analysis import crosstalk
-
         return crosstalk(self.recordings, name)
 
     def advice(self) -> list[Advice]:
         """For every pair."""
-        from dreamtune.analysis import advise
-
         return [advise(self.recordings, a, b) for a, b in combinations(range(len(self.recordings)), 2)]
 
     def profile(self, number: int, names: Sequence[str]) -> list[float | None]:
@@ -73,8 +65,6 @@ def record(
     prompts: of each adapter, from the seeds `config.seed`, `config.seed` + 1, ...; without them one with all of its
     subjects, in the form that is usual for the base.
     """
-    from dreamtune.analysis import recorded
-
     modules, usual = {name: _module(base, name) for name in gains}, USUAL[base.family]
     recordings, drawn, remarks = [], [], []
     for number, use in enumerate(uses):
@@ -97,7 +87,5 @@ def _named(use: AdapterUse, usual: Usual) -> str:
 
 
 def _module(base: Base, name: str) -> nn.Module:
-    from dreamtune.adapters.parts import holder, split_part
-
     part, inner = split_part(name)
     return holder(part, base.parts[part]).get_submodule(inner)

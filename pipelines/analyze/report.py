@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
+from dreamtune.analysis import Layer, Seen, Shares
 from dreamtune.pipelines.analyze.advice import advice
+from dreamtune.pipelines.analyze.effects import Together
+from dreamtune.pipelines.analyze.page import body, document, drawn
 from dreamtune.pipelines.analyze.study import Study, block_of
-
-if TYPE_CHECKING:
-    from dreamtune.analysis import Layer, Seen, Shares
-    from dreamtune.pipelines.analyze.effects import Together
 
 VERSION = 1
 """Of the schema of report.json."""
@@ -48,8 +49,6 @@ class Report(Study):
         return _plain(values)
 
     def _repr_html_(self) -> str:
-        from dreamtune.pipelines.analyze.page import body
-
         return body(self)
 
     def _layer(self, layer: Layer) -> dict[str, Any]:
@@ -78,6 +77,15 @@ class Report(Study):
             "advice": [asdict(advice) for advice in self.interference.advice()],
             "timestep_profiles": profiles if self.timestep_profile else None,
         }
+
+
+def write_report(folder: Path, report: Report) -> None:
+    """Write report.json, report.html and a PNG of each figure into `folder`, which is there. Raises OSError."""
+    pictures = list(drawn(report))
+    for name, png, _ in pictures:
+        (folder / f"{name}.png").write_bytes(png)
+    (folder / "report.json").write_text(json.dumps(report.to_dict(), indent=1) + "\n", encoding="utf-8")
+    (folder / "report.html").write_text(document(report, pictures), encoding="utf-8")
 
 
 def _together(found: Together | None) -> dict[str, Any] | None:

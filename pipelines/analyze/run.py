@@ -5,26 +5,28 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+import torch
+from torch import Tensor
+
+from dreamtune.adapters import Adapter, Delta
+from dreamtune.adapters.patterns import Matcher
+from dreamtune.adapters.svd import default_store
+from dreamtune.analysis import Layer, predictions, study
 from dreamtune.errors import AdapterFileError, ConfigError
+from dreamtune.models import Base, load_base
 from dreamtune.pipelines.adapter_ref import AdapterUse, base_name, drawn_by
 from dreamtune.pipelines.analyze.config import AnalyzeConfig
-from dreamtune.pipelines.analyze.report import Report
+from dreamtune.pipelines.analyze.effects import effects
+from dreamtune.pipelines.analyze.recording import record
+from dreamtune.pipelines.analyze.report import Report, write_report
 from dreamtune.pipelines.analyze.study import AdapterInfo, Trajectory, block_of
 from dreamtune.pipelines.output import check_place, complete
 from dreamtune.pipelines.progress import OnProgress, Printer, Progress
 from dreamtune.pipelines.train.directions_log import read_directions
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from dreamtune.adapters import Adapter, Delta
-    from dreamtune.analysis import Layer
-    from dreamtune.models import Base
-
-    Runs = Mapping[str, Mapping[int, Mapping[str, Tensor]]]
-    """Run folder -> step -> layer -> its leading directions."""
+Runs = Mapping[str, Mapping[int, Mapping[str, Tensor]]]
+"""Run folder -> step -> layer -> its leading directions."""
 
 
 def analyze(config: AnalyzeConfig, out: str | Path | None = None, on_progress: OnProgress | None = None) -> Report:
@@ -47,14 +49,10 @@ def analyze(config: AnalyzeConfig, out: str | Path | None = None, on_progress: O
     remarks = [remark for use in uses for remark in use.remarks]
     interference = None
     if config.interference or config.timestep_profile:
-        from dreamtune.pipelines.analyze.recording import record
-
         interference = record(config, uses, base, gains, on_progress)
         remarks += interference.remarks
     together = {}
     if config.interference:
-        from dreamtune.pipelines.analyze.effects import effects
-
         together = effects(uses, base, on_progress, config.steps, config.seed, config.any_base)
     report = Report(
         base=base.id,
@@ -71,8 +69,6 @@ def analyze(config: AnalyzeConfig, out: str | Path | None = None, on_progress: O
     for remark in remarks:
         on_progress(Progress("remark", message=remark))
     if folder is not None:
-        from dreamtune.pipelines.analyze.page import write_report
-
         with complete(folder) as temporary:
             temporary.mkdir()
             write_report(temporary, report)
@@ -95,8 +91,6 @@ def check(config: AnalyzeConfig, folder: Path | None) -> tuple[list[AdapterUse],
 
 def _trajectories(runs: Runs, layers: Sequence[Layer], adapters: int, top_k: int) -> Iterator[Trajectory]:
     """Every run against every adapter."""
-    from dreamtune.analysis import predictions
-
     for run, steps in runs.items():
         for number in range(adapters):
             true = {layer.name: layer.seen[number].leading for layer in layers if number in layer.seen}
@@ -118,8 +112,6 @@ def _load_all(config: AnalyzeConfig) -> list[AdapterUse]:
 
 
 def _info(config: AnalyzeConfig, index: int, use: AdapterUse, chosen: Sequence[str]) -> AdapterInfo:
-    import torch
-
     path, subject, file = use.path, config.subjects[index] if config.subjects else None, use.file
     own = path.resolve().parent.name if path.name == "adapter.safetensors" else path.stem
     with torch.device("meta"):
@@ -139,8 +131,6 @@ def _info(config: AnalyzeConfig, index: int, use: AdapterUse, chosen: Sequence[s
 
 def _choose(config: AnalyzeConfig, uses: list[AdapterUse]) -> list[str]:
     """Paths of the layers to be studied, in the order of the files. Raises ConfigError if there are none."""
-    from dreamtune.adapters.patterns import Matcher
-
     paths = list(dict.fromkeys(path for use in uses for path in use.file.layers))
     matcher = Matcher("layers")
     matcher.check(config.layers)
@@ -163,7 +153,6 @@ def _choose(config: AnalyzeConfig, uses: list[AdapterUse]) -> list[str]:
 def _load_base(config: AnalyzeConfig, uses: list[AdapterUse]) -> Base:
     """The one base of all, in fp32; certain to fit."""
     name = base_name(uses) if config.base == "auto" else config.base
-    from dreamtune.models import load_base
 
     base = drawn_by(load_base(name, config.device, local=config.base == "auto"), uses)
     for use in uses:
@@ -175,9 +164,6 @@ def _study(
     config: AnalyzeConfig, uses: list[AdapterUse], base: Base, chosen: list[str], tell: OnProgress
 ) -> tuple[list[Layer], dict[str, dict[int, Tensor]]]:
     """The layers, and layer -> number of an adapter -> gain of its change; one layer at a time is held whole."""
-    from dreamtune.adapters.svd import default_store
-    from dreamtune.analysis import study
-
     store, layers, gains = default_store(), [], {}
     adapters = [use.file.adapters() for use in uses]
     weights = {path: weight for use in uses for path, weight in use.file.weights(base.parts).items()}
@@ -194,10 +180,6 @@ def _study(
 
 
 def _change(adapter: Adapter, weight: Tensor, use: AdapterUse, path: str) -> Delta:
-    import torch
-
-    from dreamtune.adapters import Delta
-
     try:
         with torch.no_grad():
             return Delta.of_adapter(adapter, weight).checked()

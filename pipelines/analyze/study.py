@@ -6,12 +6,11 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from dreamtune.analysis import Layer, Prediction
-    from dreamtune.pipelines.analyze.effects import Together
-    from dreamtune.pipelines.analyze.recording import Interference
+from dreamtune.analysis import Layer, Prediction, free_columns, summarize
+from dreamtune.pipelines.analyze.effects import Together
+from dreamtune.pipelines.analyze.recording import Interference
 
 BLOCKS = ("down", "mid", "up", "text")
 RELATIONS = ("same subject", "same class", "different class", "same seed")
@@ -86,8 +85,6 @@ class Study:
 
     def pair(self, a: int, b: int, block: str | None = None) -> dict[str, Any]:
         """Means over the layers (of one block), see analysis.summarize."""
-        from dreamtune.analysis import summarize
-
         return summarize([layer for layer in self.layers if block in (None, block_of(layer.name))], a, b)
 
     def same_seed(self, a: int, b: int) -> bool:
@@ -175,8 +172,6 @@ class Study:
 
     def free_columns(self) -> list[tuple[int, float]]:
         """(column_offset for a Spectral Adapter of rank 8, most that an adapter uses it): least used first."""
-        from dreamtune.analysis import free_columns
-
         columns = [[s.columns for s in layer.seen.values() if len(s.columns)] for layer in self.layers]
         return free_columns(columns, SPECTRAL_WIDTH, SPECTRAL_BLOCKS)
 

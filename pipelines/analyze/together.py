@@ -7,10 +7,9 @@ import math
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from dreamtune.pipelines.analyze.effects import Together
+from dreamtune.pipelines.analyze.effects import Together
 
 RELIABILITY = Path(__file__).with_name("foretold.json")
 """What `python -m benchmarks.foretold` measured, as far as it is said here; a part of the package."""

@@ -6,15 +6,13 @@ import json
 from collections.abc import Iterable, Sequence
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from PIL import Image
 
+from dreamtune.evaluation import Measurement
 from dreamtune.pipelines.contact_sheet import sheet
 from dreamtune.pipelines.output import write_png
-
-if TYPE_CHECKING:
-    from dreamtune.evaluation import Measurement
 
 COLUMNS = 10
 """Prompts that the sheet of pictures shows; the figures are of all."""

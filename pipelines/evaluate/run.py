@@ -6,11 +6,16 @@ import math
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pydantic import Field
 
+from dreamtune.data.buckets import Framing
+from dreamtune.data.subject import check_folder, load_subject
 from dreamtune.errors import ConfigError
+from dreamtune.evaluation import Exam, Measurement, PromptPair, Sampling, load_judge, reference_pictures
+from dreamtune.evaluation.best_step import rounded
+from dreamtune.evaluation.prompts import default_prompts, parse_prompts
 from dreamtune.pipelines.adapter_ref import AdapterUse
 from dreamtune.pipelines.evaluate.report import write_report
 from dreamtune.pipelines.generate.config import DrawingConfig, prompt_lines
@@ -18,9 +23,6 @@ from dreamtune.pipelines.generate.prompt_remarks import too_long
 from dreamtune.pipelines.output import check_place, complete
 from dreamtune.pipelines.progress import OnProgress, Printer, Progress
 from dreamtune.words import same
-
-if TYPE_CHECKING:
-    from dreamtune.evaluation import Measurement, PromptPair, Sampling
 
 
 class EvaluateConfig(DrawingConfig):
@@ -64,8 +66,6 @@ class EvaluateResult:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON, without paths."""
-        from dreamtune.evaluation.best_step import rounded
-
         m = self.measured
         return {
             "adapter": self.adapter.to_dict(),
@@ -115,10 +115,6 @@ def evaluate(config: EvaluateConfig, out: str | Path, on_progress: OnProgress | 
     use, pairs = check(config, folder)
     token, class_word = _names(config, use)
 
-    from dreamtune.data.buckets import Framing
-    from dreamtune.data.subject import load_subject
-    from dreamtune.evaluation import Exam, Sampling, load_judge, reference_pictures
-
     base = config.load_base([use])
     judge = load_judge(base.id, base.device, config.dino, config.clip)
     steps, guidance, size = config.sampling(base)
@@ -163,8 +159,6 @@ def check(config: EvaluateConfig, folder: Path) -> tuple[AdapterUse, list[Prompt
     use = AdapterUse.load(config.adapter)
     pairs = _prompts(config, *_names(config, use))
 
-    from dreamtune.data.subject import check_folder
-
     check_folder(config.images)
     return use, pairs
 
@@ -185,8 +179,6 @@ def _names(config: EvaluateConfig, use: AdapterUse) -> tuple[str, str]:
 
 
 def _prompts(config: EvaluateConfig, token: str, class_word: str) -> list[PromptPair]:
-    from dreamtune.evaluation.prompts import default_prompts, parse_prompts
-
     if config.prompts is None:
         return default_prompts(token, class_word)
     return parse_prompts(prompt_lines(config.prompts), token, class_word, str(config.prompts))

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from torch import Tensor
+import torch
+from torch import Tensor
 
-    from dreamtune.adapters import AdapterFile
+from dreamtune.adapters import AdapterFile
 
 
 @dataclass(frozen=True)
@@ -27,8 +26,6 @@ class LayerError:
 
 def changes_of(file: AdapterFile, weights: Mapping[str, Tensor] | None) -> Iterator[tuple[str, Tensor]]:
     """Layer path and ΔW of every layer; nothing if ΔW depends on weights that are not given."""
-    import torch
-
     for path, adapter in file.adapters().items():
         if weights is not None or not adapter.uses_weight:
             weight = torch.empty(adapter.shape, device="meta") if weights is None else weights[path]

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from torch import Tensor
+
+from dreamtune.adapters import AdapterFile
+from dreamtune.adapters.formats import read_adapter, tensor_file
 from dreamtune.errors import AdapterFileError
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from dreamtune.adapters import AdapterFile
+from dreamtune.models import load_base
 
 
 @dataclass(frozen=True)
@@ -64,14 +64,10 @@ def inspect(path: str | Path, base: str | None = None) -> InspectResult:
     Raises AdapterFileError when it is missing, damaged or no adapter, BaseModelError for a base that cannot be loaded,
     IncompatibleModelError for one that lacks a layer, or has it with another size or other weights.
     """
-    from dreamtune.adapters.formats import read_adapter, tensor_file
-
     path = Path(path).expanduser()
     imported = read_adapter(path)
     file, weights = imported.file, None
     if base is not None:
-        from dreamtune.models import load_base
-
         models = load_base(base, "cpu").parts
         for attached in file.attach_parts(models).values():  # which compares the weights with those it was trained on
             attached.detach()

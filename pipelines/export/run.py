@@ -6,19 +6,19 @@ import time
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import torch
+
+from dreamtune.adapters import AdapterFile
+from dreamtune.adapters.formats import bundle_embeddings, limits
 from dreamtune.errors import AdapterFileError, ConfigError
+from dreamtune.models import Base, load_base
 from dreamtune.pipelines.adapter_ref import AdapterUse, base_name, drawn_by
 from dreamtune.pipelines.export.error import LayerError, compare
+from dreamtune.pipelines.export.merged import write_merged
 from dreamtune.pipelines.export.write import converted, write_adapter, write_embedding
 from dreamtune.pipelines.output import check_place, complete
-
-if TYPE_CHECKING:
-    import torch
-
-    from dreamtune.adapters import AdapterFile
-    from dreamtune.models import Base
 
 FORMATS = {
     "lora": "plain LoRA for diffusers and ComfyUI, of any method",
@@ -124,14 +124,10 @@ def export(
         written_as, energy = "embeddings", dict[str, float]()
         write = partial(write_embedding, file, precision, token)
     elif model is not None and weights is not None and form in _WHOLE:
-        from dreamtune.pipelines.export.merged import write_merged
-
         written_as, energy = "weights", dict[str, float]()
         source = Path(str(name)).expanduser()
         write = partial(write_merged, form, file, model, weights, source, precision, any_base=any_base)
     else:
-        from dreamtune.adapters.formats import bundle_embeddings, limits
-
         assert precision is not None
         plain, energy = converted(file, form, rank, weights)
         written_as = plain.method
@@ -201,8 +197,6 @@ def _check_options(
 
 def _precision(form: str, dtype: str | None) -> torch.dtype | None:
     """None for that of the tensors themselves."""
-    import torch
-
     if dtype is None and form == "checkpoint":
         return None
     return {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[dtype or "fp32"]
@@ -210,8 +204,6 @@ def _precision(form: str, dtype: str | None) -> torch.dtype | None:
 
 def _load(name: str, use: AdapterUse, any_base: bool, told: bool) -> Base:
     """The base, on the CPU, and certain to be one that the adapter fits."""
-    from dreamtune.models import load_base
-
     base = drawn_by(load_base(name, "cpu", local=told), [use])
     use.check(base, any_base)
     return base

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from torch import Tensor
+
+from dreamtune.adapters.formats import plain_lora
 from dreamtune.errors import AdapterFileError, ConfigError
+from dreamtune.models import load_base
 from dreamtune.pipelines.adapter_ref import AdapterUse
 from dreamtune.pipelines.output import check_place, complete
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -60,8 +61,6 @@ def trim(adapter: str | Path, out: str | Path, energy: float = 0.95, base: str |
     if not file.layers:
         raise ConfigError(f"{use.path} changes no layer, it holds embeddings alone: there is nothing to trim")
 
-    from dreamtune.adapters.formats import plain_lora
-
     weights = None if base is None else _weights(base, use)
     spectra = file.spectra(weights)
     if len(spectra) < len(file.layers):
@@ -86,8 +85,6 @@ def trim(adapter: str | Path, out: str | Path, energy: float = 0.95, base: str |
 
 
 def _weights(name: str, use: AdapterUse) -> dict[str, Tensor]:
-    from dreamtune.models import load_base
-
     base = load_base(name, "cpu")
     use.check(base)
     return use.file.weights(base.parts)

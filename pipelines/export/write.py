@@ -5,15 +5,22 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+import torch
+from torch import Tensor
+
+from dreamtune.adapters import AdapterFile, container
+from dreamtune.adapters.formats import (
+    KOHYA,
+    PEFT,
+    plain_lora,
+    read_adapter,
+    to_diffusers,
+    to_embedding,
+    to_kohya,
+    to_peft_folder,
+)
 from dreamtune.pipelines.export.error import changes_of
-
-if TYPE_CHECKING:
-    import torch
-    from torch import Tensor
-
-    from dreamtune.adapters import AdapterFile
 
 
 def converted(
@@ -23,8 +30,6 @@ def converted(
 
     It stays of its method if the format has that and no rank is asked for.
     """
-    from dreamtune.adapters.formats import KOHYA, PEFT, plain_lora
-
     native = {"lora": (), "peft": PEFT, "kohya": KOHYA}[form]
     if rank is None and file.method in native:
         return file, {}
@@ -36,9 +41,6 @@ def write_embedding(
     file: AdapterFile, dtype: torch.dtype, token: str | None, target: Path
 ) -> Iterator[tuple[str, Tensor]]:
     """Write `target`; there is no ΔW to compare."""
-    from dreamtune.adapters import container
-    from dreamtune.adapters.formats import to_embedding
-
     container.write_plain(target, *to_embedding(file, dtype, token))
     return iter(())
 
@@ -57,9 +59,6 @@ def write_adapter(
 
     bundle: tensors to write beside the adapter's.
     """
-    from dreamtune.adapters import container
-    from dreamtune.adapters.formats import read_adapter, to_diffusers, to_kohya, to_peft_folder
-
     if form == "peft" and target.suffix != ".safetensors":
         (tensors, metadata), config = to_peft_folder(file, dtype)
         container.write_plain(target / "adapter_model.safetensors", tensors, metadata)

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+from torch import Tensor
 
 from dreamtune.errors import ConfigError, IncompatibleModelError
+from dreamtune.fusion import MEASURED, FusionOptions, Ingredient, weighted
 from dreamtune.models.families import USUAL, Usual
 from dreamtune.pipelines.adapter_ref import AdapterUse
 from dreamtune.pipelines.fuse.config import FuseConfig
@@ -15,11 +17,6 @@ from dreamtune.pipelines.fuse.prompts import adapter_prompts, usual_captions
 from dreamtune.pipelines.fuse.stages import WORDS
 from dreamtune.pipelines.output import check_place
 from dreamtune.words import same
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from dreamtune.fusion import FusionOptions, Ingredient
 
 
 @dataclass(frozen=True)
@@ -44,8 +41,6 @@ def check(config: FuseConfig, place: Path) -> Checked:
     _check_place(place)
     given = [AdapterUse.load(text) for text in config.adapters]
     uses = [use for use in given if use.strength != 0]
-
-    from dreamtune.fusion import FusionOptions, weighted
 
     ingredients = weighted([use.ingredient for use in given])
     return Checked(
@@ -82,8 +77,6 @@ def one_word(uses: Sequence[AdapterUse]) -> list[str]:
 
 def reads_prompts(config: FuseConfig) -> bool:
     """Whether what layers get plays a part."""
-    from dreamtune.fusion import MEASURED
-
     return config.method in MEASURED or config.balance == "output"
 
 
@@ -94,8 +87,6 @@ def texts(config: FuseConfig, uses: Sequence[AdapterUse], usual: Usual) -> tuple
 
     Raises ConfigError for texts that are missing or not asked for.
     """
-    from dreamtune.fusion import MEASURED
-
     if not reads_prompts(config):
         given = "prompts" if config.prompts else "captions" if config.captions else None
         if given:

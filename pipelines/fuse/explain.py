@@ -8,22 +8,23 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import combinations
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from torch import Tensor
+
+from dreamtune.evaluation.pocket_judge import digest
+from dreamtune.fusion import changes, common_layers
+from dreamtune.models import Base, load_base
 from dreamtune.models.families import USUAL
 from dreamtune.pipelines.adapter_ref import AdapterUse, base_name, drawn_by
 from dreamtune.pipelines.analyze.config import AnalyzeConfig
 from dreamtune.pipelines.analyze.effects import effects
+from dreamtune.pipelines.analyze.recording import record
 from dreamtune.pipelines.analyze.together import footnote, sentences
 from dreamtune.pipelines.fuse.config import FuseConfig
 from dreamtune.pipelines.fuse.prompts import adapter_prompts
 from dreamtune.pipelines.fuse.stages import DRAWN
 from dreamtune.pipelines.progress import OnProgress, Printer, Progress
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from dreamtune.models import Base
 
 QUIET = 0.09
 """Crosstalk X below which adapters are taken to leave each other alone where nothing was measured: an adapter's
@@ -86,9 +87,6 @@ def explain(config: FuseConfig, on_progress: OnProgress | None = None) -> Explan
     if on_progress is None:
         with Printer() as printer:
             return explain(config, printer)
-    from dreamtune.evaluation.pocket_judge import digest
-    from dreamtune.models import load_base
-    from dreamtune.pipelines.analyze.recording import record
 
     given = [AdapterUse.load(text) for text in config.adapters]
     uses = [use for use in given if use.strength != 0]
@@ -131,8 +129,6 @@ def explain(config: FuseConfig, on_progress: OnProgress | None = None) -> Explan
 
 def _gains(uses: Sequence[AdapterUse], base: Base, tell: OnProgress) -> dict[str, dict[int, Tensor]]:
     """Layer -> number of an adapter -> gain of its change at its weight there."""
-    from dreamtune.fusion import changes, common_layers
-
     ingredients = [use.ingredient for use in uses]
     records = common_layers(ingredients)
     weights = {path: weight for use in uses for path, weight in use.file.weights(base.parts).items()}

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from dreamtune.errors import ConfigError
 from dreamtune.evaluation.prompts import PLACES
 from dreamtune.models.families import Usual
+from dreamtune.pipelines.adapter_ref import AdapterUse
 from dreamtune.words import holds
-
-if TYPE_CHECKING:
-    from dreamtune.pipelines.adapter_ref import AdapterUse
 
 _THINGS = ("man", "woman", "child", "bird", "horse", "house", "tree", "flower", "car", "boat", "table", "cup")
 """Of captions, besides the adapters' own classes: things that are no subject."""

@@ -10,18 +10,20 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
+import psutil
+from torch import Tensor, nn
+
+from dreamtune.adapters import AdapterFile, Delta
+from dreamtune.adapters.description import LayerRecord
+from dreamtune.adapters.parts import holder, split_part
+from dreamtune.data.cache import Cache, key_of, weights_digest
 from dreamtune.errors import ConfigError
-
-if TYPE_CHECKING:
-    from torch import Tensor, nn
-
-    from dreamtune.adapters import AdapterFile
-    from dreamtune.adapters.description import LayerRecord
-    from dreamtune.data.cache import Cache
-    from dreamtune.fusion import Delta
-    from dreamtune.models import Base
+from dreamtune.fusion import Moments, as_file, content_digest, recorded
+from dreamtune.models import Base
+from dreamtune.models.arithmetic import arithmetic
+from dreamtune.models.memory import enough_memory
 
 _VERSION = 1
 """Of the recordings in the cache; counts up when something else is recorded."""
@@ -45,8 +47,6 @@ class Recorder:
 
     def read(self, paths: Sequence[str], prompts: Sequence[str], changes: Changes) -> dict[str, Tensor]:
         """Layer path -> C (in, in), of layers of text encoders while they read the prompts."""
-        from dreamtune.fusion import Moments, recorded
-
         moments = Moments()
         with self._acting(changes), recorded(self._modules(paths), moments):
             self.base.condition(prompts)
@@ -57,8 +57,6 @@ class Recorder:
 
         Words stand between the marks of beginning and end; the marks, and what fills a prompt up, say little of them.
         """
-        from dreamtune.fusion import Moments
-
         moments = Moments()
         with self._acting(changes):
             for start in range(0, len(prompts), _BATCH):
@@ -75,9 +73,6 @@ class Recorder:
 
         Raises ConfigError for a cache that cannot be written, or a device or machine without memory for it.
         """
-        from dreamtune.fusion import Moments, recorded
-        from dreamtune.models.memory import enough_memory
-
         self._check_room(paths)
         cache, moments, done = _cache(), Moments(), 0
         keys = self._keys(paths, prompts, changes)
@@ -114,8 +109,6 @@ class Recorder:
 
     def _check_room(self, paths: Sequence[str]) -> None:
         """Of convolutions C is as large as their patches are long: 2 GB in fp32 for the widest of SD 1.5."""
-        import psutil
-
         sizes = [4 * self.records[path].shape[1] ** 2 for path in paths]
         needed, free = 2 * sum(sizes), psutil.virtual_memory().available  # while they are summed, and their means
         if needed > free:
@@ -137,8 +130,6 @@ class Recorder:
             yield
 
     def _modules(self, paths: Sequence[str]) -> dict[str, nn.Module]:
-        from dreamtune.adapters.parts import holder, split_part
-
         parts = {path: split_part(path) for path in paths}
         return {path: holder(part, self.base.parts[part]).get_submodule(inner) for path, (part, inner) in parts.items()}
 
@@ -149,9 +140,6 @@ class Recorder:
 
     def _keys(self, paths: Sequence[str], prompts: Sequence[str], changes: Changes) -> list[str]:
         """Of the recordings of the first prompt, of the first two, and so on."""
-        from dreamtune.data.cache import key_of
-        from dreamtune.models.arithmetic import arithmetic
-
         about = {
             "version": _VERSION,
             "base": self._digest,
@@ -165,8 +153,6 @@ class Recorder:
     @cached_property
     def _digest(self) -> dict[str, str]:
         """Of the base's parts; they are the same after each recording, bit for bit."""
-        from dreamtune.data.cache import weights_digest
-
         return {part: weights_digest(model) for part, model in self.base.parts.items()}
 
 
@@ -180,8 +166,6 @@ class Changes:
 
     def file(self, records: Mapping[str, LayerRecord]) -> AdapterFile | None:
         """The deltas as a file, whole; None without any."""
-        from dreamtune.fusion import as_file
-
         if not self.deltas:
             return None
         about = {"base": "", "trigger": "", "class_word": "", "training": {}}
@@ -189,8 +173,6 @@ class Changes:
 
     def digest(self, records: Mapping[str, LayerRecord]) -> list[str]:
         """Of all that decides what they do."""
-        from dreamtune.fusion import content_digest
-
         file = self.file(records)
         told = self.words_of if self.words_of is not None and self.words_of.new_words else None
         return [content_digest(it) for it in (file, told) if it is not None] + [
@@ -199,6 +181,4 @@ class Changes:
 
 
 def _cache() -> Cache:
-    from dreamtune.data.cache import Cache
-
     return Cache("recordings")

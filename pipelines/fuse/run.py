@@ -6,9 +6,13 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from torch import Tensor
 
 from dreamtune.errors import AdapterFileError, ConfigError
+from dreamtune.fusion import Ingredient, as_file, common_layers, fuse_layers
+from dreamtune.models import Base, load_base
 from dreamtune.models.families import USUAL
 from dreamtune.pipelines.adapter_ref import AdapterUse, base_name, drawn_by
 from dreamtune.pipelines.fuse.check import check, texts
@@ -18,12 +22,6 @@ from dreamtune.pipelines.fuse.recording import Recorder
 from dreamtune.pipelines.fuse.stages import Stages
 from dreamtune.pipelines.output import complete
 from dreamtune.pipelines.progress import OnProgress, Printer, Progress
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from dreamtune.fusion import Ingredient
-    from dreamtune.models import Base
 
 
 @dataclass(frozen=True)
@@ -76,8 +74,6 @@ def fuse(config: FuseConfig, out: str | Path, on_progress: OnProgress | None = N
     checked = check(config, place)
     uses, taken, vectors = checked.uses, checked.ingredients, checked.vectors
 
-    from dreamtune.fusion import as_file, common_layers, fuse_layers
-
     records = common_layers(taken)
     model = _base(config, uses, to_record=checked.reads)
     weights = None if model is None else _weights(taken, model)
@@ -118,7 +114,6 @@ def _base(config: FuseConfig, uses: Sequence[AdapterUse], *, to_record: bool) ->
     dependent = any(adapter.uses_weight for use in uses for adapter in use.file.adapters().values())
     if config.format == "adapter" and config.base is None and not dependent and not to_record:
         return None
-    from dreamtune.models import load_base
 
     name = base_name(uses) if config.base is None else config.base
     if config.format == "checkpoint" and not Path(name).expanduser().is_file():

@@ -10,17 +10,15 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
 
-from dreamtune.pipelines.fuse.recording import Changes
+from torch import Tensor
+
+from dreamtune.adapters import Delta
+from dreamtune.adapters.parts import UNET, split_part
+from dreamtune.adapters.targets import TARGETS
+from dreamtune.fusion import FusionOptions, Ingredient, Inputs, changes, fuse_layers
+from dreamtune.pipelines.fuse.recording import Changes, Recorder
 from dreamtune.pipelines.progress import OnProgress, Progress
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from dreamtune.adapters import Delta
-    from dreamtune.fusion import FusionOptions, Ingredient, Inputs
-    from dreamtune.pipelines.fuse.recording import Recorder
 
 DRAWN = 4
 """Of each adapter's prompts the first so many are drawn: a picture has thousands of pixels, so that few tell enough."""
@@ -48,8 +46,6 @@ class Stages:
 
     def run(self) -> dict[str, Delta]:
         """Layer path -> ΔW of the fusion. Raises what fuse_layers and Recorder.draw do."""
-        from dreamtune.adapters.parts import UNET, split_part
-
         every = list(self.recorder.records)
         text = [path for path in every if split_part(path)[0] != UNET]
         keys_and_values = [path for path in every if _is_key_or_value(path)]
@@ -60,8 +56,6 @@ class Stages:
         return {path: self.fused[path] for path in every if path in self.fused}
 
     def _read(self, paths: Sequence[str]) -> Inputs | None:
-        from dreamtune.fusion import Inputs
-
         if not self._measures(paths):
             return None
         own = [self.recorder.read(paths, self.prompts[n], self._changes(n, paths)) for n in range(len(self.taken))]
@@ -69,8 +63,6 @@ class Stages:
 
     def _contexts(self, paths: Sequence[str]) -> Inputs | None:
         """Keys and values all get the same."""
-        from dreamtune.fusion import Inputs
-
         words = self.options.method == WORDS
         if not paths or not (words or self._measures(paths)):
             return None
@@ -82,8 +74,6 @@ class Stages:
         return Inputs([dict.fromkeys(paths, it) for it in own], {} if kept is None else dict.fromkeys(paths, kept))
 
     def _drawn(self, paths: Sequence[str]) -> Inputs | None:
-        from dreamtune.fusion import Inputs
-
         if not self._measures(paths):
             return None
         drawn, own, before = [prompts[:DRAWN] for prompts in self.prompts], [], 0
@@ -103,8 +93,6 @@ class Stages:
 
     def _changes(self, number: int, paths: Collection[str] = ()) -> Changes:
         """What is fused so far, the word of one adapter, and what it does in `paths`."""
-        from dreamtune.fusion import changes
-
         it = self.taken[number]
         own = changes(it, self.recorder.records, self.weights)
         deltas = dict(self.fused)
@@ -115,8 +103,6 @@ class Stages:
         return Changes(deltas, it.file)
 
     def _fuse(self, paths: Collection[str], inputs: Inputs | None, *, by_words: bool = False) -> None:
-        from dreamtune.fusion import fuse_layers
-
         options, before, total = self.options, len(self.fused), len(self.recorder.records)
         if options.method == WORDS and not by_words:
             options = replace(options, method="sum")
@@ -133,7 +119,4 @@ class Stages:
 
 def _is_key_or_value(path: str) -> bool:
     """Whether it is one of cross-attention, in the UNet."""
-    from dreamtune.adapters.parts import UNET, split_part
-    from dreamtune.adapters.targets import TARGETS
-
     return split_part(path)[0] == UNET and re.search(TARGETS["kv"], path) is not None

@@ -5,22 +5,23 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING
 
+import numpy as np
+from PIL import Image
+from torch import Tensor
+
+from dreamtune.data.auto_masks import DRAWN_SEEDS, drawn_mask, failure
+from dreamtune.data.images import to_tensor
+from dreamtune.data.subject_map import change_map
 from dreamtune.errors import ConfigError
-from dreamtune.pipelines.generate.grid import Manner, Shot
+from dreamtune.generation.collage import CutOut, collage, emptied
+from dreamtune.pipelines.adapter_ref import AdapterUse
+from dreamtune.pipelines.generate.image_spec import Manner, Shot
+from dreamtune.pipelines.generate.plan import Plan
 from dreamtune.pipelines.generate.regions import RegionUse
 from dreamtune.pipelines.generate.stage import staged
 from dreamtune.pipelines.progress import OnProgress, Progress
 from dreamtune.words import one_form, places
-
-if TYPE_CHECKING:
-    import numpy as np
-    from PIL import Image
-    from torch import Tensor
-
-    from dreamtune.pipelines.adapter_ref import AdapterUse
-    from dreamtune.pipelines.generate.plan import Plan
 
 
 def check_classes(regions: Sequence[RegionUse]) -> None:
@@ -53,9 +54,6 @@ def _kind(shot: Shot) -> Shot:
 
 
 def _start(plan: Plan, shot: Shot) -> Tensor:
-    from dreamtune.data.images import to_tensor
-    from dreamtune.generation.collage import CutOut, collage, emptied
-
     draft = _drawn(plan, plan.adapters, shot.prompt, shot)
     cuts, shown = [], []
     for number, region in enumerate(plan.regions, 1):
@@ -76,10 +74,6 @@ def _start(plan: Plan, shot: Shot) -> Tensor:
 
 def _taught(plan: Plan, region: RegionUse, picture: Image.Image) -> Tensor:
     """Where the adapters of a region change the picture of its subject."""
-    from dreamtune.data.auto_masks import DRAWN_SEEDS
-    from dreamtune.data.images import to_tensor
-    from dreamtune.data.subject_map import change_map
-
     plain = one_form(region.prompt)
     for token in (token for use in region.uses for token in use.file.tokens):
         for start, end in reversed(places(plain, [one_form(token)])):
@@ -90,8 +84,6 @@ def _taught(plan: Plan, region: RegionUse, picture: Image.Image) -> Tensor:
 
 def _mask(plan: Plan, picture: Image.Image, cls: str, taught: Tensor | None = None) -> tuple[np.ndarray, str]:
     """Where the base sees a thing of that class in a picture of its own, and what is wrong with that, or nothing."""
-    from dreamtune.data.auto_masks import drawn_mask, failure
-
     mask = drawn_mask(plan.base, picture, cls, taught)
     return mask, failure(float(mask.mean()), cls)
 

@@ -6,18 +6,16 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from PIL import Image
 
 from dreamtune.config import suggest
 from dreamtune.errors import ConfigError
+from dreamtune.models import Base
 from dreamtune.pipelines.contact_sheet import sheet
 from dreamtune.pipelines.generate.config import SEEDS, GenerateConfig
-
-if TYPE_CHECKING:
-    from PIL import Image
-
-    from dreamtune.models import Base
-    from dreamtune.pipelines.generate.layout import Layout
+from dreamtune.pipelines.generate.image_spec import Manner, Shot
 
 GRID = ("strength", "seed", "guidance", "steps", "scheduler", "denoise")
 """What can be an axis: these settings, and strength, which is a factor on the strength of all adapters."""
@@ -46,32 +44,6 @@ class Axis:
     def label(self, value: Any) -> str:
         """What stands at the column or row of `value`."""
         return f"{self.name} {value:g}" if isinstance(value, float) else f"{self.name} {value}"
-
-
-@dataclass(frozen=True)
-class Manner:
-    """How a picture is drawn, besides its prompt and seed."""
-
-    steps: int
-    guidance: float
-    scheduler: str
-    denoise: float
-    """Share of the steps that are done; 1 without a picture to start from."""
-    strength: float
-    """A factor on the strength of all adapters."""
-
-
-@dataclass(frozen=True)
-class Shot:
-    """One picture to draw, and what stands at its row and column of the sheet."""
-
-    prompt: str
-    seed: int
-    manner: Manner
-    row: str = ""
-    column: str = ""
-    layout: Layout | None = None
-    """Where its subjects are, if that was found in a draft."""
 
 
 def axes_of(config: GenerateConfig) -> list[Axis]:

@@ -3,30 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from dataclasses import replace
 
 from dreamtune.errors import ConfigError, GenerationError
+from dreamtune.generation.locate import COLORS, boxes, located, missing, strips
+from dreamtune.models import Base
 from dreamtune.pipelines.adapter_ref import AdapterUse
 from dreamtune.pipelines.generate.config import GenerateConfig
-from dreamtune.pipelines.generate.grid import Shot
+from dreamtune.pipelines.generate.image_spec import Layout, Shot
 from dreamtune.pipelines.generate.layout_prompts import ClassPrompt, class_prompt
 from dreamtune.pipelines.generate.regions import RegionUse
 from dreamtune.pipelines.progress import OnProgress, Progress
-
-if TYPE_CHECKING:
-    from dreamtune.models import Base
-
-
-@dataclass(frozen=True, eq=False)
-class Layout:
-    """Where the subjects of one picture are."""
-
-    asked: str
-    """The prompt that was given. What draws outside of the regions is that with any of each class."""
-    regions: tuple[RegionUse, ...]
-    remark: str = ""
-    """What the user should know of it."""
 
 
 def class_prompts(config: GenerateConfig, adapters: Sequence[AdapterUse]) -> dict[str, ClassPrompt]:
@@ -70,8 +57,6 @@ def laid_out(
 def _layout(
     config: GenerateConfig, read: ClassPrompt, key: tuple[str, int, float, str], base: Base, size: int
 ) -> Layout:
-    from dreamtune.generation.locate import COLORS, boxes, located, missing, strips
-
     prompt, seed, guidance, scheduler = key
     if config.mode == "collage" and (order := read.from_the_left()):
         return Layout(prompt, _side_by_side(read, order))

@@ -8,25 +8,24 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from glob import escape
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 from PIL import Image
+from torch import Tensor
 
+from dreamtune.data.images import MAX_BYTES, to_tensor
+from dreamtune.data.named import named_picture, squared
 from dreamtune.errors import AdapterFileError, ConfigError
+from dreamtune.models import Base
 from dreamtune.pipelines.adapter_names import text_of
 from dreamtune.pipelines.adapter_ref import AdapterUse, base_in_run, digest_of, is_name
 from dreamtune.pipelines.generate.config import GenerateConfig
+from dreamtune.pipelines.generate.image_spec import Shot
 from dreamtune.pipelines.generate.provenance import provenance
+from dreamtune.pipelines.generate.regions import RegionUse
 from dreamtune.storage import open_regular, read_regular
 from dreamtune.text import shown
 from dreamtune.words import forms
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from dreamtune.models import Base
-    from dreamtune.pipelines.generate.grid import Shot
-    from dreamtune.pipelines.generate.regions import RegionUse
 
 _PRECISIONS = {"torch.float32": "fp32", "torch.bfloat16": "bf16", "torch.float16": "fp16"}
 
@@ -43,8 +42,6 @@ class Start:
     @classmethod
     def load(cls, path: Path) -> Self:
         """Raises ConfigError for a file that is no picture."""
-        from dreamtune.data.named import named_picture
-
         picture = named_picture(path)
         return cls(path, picture.image, picture.digest)
 
@@ -57,9 +54,6 @@ class Start:
 
     def latents(self, base: Base, size: int) -> Tensor:
         """Scaled latents (1, c, h, w) of its middle, `size` pixels wide and high."""
-        from dreamtune.data.images import to_tensor
-        from dreamtune.data.named import squared
-
         return base.encode_images(to_tensor(squared(self.image, size))[None])
 
 
@@ -215,6 +209,4 @@ def _named(name: str, places: Sequence[Path]) -> Iterator[Path]:
 
 
 def _hash(path: Path) -> str:
-    from dreamtune.data.images import MAX_BYTES
-
     return hashlib.sha256(read_regular(path, MAX_BYTES)).hexdigest()

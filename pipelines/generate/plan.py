@@ -4,24 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+
+import torch
+from PIL import Image
+from torch import Tensor
 
 from dreamtune.errors import ConfigError, GenerationError
+from dreamtune.models import Base
+from dreamtune.models.memory import enough_memory
+from dreamtune.models.samplers import make_sampler
 from dreamtune.pipelines.adapter_ref import AdapterUse
 from dreamtune.pipelines.generate.config import GenerateConfig
-from dreamtune.pipelines.generate.grid import Shot
+from dreamtune.pipelines.generate.image_spec import Shot
 from dreamtune.pipelines.generate.layout import everywhere, laid_out
+from dreamtune.pipelines.generate.layout_prompts import ClassPrompt
 from dreamtune.pipelines.generate.metadata import Start, record
 from dreamtune.pipelines.generate.regions import RegionUse
 from dreamtune.pipelines.generate.stage import staged
 from dreamtune.pipelines.progress import OnProgress
-
-if TYPE_CHECKING:
-    from PIL import Image
-    from torch import Tensor
-
-    from dreamtune.models import Base
-    from dreamtune.pipelines.generate.layout_prompts import ClassPrompt
 
 
 @dataclass(frozen=True)
@@ -40,8 +40,6 @@ class Plan:
 
     def check(self, every: Sequence[AdapterUse]) -> None:
         """Raise ConfigError for manners of drawing that cannot be."""
-        from dreamtune.models.samplers import make_sampler
-
         for manner in dict.fromkeys(shot.manner for shot in self.shots):
             make_sampler(manner.scheduler, self.base.scheduler)
             steps = int(manner.steps * manner.denoise)
@@ -66,8 +64,6 @@ class Plan:
 
     def laid_out(self, read: Mapping[str, ClassPrompt], tell: OnProgress) -> Plan:
         """The same with a layout for every picture, see layout.laid_out; adapters with a word act in regions alone."""
-        from dreamtune.models.memory import enough_memory
-
         styles = everywhere(self.adapters)
         for use in self.adapters:
             use.check(self.base, self.config.any_base)
@@ -82,8 +78,6 @@ class Plan:
 
     def init(self, part: Sequence[int]) -> Tensor | None:
         """Scaled latents (1 or n, c, h, w) that the pictures of these numbers start from."""
-        import torch
-
         if self.starts:
             return torch.cat([self.starts[index] for index in part])
         return self.start and self.start.latents(self.base, self.size)

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from itertools import combinations
-from typing import TYPE_CHECKING
 
+from torch import Tensor
+
+from dreamtune.data.words import brief, length_remarks, syntax_remarks
+from dreamtune.generation.masks import overlaps
+from dreamtune.models import Base
+from dreamtune.models.emphasis import Emphasis
 from dreamtune.pipelines.adapter_ref import AdapterUse
+from dreamtune.pipelines.generate.config import GenerateConfig
+from dreamtune.pipelines.generate.regions import Painted, RegionUse
 from dreamtune.words import holds, same
-
-if TYPE_CHECKING:
-    from dreamtune.models import Base
-    from dreamtune.pipelines.generate.config import GenerateConfig
-    from dreamtune.pipelines.generate.regions import RegionUse
 
 
 def prompt_remarks(
@@ -22,9 +24,6 @@ def prompt_remarks(
 
     Raises ConfigError for weights of words that are too large.
     """
-    from dreamtune.data.words import brief, syntax_remarks
-    from dreamtune.models.emphasis import Emphasis
-
     found = [remark for use in adapters for remark in missing_word(config.prompts, use)]
     named = [(f"the prompt {brief(prompt)!r}", prompt, adapters) for prompt in config.prompts]
     named.append(("the negative prompt", config.negative_prompt, adapters))
@@ -37,6 +36,26 @@ def prompt_remarks(
     return [*found, *_same_words(adapters)]
 
 
+def region_remarks(regions: Sequence[RegionUse], masks: Sequence[Tensor], size: int) -> list[str]:
+    """What the user should know of regions of a picture of `size` pixels."""
+    found = []
+    for region in regions:
+        if isinstance(region.place, Painted) and region.place.image.size != (size, size):
+            width, height = region.place.image.size
+            found.append(
+                f"the mask {region.place.path.name} is {width}x{height}, the picture {size}x{size}: it is resized"
+            )
+    for first, second, share in overlaps(masks):
+        found.append(
+            f"the regions {first + 1} and {second + 1} overlap on {max(share, 0.01):.0%} of the picture: they are "
+            "averaged there"
+        )
+    for number, region in enumerate(regions, 1):
+        for use in region.uses:
+            found += missing_word([region.prompt], use, f"the prompt of region {number} does not hold")
+    return found
+
+
 def too_long(
     prompt: str, uses: Iterable[AdapterUse], base: Base, *, name: str | None = None, token: str | None = None
 ) -> list[str]:
@@ -44,8 +63,6 @@ def too_long(
 
     name: what the prompt is called, if not by how it begins. token: the word for the subject, if not the adapters' own.
     """
-    from dreamtune.data.words import brief, length_remarks
-
     on = [use for use in uses if use.strength]
     new = [it for use in on for it in use.file.new_words.items()]
     words = {word: range(next(iter(sizes.values()))[0]) for word, sizes in new}

@@ -7,20 +7,24 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
+import numpy as np
+import torch
+from PIL.Image import Image, Resampling
+from torch import Tensor
+
+from dreamtune.adapters import Delta
+from dreamtune.adapters.parts import UNET, split_part
+from dreamtune.data.named import named_mask
 from dreamtune.errors import ConfigError
+from dreamtune.fusion import changes
+from dreamtune.fusion.layer_deltas import added
+from dreamtune.generation.masks import box_mask, softened
+from dreamtune.generation.regions import Region
+from dreamtune.models import Base
 from dreamtune.pipelines.adapter_names import parse, split_window
 from dreamtune.pipelines.adapter_ref import AdapterUse
-from dreamtune.pipelines.generate.prompt_remarks import missing_word
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
-    from torch import Tensor
-
-    from dreamtune.fusion import Delta
-    from dreamtune.generation.regions import Region
-    from dreamtune.models import Base
 
 _FORM = re.compile(r"(?P<files>.*?)@(?:box=)?(?P<place>[^@=]*)=(?P<prompt>.*)", re.DOTALL)
 _SIDE = 256
@@ -66,12 +70,6 @@ class RegionUse:
 
     def mask(self, softness: float) -> Tensor:
         """(h, w) where the region is, its edges soft over that share of the picture. Raises ConfigError as box_mask."""
-        import numpy as np
-        import torch
-        from PIL.Image import Resampling
-
-        from dreamtune.generation.masks import box_mask, softened
-
         if not isinstance(self.place, Painted):
             return box_mask(self.place, (_SIDE, _SIDE), softness)
         small = self.place.image.resize((_SIDE, _SIDE), Resampling.BOX)
@@ -113,28 +111,6 @@ class Placed:
         return _summed([part for use, part in zip(self.use.uses, self.parts, strict=True) if use.acts(step, steps)])
 
 
-def remarks(regions: Sequence[RegionUse], masks: Sequence[Tensor], size: int) -> list[str]:
-    """What the user should know of regions of a picture of `size` pixels."""
-    from dreamtune.generation.masks import overlaps
-
-    found = []
-    for region in regions:
-        if isinstance(region.place, Painted) and region.place.image.size != (size, size):
-            width, height = region.place.image.size
-            found.append(
-                f"the mask {region.place.path.name} is {width}x{height}, the picture {size}x{size}: it is resized"
-            )
-    for first, second, share in overlaps(masks):
-        found.append(
-            f"the regions {first + 1} and {second + 1} overlap on {max(share, 0.01):.0%} of the picture: they are "
-            "averaged there"
-        )
-    for number, region in enumerate(regions, 1):
-        for use in region.uses:
-            found += missing_word([region.prompt], use, f"the prompt of region {number} does not hold")
-    return found
-
-
 def place_regions(
     regions: Sequence[RegionUse],
     masks: Sequence[Tensor],
@@ -147,8 +123,6 @@ def place_regions(
 
     Raises IncompatibleModelError for other bases.
     """
-    from dreamtune.generation.regions import Region
-
     found = []
     for use, mask in zip(regions, masks, strict=True):
         with ExitStack() as stack:
@@ -161,24 +135,17 @@ def place_regions(
 
 
 def _changes(use: AdapterUse, base: Base) -> dict[str, Delta]:
-    from dreamtune.adapters.parts import UNET, split_part
-    from dreamtune.fusion import changes
-
     change = changes(use.ingredient, use.file.layers, use.file.weights(base.parts))
     found = {path: change(path) for path in use.file.layers if split_part(path)[0] == UNET}
     return {path: delta.scaled(strength) for path, (strength, delta) in found.items()}
 
 
 def _summed(parts: Sequence[Mapping[str, Delta]]) -> dict[str, Delta]:
-    from dreamtune.fusion.layer_deltas import added
-
     paths = dict.fromkeys(path for part in parts for path in part)
     return {path: added([part[path] for part in parts if path in part]) for path in paths}
 
 
 def _place(text: str) -> tuple[float, float, float, float] | Painted:
-    from dreamtune.data.named import named_mask
-
     path = Path(text).expanduser()
     if path.suffix and path.exists():
         return Painted(path, *named_mask(path))

@@ -9,27 +9,27 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from PIL import Image
+from torch import Tensor
 
 from dreamtune import __version__
 from dreamtune.errors import GenerationError
+from dreamtune.models.memory import enough_memory
 from dreamtune.pipelines.adapter_ref import AdapterUse, noise_remarks
 from dreamtune.pipelines.generate.collage import check_classes, collages
 from dreamtune.pipelines.generate.config import GenerateConfig
-from dreamtune.pipelines.generate.grid import Manner, axes_of, grid_sheet, shots_of
+from dreamtune.pipelines.generate.grid import axes_of, grid_sheet, shots_of
+from dreamtune.pipelines.generate.image_spec import Manner
 from dreamtune.pipelines.generate.layout import class_prompts
 from dreamtune.pipelines.generate.metadata import Start
 from dreamtune.pipelines.generate.plan import Plan
-from dreamtune.pipelines.generate.prompt_remarks import prompt_remarks
+from dreamtune.pipelines.generate.prompt_remarks import prompt_remarks, region_remarks
 from dreamtune.pipelines.generate.regions import RegionUse
-from dreamtune.pipelines.generate.regions import remarks as region_remarks
 from dreamtune.pipelines.generate.stage import staged
 from dreamtune.pipelines.output import check_place, write_png
 from dreamtune.pipelines.progress import OnProgress, Printer, Progress
-
-if TYPE_CHECKING:
-    from PIL import Image
-    from torch import Tensor
 
 _NUMBERED = re.compile(r"(\d{4,})\.png$")
 
@@ -80,7 +80,6 @@ def generate(config: GenerateConfig, out: str | Path, on_progress: OnProgress | 
     if on_progress is None:
         with Printer() as printer:
             return generate(config, out, printer)
-    from dreamtune.models.memory import enough_memory
 
     began = time.monotonic()
     folder = Path(out).expanduser()
@@ -159,8 +158,6 @@ def _draw(plan: Plan, folder: Path, tell: OnProgress) -> tuple[list[Path], list[
 
 def _batches(plan: Plan) -> Iterator[list[tuple[int, Image.Image, dict[str, str]]]]:
     """Pictures that are drawn at once, each with its place among the shots and its text chunks."""
-    from dreamtune.models.memory import enough_memory
-
     kinds = [(shot.manner, shot.layout) for shot in plan.shots]
     order = list(dict.fromkeys(kinds))
     indices = sorted(range(len(plan.shots)), key=lambda index: order.index(kinds[index]))

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING
 
+from dreamtune.adapters import AttachedAdapter
+from dreamtune.generation.blend import Blending, blended
+from dreamtune.generation.composite import composite, turn
+from dreamtune.generation.regions import Routing, routed
+from dreamtune.models import Base
 from dreamtune.pipelines.adapter_ref import AdapterUse
+from dreamtune.pipelines.generate.config import GenerateConfig
 from dreamtune.pipelines.generate.regions import Placed, RegionUse, place_regions
-
-if TYPE_CHECKING:
-    from dreamtune.adapters import AttachedAdapter
-    from dreamtune.generation.blend import Blending
-    from dreamtune.generation.regions import Routing
-    from dreamtune.models import Base
-    from dreamtune.pipelines.generate.config import GenerateConfig
 
 
 class Stage:
@@ -33,8 +31,6 @@ class Stage:
 
     def on_step(self, step: int, steps: int) -> None:
         """Let those act that are to act at `step` (0, 1, ...) of `steps`."""
-        from dreamtune.generation.composite import turn
-
         now = turn(step, len(self._adapters)) if self._turns else None
         changed = False
         for index, (use, attached) in enumerate(self._adapters):
@@ -63,10 +59,6 @@ def staged(
     guided: whether there is guidance. Raises IncompatibleModelError for what does not fit, and
     ConfigError for adapters that no region can have.
     """
-    from dreamtune.generation.blend import blended
-    from dreamtune.generation.composite import composite
-    from dreamtune.generation.regions import routed
-
     with ExitStack() as stack:
         masks = [region.mask(config.softness) for region in regions]
         placed = place_regions(regions, masks, base, any_base=config.any_base, prompt_weights=config.prompt_weights)

@@ -7,15 +7,17 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from dreamtune.data.buckets import Framing
+from dreamtune.data.images import Remark
+from dreamtune.data.subject import check_folder, check_usable
+from dreamtune.data.survey import Photo, survey
+from dreamtune.data.words import caption_remarks, token_remarks
 from dreamtune.errors import DatasetError
+from dreamtune.models import load_base
 from dreamtune.pipelines.progress import OnProgress, Progress
-
-if TYPE_CHECKING:
-    from dreamtune.data.images import Remark
-    from dreamtune.data.survey import Photo
-
+from dreamtune.training.config import TrainConfig
 
 PATIENCE = 2.0
 """Seconds."""
@@ -94,13 +96,6 @@ def check(
     written. Raises DatasetError if there is no such folder, ConfigError and BaseModelError for a base or a resolution
     that cannot be; that no picture can be used, or with `strict` that one cannot, is in the result.
     """
-    from dreamtune.data.buckets import Framing
-    from dreamtune.data.subject import check_folder, check_usable
-    from dreamtune.data.survey import survey
-    from dreamtune.data.words import caption_remarks, token_remarks
-    from dreamtune.models import load_base
-    from dreamtune.training.config import TrainConfig
-
     folder = check_folder(images)
     settings = TrainConfig(images=folder, class_word=class_word or "subject", base=base, resolution=resolution)
     loaded = load_base(base, device="cpu")

@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from torch import nn
 
-if TYPE_CHECKING:
-    from dreamtune.evaluation import Judge
-    from dreamtune.models import Base
+from dreamtune.data.cache import weights_digest
+from dreamtune.evaluation import Judge
+from dreamtune.models import Base
 
 
 def weights_of(base: Base) -> dict[str, str]:
     """Of all weights that a training sees."""
-    from dreamtune.data.cache import weights_digest
-
     encoders = [weights_digest(part) for name, part in base.parts.items() if name != "unet"]
     return {"base": weights_digest(base.unet), "VAE": weights_digest(base.vae), "text encoders": " ".join(encoders)}
 
 
 def weights_of_judge(judge: Judge | None) -> dict[str, str]:
     """Of those that it brought along; nothing for pocket's own, which comes with the package, and without a judge."""
-    from torch import nn
-
-    from dreamtune.data.cache import weights_digest
-
     parts = [] if judge is None else [weights_digest(it) for it in vars(judge).values() if isinstance(it, nn.Module)]
     return {"judge": " ".join(parts)} if parts else {}

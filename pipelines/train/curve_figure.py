@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from matplotlib.figure import Figure
+
+from dreamtune.evaluation import Score
+from dreamtune.evaluation.best_step import MAX_LEAK, PROMPT_SHARE
 from dreamtune.storage import atomic
-
-if TYPE_CHECKING:
-    from dreamtune.evaluation import Score
 
 
 def draw_curve(path: Path, scores: Sequence[Score], best: Score | None) -> None:
@@ -18,9 +18,6 @@ def draw_curve(path: Path, scores: Sequence[Score], best: Score | None) -> None:
     scores: at least one, in order. Raises OSError.
     """
     # Not pyplot, which would keep figures and choose a window system for the whole process.
-    from matplotlib.figure import Figure
-
-    from dreamtune.evaluation.best_step import MAX_LEAK, PROMPT_SHARE
 
     base = scores[0].prompt_base
     steps = [0, *(score.step for score in scores)]

@@ -6,17 +6,18 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import torch
+from torch import Tensor
+
+from dreamtune.adapters import AttachedParts, Delta
+from dreamtune.adapters.svd import default_store
+from dreamtune.analysis import predictions, tsd
 from dreamtune.errors import RunFolderError
 from dreamtune.pipelines.run_folder import RunFolder
 from dreamtune.training.config import TrainConfig
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from dreamtune.adapters import AttachedParts
-    from dreamtune.training.trainer import StepRecord
+from dreamtune.training.trainer import StepRecord
 
 FILE = "tsd.jsonl"
 """In the run folder; a line has a step and, for each layer of the UNet, the indices of its directions."""
@@ -48,7 +49,6 @@ class DirectionsLog:
         """How far each line agrees with the adapter as it is now, for the run's report; empty without lines."""
         if not self._lines:
             return {}
-        from dreamtune.analysis import predictions
 
         true = _tensors(directions(self.attached))
         steps = {line["step"]: _tensors(line["layers"]) for line in self._lines}
@@ -60,12 +60,6 @@ class DirectionsLog:
 
 def directions(attached: AttachedParts) -> dict[str, list[int]]:
     """Layer of the UNet -> indices (≤ 16) of the directions that are changed most in proportion, by falling δ."""
-    import torch
-
-    from dreamtune.adapters import Delta
-    from dreamtune.adapters.svd import default_store
-    from dreamtune.analysis import tsd
-
     store, found = default_store(), {}
     with torch.no_grad():
         for path, layer, adapter in attached.parts["unet"].layers():
@@ -83,6 +77,4 @@ def read_directions(run: Path) -> dict[int, dict[str, Tensor]]:
 
 
 def _tensors(layers: Mapping[str, Sequence[int]]) -> dict[str, Tensor]:
-    import torch
-
     return {name: torch.tensor(indices, dtype=torch.int64) for name, indices in layers.items()}

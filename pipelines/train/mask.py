@@ -5,24 +5,24 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
+import numpy as np
 from PIL import Image
 from pydantic import Field, field_validator
 
 from dreamtune.config import Recipe
+from dreamtune.data.auto_masks import enlarged, failure, found_mask
+from dreamtune.data.buckets import Framing
+from dreamtune.data.images import Remark, UnusablePicture, open_picture, quiet
+from dreamtune.data.subject import check_folder, check_usable
+from dreamtune.data.survey import Photo, survey
 from dreamtune.errors import ConfigError, DatasetError
+from dreamtune.models import Base, load_base
 from dreamtune.pipelines.output import check_place, write_png
 from dreamtune.pipelines.progress import OnProgress, Progress
 from dreamtune.pipelines.train.mask_places import check_sheet, masks_to_make
 from dreamtune.pipelines.train.mask_sheet import write_mask_sheet
-
-if TYPE_CHECKING:
-    import numpy as np
-
-    from dreamtune.data.images import Remark
-    from dreamtune.data.survey import Photo
-    from dreamtune.models import Base
 
 DOUBTFUL = 0.8
 """Agreement below which a mask is said to need a look."""
@@ -136,11 +136,6 @@ def mask(config: MaskConfig, on_progress: OnProgress = lambda progress: None) ->
     with `strict` for any that cannot; ConfigError for a class that the base cannot read, or places that cannot be
     written; BaseModelError for the base. Nothing is written then.
     """
-    from dreamtune.data.buckets import Framing
-    from dreamtune.data.subject import check_folder, check_usable
-    from dreamtune.data.survey import survey
-    from dreamtune.models import load_base
-
     folder = check_folder(config.images)
     check_place(folder)
     check_sheet(config.sheet, folder)
@@ -178,9 +173,6 @@ def _make(
     config: MaskConfig, base: Base, targets: list[tuple[Photo, Path]], refused: list[Remark]
 ) -> Iterator[_Made | None]:
     """One mask after the other; None with a remark in `refused` for a picture that cannot have one."""
-    from dreamtune.data.auto_masks import failure, found_mask
-    from dreamtune.data.images import Remark, UnusablePicture, open_picture, quiet
-
     for photo, target in targets:
         size = photo.crop.size
         try:
@@ -203,9 +195,6 @@ def _make(
 
 def _write(made: _Made, overwrite: bool, refused: list[Remark]) -> list[WrittenMask]:
     """The mask as a file of the picture's size; none if another process has made one meanwhile. Raises ConfigError."""
-    from dreamtune.data.auto_masks import enlarged
-    from dreamtune.data.images import Remark
-
     large = enlarged(made.mask, made.photo.crop.original)
     try:
         write_png(made.target, large, replace=overwrite)

@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from dreamtune.data.images import Remark
+from dreamtune.data.mask_files import MaskFiles, marked
+from dreamtune.data.survey import Photo
 from dreamtune.errors import ConfigError, DatasetError
 from dreamtune.pipelines.output import check_place
 from dreamtune.words import one_form
-
-if TYPE_CHECKING:
-    from dreamtune.data.images import Remark
-    from dreamtune.data.survey import Photo
 
 _AGAIN = "set overwrite (--overwrite) to have it made anew"
 
@@ -40,9 +38,6 @@ def masks_to_make(
     that have a mask of any name, or are cut out, are left alone; with it a file of that very name is replaced, and no
     other. Raises DatasetError if nothing is left to do.
     """
-    from dreamtune.data.images import Remark
-    from dreamtune.data.mask_files import MaskFiles, marked
-
     entries = sorted((path for path in folder.iterdir() if path.name[0] != "."), key=lambda path: path.name)
     drawn = MaskFiles.find(entries)
     stems = Counter(one_form(photo.path.stem) for photo in photos)

@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from dreamtune.errors import ConfigError
-from dreamtune.pipelines.train.run import load_run_config
+from dreamtune.pipelines.run_folder import RunFolder
 from dreamtune.plain_yaml import parse_yaml, read_yaml
 from dreamtune.training.config import TrainConfig
 
@@ -27,7 +27,7 @@ def train_config(
     if resume is not None:
         if recipe is not None:
             raise ConfigError("a run is resumed with its own settings: leave --config away")
-        recorded = load_run_config(resume)
+        recorded = RunFolder(resume).read_config()
         values = {name: getattr(recorded, name) for name in recorded.model_fields_set}
     else:
         values = read_yaml(recipe) if recipe is not None else {}

@@ -7,17 +7,21 @@ import sys
 from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import torch
+
+from dreamtune.data.example import Example
+from dreamtune.data.prior import picture_time_ids, prior_examples
 from dreamtune.leftovers import temporary_folder
 from dreamtune.pipelines.progress import OnProgress, Printer, Progress
 from dreamtune.pipelines.run_folder import RunFolder
-from dreamtune.pipelines.train.preflight import Prepared, preflight
+from dreamtune.pipelines.train.preflight import preflight
+from dreamtune.pipelines.train.prepared import Prepared
 from dreamtune.training.config import TrainConfig
-
-if TYPE_CHECKING:
-    from dreamtune.data.example import Example
-    from dreamtune.training.data import TrainingData
+from dreamtune.training.data import TrainingData
+from dreamtune.training.loop import fit
+from dreamtune.training.trainer import RunFiles, StepRecord
 
 PROBE_STEPS = 2
 """Optimizer steps of the probe; the first also sets up, so that the last is taken for the time of a step."""
@@ -132,12 +136,6 @@ def plan(config: TrainConfig, out: str | Path, on_progress: OnProgress | None = 
 
 def _random_data(prepared: Prepared) -> TrainingData:
     """Data of the training's own shapes, masks and prompts, with noise for latents: encoding takes no part."""
-    import torch
-
-    from dreamtune.data.example import Example
-    from dreamtune.data.prior import picture_time_ids, prior_examples
-    from dreamtune.training.data import TrainingData
-
     config, base, subject = prepared.config, prepared.base, prepared.subject
     generator = torch.Generator().manual_seed(config.seed)
     channels = base.unet.config["in_channels"]
@@ -176,9 +174,6 @@ def _random_data(prepared: Prepared) -> TrainingData:
 
 def _probe(prepared: Prepared, data: TrainingData, folder: Path, tell: OnProgress) -> tuple[float, int]:
     """Seconds of an optimizer step, and bytes of a checkpoint with its adapter file."""
-    from dreamtune.training.loop import fit
-    from dreamtune.training.trainer import RunFiles, StepRecord
-
     seconds: list[float] = []
 
     def done(record: StepRecord) -> None:
@@ -211,8 +206,6 @@ def _run_size(prepared: Prepared, checkpoint: int) -> int:
 
 
 def _peak_memory(device: str) -> int:
-    import torch
-
     if device.startswith("cuda"):
         return torch.cuda.max_memory_allocated(device)
     try:

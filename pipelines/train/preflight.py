@@ -2,135 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from functools import cached_property, partial
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
+from dreamtune.adapters import METHODS
+from dreamtune.data import cache_eviction
+from dreamtune.data.auto_masks import with_masks
+from dreamtune.data.buckets import Framing
+from dreamtune.data.composites import Composite, mask_digest, plan_composites
+from dreamtune.data.encode import open_again
+from dreamtune.data.images import Remark
+from dreamtune.data.subject import Subject, check_folder, load_subject
+from dreamtune.data.words import Reading, brief, caption_remarks, length_remarks, syntax_remarks, token_remarks
 from dreamtune.errors import ConfigError, DatasetError
+from dreamtune.models import Base, family_of, load_base
 from dreamtune.pipelines.progress import OnProgress, Progress
 from dreamtune.pipelines.run_folder import RunFolder
 from dreamtune.pipelines.train import trackers
 from dreamtune.pipelines.train.check import patiently
 from dreamtune.pipelines.train.contents import weights_of, weights_of_judge
+from dreamtune.pipelines.train.prepared import Prepared
 from dreamtune.pipelines.train.resume import Past, find_places
+from dreamtune.pipelines.train.scores import find_judge
 from dreamtune.pipelines.train.start_file import StartFile
-from dreamtune.storage import atomic
+from dreamtune.training import optimizers
+from dreamtune.training.attaching import attach_all
 from dreamtune.training.config import TrainConfig
-
-if TYPE_CHECKING:
-    from dreamtune.adapters import AttachedParts
-    from dreamtune.data.composites import Composite
-    from dreamtune.data.images import Remark
-    from dreamtune.data.subject import Subject
-    from dreamtune.evaluation import Judge
-    from dreamtune.models import Base
-    from dreamtune.models.conditioning import Conditioning
-    from dreamtune.training.data import Conditioner
-    from dreamtune.training.objective import Objective
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """What has been checked, and is ready to be trained."""
-
-    config: TrainConfig
-    """Complete: nothing is left to presets."""
-    base: Base
-    contents: Mapping[str, str]
-    """Hashes of what it is trained with: pictures, base, judge; a run goes on with the same ones only."""
-    subject: Subject
-    objective: Objective
-    attached: AttachedParts
-    """On the base with strength 0, which is exactly the base, until training begins."""
-    judge: Judge | None = None
-    """Who scores the run's pictures; None without scores."""
-    composites: Sequence[Composite] = ()
-    """Those that are to be made of the subject's pictures; none without `compose`."""
-    past: Past | None = None
-    """Of a run that goes on."""
-    told: Mapping[str, Any] = field(default_factory=dict)
-    """What the adapter's file tells of its training beside the settings, see resume.CARRIED."""
-
-    @property
-    def drawing(self) -> Base:
-        """The base under the noise of the training, to draw samples and scores; class pictures are drawn by itself."""
-        return self.base.with_zero_terminal_snr() if self.config.zero_terminal_snr else self.base
-
-    @cached_property
-    def texts(self) -> tuple[str, ...]:
-        """Every prompt that training needs, once: the pictures', with prior preservation the class prompts, with
-        caption dropout the empty one, those of composites.
-        """
-        prior = self.config.prior_prompts if self.config.prior else ()
-        empty = ("",) if self.config.caption_dropout else ()
-        composed = (text for it in self.composites for text in it.captions(self.name))
-        return tuple(dict.fromkeys((*self.subject.prompts, *prior, *empty, *composed)))
-
-    @property
-    def name(self) -> str:
-        """What captions of composites call the subject."""
-        return f"{self.config.token} {self.config.class_word}"
-
-    @property
-    def other_shares(self) -> dict[str, int]:
-        """Other thing of composites -> how many pictures of it are drawn."""
-        from dreamtune.data.composites import others_of_each
-
-        things = self.config.other_things if self.composites else ()
-        return dict.fromkeys(things, others_of_each(things)) if things else {}
-
-    def composed_rows(self, composite: Composite) -> tuple[int, ...]:
-        """Places in :attr:`texts` of the captions of a composite."""
-        return tuple(map(self.texts.index, composite.captions(self.name)))
-
-    @property
-    def empty(self) -> int | None:
-        """Place of the empty prompt in :attr:`texts`; None if no picture is seen with it."""
-        return self.texts.index("") if self.config.caption_dropout else None
-
-    def read(self, texts: Sequence[str], gradients: bool = False) -> list[Conditioning]:
-        """What the UNet is told of `texts` now, an empty one being what guidance leads away from."""
-        found = self.base.condition(texts, gradients=gradients)
-        return [it if text else self.base.emptied(it) for text, it in zip(texts, found, strict=True)]
-
-    def conditioner(self) -> Conditioner | None:
-        """What tells the UNet of :attr:`texts` while they change their meaning; None if the cached prompts do."""
-        from dreamtune.training.data import LiveConditioner
-
-        if not self.config.trains_text:
-            return None
-        return LiveConditioner(self.texts, partial(self.read, gradients=True))
-
-    def release(self) -> None:
-        """Give back the memory of what the loop does not need, once prompts and pictures are encoded."""
-        config = self.config
-        if not (config.sample_every or config.score_every or config.trains_text):
-            self.base.release()  # it sees nothing but the UNet; pictures on the way and trained prompts need the rest
-
-    def save(self, path: Path, step: int | None = None) -> None:
-        """Write the adapter file as it stands, whole or not at all; equal weights give equal bytes.
-
-        step: recorded if given. Raises OSError, AdapterFileError for NaN or infinite values.
-        """
-        from dreamtune.adapters import AdapterFile
-        from dreamtune.adapters.parts import UNET
-
-        config = self.config
-        training = config.public() | ({} if step is None else {"kept_step": step}) | dict(self.told)
-        parts = self.attached.parts
-        file = AdapterFile.from_attached(
-            parts.pop(UNET),
-            base=self.base.id,
-            trigger=config.token,
-            class_word=config.class_word,
-            training=training,
-            text_encoders=parts,
-            word=self.attached.word,
-        )
-        with atomic(path) as temporary:
-            temporary.write_bytes(file.to_bytes())
+from dreamtune.training.objective import Objective
 
 
 def preflight(config: TrainConfig, folder: RunFolder, resume: bool, tell: OnProgress) -> Prepared:
@@ -146,16 +45,6 @@ def preflight(config: TrainConfig, folder: RunFolder, resume: bool, tell: OnProg
     if start:
         config = start.fill(config)
     images = check(config, folder, resume)
-
-    from dreamtune.data.buckets import Framing
-    from dreamtune.data.composites import mask_digest
-    from dreamtune.data.subject import load_subject
-    from dreamtune.data.words import caption_remarks, token_remarks
-    from dreamtune.models import family_of, load_base
-    from dreamtune.pipelines.train.scores import find_judge
-    from dreamtune.training import optimizers
-    from dreamtune.training.attaching import attach_all
-    from dreamtune.training.objective import Objective
 
     asked = "compose" in config.model_fields_set
     config = config.with_presets(family_of(config.base))  # which also say in what precision to load it
@@ -209,9 +98,6 @@ def check(config: TrainConfig, folder: RunFolder, resume: bool = False) -> Path:
     """The part of the preflight that takes no time; returns the folder of pictures. Raises what preflight does."""
     folder.check(resume)
 
-    from dreamtune.data import cache_eviction
-    from dreamtune.data.subject import check_folder
-
     images = check_folder(config.images)
     config.method_config()
     trackers.check(config.trackers)
@@ -235,9 +121,6 @@ def _composites(
 
     asked: whether the user wants them: then ConfigError or DatasetError is raised.
     """
-    from dreamtune.data.composites import plan_composites
-    from dreamtune.data.images import Remark
-
     if not config.compose:
         return config, (), ()
     try:
@@ -251,8 +134,6 @@ def _composites(
 
 def _with_masks(subject: Subject, base: Base, tell: OnProgress) -> Subject:
     """A mask for every picture that has none, as `dreamtune mask` makes them."""
-    from dreamtune.data.auto_masks import with_masks
-    from dreamtune.data.encode import open_again
 
     def follow(done: int, of: int) -> None:
         tell(Progress("masks", done, of))
@@ -266,8 +147,6 @@ def _prompt_remarks(config: TrainConfig, base: Base) -> list[Remark]:
 
     Raises ConfigError for one of pictures of which it does not read the token: it would be trained without.
     """
-    from dreamtune.data.words import Reading, brief, length_remarks, syntax_remarks
-
     words, prompts = _new_words(config), list[tuple[str, str]]()
     for prompt in config.instance_prompts:
         reading = Reading.of(prompt, base.tokenizer, words)
@@ -295,8 +174,6 @@ def _new_words(config: TrainConfig) -> dict[str, range]:
 
 def _on_singular_vectors(config: TrainConfig, tell: OnProgress) -> Callable[[int, int], None] | None:
     """Shows the start of a method that may take minutes for it; others start in a moment."""
-    from dreamtune.adapters import METHODS
-
     if not METHODS[config.method].needs_singular_vectors:
         return None
     return lambda done, total: tell(Progress("singular vectors", done, total))

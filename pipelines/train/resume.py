@@ -5,16 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
+from dreamtune.adapters import AdapterFile
 from dreamtune.errors import ConfigError, RunFolderError
 from dreamtune.pipelines.progress import OnProgress, Progress
 from dreamtune.pipelines.run_folder import RunFolder
+from dreamtune.training.checkpoints import Checkpoint, latest
 from dreamtune.training.config import TrainConfig
 from dreamtune.training.schedules import lr_factor
-
-if TYPE_CHECKING:
-    from dreamtune.training.checkpoints import Checkpoint
 
 PLACES = {
     "images": ("pictures", "PICTURES"),
@@ -76,8 +75,6 @@ class Past:
     @classmethod
     def of(cls, folder: RunFolder) -> Self:
         """What there is of it."""
-        from dreamtune.training.checkpoints import latest
-
         checkpoint = latest(folder.checkpoints)
         if checkpoint is None:
             return cls(folder)
@@ -117,8 +114,6 @@ class Past:
 
 
 def _carried(checkpoint: Checkpoint, folder: RunFolder) -> dict[str, Any]:
-    from dreamtune.adapters import AdapterFile
-
     path = checkpoint.path / folder.adapter.name
     training = AdapterFile.load(path).training if path.is_file() else {}
     return {name: training[name] for name in CARRIED if name in training}

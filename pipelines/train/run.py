@@ -9,21 +9,29 @@ from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from torch import Tensor
+
+from dreamtune.data.composites import composite_examples
+from dreamtune.data.encode import prompt_conditionings, subject_examples
+from dreamtune.data.prior import all_prior_latents, prior_examples
 from dreamtune.errors import Interrupted
+from dreamtune.models.families import USUAL
 from dreamtune.pipelines.progress import OnProgress, Printer, Progress
 from dreamtune.pipelines.run_folder import RunFolder
-from dreamtune.pipelines.train.preflight import Prepared, preflight
+from dreamtune.pipelines.train.directions_log import DirectionsLog
+from dreamtune.pipelines.train.preflight import preflight
+from dreamtune.pipelines.train.prepared import Prepared
+from dreamtune.pipelines.train.run_log import RunLog
+from dreamtune.pipelines.train.scores import Scores
 from dreamtune.training.config import TrainConfig
+from dreamtune.training.data import TrainingData
 from dreamtune.training.launched import is_first
+from dreamtune.training.loop import fit
+from dreamtune.training.processes import first_alone, wait_for_all
 from dreamtune.training.signals import stop_on_signal
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from dreamtune.training.data import TrainingData
-    from dreamtune.training.trainer import StepRecord
+from dreamtune.training.trainer import RunFiles, StepRecord
 
 
 @dataclass(frozen=True)
@@ -119,8 +127,6 @@ def train(
         on_progress = _silent
     plan = preflight(config, folder, resume, on_progress)
 
-    from dreamtune.training.processes import wait_for_all
-
     wait_for_all(plan.config)  # all of them have found the folder as it was
     stop = stop or threading.Event()
     try:
@@ -137,13 +143,6 @@ def _silent(progress: Progress) -> None:
 def _run(
     plan: Prepared, folder: RunFolder, resume: bool, tell: OnProgress, stop: threading.Event, began: float
 ) -> TrainResult:
-    from dreamtune.pipelines.train.directions_log import DirectionsLog
-    from dreamtune.pipelines.train.run_log import RunLog
-    from dreamtune.pipelines.train.scores import Scores
-    from dreamtune.training.loop import fit
-    from dreamtune.training.processes import first_alone, wait_for_all
-    from dreamtune.training.trainer import RunFiles
-
     config, base, attached = plan.config, plan.base, plan.attached
     if is_first():
         folder.check(resume)  # again: another training may have begun and ended here since the preflight
@@ -218,12 +217,6 @@ def _run(
 
 def _encode(plan: Prepared, tell: OnProgress, stop: threading.Event) -> TrainingData:
     """Latents and embeddings, from the cache where they are there, else computed. Raises Interrupted."""
-    from dreamtune.data.composites import composite_examples
-    from dreamtune.data.encode import prompt_conditionings, subject_examples
-    from dreamtune.data.prior import all_prior_latents, prior_examples
-    from dreamtune.models.families import USUAL
-    from dreamtune.training.data import TrainingData
-
     config, base, subject = plan.config, plan.base, plan.subject
 
     def follow(phase: str, what: str) -> Callable[[int, int], None]:

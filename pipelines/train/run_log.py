@@ -10,17 +10,15 @@ import time
 from collections import deque
 from pathlib import Path
 from types import TracebackType
-from typing import IO, TYPE_CHECKING, Self
+from typing import IO, Self
 
+from dreamtune.adapters import AttachedParts
+from dreamtune.models import Base
 from dreamtune.pipelines.progress import OnProgress, Progress
 from dreamtune.pipelines.run_folder import RunFolder
 from dreamtune.pipelines.train.trackers import Trackers
 from dreamtune.training.config import TrainConfig
-
-if TYPE_CHECKING:
-    from dreamtune.adapters import AttachedParts
-    from dreamtune.models import Base
-    from dreamtune.training.trainer import StepRecord
+from dreamtune.training.trainer import StepRecord
 
 SMOOTH = 20
 """Losses are shown and reported as the mean of this many steps: a single one says nothing."""

@@ -7,22 +7,30 @@ import shutil
 import threading
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from dreamtune.data.subject import Subject
 from dreamtune.errors import ConfigError, GenerationError, RunFolderError
+from dreamtune.evaluation import (
+    Choice,
+    Exam,
+    Judge,
+    Measurement,
+    Sampling,
+    Score,
+    default_prompts,
+    load_judge,
+    reference_pictures,
+)
+from dreamtune.models import Base
 from dreamtune.pipelines.contact_sheet import sheet
 from dreamtune.pipelines.progress import OnProgress, Progress
 from dreamtune.pipelines.run_folder import RunFolder
 from dreamtune.pipelines.train.curve_figure import draw_curve
+from dreamtune.pipelines.train.prepared import Prepared
 from dreamtune.storage import atomic
+from dreamtune.training import rng
 from dreamtune.training.config import TrainConfig
-
-if TYPE_CHECKING:
-    from dreamtune.data.subject import Subject
-    from dreamtune.evaluation import Exam, Judge, Measurement, Score
-    from dreamtune.models import Base
-    from dreamtune.pipelines.train.preflight import Prepared
-    from dreamtune.training.trainer import StepRecord
+from dreamtune.training.trainer import StepRecord
 
 PROMPTS = 8
 """Places in which the subject, and its class, are drawn for a score."""
@@ -35,7 +43,6 @@ def find_judge(config: TrainConfig, base: Base, subject: Subject) -> Judge | Non
     """
     if not config.score_every:
         return None
-    from dreamtune.evaluation import load_judge
 
     if len(subject.photos) < 2:
         raise ConfigError("score_every needs at least two pictures of the subject: add some, or leave it away")
@@ -52,8 +59,6 @@ class Scores:
 
     def __init__(self, folder: RunFolder, plan: Prepared, tell: OnProgress) -> None:
         """Nothing is drawn before the first score."""
-        from dreamtune.evaluation import Choice
-
         self.folder, self.plan, self.config, self.tell = folder, plan, plan.config, tell
         self.enough = threading.Event()
         """Set when `early_stop` says that training is done."""
@@ -75,8 +80,6 @@ class Scores:
 
         Raises RunFolderError when scores up to there are missing.
         """
-        from dreamtune.evaluation import Choice, Score
-
         self.done = step
         if not self.config.score_every:
             return
@@ -104,8 +107,6 @@ class Scores:
         self.done = record.step
         if not self._is_due(record.step):
             return
-        from dreamtune.evaluation import Score
-        from dreamtune.training import rng
 
         began = time.monotonic()
         try:
@@ -156,8 +157,6 @@ class Scores:
         return bool(every) and (step % every == 0 or step == self.config.steps)
 
     def _examine(self) -> Measurement:
-        from dreamtune.evaluation import Exam, Sampling, default_prompts, reference_pictures
-
         config, plan = self.config, self.plan
         if self._exam is None:
             assert plan.judge is not None and config.resolution is not None, "seen to by the preflight"

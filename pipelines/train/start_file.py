@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
+import torch
+
+from dreamtune.adapters import AttachedParts, NewWord
+from dreamtune.adapters.formats import read_adapter
+from dreamtune.adapters.starting import start_at
 from dreamtune.errors import ConfigError, IncompatibleModelError
+from dreamtune.models import Base
 from dreamtune.pipelines.adapter_ref import AdapterUse, digest_of
 from dreamtune.pipelines.progress import OnProgress, Progress
 from dreamtune.training.config import TrainConfig
 from dreamtune.words import same
-
-if TYPE_CHECKING:
-    from dreamtune.adapters import AttachedParts, NewWord
-    from dreamtune.models import Base
 
 
 @dataclass(frozen=True)
@@ -28,8 +30,6 @@ class StartFile:
     @classmethod
     def load(cls, path: Path) -> Self:
         """Read a file of any known tool. Raises AdapterFileError."""
-        from dreamtune.adapters.formats import read_adapter
-
         path = path.expanduser()
         found = read_adapter(path)
         remarks = tuple(f"{path.name}: {it}" for it in found.remarks)
@@ -72,8 +72,6 @@ class StartFile:
 
         Raises ConfigError for a method that cannot, and IncompatibleModelError for a file of another base.
         """
-        from dreamtune.adapters.starting import start_at
-
         file, told = self.use.file, dict[str, Any]()
         for remark in self.use.remarks:
             tell(Progress("remark", message=remark))
@@ -108,8 +106,6 @@ class StartFile:
 
 def _begin_word(attached: AttachedParts, word: NewWord) -> None:
     """Raises IncompatibleModelError for embeddings of another base."""
-    import torch
-
     known = {} if attached.word is None else dict(attached.word.vectors.items())
     if {part: it.shape for part, it in word.vectors.items()} != {part: it.shape for part, it in known.items()}:
         raise IncompatibleModelError(f"the embeddings of {word.word!r} were made for another base: take that one")

@@ -9,6 +9,7 @@ from gradio.events import Dependency
 
 from dreamtune.errors import ConfigError
 from dreamtune.pipelines import library
+from dreamtune.pipelines.export.run import export  # which loads torch
 from dreamtune.pipelines.output import human
 
 from .. import fragments
@@ -139,8 +140,6 @@ class LibraryTab:
         return words, hidden
 
     def _export(self, name: str | None, form: str) -> Any:
-        from dreamtune.pipelines.export.run import export  # which loads torch
-
         path = self.app.workspace.adapter(_chosen(name))
         if form not in EXPORTS:
             raise ConfigError(f"no format {form[:40]!r}: choose from the list")

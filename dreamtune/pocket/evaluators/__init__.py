@@ -5,11 +5,9 @@ They were trained on renders only (half of them after a round trip through the V
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from .evaluators import Evaluators
-    from .reading import Found, Reading
+from . import reading
+from .evaluators import Evaluators
+from .reading import Found, Reading
 
 __all__ = ["Evaluators", "Found", "Reading"]
 
@@ -17,11 +15,7 @@ __all__ = ["Evaluators", "Found", "Reading"]
 def __getattr__(name: str) -> object:
     """Load torch only when an evaluator is asked for."""
     if name == "Evaluators":
-        from .evaluators import Evaluators
-
         return Evaluators
     if name in ("Found", "Reading"):
-        from . import reading
-
         return getattr(reading, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

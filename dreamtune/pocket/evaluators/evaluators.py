@@ -19,6 +19,8 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from dreamtune.errors import BaseModelError
 
+from .. import WEIGHTS
+from .. import path as base_path
 from ..world import CLASSES, COLORS, CONTEXTS, PATTERNS
 from .geometry import SECOND_SCORE, best, crop
 from .networks import HEADS, PICTURE, Finder, ImageText, Reader
@@ -44,9 +46,6 @@ class Evaluators:
     @classmethod
     def load(cls) -> Self:
         """The evaluators that are shipped with the embedded base. Raises BaseModelError when they are missing."""
-        from .. import WEIGHTS
-        from .. import path as base_path
-
         base, folder = base_path(), WEIGHTS / "evaluators"
         encoder = CLIPTextModel(CLIPTextConfig.from_pretrained(base / "text_encoder", local_files_only=True))
         encoder.load_state_dict(_weights(base / "text_encoder" / "model.safetensors"))

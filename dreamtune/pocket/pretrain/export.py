@@ -8,26 +8,23 @@ import os
 import platform
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 from safetensors.torch import save_file
 
+from .evaluators import NETWORKS
+from .judge import judge
+from .maker import Maker
 from .tokenizer import save_tokenizer
 from .unet import new_scheduler
-
-if TYPE_CHECKING:
-    from .__main__ import Maker
 
 CURVE_POINTS = 60
 
 
 def export_evaluators(maker: Maker, weights: Path) -> Path:
     """Write `weights/evaluators`: the networks in half precision and what was measured of them; return it."""
-    from .evaluators import NETWORKS
-    from .judge import judge
-
     target, partial = weights / "evaluators", weights / "evaluators.partial"
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)

@@ -7,7 +7,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from random import Random
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,10 +18,8 @@ from ..evaluators.geometry import overlap
 from ..photographs import PHOTO_SIZES
 from ..world import CLASSES, COLORS, CONTEXTS, PATTERNS, SIZES, Placement, Scene, Subject, render
 from .data import HELD_OUT, NONE, RenderSet, identity
+from .maker import Maker
 from .vae import round_trip
-
-if TYPE_CHECKING:
-    from .__main__ import Maker
 
 _COLORS, _CONTEXTS = list(COLORS), list(CONTEXTS)
 _HALF = 0.5
