@@ -52,7 +52,7 @@ def measure(base: Base, judge: Evaluators, person: Person, file: Path) -> dict[s
     """Mean likeness of one subject by form, and the share of pictures of two in which two subjects are found."""
     references = judge.identity(photographs(person.subject, RENDERS, seed=1_000))
     usual, found, both = USUAL["pocket"], {}, []
-    attached = base.put_on(AdapterFile.load(str(file)))
+    attached = base.attach(AdapterFile.load(str(file)))
     try:
         for form, (prompt, side) in forms(person).items():
             prompts = [f"{prompt} {place}" for place in CONTEXTS.values()]

@@ -32,7 +32,7 @@ from dreamtune.evaluation import default_prompts, subject_fidelity
 from dreamtune.evaluation.pocket_judge import PocketJudge
 from dreamtune.models import Base, load_base
 from dreamtune.models.families import USUAL
-from dreamtune.pipelines.adapter_ref import AdapterUse
+from dreamtune.pipelines.adapter_ref import AdapterRef
 from dreamtune.pipelines.analyze.report import Report
 from dreamtune.pipelines.fuse.explain import CALIBRATION
 from dreamtune.pocket import photographs
@@ -55,7 +55,7 @@ def fidelities(files: Mapping[tuple[str, str], Path], path: Path) -> dict[Way, f
 
     files: (training, token) -> adapter. What is in the file `path` is not measured again; the rest is added to it.
     """
-    uses = {key: AdapterUse.load(str(file)) for key, file in files.items()}
+    uses = {key: AdapterRef.load(str(file)) for key, file in files.items()}
     digests = [use.digest for use in uses.values()]
     stored = json.loads(path.read_text()) if path.is_file() else {"adapters": digests, "fidelities": {}}
     if stored["adapters"] != digests:

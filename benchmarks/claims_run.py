@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.quality_run import Task, base_on, examiner, put_on, train
+from benchmarks.quality_run import Task, attached_by, base_on, examiner, train
 from benchmarks.quality_work import Job
 from dreamtune.adapters import AdapterFile, AttachedAdapter, Delta
 from dreamtune.adapters.methods.lora_dash import LoRADash
@@ -65,7 +65,7 @@ def learn(watched: Watched, device: str, place: Path) -> dict[str, Any]:
     if watched.choice:  # it must not launch by itself
         options = tuple(sorted((dict(options) | {"launch_step": task.settings.steps}).items()))
     seen: dict[int, dict[str, list[int]]] = {}
-    with put_on(base, task.toolkit, task.method, options, task.seed) as attached:
+    with attached_by(base, task.toolkit, task.method, options, task.seed) as attached:
         assert isinstance(attached, AttachedAdapter)
         own = attached
 
@@ -76,8 +76,8 @@ def learn(watched: Watched, device: str, place: Path) -> dict[str, Any]:
                 choose_directions(own, watched.choice)
 
         trained = train(base, attached, task, on_step)
-        exam = examiner(device, task.subject, task.token, task.settings.drawing_steps, True)
-        figures: dict[str, Any] = exam.measure(attached)[0]
+        evaluation = examiner(device, task.subject, task.token, task.settings.drawing_steps, True)
+        figures: dict[str, Any] = evaluation.measure(attached)[0]
         keep(attached, base, task, place)
     return figures | {"cpu_seconds": round(trained.cpu_seconds, 2), "seen": seen}
 
@@ -85,7 +85,7 @@ def learn(watched: Watched, device: str, place: Path) -> dict[str, Any]:
 def keep(attached: AttachedAdapter, base: Base, task: Task, place: Path) -> None:
     """Write the adapter file of a job."""
     cls = task.subject.split()[0]
-    file = AdapterFile.from_attached(attached, base=base.id, trigger=task.token, class_word=cls, training={})
+    file = AdapterFile.from_attached(attached, base=base.id, token=task.token, class_word=cls, training={})
     file.save(kept(place))
 
 
@@ -99,7 +99,7 @@ def directions(attached: AttachedAdapter) -> dict[str, Tensor]:
     store = default_store()
     with torch.no_grad():
         return {
-            path: tsd(store.full(layer.pristine), Delta.of_adapter(adapter, layer.pristine), 2 * K)
+            path: tsd(store.full(layer.base_weight), Delta.of_adapter(adapter, layer.base_weight), 2 * K)
             for path, layer, adapter in attached.layers()
         }
 
@@ -108,7 +108,7 @@ def choose_directions(attached: AttachedAdapter, choice: str) -> None:
     """Launch every LoRA-Dash with other directions: of the largest or smallest σ, or any."""
     for path, layer, adapter in attached.layers():
         assert isinstance(adapter, LoRADash)
-        svd = default_store().full(layer.pristine)
+        svd = default_store().full(layer.base_weight)
         count, n = len(adapter.indices), len(svd.s)
         picked = {
             "top": list(range(count)),
@@ -136,8 +136,8 @@ def fused(task: Fused, device: str, place: Path) -> dict[str, Any]:
     fuse(FuseConfig(adapters=files), out, lambda _: None)
     learned = task.own.task
     with AdapterFile.load(out).attach(base.unet) as attached:
-        exam = examiner(device, learned.subject, learned.token, learned.settings.drawing_steps, True)
-        return exam.measure(attached)[0]
+        evaluation = examiner(device, learned.subject, learned.token, learned.settings.drawing_steps, True)
+        return evaluation.measure(attached)[0]
 
 
 def look(places: list[Path]) -> dict[str, Any]:

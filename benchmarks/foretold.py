@@ -27,7 +27,7 @@ from benchmarks.quality_work import base_digest
 from dreamtune.analysis.overlap import spearman
 from dreamtune.evaluation.fidelity import likeness
 from dreamtune.models import load_base
-from dreamtune.pipelines.adapter_ref import AdapterUse
+from dreamtune.pipelines.adapter_ref import AdapterRef
 from dreamtune.pipelines.analyze.effects import Asking, Together, effects
 from dreamtune.pipelines.analyze.together import RELIABILITY
 from dreamtune.pipelines.generate.run import GenerateConfig
@@ -53,7 +53,7 @@ def told_apart(files: Sequence[Path], people: Sequence[Person]) -> dict[str, Any
     for cls in dict.fromkeys(person.cls for person in people):
         chosen = [(str(file), person) for file, person in zip(files, people, strict=True) if person.cls == cls]
         names = [name for name, _ in chosen]
-        asking = Asking([AdapterUse.load(name) for name in names], load_base("pocket"), DRAFT_STEPS)
+        asking = Asking([AdapterRef.load(name) for name in names], load_base("pocket"), DRAFT_STEPS)
         for pair in dreamtune.analyze(names, interference=False).to_dict()["pairs"]:
             a, b = pair["a"], pair["b"]
             kind = "same" if chosen[a][1] == chosen[b][1] else "other"
@@ -87,7 +87,7 @@ def forecasts(files: pairs.Files) -> dict[str, dict[tuple[int, int], float]]:
     base, found = load_base("pocket"), {}
     for number, pair in enumerate(PAIRS):
         paths = [str(files[person.token, "lora"]) for person in pair]
-        asked: Together = effects([AdapterUse.load(path) for path in paths], base, lambda _: None, steps=DRAFT_STEPS)[
+        asked: Together = effects([AdapterRef.load(path) for path in paths], base, lambda _: None, steps=DRAFT_STEPS)[
             0, 1
         ]
         crosstalk = dreamtune.analyze(paths, steps=DRAFT_STEPS).to_dict()["interference"]["crosstalk"]

@@ -21,7 +21,16 @@ from benchmarks.layers import kinds
 from dreamtune.adapters import AdapterFile
 from dreamtune.adapters.description import LayerRecord
 from dreamtune.adapters.methods.lora import LoRAConfig
-from dreamtune.fusion import FUSIONS, MEASURED, FusionOptions, Ingredient, Inputs, as_file, common_layers, fuse_layers
+from dreamtune.fusion import (
+    FUSIONS,
+    MEASURED,
+    FusionOptions,
+    Inputs,
+    WeightedAdapter,
+    as_file,
+    common_layers,
+    fuse_layers,
+)
 from dreamtune.pipelines.fuse.run import FuseConfig, fuse
 
 
@@ -39,7 +48,7 @@ def make(path: Path, rank: int, seed: int) -> str:
         config=LoRAConfig(rank=rank, alpha=float(rank)),
         layers=layers,
         base="sd1",
-        trigger=f"t{seed}",
+        token=f"t{seed}",
         class_word="dog",
         training={},
         tensors=tensors,
@@ -49,7 +58,7 @@ def make(path: Path, rank: int, seed: int) -> str:
 
 def fuse_moments(files: Sequence[str], method: str, out: Path) -> None:
     """Fuse by a method that asks for inputs, and write the result."""
-    ingredients = [Ingredient(name, AdapterFile.load(name)) for name in files]
+    ingredients = [WeightedAdapter(name, AdapterFile.load(name)) for name in files]
     records = common_layers(ingredients)
     moments = {}
     for width in {record.shape[1] for record in records.values()}:
@@ -57,7 +66,7 @@ def fuse_moments(files: Sequence[str], method: str, out: Path) -> None:
         moments[width] = x.T @ x / len(x)
     own = {path: moments[record.shape[1]] for path, record in records.items()}
     layers = fuse_layers(ingredients, FusionOptions(method), inputs=Inputs([own] * len(ingredients), own))
-    about = {"base": "sd1", "trigger": "", "class_word": "", "training": {}}
+    about = {"base": "sd1", "token": "", "class_word": "", "training": {}}
     as_file(layers, records, None, **about).file.save(out)
 
 

@@ -74,7 +74,7 @@ def estimate(plan: Plan, folder: Path, workers: int, device: str) -> str:
     run(replace(job.task, settings=probe, whole=False), device)  # everything is loaded by then
     began = time.perf_counter()
     figures, _ = run(replace(job.task, settings=probe, whole=False), device)
-    drawn = 20  # pictures of the short exam, each of `drawing` steps
+    drawn = 20  # pictures of the short evaluation, each of `drawing` steps
     per_step = figures["seconds"] / steps
     per_drawing = (time.perf_counter() - began - figures["seconds"]) / (drawn * drawing)
     settings, lines, total = plan.settings, [], 0.0

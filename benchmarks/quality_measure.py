@@ -1,4 +1,4 @@
-"""What an adapter is worth: the figures of one exam on a subject of the pocket world that is known exactly."""
+"""What an adapter is worth: the figures of one evaluation on a subject of the pocket world that is known exactly."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from benchmarks.quality_methods import PeftAttached
 from benchmarks.quality_subjects import Individual, individual, pixels, prompts
 from dreamtune.adapters import AttachedAdapter
 from dreamtune.data.prior import prior_latents
-from dreamtune.evaluation import Exam, Measurement, Sampling, default_prompts
+from dreamtune.evaluation import Evaluation, Measurement, Sampling, default_prompts
 from dreamtune.evaluation.pocket_judge import PocketJudge, shown
 from dreamtune.models import Base
 from dreamtune.models.conditioning import unet_inputs
@@ -73,12 +73,12 @@ class Examiner:
         self.sampling = Sampling(
             base.resolution, drawing_steps, DRAWING.guidance, seed=1_000, per_prompt=2 if whole else 1
         )
-        self._exam: Exam | None = None
+        self._exam: Evaluation | None = None
 
     def measure(self, attached: AttachedAdapter | PeftAttached) -> tuple[dict[str, float], list[Image.Image]]:
         """Figures of the adapter and the subject's pictures; `attached` is left as it was."""
-        exam = self._exam_of(attached)
-        measured = exam.measure()
+        evaluation = self._exam_of(attached)
+        measured = evaluation.measure()
         figures = {
             "fidelity": measured.subject.share,
             "prompt": measured.prompt,
@@ -86,33 +86,38 @@ class Examiner:
             "leak": measured.class_word.share,
         }
         if self.whole:
-            figures |= self._more(exam, measured) | {"drift": drift(self.base, attached, self.who.cls)}
+            figures |= self._more(evaluation, measured) | {"drift": drift(self.base, attached, self.who.cls)}
         return {name: round(float(value), 5) for name, value in figures.items()}, measured.pictures_after
 
     def anchors(self, attached: AttachedAdapter | PeftAttached) -> dict[str, dict[str, float]]:
         """The same figures of the base's pictures of the class, and of real pictures of the subject as asked for."""
-        exam = self._exam_of(attached)
-        judge, real = exam.judge, self.who.real * self.sampling.per_prompt
-        real_prompt = float(judge.prompt_scores(real, [pair.bare for pair in exam.prompts]).nanmean())
-        base = {"fidelity": 0.0, "prompt": exam.prompt_fidelity, **self._of(exam.pictures), "diversity": 1.0}
+        evaluation = self._exam_of(attached)
+        judge, real = evaluation.judge, self.who.real * self.sampling.per_prompt
+        real_prompt = float(judge.prompt_scores(real, [pair.bare for pair in evaluation.prompts]).nanmean())
+        base = {
+            "fidelity": 0.0,
+            "prompt": evaluation.prompt_fidelity,
+            **self._of(evaluation.pictures),
+            "diversity": 1.0,
+        }
         best = {"fidelity": 1.0, "prompt": real_prompt, **self._of(real)}
-        best["diversity"] = vendi(self.who.real) / vendi(exam.pictures[: len(self.who.real)])
+        best["diversity"] = vendi(self.who.real) / vendi(evaluation.pictures[: len(self.who.real)])
         return {
             kind: {name: round(value, 5) for name, value in row.items()}
             for kind, row in (("base", base), ("real", best))
         }
 
-    def _exam_of(self, attached: AttachedAdapter | PeftAttached) -> Exam:
+    def _exam_of(self, attached: AttachedAdapter | PeftAttached) -> Evaluation:
         if self._exam is None:
             references, real = self.who.references, self.who.real
             judge = StrictJudge(evaluators())
-            self._exam = Exam(self.base, attached, judge, references, self.pairs, self.sampling, real)  # pyright: ignore[reportArgumentType]
+            self._exam = Evaluation(self.base, attached, judge, references, self.pairs, self.sampling, real)  # pyright: ignore[reportArgumentType]
         self._exam.attached = attached  # pyright: ignore[reportAttributeAccessIssue]
         return self._exam
 
-    def _more(self, exam: Exam, measured: Measurement) -> dict[str, float]:
+    def _more(self, evaluation: Evaluation, measured: Measurement) -> dict[str, float]:
         figures = self._of(measured.pictures_after)
-        return figures | {"diversity": vendi(measured.pictures_after) / vendi(exam.pictures)}
+        return figures | {"diversity": vendi(measured.pictures_after) / vendi(evaluation.pictures)}
 
     def _of(self, pictures: list[Image.Image]) -> dict[str, float]:
         return verification(self.who, pictures) | {"memorised": memorised(self.who, pictures, self.pairs)}

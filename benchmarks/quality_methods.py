@@ -93,7 +93,7 @@ def _layers(unet: nn.Module) -> list[nn.Linear]:
     return [layer for path in select_targets(unet, TARGETS) if isinstance(layer := unet.get_submodule(path), nn.Linear)]
 
 
-def put_on(base: Base, toolkit: str, method: str, options: Options, seed: int) -> AttachedAdapter | PeftAttached:
+def attached_by(base: Base, toolkit: str, method: str, options: Options, seed: int) -> AttachedAdapter | PeftAttached:
     """A new adapter of either toolkit on the base's UNet."""
     if toolkit == "dreamtune":
         return attach(base.unet, METHODS[method].config_class(**dict(options)), TARGETS, seed)
@@ -111,7 +111,7 @@ def _peft_config(method: str, options: dict[str, Any], paths: list[str]) -> Any:
 
 
 class PeftAttached(Attachment):
-    """An adapter of PEFT behind the interface of ours, so that one loop and one exam serve both."""
+    """An adapter of PEFT behind the interface of ours, so that one loop and one evaluation serve both."""
 
     def __init__(self, model: nn.Module, config: Any, seed: int) -> None:
         super().__init__()
@@ -164,5 +164,5 @@ def file_bytes(attached: AttachedAdapter | PeftAttached, base: Base) -> int:
     if isinstance(attached, PeftAttached):
         tensors: Mapping[str, Tensor] = {name: tensor.contiguous() for name, tensor in attached.state_dict().items()}
         return len(save(dict(tensors)))
-    file = AdapterFile.from_attached(attached, base=base.id, trigger="sks", class_word="cat", training={})
+    file = AdapterFile.from_attached(attached, base=base.id, token="sks", class_word="cat", training={})
     return len(file.to_bytes())

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.quality_methods import BUDGETS, CONTESTANTS, RATES, Contestant, put_on, sized
+from benchmarks.quality_methods import BUDGETS, CONTESTANTS, RATES, Contestant, attached_by, sized
 from benchmarks.quality_run import Settings, Task, base_on, examiner, run
 from benchmarks.quality_statistics import both
 from benchmarks.quality_subjects import PHOTOS, held_out, prompts, tuning
@@ -96,7 +96,7 @@ def work(task: Task, device: str, place: Path) -> dict[str, Any]:
 def anchors(task: Task, device: str, place: Path) -> dict[str, Any]:
     """What the base and real pictures reach, as a job."""
     base = base_on(device)
-    with put_on(base, task.toolkit, task.method, task.options, task.seed) as attached:
+    with attached_by(base, task.toolkit, task.method, task.options, task.seed) as attached:
         return examiner(device, task.subject, task.token, task.settings.drawing_steps, True).anchors(attached)
 
 

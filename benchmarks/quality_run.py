@@ -1,4 +1,4 @@
-"""One training and its exam: the same data, loss, noise, steps and optimizer for every contestant."""
+"""One training and its evaluation: the same data, loss, noise, steps and optimizer for every contestant."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 from benchmarks.quality_measure import Examiner, class_latents
-from benchmarks.quality_methods import Options, PeftAttached, file_bytes, put_on
+from benchmarks.quality_methods import Options, PeftAttached, attached_by, file_bytes
 from benchmarks.quality_subjects import TOKEN, Individual, individual
 from dreamtune.adapters import AttachedAdapter
 from dreamtune.data.example import Example
@@ -75,17 +75,17 @@ def base_on(device: str) -> Base:
 
 @cache
 def examiner(device: str, name: str, token: str, drawing_steps: int, whole: bool) -> Examiner:
-    """The subject's exam, whose base pictures are drawn once in a process."""
+    """The subject's evaluation, whose base pictures are drawn once in a process."""
     return Examiner(base_on(device), name, token, drawing_steps, whole)
 
 
 def run(task: Task, device: str) -> tuple[dict[str, Any], Image.Image]:
     """Train and measure; figures as plain values and a strip of pictures."""
     base = base_on(device)
-    with put_on(base, task.toolkit, task.method, task.options, task.seed) as attached:
+    with attached_by(base, task.toolkit, task.method, task.options, task.seed) as attached:
         trained = train(base, attached, task)
-        exam = examiner(device, task.subject, task.token, task.settings.drawing_steps, task.whole)
-        figures, pictures = exam.measure(attached)
+        evaluation = examiner(device, task.subject, task.token, task.settings.drawing_steps, task.whole)
+        figures, pictures = evaluation.measure(attached)
         figures |= {
             "parameters": sum(parameter.numel() for parameter in attached.parameters()),
             "file_bytes": file_bytes(attached, base),

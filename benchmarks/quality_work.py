@@ -56,7 +56,7 @@ def _json(place: Path) -> Path:
 
 
 def do_all(
-    folder: Path, jobs: Sequence[Job], workers: int, device: str, tell: Callable[[str], None]
+    folder: Path, jobs: Sequence[Job], workers: int, device: str, on_progress: Callable[[str], None]
 ) -> list[dict[str, Any]]:
     """The results of `jobs` in their order; those that are missing are worked out in `workers` processes.
 
@@ -74,7 +74,7 @@ def do_all(
                 for done, future in enumerate(as_completed(futures), 1):
                     future.result()
                     left = (time.monotonic() - began) / done * (len(missing) - done)
-                    tell(f"{done}/{len(missing)} {futures[future].label}, about {left / 60:.0f} min left")
+                    on_progress(f"{done}/{len(missing)} {futures[future].label}, about {left / 60:.0f} min left")
             finally:  # after an error, leaving the pool would first do all that still waits
                 pool.shutdown(cancel_futures=True)
     results = [result_of(folder, job, device) for job in jobs]

@@ -18,7 +18,7 @@ import torch
 
 from benchmarks.machine import RESULTS, machine, pick_device, write_results
 from benchmarks.quality_measure import Examiner
-from benchmarks.quality_methods import CONTESTANTS, put_on, sized
+from benchmarks.quality_methods import CONTESTANTS, attached_by, sized
 from benchmarks.quality_run import Settings, Task, base_on, train
 from benchmarks.quality_subjects import TOKEN, held_out
 from dreamtune.errors import ConfigError
@@ -35,7 +35,7 @@ def curve(task: Task, device: str, examiner: Examiner) -> list[dict[str, float]]
     base, points, spent = base_on(device), list[dict[str, float]](), 0.0
     every = task.settings.steps // POINTS
     clock = time.process_time if device == "cpu" else time.perf_counter  # a busy machine changes the former little
-    with put_on(base, task.toolkit, task.method, task.options, task.seed) as attached:
+    with attached_by(base, task.toolkit, task.method, task.options, task.seed) as attached:
         began = clock()
 
         def on_start(_: int) -> None:

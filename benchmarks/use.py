@@ -40,7 +40,7 @@ def make(folder: Path, base: Base, count: int) -> list[Path]:
             for adapter in attached.adapters.values():
                 up = adapter.get_parameter("up")
                 up.data.copy_(0.01 * torch.randn(up.shape, generator=generator))
-            file = AdapterFile.from_attached(attached, base=base.id, trigger=f"t{seed}", class_word="cat", training={})
+            file = AdapterFile.from_attached(attached, base=base.id, token=f"t{seed}", class_word="cat", training={})
         file.save(path)
         paths.append(path)
     return paths

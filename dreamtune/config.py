@@ -21,7 +21,7 @@ _LONGEST, _LARGEST, _DEEPEST = 10_000, 2**53, 10
 """Characters of a text and entries of a list, the largest number, and lists within lists: far beyond what is of use."""
 
 
-class Recipe(BaseModel):
+class Config(BaseModel):
     """Base of every settings model: frozen, closed to unknown keys, readable from YAML.
 
     Constructing one from bad values raises :class:`ConfigError` (never pydantic's own error), with the
@@ -88,7 +88,7 @@ _PLAIN = {
 """pydantic's words for types, and those of people who write YAML."""
 
 
-def explain(error: ValidationError, model: type[Recipe]) -> str:
+def explain(error: ValidationError, model: type[Config]) -> str:
     """Turn pydantic's report into one line: each wrong key, what is wrong, and the nearest right key."""
     by_key: dict[str, list[dict[str, Any]]] = {}
     for item in error.errors(include_url=False):
@@ -117,7 +117,7 @@ def _check_plain(key: str, value: object, depth: int = 0) -> None:
             _check_plain(key, entry, depth + 1)
 
 
-def _explain_one(key: str, items: list[dict[str, Any]], model: type[Recipe]) -> str:
+def _explain_one(key: str, items: list[dict[str, Any]], model: type[Config]) -> str:
     item = items[0]
     if item["type"] == "extra_forbidden":
         if key in model.answers:

@@ -69,7 +69,7 @@ def parse(text: str) -> tuple[Path, float, dict[str, float]]:
 
 
 def text_of(path: Path, told: Mapping[str, Any]) -> str:
-    """How to name the adapter file `path` to be used as `told`, which is of :meth:`AdapterUse.to_dict`."""
+    """How to name the adapter file `path` to be used as `told`, which is of :meth:`AdapterRef.to_dict`."""
     blocks = "".join(f",{block}={factor!r}" for block, factor in told.get("blocks", {}).items())
     window = "@{!r}-{!r}".format(*told["window"]) if "window" in told else ""
     return f"{path}:{told['strength']!r}{blocks}{window}"

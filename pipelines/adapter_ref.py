@@ -17,14 +17,14 @@ from dreamtune.text import shown
 
 if TYPE_CHECKING:
     from dreamtune.adapters import AdapterFile, AttachedParts
-    from dreamtune.fusion import Ingredient
+    from dreamtune.fusion import WeightedAdapter
     from dreamtune.models import Base
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
 @dataclass(frozen=True)
-class AdapterUse:
+class AdapterRef:
     """An adapter file and how strongly it is to act."""
 
     path: Path
@@ -95,11 +95,11 @@ class AdapterUse:
         return found
 
     @property
-    def ingredient(self) -> Ingredient:
+    def ingredient(self) -> WeightedAdapter:
         """It as part of a fusion. Raises ConfigError as :attr:`patterns` does."""
-        from dreamtune.fusion import Ingredient
+        from dreamtune.fusion import WeightedAdapter
 
-        return Ingredient(self.path.name, self.file, self.strength, self.patterns)
+        return WeightedAdapter(self.path.name, self.file, self.strength, self.patterns)
 
     def check(self, base: Base, any_base: bool = False) -> None:
         """Make certain that it fits `base`. Raises IncompatibleModelError that names the file."""
@@ -119,7 +119,7 @@ class AdapterUse:
         weights.
         """
         try:
-            attached = base.put_on(self.file, self.strength, any_base=any_base)
+            attached = base.attach(self.file, self.strength, any_base=any_base)
         except IncompatibleModelError as error:
             raise IncompatibleModelError(f"{self.path}: {error}") from None
         with attached:
@@ -144,13 +144,13 @@ class AdapterUse:
         return {"file": self.path.name, "strength": self.strength, "sha256": self.digest, **blocks, **window}
 
 
-def drawn_by(base: Base, adapters: Sequence[AdapterUse]) -> Base:
+def drawn_by(base: Base, adapters: Sequence[AdapterRef]) -> Base:
     """`base` as pictures with these adapters are to be drawn: under the noise that they were trained with."""
     zero = any(adapter.zero_terminal_snr for adapter in adapters) and base.prediction_type == "v_prediction"
     return base.with_zero_terminal_snr() if zero else base
 
 
-def noise_remarks(base: Base, adapters: Sequence[AdapterUse]) -> list[str]:
+def noise_remarks(base: Base, adapters: Sequence[AdapterRef]) -> list[str]:
     """Where adapters were trained under other noise than they are drawn with by `base`, of :func:`drawn_by`."""
     zero = [it.path.name for it in adapters if it.zero_terminal_snr]
     rest = [it.path.name for it in adapters if it.file.layers and not it.zero_terminal_snr]
@@ -169,7 +169,7 @@ def digest_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def base_name(adapters: Sequence[AdapterUse]) -> str:
+def base_name(adapters: Sequence[AdapterRef]) -> str:
     """The one base that the adapters were trained on, pocket without any; those that do not tell theirs do not count.
 
     Of a folder or file adapters tell the name alone; its path is taken from the run that an adapter lies in, or else it

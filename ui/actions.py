@@ -99,12 +99,12 @@ def free_word(app: App) -> str:
     return library.free_word(app.workspace, [app.jobs.settings(id).get("token", "sks") for id in trainings])
 
 
-def plan(app: App, dataset: str, values: Mapping[str, Any], more: str, tell: OnProgress) -> PlanResult:
+def plan(app: App, dataset: str, values: Mapping[str, Any], more: str, on_progress: OnProgress) -> PlanResult:
     """What a training would take. Takes two steps, writes nothing."""
     from dreamtune.pipelines.train.plan import plan as measure
 
     config = train_config(app, dataset, values, more)
-    return measure(config, run_place(app, dataset, config.method, ""), tell)
+    return measure(config, run_place(app, dataset, config.method, ""), on_progress)
 
 
 def check(app: App, dataset: str, base: str, class_word: str, token: str) -> CheckResult:
@@ -146,10 +146,10 @@ def fuse(
 
 def one_word(app: App, picks: Sequence[Pick]) -> list[str]:
     """Remarks on adapters that are called by one word."""
-    from dreamtune.pipelines.adapter_ref import AdapterUse
+    from dreamtune.pipelines.adapter_ref import AdapterRef
     from dreamtune.pipelines.fuse.check import one_word as remarks
 
-    return remarks([AdapterUse.load(text) for text in used(app, picks)])
+    return remarks([AdapterRef.load(text) for text in used(app, picks)])
 
 
 def analyze(app: App, names: Sequence[str], name: str, options: Mapping[str, Any]) -> Job:
@@ -171,7 +171,7 @@ def evaluate(app: App, name: str, dataset: str) -> Job:
     return submit(app, "evaluate", config, place, f"{place.name}")
 
 
-def forecast(app: App, picks: Sequence[Pick], tell: OnProgress) -> list[str]:
+def forecast(app: App, picks: Sequence[Pick], on_progress: OnProgress) -> list[str]:
     """What is to be expected of adapters together, in sentences."""
     from dreamtune.pipelines.analyze.advice import advice
     from dreamtune.pipelines.analyze.config import AnalyzeConfig
@@ -181,12 +181,12 @@ def forecast(app: App, picks: Sequence[Pick], tell: OnProgress) -> list[str]:
         raise ConfigError("choose at least two adapters: one alone disturbs nobody")
     names = [name for name, _ in picks]
     files, base = tuple(str(app.workspace.adapter(name)) for name in names), allowed_base(app.workspace, names)
-    report = study(AnalyzeConfig(adapters=files, base=base), None, tell)
+    report = study(AnalyzeConfig(adapters=files, base=base), None, on_progress)
     return [*advice(report), *report.remarks] or ["Nothing that was measured speaks against using them together."]
 
 
 def draw(
-    app: App, picks: Sequence[Pick], values: Mapping[str, Any], tell: OnProgress, regions: Sequence[str] = ()
+    app: App, picks: Sequence[Pick], values: Mapping[str, Any], on_progress: OnProgress, regions: Sequence[str] = ()
 ) -> GenerateResult:
     """Draw pictures; values: further settings of GenerateConfig, of which those that are None are left out.
 
@@ -204,7 +204,9 @@ def draw(
         raise ConfigError("the prompt is empty: write what is to be drawn")
     if given.get("n", 4) * len(given["prompts"]) > MOST_PICTURES:
         raise ConfigError(f"at most {MOST_PICTURES} pictures at once: lower their number")
-    result = generate(GenerateConfig(adapters=tuple(used(app, picks, text)), **given), app.workspace.pictures, tell)
+    result = generate(
+        GenerateConfig(adapters=tuple(used(app, picks, text)), **given), app.workspace.pictures, on_progress
+    )
     if len(picks) == 1 and picks[0][1] > 0 and not given.get("regions"):
         _show(app, picks[0][0], result.files[0])
     return result
@@ -231,12 +233,12 @@ def reads_text(app: App, name: str) -> bool:
     return any(part.startswith("text_encoder") for part in library.entry(app.workspace, name).parts)
 
 
-def stoppable(tell: Callable[[Progress], None], stop: threading.Event) -> OnProgress:
+def stoppable(on_progress: Callable[[Progress], None], stop: threading.Event) -> OnProgress:
     """Leave a pipeline at its next sign of life once `stop` is set."""
 
     def told(progress: Progress) -> None:
         if stop.is_set():
             raise Interrupted("stopped; the pictures that were drawn are kept")
-        tell(progress)
+        on_progress(progress)
 
     return told

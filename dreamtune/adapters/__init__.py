@@ -1,7 +1,7 @@
 """Adapters: small trained changes of a frozen model, attached, merged, saved and taken off again.
 
 >>> attached = attach(unet, LoRAConfig(rank=8), targets="attn")  # then train attached.parameters()
->>> file = AdapterFile.from_attached(attached, base="pocket", trigger="sks", class_word="dog", training={})
+>>> file = AdapterFile.from_attached(attached, base="pocket", token="sks", class_word="dog", training={})
 >>> file.save("dog.safetensors")
 >>> AdapterFile.load("dog.safetensors").attach(unet, strength=0.8)
 """
@@ -14,7 +14,7 @@ from .layer import AdaptedConv2d, AdaptedLayer, AdaptedLinear
 from .methods import METHODS
 from .targets import TARGETS, select_targets
 from .together import AttachedParts
-from .word import NewWord
+from .word import NewToken
 
 __all__ = [
     "METHODS",
@@ -28,7 +28,7 @@ __all__ = [
     "AttachedParts",
     "Delta",
     "MethodConfig",
-    "NewWord",
+    "NewToken",
     "attach",
     "select_targets",
 ]

@@ -109,7 +109,7 @@ class AttachedAdapter(Attachment):
                 layer.refresh()
 
     def merge(self) -> None:
-        """Add strength·ΔW to the weights: no cost per forward pass. The pristine weights are kept aside.
+        """Add strength·ΔW to the weights: no cost per forward pass. The base weights are kept aside.
 
         Adapters that change afterwards are not seen until this is called again. Raises IncompatibleModelError while the
         weights are offloaded; so do unmerging and detaching then.
@@ -135,7 +135,7 @@ class AttachedAdapter(Attachment):
         """
         remarks: dict[str, None] = {}
         for done, (_, layer, adapter) in enumerate(self.layers(), 1):
-            remark = adapter.on_step(step, layer.pristine)
+            remark = adapter.on_step(step, layer.base_weight)
             if remark:
                 remarks[remark] = None
                 if on_progress:
@@ -195,11 +195,11 @@ def attach(
             adapters[path] = kind(own, *matrix_shape(layer))
         except ConfigError as error:
             raise ConfigError(f"{error} (layer {path})") from None
-    tell = on_progress or (lambda done, total: None)
+    report = on_progress or (lambda done, total: None)
     for done, (path, adapter) in enumerate(adapters.items()):  # only now, since this may take long
-        tell(done, len(adapters))
+        report(done, len(adapters))
         adapter.initialize(pristine_weight(layers[path]).detach(), _generator(seed, path))
-    tell(len(adapters), len(adapters))
+    report(len(adapters), len(adapters))
     return AttachedAdapter(module, adapters, method, config, strength)
 
 

@@ -36,10 +36,10 @@ class Adapter(nn.Module, ABC):
         """Make the tensors, not yet initialised. Raises ConfigError for a rank that the layer cannot have."""
         super().__init__()
         self.config, self.out_features, self.in_features = config, out_features, in_features
-        if config.rank > self.most_rank:
+        if config.rank > self.max_rank:
             raise ConfigError(
                 f"rank = {config.rank} is more than a layer of {out_features}x{in_features} can have: "
-                f"use at most {self.most_rank}"
+                f"use at most {self.max_rank}"
             )
 
     starts_anywhere: ClassVar[bool] = False
@@ -65,7 +65,7 @@ class Adapter(nn.Module, ABC):
         return self.out_features, self.in_features
 
     @property
-    def most_rank(self) -> int:
+    def max_rank(self) -> int:
         """The largest rank that the configuration may have on a layer of this shape."""
         return min(self.shape)
 
@@ -80,7 +80,7 @@ class Adapter(nn.Module, ABC):
 
     @abstractmethod
     def delta_weight(self, weight: Tensor) -> Tensor:
-        """ΔW (out, in) for the pristine `weight` (out, in): the definition."""
+        """ΔW (out, in) for the base `weight` (out, in): the definition."""
 
     def delta_output(self, x: Tensor, weight: Tensor) -> Tensor:
         """ΔW·x (..., out) in x's precision, or autocast's, for x (..., in); with dropout while training."""
@@ -108,7 +108,7 @@ class Adapter(nn.Module, ABC):
     def delta_convolved(self, x: Tensor, weight: Tensor, convolve: Convolve) -> Tensor:
         """ΔW * x (n, out, h', w') in x's precision, or autocast's, for x (n, in, h, w) of a convolution, with dropout.
 
-        weight: its pristine (out, in, kh, kw), which counts as the matrix (out, in·kh·kw).
+        weight: its base weight (out, in, kh, kw), which counts as the matrix (out, in·kh·kw).
         """
         dtype = compute_dtype(x)
         with torch.autocast(x.device.type, enabled=False):
@@ -135,7 +135,7 @@ class Adapter(nn.Module, ABC):
         return weight.new_empty(self.shape, device="meta")
 
     def on_weight(self, weight: Tensor) -> None:
-        """Told the pristine `weight` (out, in) when the adapter comes to a layer, and when that weight changes."""
+        """Told the base `weight` (out, in) when the adapter comes to a layer, and when that weight changes."""
 
     def low_rank(self, weight: Tensor) -> tuple[Tensor, Tensor] | None:
         """Exact factors of ΔW = up @ down, up (out, k), down (k, in), or None if there are none that are small.

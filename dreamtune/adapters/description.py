@@ -101,7 +101,7 @@ class Description:
     leaves out the `text_model.` that some of transformers' classes begin with."""
     base: str
     """Id of the base it was trained on: "pocket", a hub id, the name of a folder or file, or "" if not known."""
-    trigger: str
+    token: str
     """The word that calls the subject; of several subjects the first one."""
     class_word: str
     training: Mapping[str, Any]
@@ -109,16 +109,16 @@ class Description:
     others: tuple[tuple[str, str], ...] = ()
     """Words and classes of further subjects, as a fused file has them."""
     embeddings: Mapping[str, tuple[int, int]] = field(default_factory=dict)
-    """Text encoder -> (n, dim) of the embeddings that the trigger has as a new word of its vocabulary, if any."""
+    """Text encoder -> (n, dim) of the embeddings that the token has as a new word of its vocabulary, if any."""
     further_embeddings: Mapping[str, Sizes] = field(default_factory=dict)
-    """Word of `others` -> the same for that word. None has some unless the trigger has."""
+    """Word of `others` -> the same for that word. None has some unless the token has."""
     version: str = __version__
     """Of the dreamtune that wrote it."""
 
     @property
     def subjects(self) -> tuple[tuple[str, str], ...]:
         """Word and class of each subject, as far as they are known; one of the two may be ""."""
-        return tuple(it for it in ((self.trigger, self.class_word), *self.others) if any(it))
+        return tuple(it for it in ((self.token, self.class_word), *self.others) if any(it))
 
     @property
     def tokens(self) -> tuple[str, ...]:
@@ -126,9 +126,9 @@ class Description:
         return tuple(token for token, _ in self.subjects if token)
 
     @property
-    def new_words(self) -> dict[str, Sizes]:
-        """Word -> text encoder -> (n, dim), of all words that have embeddings, the trigger first."""
-        return {self.trigger: self.embeddings, **self.further_embeddings} if self.embeddings else {}
+    def new_tokens(self) -> dict[str, Sizes]:
+        """Word -> text encoder -> (n, dim), of all words that have embeddings, the token first."""
+        return {self.token: self.embeddings, **self.further_embeddings} if self.embeddings else {}
 
     @property
     def called(self) -> str:
@@ -154,7 +154,7 @@ class Description:
         own = {"dreamtune.embeddings": _to_json(dict(self.embeddings))} if self.embeddings else {}
         if self.further_embeddings:
             own["dreamtune.further_embeddings"] = _to_json({w: dict(it) for w, it in self.further_embeddings.items()})
-        own |= {"dreamtune.subjects": _to_json([(self.trigger, self.class_word), *self.others])} if self.others else {}
+        own |= {"dreamtune.subjects": _to_json([(self.token, self.class_word), *self.others])} if self.others else {}
         base, training = _without_folders(self.base), _without_folders(dict(self.training))
         architecture, kohya_base = self._architecture(base)
         return {
@@ -163,7 +163,7 @@ class Description:
             "dreamtune.config": _to_json(self.config.to_dict()),
             "dreamtune.layers": _to_json(layers),
             "dreamtune.base": base,
-            "dreamtune.trigger": self.trigger,
+            "dreamtune.trigger": self.token,
             "dreamtune.class": self.class_word,
             "dreamtune.training": _to_json(training),
             **own,
@@ -191,7 +191,7 @@ class Description:
             config=_config(method, _mapping(header, "config")),
             layers={path: _layer(path, value) for path, value in layers.items()},
             base=_text(header, "base"),
-            trigger=_text(header, "trigger"),
+            token=_text(header, "trigger"),
             class_word=_text(header, "class"),
             training=_mapping(header, "training"),
             others=_others(header),

@@ -24,7 +24,7 @@ from .lookup import layer_at
 from .parts import PARTS, UNET, holder, join_part, split_part
 from .spectrum import Spectrum
 from .vocabulary import is_embedding, tensor_name, tensor_names
-from .word import NewWord
+from .word import NewToken
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -36,7 +36,7 @@ class AdapterFile(Description):
 
     tensors: Mapping[str, Tensor]
     """`<layer path>.<tensor name>` -> tensor on the CPU, as in the adapters' own state_dict(); `embedding.<part>` ->
-    the trigger's embeddings for that text encoder, and `embedding.<part>.<word>` those of a further word."""
+    the token's embeddings for that text encoder, and `embedding.<part>.<word>` those of a further word."""
 
     def __post_init__(self) -> None:
         """Check the tensors, without making adapters in memory."""
@@ -62,17 +62,17 @@ class AdapterFile(Description):
         attached: AttachedAdapter,
         *,
         base: str,
-        trigger: str,
+        token: str,
         class_word: str,
         training: Mapping[str, Any],
         text_encoders: Mapping[str, AttachedAdapter] | None = None,
-        word: NewWord | None = None,
+        word: NewToken | None = None,
     ) -> Self:
         """A snapshot of an adapter that is on a UNet; its strength and whether it is merged play no part.
 
-        base: id of the model; trigger, class_word: how prompts call the subject; training: settings to record, plain
+        base: id of the model; token, class_word: how prompts call the subject; training: settings to record, plain
         JSON values; text_encoders: `text_encoder` or `text_encoder_2` -> the adapter on it, of the same method; word:
-        the trigger as a new word with embeddings. Raises AdapterFileError for NaN or infinite values, for unlike
+        the token as a new word with embeddings. Raises AdapterFileError for NaN or infinite values, for unlike
         methods, or for a detached adapter.
         """
         layers, tensors = {}, {}
@@ -87,7 +87,7 @@ class AdapterFile(Description):
             for path_in_model, layer, adapter in on_model.layers():
                 path = join_part(part, path_in_model)
                 options = _deviations(adapter.config, attached.config)
-                layers[path] = LayerRecord(adapter.shape, Fingerprint.of(layer.pristine), options, kernel_of(layer))
+                layers[path] = LayerRecord(adapter.shape, Fingerprint.of(layer.base_weight), options, kernel_of(layer))
                 for name, tensor in adapter.state_dict().items():
                     tensors[f"{path}.{name}"] = tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
         vectors = {} if word is None else {part: it.detach().cpu().clone() for part, it in word.vectors.items()}
@@ -97,7 +97,7 @@ class AdapterFile(Description):
             config=attached.config,
             layers=layers,
             base=base,
-            trigger=trigger,
+            token=token,
             class_word=class_word,
             training=training,
             embeddings={part: (tensor.shape[0], tensor.shape[1]) for part, tensor in vectors.items()},
@@ -157,32 +157,32 @@ class AdapterFile(Description):
             for word, sizes in self.further_embeddings.items()
         }
         own = {part: self.tensors[tensor_name(part)] for part in self.embeddings}
-        return {self.trigger: own, **found} if own else {}
+        return {self.token: own, **found} if own else {}
 
-    def words(self) -> list[NewWord]:
-        """The words that have embeddings in the file, not yet installed, the trigger first; most files have none."""
-        return [NewWord(word, {part: it.float() for part, it in own.items()}) for word, own in self.vectors.items()]
+    def words(self) -> list[NewToken]:
+        """The words that have embeddings in the file, not yet installed, the token first; most files have none."""
+        return [NewToken(word, {part: it.float() for part, it in own.items()}) for word, own in self.vectors.items()]
 
     def with_vectors(self, vectors: Mapping[str, Mapping[str, Tensor]]) -> Self:
         """The same with embeddings as :attr:`vectors` has them in place of its own; each word is one of its tokens."""
         sizes = {word: {part: (it.shape[0], it.shape[1]) for part, it in own.items()} for word, own in vectors.items()}
         tensors = {name: it for name, it in self.tensors.items() if not is_embedding(name)}
         for word, own in vectors.items():
-            name = None if word == self.trigger else word
+            name = None if word == self.token else word
             tensors |= {tensor_name(part, name): it for part, it in own.items()}
-        embeddings = sizes.pop(self.trigger, {})
+        embeddings = sizes.pop(self.token, {})
         return replace(self, tensors=tensors, embeddings=embeddings, further_embeddings=sizes)
 
     def attach(self, model: nn.Module, strength: float = 1.0, *, any_base: bool = False) -> AttachedAdapter:
         """Put an adapter of the UNet alone on `model`, the UNet of the base it was trained on.
 
-        Raises ConfigError if it changes text encoders too or has embeddings (see models.Base.put_on), and
+        Raises ConfigError if it changes text encoders too or has embeddings (see models.Base.attach), and
         IncompatibleModelError, leaving the model as it was, when a layer is missing or has another size, or when its
         weight is not the one the adapter was trained on; `any_base` allows the latter. Where that weight is not known
         it is not compared.
         """
         if self.embeddings:
-            words = " and ".join(map(repr, self.new_words))
+            words = " and ".join(map(repr, self.new_tokens))
             raise ConfigError(f"the adapter has embeddings of its own for {words}: put it on the whole base")
         if self.parts != (UNET,):
             raise ConfigError(f"the adapter changes {' and '.join(self.parts)}: use attach_parts, or attach one part()")
@@ -200,7 +200,7 @@ class AdapterFile(Description):
     ) -> dict[str, AttachedAdapter]:
         """Put each part on its model in `models` (`unet`, `text_encoder`, ...): part -> the adapter there.
 
-        Embeddings are not among them: see :meth:`words`, and models.Base.put_on, which does all that a file asks for.
+        Embeddings are not among them: see :meth:`words`, and models.Base.attach, which does all that a file asks for.
         Raises IncompatibleModelError as :meth:`attach` does, or for a part without a model; then nothing is attached.
         """
         attached: dict[str, AttachedAdapter] = {}
@@ -215,7 +215,7 @@ class AdapterFile(Description):
         return attached
 
     def weights(self, models: Mapping[str, nn.Module]) -> dict[str, Tensor]:
-        """Layer path -> its pristine weight (out, in) on the CPU, of the models that :meth:`attach_parts` takes.
+        """Layer path -> its base weight (out, in) on the CPU, of the models that :meth:`attach_parts` takes.
 
         That of a convolution is (out, in·kh·kw). Raises IncompatibleModelError for a layer that is missing or of
         another size.
@@ -260,7 +260,7 @@ class AdapterFile(Description):
             "method": self.method,
             "config": self.config.to_dict(),
             "base": self.base,
-            "trigger": self.trigger,
+            "token": self.token,
             "class": self.class_word,
             "subjects": [{"token": token, "class": kind} for token, kind in self.subjects],
             "layers": len(self.layers),

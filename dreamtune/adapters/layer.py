@@ -32,7 +32,7 @@ class AdaptedLayer(nn.Module):
     """What the layer is without adapters."""
     weight: Tensor
     _slots: list[Slot]
-    _pristine: Tensor | None
+    _base_weight: Tensor | None
     _device: torch.device
     """Where the adapters are."""
 
@@ -47,18 +47,18 @@ class AdaptedLayer(nn.Module):
         layer.__class__ = _ADAPTED[type(layer)]
         vars(layer).pop("forward", None)  # that of its former class, which removed hooks leave behind
         adapted = cast(AdaptedLayer, layer)
-        adapted._slots, adapted._pristine, adapted._device = [], None, adapted.weight.device
+        adapted._slots, adapted._base_weight, adapted._device = [], None, adapted.weight.device
         return adapted
 
     @property
-    def pristine(self) -> Tensor:
+    def base_weight(self) -> Tensor:
         """The weight without any adapter, as the matrix (out, in) or (out, in·kh·kw)."""
-        return _matrix(self.weight if self._pristine is None else self._pristine)
+        return _matrix(self.weight if self._base_weight is None else self._base_weight)
 
     def insert(self, slot: Slot) -> None:
         """Let `slot` act here."""
         self._slots.append(slot)
-        slot.adapter.on_weight(self.pristine)
+        slot.adapter.on_weight(self.base_weight)
 
     def remove(self, slot: Slot) -> None:
         """Take `slot` out again; without any the layer is what it was, bit for bit.
@@ -68,7 +68,7 @@ class AdaptedLayer(nn.Module):
         self._slots.remove(slot)
         self.refresh()
         if not self._slots:
-            del self._slots, self._pristine, self._device
+            del self._slots, self._base_weight, self._device
             if not is_hooked(self):
                 vars(self).pop("forward", None)
             cast(nn.Module, self).__class__ = self.plain
@@ -78,17 +78,17 @@ class AdaptedLayer(nn.Module):
         """Make the weight W + Σ sᵢ·ΔWᵢ over the merged slots, summed in fp32 or better; W itself if there are none."""
         merged = [slot for slot in self._slots if slot.merged and slot.strength]
         if not merged:
-            if self._pristine is not None:
-                self.weight.copy_(self._pristine)
-                self._pristine = None
+            if self._base_weight is not None:
+                self.weight.copy_(self._base_weight)
+                self._base_weight = None
             return
-        if self._pristine is None:
-            self._pristine = self.weight.detach().clone()
-        pristine = self.pristine
-        wide = torch.promote_types(pristine.dtype, torch.float32)
+        if self._base_weight is None:
+            self._base_weight = self.weight.detach().clone()
+        base_weight = self.base_weight
+        wide = torch.promote_types(base_weight.dtype, torch.float32)
         with torch.autocast(self.weight.device.type, enabled=False):
-            changes = [slot.strength * slot.adapter.delta_weight(pristine).to(wide) for slot in merged]
-            self.weight.copy_((pristine.to(wide) + sum(changes[1:], changes[0])).view(self.weight.shape))
+            changes = [slot.strength * slot.adapter.delta_weight(base_weight).to(wide) for slot in merged]
+            self.weight.copy_((base_weight.to(wide) + sum(changes[1:], changes[0])).view(self.weight.shape))
 
     def check_there(self) -> None:
         """Raise IncompatibleModelError where the weight cannot be changed: offloading keeps it elsewhere."""
@@ -107,16 +107,16 @@ class AdaptedLayer(nn.Module):
                     )
             return False
         trained = any(it is not None and it.requires_grad for it in (weight, bias))
-        return len(live) == 1 and self._pristine is None and not trained
+        return len(live) == 1 and self._base_weight is None and not trained
 
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Self:
         """Move the adapters with the layer; their precision stays (adapters are fp32 on half-precision bases)."""
         super()._apply(fn, recurse)
-        if self._pristine is not None:
-            self._pristine = fn(self._pristine)
+        if self._base_weight is not None:
+            self._base_weight = fn(self._base_weight)
         self._follow(self.weight.device)
         for slot in self._slots:
-            slot.adapter.on_weight(self.pristine)
+            slot.adapter.on_weight(self.base_weight)
         return self
 
     def _follow(self, device: torch.device) -> None:
@@ -128,12 +128,12 @@ class AdaptedLayer(nn.Module):
     def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
         """Tell the adapters of the new weight, which is one without adapters: merged ones are merged into it."""
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
-        merged = self._pristine is not None and f"{prefix}weight" in state_dict
+        merged = self._base_weight is not None and f"{prefix}weight" in state_dict
         if merged:
-            self._pristine = None
+            self._base_weight = None
             self.weight.data = self.weight.data.clone()  # it may be the caller's own tensor
         for slot in self._slots:
-            slot.adapter.on_weight(self.pristine)
+            slot.adapter.on_weight(self.base_weight)
         if merged:
             self.refresh()
 
@@ -150,7 +150,7 @@ class AdaptedLinear(AdaptedLayer, nn.Linear):
         if live and self._is_alone(live):
             return live[0].adapter.layer_output(input, weight, bias, live[0].strength)
         y = F.linear(input, weight, bias)
-        return _added(y, [scaled(it.strength, it.adapter.delta_output(input, self.pristine)) for it in live])
+        return _added(y, [scaled(it.strength, it.adapter.delta_output(input, self.base_weight)) for it in live])
 
 
 class AdaptedConv2d(AdaptedLayer, nn.Conv2d):
@@ -168,8 +168,8 @@ class AdaptedConv2d(AdaptedLayer, nn.Conv2d):
         y = convolve(input, weight, bias)
         if not live:
             return y
-        pristine = weight if self._pristine is None else self._pristine
-        return _added(y, [scaled(it.strength, it.adapter.delta_convolved(input, pristine, convolve)) for it in live])
+        base_weight = weight if self._base_weight is None else self._base_weight
+        return _added(y, [scaled(it.strength, it.adapter.delta_convolved(input, base_weight, convolve)) for it in live])
 
 
 _ADAPTED: dict[type[nn.Module], type[AdaptedLayer]] = {kind.plain: kind for kind in (AdaptedLinear, AdaptedConv2d)}
@@ -220,7 +220,7 @@ def kernel_of(layer: nn.Module) -> tuple[int, int] | None:
 
 def pristine_weight(layer: nn.Module) -> Tensor:
     """The weight of a plain or adapted layer without any adapter, as the matrix (out, in) or (out, in·kh·kw)."""
-    return layer.pristine if isinstance(layer, AdaptedLayer) else _matrix(cast(Tensor, layer.weight))
+    return layer.base_weight if isinstance(layer, AdaptedLayer) else _matrix(cast(Tensor, layer.weight))
 
 
 def _matrix(weight: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from .attach import AttachedAdapter
 from .attachment import Attachment
 from .base import Adapter, ParameterOptions
 from .parts import UNET, join_part
-from .word import NewWord
+from .word import NewToken
 
 WORD = "word"
 """What the learning rate of a new word's embeddings is called, beside those of the parts."""
@@ -23,7 +23,7 @@ class AttachedParts(Attachment):
     def __init__(
         self,
         parts: Mapping[str, AttachedAdapter],
-        *words: NewWord,
+        *words: NewToken,
         strength: float = 1.0,
         lr_ratios: Mapping[str, float] | None = None,
     ) -> None:
@@ -45,7 +45,7 @@ class AttachedParts(Attachment):
         return dict(self.by_part.items())  # pyright: ignore[reportReturnType]
 
     @property
-    def words(self) -> list[NewWord]:
+    def words(self) -> list[NewToken]:
         """The new words."""
         return [] if self.word is None else [self.word, *self.further_words]  # pyright: ignore[reportReturnType]
 

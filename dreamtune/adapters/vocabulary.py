@@ -22,7 +22,7 @@ _MOST_NUMBERS = 2**25
 
 
 def tensor_name(part: str, word: str | None = None) -> str:
-    """Name in an adapter file of the tensor (n, dim) of a text encoder; word: None for the trigger."""
+    """Name in an adapter file of the tensor (n, dim) of a text encoder; word: None for the token."""
     return f"{_EMBEDDING}{part}" if word is None else f"{_EMBEDDING}{part}.{word}"
 
 
@@ -32,33 +32,33 @@ def is_embedding(name: str) -> bool:
 
 
 def tensor_names(embeddings: Sizes, further: Mapping[str, Sizes]) -> dict[str, tuple[int, int]]:
-    """Name -> (n, dim) of all tensors of embeddings: the trigger's, and those of further words."""
+    """Name -> (n, dim) of all tensors of embeddings: the token's, and those of further words."""
     own = {tensor_name(part): shape for part, shape in embeddings.items()}
     return own | {tensor_name(part, word): shape for word, sizes in further.items() for part, shape in sizes.items()}
 
 
 def embeddings_of(header: Mapping[str, str]) -> dict[str, tuple[int, int]]:
-    """The sizes of the trigger's embeddings, as a file's header tells them. Raises AdapterFileError."""
+    """The sizes of the token's embeddings, as a file's header tells them. Raises AdapterFileError."""
     return _sizes(_object(header, "embeddings"), "embeddings") if "dreamtune.embeddings" in header else {}
 
 
 def further_embeddings_of(header: Mapping[str, str], others: Sequence[tuple[str, str]]) -> dict[str, Sizes]:
-    """The same of further words, each of one of `others` (word, class) and for the trigger's text encoders.
+    """The same of further words, each of one of `others` (word, class) and for the token's text encoders.
 
     Raises AdapterFileError for words that no subject has, that are one word, or whose vectors are of another base.
     """
     if "dreamtune.further_embeddings" not in header:
         return {}
-    trigger, tokens = header.get("dreamtune.trigger", ""), {token for token, _ in others}
+    token, tokens = header.get("dreamtune.trigger", ""), {token for token, _ in others}
     widths = {part: width for part, (_, width) in embeddings_of(header).items()}
     found: dict[str, Sizes] = {}
     for word, told in _object(header, "further_embeddings").items():
         sizes = _sizes(told, "further_embeddings") if isinstance(told, dict) else {}
-        if not word or word not in tokens or any(same(word, known) for known in (trigger, *found)):
+        if not word or word not in tokens or any(same(word, known) for known in (token, *found)):
             raise AdapterFileError(f"dreamtune.further_embeddings has {word!r}, no word of another subject: {_DAMAGED}")
         if not sizes or {part: width for part, (_, width) in sizes.items()} != widths:
             raise AdapterFileError(
-                f"dreamtune.further_embeddings has sizes for {word!r} that are not those of the trigger's: {_DAMAGED}"
+                f"dreamtune.further_embeddings has sizes for {word!r} that are not those of the token's: {_DAMAGED}"
             )
         found[word] = sizes
     return found

@@ -69,11 +69,11 @@ class ExtendedEmbedding(nn.Embedding):
         return self
 
 
-class NewWord(nn.Module):
+class NewToken(nn.Module):
     """A word that a base's text encoders are taught: n vectors for each (Gal et al., arXiv 2208.01618).
 
     In prompts it stands for the n vectors in a row, one token each. It is put on with :meth:`install`; what prompts
-    hold is the affair of the base (see models.Base.teach).
+    hold is the affair of the base (see models.Base.add_token).
     """
 
     def __init__(self, word: str, vectors: Mapping[str, Tensor]) -> None:

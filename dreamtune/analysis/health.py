@@ -43,7 +43,7 @@ class Health:
 
 
 def health(weight: Tensor, svd: Svd, change: Delta) -> Health:
-    """Of the pristine weight (out, in) with its full decomposition."""
+    """Of the base weight (out, in) with its full decomposition."""
     size, spectrum = float(svd.s.double().norm()), change.spectrum
     there = change.rank > 0
     return Health(

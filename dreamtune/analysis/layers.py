@@ -102,7 +102,7 @@ def study(
 ) -> Layer:
     """Measure the changes of one layer.
 
-    weight: pristine (out, in); svd: its full decomposition; changes: number of an adapter -> its ΔW here; terms: see
+    weight: of the base (out, in); svd: its full decomposition; changes: number of an adapter -> its ΔW here; terms: see
     Adapter.terms. All but the pairs costs as much for each adapter, whatever their number.
     """
     seen = {

@@ -1,7 +1,7 @@
 """Figures for results: how much a picture shows the subject, how much of the prompt, and what became of the class."""
 
-from .best_step import Choice, Score
-from .evaluation import Exam, Measurement, PromptFigures, Sampling
+from .best_step import BestStep, Score
+from .evaluation import Evaluation, Measurement, PromptFigures, Sampling
 from .fidelity import SubjectFidelity, subject_fidelity
 from .judges import Judge, check_judge, load_judge
 from .personalization import Personalization, measure_personalization
@@ -9,8 +9,8 @@ from .prompts import PromptPair, default_prompts, parse_prompts
 from .references import reference_pictures
 
 __all__ = [
-    "Choice",
-    "Exam",
+    "BestStep",
+    "Evaluation",
     "Judge",
     "Measurement",
     "Personalization",

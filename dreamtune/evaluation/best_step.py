@@ -82,7 +82,7 @@ def rounded(value: float) -> float | None:
     return None if math.isnan(value) else round(value, _DIGITS) + 0.0  # no -0.0
 
 
-class Choice:
+class BestStep:
     """Follows a curve point by point: which step is the best so far, and since when nothing better has come.
 
     The first acceptable step is taken, and then each acceptable one whose subject fidelity is higher by more than

@@ -70,7 +70,7 @@ class Measurement:
     """The class with the adapter on."""
 
 
-class Exam:
+class Evaluation:
     """The same pictures for every adapter, or every state of one: what the base draws for them is drawn once."""
 
     def __init__(

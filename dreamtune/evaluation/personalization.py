@@ -19,7 +19,7 @@ from dreamtune.pocket import photographs
 from dreamtune.pocket.evaluators import Evaluators
 from dreamtune.pocket.world import CONTEXTS, Subject
 
-from .evaluation import Exam, Measurement, Sampling
+from .evaluation import Evaluation, Measurement, Sampling
 from .fidelity import SubjectFidelity
 from .pocket_judge import PocketJudge
 from .prompts import default_prompts
@@ -81,10 +81,10 @@ def measure_personalization(
     usual = USUAL["pocket"]
     sampling = Sampling(base.resolution, usual.steps, usual.guidance, seed, per_context)
     pairs = default_prompts(token, subject.cls)
-    exam = Exam(base, attached, PocketJudge(evaluators), references, pairs, sampling, real)
-    measured = exam.measure()
+    evaluation = Evaluation(base, attached, PocketJudge(evaluators), references, pairs, sampling, real)
+    measured = evaluation.measure()
     before, after = (
-        _in_context(evaluators, pictures, [pair.bare for pair in exam.prompts])
+        _in_context(evaluators, pictures, [pair.bare for pair in evaluation.prompts])
         for pictures in (measured.pictures_before, measured.pictures_after)
     )
     return Personalization(measured, before, after)

@@ -2,7 +2,7 @@
 
 from .columns import Block, Columns
 from .files import Fused, as_file
-from .layers import FusionOptions, Ingredient, changes, common_layers, content_digest, fuse_layers, weighted
+from .layers import FusionOptions, WeightedAdapter, changes, common_layers, content_digest, fuse_layers, weighted
 from .methods import FUSIONS, MEASURED, THINNED
 from .moments import Inputs, Moments, recorded
 
@@ -14,9 +14,9 @@ __all__ = [
     "Columns",
     "Fused",
     "FusionOptions",
-    "Ingredient",
     "Inputs",
     "Moments",
+    "WeightedAdapter",
     "as_file",
     "changes",
     "common_layers",

@@ -21,7 +21,7 @@ from dreamtune.adapters.delta import Delta
 from dreamtune.errors import ConfigError
 
 from .gradient import solved
-from .layer_deltas import Part
+from .layer_deltas import LayerDelta
 
 RIDGE = 1e-3
 """ρ: how much the captions count beside the subjects."""
@@ -30,7 +30,7 @@ _FLOOR = 1e-2
 
 
 @torch.no_grad()
-def fuse_custom_diffusion(parts: Sequence[Part], density: float) -> Delta:
+def fuse_custom_diffusion(parts: Sequence[LayerDelta], density: float) -> Delta:
     """ΔW that does to each subject's words what its adapter does, and least to captions without a subject.
 
     Raises ConfigError for several parts without inputs or captions.

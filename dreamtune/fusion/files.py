@@ -43,7 +43,7 @@ def as_file(
 
     rank: the most that any layer may have; without it exact factors stay and other layers have RANK. whole: keep all
     of every layer, at any rank, as LoRA or as the matrices themselves (`full`), whichever is smaller. vectors:
-    embeddings of new words that go along, as AdapterFile.vectors has them. description: `base`, `trigger`,
+    embeddings of new words that go along, as AdapterFile.vectors has them. description: `base`, `token`,
     `class_word`, `training`, and so on of the AdapterFile.
     """
     deltas = dict(fused)

@@ -19,14 +19,14 @@ from torch import Tensor
 
 from dreamtune.adapters.delta import Delta
 
-from .layer_deltas import Part, added
+from .layer_deltas import LayerDelta, added
 
 RIDGE = 1e-3
 """ε as a share of the mean of the eigenvalues of Σ |λᵢ| Cᵢ / Σ |λᵢ|."""
 
 
 @torch.no_grad()
-def fuse_gradient(parts: Sequence[Part], density: float) -> Delta:
+def fuse_gradient(parts: Sequence[LayerDelta], density: float) -> Delta:
     """ΔW whose outputs on every adapter's own inputs are nearest to that adapter's.
 
     Raises ConfigError for several parts without inputs.
@@ -41,7 +41,7 @@ def fuse_gradient(parts: Sequence[Part], density: float) -> Delta:
     return solved(parts, moments, torch.stack(moments).sum(0))
 
 
-def solved(parts: Sequence[Part], moments: Sequence[Tensor], total: Tensor) -> Delta:
+def solved(parts: Sequence[LayerDelta], moments: Sequence[Tensor], total: Tensor) -> Delta:
     """Σ λᵢ ΔWᵢ Mᵢ · T⁻¹ for moments Mᵢ and the total T, (in, in) fp64; only the right factors change."""
     rows = [part.weighted.down.double() @ moment for part, moment in zip(parts, moments, strict=True)]
     found = torch.linalg.solve(total, torch.cat(rows).T).T.split([len(it) for it in rows])

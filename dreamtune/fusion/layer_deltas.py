@@ -13,7 +13,7 @@ from dreamtune.errors import ConfigError
 
 
 @dataclass(frozen=True, eq=False)
-class Part:
+class LayerDelta:
     """One adapter's share in a layer."""
 
     delta: Delta
@@ -39,7 +39,7 @@ class Part:
         return self.inputs.double()
 
 
-Fusion = Callable[[Sequence[Part], float], Delta]
+Fusion = Callable[[Sequence[LayerDelta], float], Delta]
 """[(λ₁, ΔW₁), ...], density -> ΔW, for one layer."""
 
 
@@ -52,7 +52,7 @@ def added(deltas: Sequence[Delta]) -> Delta:
     return Delta.of_matrix(torch.stack([it.dense() for it in deltas]).sum(0))
 
 
-def balanced(parts: Sequence[Part], by: str) -> list[Part]:
+def balanced(parts: Sequence[LayerDelta], by: str) -> list[LayerDelta]:
     """Every ΔW brought to the geometric mean of their sizes in this layer; those that are 0 stay, and do not count.
 
     by: "weights" for the size ‖ΔW‖, "output" for √tr(ΔW C ΔWᵀ), the mean change of the output on the adapter's own

@@ -18,13 +18,13 @@ from dreamtune.adapters.lookup import size_of
 from dreamtune.adapters.targets import match_layers
 from dreamtune.errors import ConfigError, IncompatibleModelError
 
-from .layer_deltas import Part, balanced
+from .layer_deltas import LayerDelta, balanced
 from .methods import FUSIONS, THINNED
 from .moments import Inputs
 
 
 @dataclass(frozen=True, eq=False)
-class Ingredient:
+class WeightedAdapter:
     """An adapter that is to be part of a fusion."""
 
     name: str
@@ -65,7 +65,7 @@ class FusionOptions:
 
 
 def fuse_layers(
-    ingredients: Sequence[Ingredient],
+    ingredients: Sequence[WeightedAdapter],
     options: FusionOptions,
     weights: Mapping[str, Tensor] | None = None,
     on_progress: Callable[[int, int], None] | None = None,
@@ -75,7 +75,7 @@ def fuse_layers(
 ) -> Iterator[tuple[str, Delta]]:
     """Layer path -> ΔW of the fusion, of every layer that an ingredient of a weight other than 0 changes.
 
-    weights: layer path -> pristine weight (out, in), needed where a change depends on it. inputs: for fusions in
+    weights: layer path -> base weight (out, in), needed where a change depends on it. inputs: for fusions in
     MEASURED and the balance of outputs; a layer that is not in it never got any. paths: only these layers. Raises
     ConfigError where something is missing, and for patterns of blocks that fit no layer; IncompatibleModelError for
     layers of unlike sizes or trained on different weights.
@@ -85,11 +85,11 @@ def fuse_layers(
         raise ConfigError("none of the adapters changes a layer: there is nothing to fuse")
     records = {path: it for path, it in common_layers(taken).items() if paths is None or path in paths}
     own = [changes(it, records, weights) for it in taken]
-    tell = on_progress or (lambda done, total: None)
+    report = on_progress or (lambda done, total: None)
     seeds = [content_digest(it.file) for it in taken]
     for done, (path, record) in enumerate(records.items(), 1):
         parts = [
-            Part(delta, weight, _seed(options.seed, seeds[number], path), *_moments(inputs, number, path, record))
+            LayerDelta(delta, weight, _seed(options.seed, seeds[number], path), *_moments(inputs, number, path, record))
             for number, change in enumerate(own)
             for weight, delta in [change(path)]
             if weight != 0
@@ -97,11 +97,11 @@ def fuse_layers(
         if parts:
             parts = parts if options.balance is None else balanced(parts, options.balance)
             yield path, FUSIONS[options.method](parts, options.share)
-        tell(done, len(records))
+        report(done, len(records))
 
 
 def changes(
-    it: Ingredient, records: Mapping[str, LayerRecord], weights: Mapping[str, Tensor] | None
+    it: WeightedAdapter, records: Mapping[str, LayerRecord], weights: Mapping[str, Tensor] | None
 ) -> Callable[[str], tuple[float, Delta]]:
     """Path of a layer in `records` -> λ of the adapter there, and its ΔW, which is 0 where it leaves the layer alone.
 
@@ -119,7 +119,7 @@ def changes(
     return change
 
 
-def weighted(ingredients: Sequence[Ingredient]) -> list[Ingredient]:
+def weighted(ingredients: Sequence[WeightedAdapter]) -> list[WeightedAdapter]:
     """Those that take part: of a weight other than 0. Raises ConfigError if there are none."""
     taken = [it for it in ingredients if it.weight != 0]
     if not taken:
@@ -127,7 +127,7 @@ def weighted(ingredients: Sequence[Ingredient]) -> list[Ingredient]:
     return taken
 
 
-def common_layers(ingredients: Sequence[Ingredient]) -> dict[str, LayerRecord]:
+def common_layers(ingredients: Sequence[WeightedAdapter]) -> dict[str, LayerRecord]:
     """The layers of all of them. Raises IncompatibleModelError where two were trained on different bases."""
     found: dict[str, tuple[str, LayerRecord]] = {}
     for it in ingredients:
@@ -164,7 +164,7 @@ def _same(one: Fingerprint, other: Fingerprint) -> bool:
 
 
 def _delta(
-    it: Ingredient, adapter: Adapter, path: str, record: LayerRecord, weights: Mapping[str, Tensor] | None
+    it: WeightedAdapter, adapter: Adapter, path: str, record: LayerRecord, weights: Mapping[str, Tensor] | None
 ) -> Delta:
     if weights is None and adapter.uses_weight:
         raise ConfigError(f"the change of {it.name} ({it.file.method}) depends on the base's weights: give the base")

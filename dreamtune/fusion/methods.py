@@ -16,27 +16,27 @@ from dreamtune.adapters.spectrum import real_columns
 
 from .constrained import fuse_custom_diffusion
 from .gradient import fuse_gradient
-from .layer_deltas import Fusion, Part, added
+from .layer_deltas import Fusion, LayerDelta, added
 
 
-def fuse_sum(parts: Sequence[Part], density: float) -> Delta:
+def fuse_sum(parts: Sequence[LayerDelta], density: float) -> Delta:
     """Σ λᵢ ΔWᵢ, exactly: factors side by side."""
     return added([part.weighted for part in parts])
 
 
-def fuse_mean(parts: Sequence[Part], density: float) -> Delta:
+def fuse_mean(parts: Sequence[LayerDelta], density: float) -> Delta:
     """(1/n) Σ λᵢ ΔWᵢ over the n adapters, those included that leave this layer alone."""
     return fuse_sum(parts, density).scaled(1 / len(parts))
 
 
-def fuse_ties(parts: Sequence[Part], density: float) -> Delta:
+def fuse_ties(parts: Sequence[LayerDelta], density: float) -> Delta:
     """TIES (Yadav et al., arXiv 2306.01708), trimmed by layer: trim, elect signs, mean of those that agree."""
     if len(parts) == 1 and density == 1:
         return parts[0].weighted
     return Delta.of_matrix(_ties(torch.stack([part.weighted.dense() for part in parts]), density))
 
 
-def fuse_dare(parts: Sequence[Part], density: float) -> Delta:
+def fuse_dare(parts: Sequence[LayerDelta], density: float) -> Delta:
     """DARE (Yu et al., arXiv 2311.03099): each number is kept with the chance `density`, and divided by it; summed."""
     if density == 1:
         return fuse_sum(parts, density)
@@ -48,14 +48,14 @@ def fuse_dare(parts: Sequence[Part], density: float) -> Delta:
     return added(kept)
 
 
-def fuse_magnitude(parts: Sequence[Part], density: float) -> Delta:
+def fuse_magnitude(parts: Sequence[LayerDelta], density: float) -> Delta:
     """The share `density` of each ΔW that is largest in magnitude, summed (`magnitude_prune` in PEFT)."""
     if density == 1:
         return fuse_sum(parts, density)
     return added([Delta.of_matrix(_trimmed(part.weighted.dense(), density)) for part in parts])
 
 
-def fuse_tsv(parts: Sequence[Part], density: float) -> Delta:
+def fuse_tsv(parts: Sequence[LayerDelta], density: float) -> Delta:
     """Task Singular Vectors (Gargiulo et al., arXiv 2412.00081, TSV-Merge): U and V of all made orthogonal together.
 
     U = [U₁ U₂ ...] becomes its orthogonal polar factor, V as well; ΔW = U diag(λᵢ Sᵢ) Vᵀ. Where the columns of all do
@@ -73,7 +73,7 @@ def fuse_tsv(parts: Sequence[Part], density: float) -> Delta:
     return Delta.of_factors((left * values).float(), right.T.float())
 
 
-def fuse_knots(parts: Sequence[Part], density: float) -> Delta:
+def fuse_knots(parts: Sequence[LayerDelta], density: float) -> Delta:
     """KnOTS-TIES (Stoica et al., arXiv 2410.19735): [λ₁ΔW₁ λ₂ΔW₂ ...] = U Σ [V₁ V₂ ...]; the Vᵢ merged by TIES."""
     if len(parts) == 1 and density == 1:
         return parts[0].weighted

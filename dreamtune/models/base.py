@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from dreamtune.adapters import AdapterFile, AttachedParts, NewWord
+from dreamtune.adapters import AdapterFile, AttachedParts, NewToken
 from dreamtune.adapters.parts import UNET
 from dreamtune.errors import BaseModelError, ConfigError
 
@@ -53,8 +53,8 @@ class Base:
     device: torch.device
     zeros_for_empty: bool = False
     """Whether an empty negative prompt is all zeros, not the embedding of no words, as in the published SDXL."""
-    words: list[NewWord] = field(default_factory=list)
-    """Those that prompts may hold besides the tokenizer's; see :meth:`teach`."""
+    words: list[NewToken] = field(default_factory=list)
+    """Those that prompts may hold besides the tokenizer's; see :meth:`add_token`."""
 
     @property
     def parts(self) -> dict[str, nn.Module]:
@@ -220,7 +220,7 @@ class Base:
         pooled = None if read.pooled is None else read.pooled * 0 + 0
         return Conditioning(read.embedding * 0 + 0, pooled)
 
-    def teach(self, word: NewWord) -> None:
+    def add_token(self, word: NewToken) -> None:
         """Let prompts mean `word` by its text, until it is detached.
 
         Raises ConfigError if there is such a word already, IncompatibleModelError if it is for another base.
@@ -231,16 +231,16 @@ class Base:
         word.install({part: model for part, model in self.parts.items() if part != UNET})
         self.words.append(word)
 
-    def put_on(self, file: AdapterFile, strength: float = 1.0, *, any_base: bool = False) -> AttachedParts:
+    def attach(self, file: AdapterFile, strength: float = 1.0, *, any_base: bool = False) -> AttachedParts:
         """Put on all that an adapter file holds: its changes of UNet and text encoders, and its words' embeddings.
 
-        The embeddings do not depend on the strength, unless it is 0. Raises as :meth:`teach` and
+        The embeddings do not depend on the strength, unless it is 0. Raises as :meth:`add_token` and
         AdapterFile.attach_parts do; nothing is attached then.
         """
         attached = AttachedParts(file.attach_parts(self.parts, any_base=any_base), *file.words(), strength=strength)
         try:
             for word in attached.words:
-                self.teach(word)
+                self.add_token(word)
         except Exception:
             attached.detach()
             raise

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import torch
 
-from dreamtune.adapters import AttachedParts, NewWord, attach
+from dreamtune.adapters import AttachedParts, NewToken, attach
 from dreamtune.adapters.parts import TEXT_ENCODERS, UNET, holder
 from dreamtune.adapters.together import WORD
 from dreamtune.models import Base
@@ -28,8 +28,8 @@ def attach_all(base: Base, config: TrainConfig, on_progress: Callable[[int, int]
     words = []
     if config.pivotal:
         start = base.word_vectors(config.class_word)
-        words = [NewWord(config.token, {part: torch.stack([mean] * config.pivotal) for part, mean in start.items()})]
-        base.teach(words[0])
+        words = [NewToken(config.token, {part: torch.stack([mean] * config.pivotal) for part, mean in start.items()})]
+        base.add_token(words[0])
     text, vectors = config.lr_ratios
     ratios = {**dict.fromkeys(TEXT_ENCODERS, text), WORD: vectors}
     return AttachedParts(parts, *words, strength=0, lr_ratios=ratios)

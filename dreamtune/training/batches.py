@@ -19,7 +19,7 @@ Shape = tuple[int, int, int]
 
 
 @dataclass(frozen=True)
-class Part:
+class MicroBatchPart:
     """Random choices of the n subject pictures or the n class pictures of a micro-batch; all have one shape."""
 
     rows: list[int]
@@ -37,21 +37,21 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Draw:
+class MicroBatch:
     """Random choices of one micro-batch."""
 
-    subjects: Part
+    subjects: MicroBatchPart
     """Without any picture where all are composites."""
-    prior: Part | None
+    prior: MicroBatchPart | None
     """None without class pictures."""
-    composites: Part | None
+    composites: MicroBatchPart | None
     """In place of as many subject pictures; None if there are none in this micro-batch."""
     seed: int
     """For what else is random in this micro-batch, as dropout; unsigned, 32 bits."""
 
 
 @dataclass(frozen=True)
-class Sampler:
+class MicroBatches:
     """Deterministic source of draws; `draw(position)` may be called in any order.
 
     A micro-batch holds pictures of one shape. Each shape has its own endless sequence of shuffled passes over its
@@ -75,7 +75,7 @@ class Sampler:
     compose: float = 0.0
     """Share of the subject pictures that are composites."""
 
-    def draw(self, position: int) -> Draw:
+    def draw(self, position: int) -> MicroBatch:
         """The micro-batch at `position` (0, 1, ...)."""
         generator = _generator(self.seed, "noise", position)
         kinds = {"subjects": self.subjects, "prior": self.prior}
@@ -87,7 +87,7 @@ class Sampler:
             for name, chosen in rows.items()
         ]
         shifts = [torch.randn(part.shape[:2], generator=generator) for part in noise]
-        subjects, *prior = map(Part, rows.values(), timesteps.split(self.batch_size), noise, shifts)
+        subjects, *prior = map(MicroBatchPart, rows.values(), timesteps.split(self.batch_size), noise, shifts)
         # a generator of its own: what else is drawn does not depend on how many captions there are
         chance = torch.rand(
             (2, self.batch_size), generator=_generator(self.seed, "captions", position), dtype=torch.float64
@@ -97,9 +97,9 @@ class Sampler:
         seed, composites = _start(self.seed, f"else {position}"), self._composites(position, subjects)
         if composites is not None:
             subjects = _first(subjects, self.batch_size - len(composites.rows))
-        return Draw(subjects, prior[0] if prior else None, composites, seed)
+        return MicroBatch(subjects, prior[0] if prior else None, composites, seed)
 
-    def _composites(self, position: int, subjects: Part) -> Part | None:
+    def _composites(self, position: int, subjects: MicroBatchPart) -> MicroBatchPart | None:
         """The composites of micro-batch `position`, by a generator of their own: the others stay what they were."""
         if not self.composites:
             return None
@@ -109,7 +109,7 @@ class Sampler:
             return None
         rows = self._rows("composites rows", self.composites, position)[:count]
         shape = self.composites[rows[0]]
-        return Part(
+        return MicroBatchPart(
             rows,
             torch.randint(self.timesteps.start, self.timesteps.stop, (count,), generator=generator),
             torch.randn((count, *shape), generator=generator),
@@ -143,9 +143,9 @@ class Sampler:
         return chosen[-1], round_ * shares[chosen[-1]] + chosen[:-1].count(chosen[-1])
 
 
-def _first(part: Part, count: int) -> Part:
+def _first(part: MicroBatchPart, count: int) -> MicroBatchPart:
     """The first `count` pictures."""
-    return Part(
+    return MicroBatchPart(
         part.rows[:count],
         part.timesteps[:count],
         part.noise[:count],

@@ -34,7 +34,7 @@ def fit(
     on_step: Callable[[StepRecord], None] | None = None,
     on_method: Callable[[int, int], None] | None = None,
     stop: threading.Event | None = None,
-    enough: threading.Event | None = None,
+    early_stop: threading.Event | None = None,
 ) -> int:
     """Train `attached` in place up to `config.steps` and return the number of steps that this call did.
 
@@ -44,7 +44,7 @@ def fit(
     that of an uninterrupted run. `conditioner` tells the UNet of prompts in place of the cached ones, for example with
     text encoders that are trained too. `on_start` is told the step it starts from, `on_step` each step, `on_method` the
     layers that are done and all of them while the method has to do something beside training. The caller's global
-    random state is put back at the end. When a callback sets `enough`, training is done, whatever steps are left.
+    random state is put back at the end. When a callback sets `early_stop`, training is done, whatever steps are left.
 
     Under `accelerate launch` every process calls this, and sees its share of the micro-batches: n processes do what
     one does with n times the accumulation. Callbacks are called, and files written, in the first process alone.
@@ -54,7 +54,7 @@ def fit(
     memory runs out or when a checkpoint cannot be written, and RunFolderError when the newest checkpoint belongs to
     other data or another base.
     """
-    stop, enough = stop or threading.Event(), enough or threading.Event()
+    stop, early_stop = stop or threading.Event(), early_stop or threading.Event()
     with accelerated(config) as accelerator, rng.seeded(config.seed), exact_convolutions():
         if not accelerator.is_main_process:
             on_start = on_step = on_method = None
@@ -63,7 +63,7 @@ def fit(
         if on_start:
             on_start(start)
         attached.train()
-        done, last = start, any_process(accelerator, start >= config.steps or enough.is_set())
+        done, last = start, any_process(accelerator, start >= config.steps or early_stop.is_set())
         if config.gradient_checkpointing:
             cast(Any, unet).enable_gradient_checkpointing()
         first = "" if config.gradient_checkpointing else "set gradient_checkpointing=true, "
@@ -79,7 +79,7 @@ def fit(
                         with trainer.averaged():
                             on_step(record)
                     stopping = any_process(accelerator, stop.is_set())
-                    last = any_process(accelerator, done >= config.steps or enough.is_set())
+                    last = any_process(accelerator, done >= config.steps or early_stop.is_set())
                     if stopping or last or (config.checkpoint_every and done % config.checkpoint_every == 0):
                         trainer.save(done)
                     if stopping and not last:

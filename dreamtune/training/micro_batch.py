@@ -10,12 +10,12 @@ from torch import Tensor
 
 from dreamtune.data.example import Example
 from dreamtune.training import losses
-from dreamtune.training.batches import Part
+from dreamtune.training.batches import MicroBatchPart
 from dreamtune.training.objective import Objective
 
 
 @dataclass(frozen=True)
-class Batch:
+class NoisedBatch:
     """What the UNet is given and what it shall predict, for n samples; on the training's device."""
 
     noisy: Tensor
@@ -35,11 +35,11 @@ class Batch:
     def noised(
         cls,
         pictures: Sequence[Example],
-        part: Part,
+        part: MicroBatchPart,
         objective: Objective,
         device: torch.device,
         empty: int | None = None,
-    ) -> Batch:
+    ) -> NoisedBatch:
         """The pictures that `part` names, under its noise.
 
         empty: place of the empty prompt, if some of them are to have it.
@@ -61,7 +61,7 @@ class Batch:
         return len(self.noisy)
 
 
-def join(batches: Sequence[Batch]) -> list[Batch]:
+def join(batches: Sequence[NoisedBatch]) -> list[NoisedBatch]:
     """The same samples in the same order, in one batch if all have one shape: that is one pass through the UNet."""
     if len({batch.noisy.shape[1:] for batch in batches}) > 1:
         return list(batches)
@@ -69,7 +69,7 @@ def join(batches: Sequence[Batch]) -> list[Batch]:
     time_ids = [batch.time_ids for batch in batches if batch.time_ids is not None]
     noisy = torch.cat([batch.noisy for batch in batches])
     return [
-        Batch(
+        NoisedBatch(
             noisy=noisy,
             goal=torch.cat([batch.goal for batch in batches]),
             timesteps=torch.cat([batch.timesteps for batch in batches]),
@@ -80,7 +80,7 @@ def join(batches: Sequence[Batch]) -> list[Batch]:
     ]
 
 
-def _prompts(chosen: Sequence[Example], part: Part, empty: int | None) -> list[int]:
+def _prompts(chosen: Sequence[Example], part: MicroBatchPart, empty: int | None) -> list[int]:
     """The prompt of each picture: of several the one that `part` says."""
     captions = part.captions or (0.0,) * len(chosen)
     found = [it.prompts[int(place * len(it.prompts))] for it, place in zip(chosen, captions, strict=True)]

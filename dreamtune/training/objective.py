@@ -9,7 +9,7 @@ from torch import Tensor
 from dreamtune.errors import ConfigError
 from dreamtune.models.base import PredictionType
 from dreamtune.training import losses
-from dreamtune.training.batches import Part
+from dreamtune.training.batches import MicroBatchPart
 from dreamtune.training.config import TrainConfig
 from dreamtune.training.settings import HuberSchedule
 
@@ -72,7 +72,7 @@ class Objective:
         """Those that are trained."""
         return range(len(self.alphas_cumprod))[self.timestep_min : self.timestep_max]
 
-    def noise(self, part: Part) -> Tensor:
+    def noise(self, part: MicroBatchPart) -> Tensor:
         """The noise (n, c, h, w) that is put on a draw's pictures."""
         return losses.offset_noise(part.noise, part.shift, self.noise_offset) if self.noise_offset else part.noise
 

@@ -9,7 +9,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from dreamtune.config import Recipe
+from dreamtune.config import Config
 from dreamtune.models.families import USUAL
 from dreamtune.training.equivalents import OTHER_NAMES
 from dreamtune.training.habits import NAMES, answer_to
@@ -21,7 +21,7 @@ HuberSchedule = Literal["constant", "exponential", "snr"]
 """How the width of a pseudo-Huber loss depends on the noise."""
 
 
-class TrainSettings(Recipe):
+class TrainSettings(Config):
     """Settings of one DreamBooth training, checked one by one and against each other.
 
     The defaults are those for Stable Diffusion 1.x.
@@ -303,7 +303,7 @@ class TrainSettings(Recipe):
 
     @classmethod
     def answer_to(cls, key: str, value: Any) -> str | None:
-        """See Recipe."""
+        """See Config."""
         return answer_to(key, value)
 
     def prompt(self, template: str) -> str:

@@ -18,11 +18,11 @@ from dreamtune.adapters import AttachedAdapter, AttachedParts
 from dreamtune.data.example import Example
 from dreamtune.errors import RunFolderError, TrainingError
 from dreamtune.training import checkpoints, losses, optimizers, rng
-from dreamtune.training.batches import Sampler, Shape
+from dreamtune.training.batches import MicroBatches, Shape
 from dreamtune.training.config import TrainConfig
 from dreamtune.training.data import CachedConditioner, Conditioner, TrainingData
 from dreamtune.training.ema import Ema
-from dreamtune.training.micro_batch import Batch, join
+from dreamtune.training.micro_batch import NoisedBatch, join
 from dreamtune.training.objective import Objective
 from dreamtune.training.processes import average_gradients, equalize, mean
 from dreamtune.training.schedules import lr_factor
@@ -75,7 +75,7 @@ class Trainer:
         self.unet = unet.to(accelerator.device)
         self.base_conditioner = CachedConditioner(data.prompts, accelerator.device)
         self.conditioner = conditioner or self.base_conditioner
-        self.sampler = Sampler(
+        self.sampler = MicroBatches(
             seed=config.seed,
             batch_size=config.batch_size,
             subjects=tuple(map(_shape, data.subjects)),
@@ -140,15 +140,15 @@ class Trainer:
         device = self.accelerator.device
         own = [(self.data.subjects, draw.subjects)] if draw.subjects.rows else []
         own += [] if draw.composites is None else [(self.data.composites, draw.composites)]
-        batches = [Batch.noised(*it, self.objective, device, self.data.empty) for it in own]
+        batches = [NoisedBatch.noised(*it, self.objective, device, self.data.empty) for it in own]
         if draw.prior is not None:
-            batches.append(Batch.noised(self.data.prior, draw.prior, self.objective, device))
+            batches.append(NoisedBatch.noised(self.data.prior, draw.prior, self.objective, device))
         elif self.data.class_prompt is not None:
             batches.append(self._base_says(batches[0], self.data.class_prompt))
         errors = torch.cat([self._errors(batch) for batch in join(batches)])
         return losses.dreambooth_loss(errors, self.config.batch_size, self.config.prior_weight)
 
-    def _base_says(self, batch: Batch, prompt: int) -> Batch:
+    def _base_says(self, batch: NoisedBatch, prompt: int) -> NoisedBatch:
         """The same noisy pictures under another prompt, with the base's own prediction as the goal.
 
         Learning without Forgetting (Li and Hoiem 2016): new data, the old model's answers to the old task as targets.
@@ -157,11 +157,11 @@ class Trainer:
         with torch.no_grad(), self.attached.disabled():
             return replace(same, goal=self._predict(same, self.base_conditioner).float())
 
-    def _errors(self, batch: Batch) -> Tensor:
+    def _errors(self, batch: NoisedBatch) -> Tensor:
         prediction = self._predict(batch, self.conditioner)
         return self.objective.errors(prediction, batch.goal, batch.timesteps, batch.mask)
 
-    def _predict(self, batch: Batch, conditioner: Conditioner) -> Tensor:
+    def _predict(self, batch: NoisedBatch, conditioner: Conditioner) -> Tensor:
         """The UNet's prediction (n, c, h, w)."""
         with self.accelerator.autocast():
             inputs = conditioner(batch.prompts, batch.time_ids)

@@ -6,10 +6,10 @@ from typing import Literal
 
 from pydantic import Field
 
-from dreamtune.config import Recipe
+from dreamtune.config import Config
 
 
-class AnalyzeConfig(Recipe):
+class AnalyzeConfig(Config):
     """What to compare, and how."""
 
     adapters: tuple[str, ...] = Field(min_length=1, max_length=100)

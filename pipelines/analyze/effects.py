@@ -13,7 +13,7 @@ from torch import Tensor
 from dreamtune.analysis.effects import agreement, kept, prediction
 from dreamtune.models import Base
 from dreamtune.models.families import USUAL
-from dreamtune.pipelines.adapter_ref import AdapterUse
+from dreamtune.pipelines.adapter_ref import AdapterRef
 from dreamtune.pipelines.progress import OnProgress, Progress
 from dreamtune.words import same as same_word
 
@@ -42,7 +42,7 @@ class Together:
 class Asking:
     """What adapters do to the base's predictions, each asked once."""
 
-    def __init__(self, uses: Sequence[AdapterUse], base: Base, steps: int, seed: int = 0, any_base: bool = False):
+    def __init__(self, uses: Sequence[AdapterRef], base: Base, steps: int, seed: int = 0, any_base: bool = False):
         """steps: in which the base draws the pictures it is asked about."""
         known = [number for number, use in enumerate(uses) if len(use.file.subjects) == 1 and all(use.file.subjects[0])]
         self.words = {number: uses[number].file.subjects[0] for number in known}
@@ -85,7 +85,7 @@ class Asking:
 
 
 def effects(
-    uses: Sequence[AdapterUse], base: Base, tell: OnProgress, steps: int, seed: int = 0, any_base: bool = False
+    uses: Sequence[AdapterRef], base: Base, on_progress: OnProgress, steps: int, seed: int = 0, any_base: bool = False
 ) -> dict[tuple[int, int], Together]:
     """Every pair of adapters that tell their word and class: numbers of both -> what they do.
 
@@ -109,7 +109,7 @@ def effects(
             heard=(_ratio(first, asking.own(a, cls)), _ratio(second, asking.own(b, other_cls))),
             kept=share,
         )
-        tell(Progress("effects", done, len(pairs)))
+        on_progress(Progress("effects", done, len(pairs)))
     return found
 
 

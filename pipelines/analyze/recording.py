@@ -13,7 +13,7 @@ from dreamtune.analysis import Advice, advise, crosstalk, recorded, total_crosst
 from dreamtune.analysis.interference import Recording
 from dreamtune.models import Base
 from dreamtune.models.families import USUAL, Usual
-from dreamtune.pipelines.adapter_ref import AdapterUse
+from dreamtune.pipelines.adapter_ref import AdapterRef
 from dreamtune.pipelines.analyze.config import AnalyzeConfig
 from dreamtune.pipelines.progress import OnProgress, Progress
 
@@ -54,10 +54,10 @@ class Interference:
 
 def record(
     config: AnalyzeConfig,
-    uses: Sequence[AdapterUse],
+    uses: Sequence[AdapterRef],
     base: Base,
     gains: Mapping[str, Mapping[int, Tensor]],
-    tell: OnProgress,
+    on_progress: OnProgress,
     prompts: Sequence[Sequence[str]] | None = None,
 ) -> Interference:
     """Draw with each adapter alone and record its layers; the pictures are not kept.
@@ -70,17 +70,17 @@ def record(
     for number, use in enumerate(uses):
         own = [_named(use, usual)] if prompts is None else prompts[number]
         if prompts is None and not use.file.subjects:
-            remarks.append(f"{use.path.name} does not tell its trigger: interference was recorded with {own[0]!r}")
+            remarks.append(f"{use.path.name} does not tell its token: interference was recorded with {own[0]!r}")
         with use.on(base, config.any_base), recorded(modules, gains, len(uses), number) as recording:
             for seed, prompt in enumerate(own, config.seed):
                 base.draw([prompt], [seed], size=base.resolution, steps=config.steps, guidance=usual.guidance)
         recordings.append(recording)
         drawn += own
-        tell(Progress("record", number + 1, len(uses)))
+        on_progress(Progress("record", number + 1, len(uses)))
     return Interference(recordings, tuple(drawn), remarks)
 
 
-def _named(use: AdapterUse, usual: Usual) -> str:
+def _named(use: AdapterRef, usual: Usual) -> str:
     """A prompt with all subjects of an adapter."""
     first, *others = use.file.subjects or [("", "")]
     return " and a ".join([usual.prompt(*first), *(" ".join(filter(None, it)) for it in others)])

@@ -15,7 +15,7 @@ from dreamtune.adapters.svd import default_store
 from dreamtune.analysis import Layer, predictions, study
 from dreamtune.errors import AdapterFileError, ConfigError
 from dreamtune.models import Base, load_base
-from dreamtune.pipelines.adapter_ref import AdapterUse, base_name, drawn_by
+from dreamtune.pipelines.adapter_ref import AdapterRef, base_name, drawn_by
 from dreamtune.pipelines.analyze.config import AnalyzeConfig
 from dreamtune.pipelines.analyze.effects import effects
 from dreamtune.pipelines.analyze.recording import record
@@ -75,7 +75,7 @@ def analyze(config: AnalyzeConfig, out: str | Path | None = None, on_progress: O
     return report
 
 
-def check(config: AnalyzeConfig, folder: Path | None) -> tuple[list[AdapterUse], Runs, list[str]]:
+def check(config: AnalyzeConfig, folder: Path | None) -> tuple[list[AdapterRef], Runs, list[str]]:
     """Look at all that can be looked at without a base: adapters, runs to compare with, and the layers to be studied.
 
     Raises what :func:`analyze` does.
@@ -97,12 +97,12 @@ def _trajectories(runs: Runs, layers: Sequence[Layer], adapters: int, top_k: int
             yield Trajectory(Path(run).expanduser().resolve().name, number, predictions(steps, true, top_k))
 
 
-def _load_all(config: AnalyzeConfig) -> list[AdapterUse]:
+def _load_all(config: AnalyzeConfig) -> list[AdapterRef]:
     if config.subjects and len(config.subjects) != len(config.adapters):
         raise ConfigError(
             f"{len(config.subjects)} subjects for {len(config.adapters)} adapters: name one for each, in their order"
         )
-    uses = [AdapterUse.load(text) for text in config.adapters]
+    uses = [AdapterRef.load(text) for text in config.adapters]
     for use in uses:
         if not use.as_trained:
             raise ConfigError(f"{use.path}: adapters are compared at strength 1; give the file alone")
@@ -111,7 +111,7 @@ def _load_all(config: AnalyzeConfig) -> list[AdapterUse]:
     return uses
 
 
-def _info(config: AnalyzeConfig, index: int, use: AdapterUse, chosen: Sequence[str]) -> AdapterInfo:
+def _info(config: AnalyzeConfig, index: int, use: AdapterRef, chosen: Sequence[str]) -> AdapterInfo:
     path, subject, file = use.path, config.subjects[index] if config.subjects else None, use.file
     own = path.resolve().parent.name if path.name == "adapter.safetensors" else path.stem
     with torch.device("meta"):
@@ -129,7 +129,7 @@ def _info(config: AnalyzeConfig, index: int, use: AdapterUse, chosen: Sequence[s
     )
 
 
-def _choose(config: AnalyzeConfig, uses: list[AdapterUse]) -> list[str]:
+def _choose(config: AnalyzeConfig, uses: list[AdapterRef]) -> list[str]:
     """Paths of the layers to be studied, in the order of the files. Raises ConfigError if there are none."""
     paths = list(dict.fromkeys(path for use in uses for path in use.file.layers))
     matcher = Matcher("layers")
@@ -150,7 +150,7 @@ def _choose(config: AnalyzeConfig, uses: list[AdapterUse]) -> list[str]:
     return sorted(chosen, key=lambda path: ("text", "down", "mid", "up").index(block_of(path)))
 
 
-def _load_base(config: AnalyzeConfig, uses: list[AdapterUse]) -> Base:
+def _load_base(config: AnalyzeConfig, uses: list[AdapterRef]) -> Base:
     """The one base of all, in fp32; certain to fit."""
     name = base_name(uses) if config.base == "auto" else config.base
 
@@ -161,7 +161,7 @@ def _load_base(config: AnalyzeConfig, uses: list[AdapterUse]) -> Base:
 
 
 def _study(
-    config: AnalyzeConfig, uses: list[AdapterUse], base: Base, chosen: list[str], tell: OnProgress
+    config: AnalyzeConfig, uses: list[AdapterRef], base: Base, chosen: list[str], on_progress: OnProgress
 ) -> tuple[list[Layer], dict[str, dict[int, Tensor]]]:
     """The layers, and layer -> number of an adapter -> gain of its change; one layer at a time is held whole."""
     store, layers, gains = default_store(), [], {}
@@ -175,11 +175,11 @@ def _study(
         layers.append(study(path, weight, store.full(weight), changes, config.top_k, terms))
         if config.interference or config.timestep_profile:
             gains[path] = {number: change.gain for number, change in changes.items()}
-        tell(Progress("analyze", done, len(chosen)))
+        on_progress(Progress("analyze", done, len(chosen)))
     return layers, gains
 
 
-def _change(adapter: Adapter, weight: Tensor, use: AdapterUse, path: str) -> Delta:
+def _change(adapter: Adapter, weight: Tensor, use: AdapterRef, path: str) -> Delta:
     try:
         with torch.no_grad():
             return Delta.of_adapter(adapter, weight).checked()

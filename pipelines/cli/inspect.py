@@ -40,7 +40,7 @@ def show(result: InspectResult) -> None:
     subjects = [f"{it['token']} {it['class']}".strip() for it in summary["subjects"]]
     console.say(f"{'subjects' if len(subjects) > 1 else 'subject':11} {', '.join(subjects)}".rstrip())
     console.say(f"parameters  {summary['parameters']} in {summary['layers']} layers")
-    own = {summary["trigger"]: summary["embeddings"]} if summary["embeddings"] else {}
+    own = {summary["token"]: summary["embeddings"]} if summary["embeddings"] else {}
     for word, sizes in {**own, **summary["further_embeddings"]}.items():
         count = max(shape[0] for shape in sizes.values())
         console.say(f"new word    {word}, of {count} vectors in {' and '.join(sizes)}")

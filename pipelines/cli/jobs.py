@@ -12,7 +12,7 @@ from dreamtune.pipelines import console
 from dreamtune.pipelines.cli.options import Json
 
 if TYPE_CHECKING:
-    from dreamtune.config import Recipe
+    from dreamtune.config import Config
     from dreamtune.pipelines.jobs.job import Job, JobKind
 
 app = typer.Typer(help="What waits, runs and has ended in the queue that `dreamtune worker` and the app work on.")
@@ -103,7 +103,7 @@ def worker(
         run_worker(workers=workers, stop_event=stop, idle=idle)
 
 
-def enqueue(kind: JobKind, config: Recipe, out: Path, as_json: bool) -> None:
+def enqueue(kind: JobKind, config: Config, out: Path, as_json: bool) -> None:
     """What `--queue` does instead of running a pipeline."""
     from dreamtune.pipelines.jobs.queue import Jobs
     from dreamtune.pipelines.jobs.worker import WorkerProcess

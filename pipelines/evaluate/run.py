@@ -13,10 +13,10 @@ from pydantic import Field
 from dreamtune.data.buckets import Framing
 from dreamtune.data.subject import check_folder, load_subject
 from dreamtune.errors import ConfigError
-from dreamtune.evaluation import Exam, Measurement, PromptPair, Sampling, load_judge, reference_pictures
+from dreamtune.evaluation import Evaluation, Measurement, PromptPair, Sampling, load_judge, reference_pictures
 from dreamtune.evaluation.best_step import rounded
 from dreamtune.evaluation.prompts import default_prompts, parse_prompts
-from dreamtune.pipelines.adapter_ref import AdapterUse
+from dreamtune.pipelines.adapter_ref import AdapterRef
 from dreamtune.pipelines.evaluate.report import write_report
 from dreamtune.pipelines.generate.config import DrawingConfig, prompt_lines
 from dreamtune.pipelines.generate.prompt_remarks import too_long
@@ -52,7 +52,7 @@ class EvaluateResult:
 
     out: Path
     """Folder of the report."""
-    adapter: AdapterUse
+    adapter: AdapterRef
     base: str
     judge: str
     token: str
@@ -127,8 +127,8 @@ def evaluate(config: EvaluateConfig, out: str | Path, on_progress: OnProgress | 
     sampling = Sampling(size, steps, guidance, config.seed, config.n)
     with use.on(base, config.any_base) as attached:
         on_progress(Progress("remark", message=f"{3 * config.n * len(pairs)} pictures, judged by {judge.name}"))
-        exam = Exam(base, attached, judge, references, pairs, sampling)
-        measured = exam.measure(use.strength)
+        evaluation = Evaluation(base, attached, judge, references, pairs, sampling)
+        measured = evaluation.measure(use.strength)
     missing = _remarks(measured, len(references))
     for remark in missing:
         on_progress(Progress("remark", message=remark))
@@ -151,25 +151,25 @@ def evaluate(config: EvaluateConfig, out: str | Path, on_progress: OnProgress | 
     return result
 
 
-def check(config: EvaluateConfig, folder: Path) -> tuple[AdapterUse, list[PromptPair]]:
+def check(config: EvaluateConfig, folder: Path) -> tuple[AdapterRef, list[PromptPair]]:
     """Look at all that can be looked at without a base, and return adapter and prompts. Raises what evaluate does."""
     if folder.is_dir() and any(folder.iterdir()):
         raise ConfigError(f"{folder} holds something already: choose a new folder for the report")
     check_place(folder)
-    use = AdapterUse.load(config.adapter)
+    use = AdapterRef.load(config.adapter)
     pairs = _prompts(config, *_names(config, use))
 
     check_folder(config.images)
     return use, pairs
 
 
-def _names(config: EvaluateConfig, use: AdapterUse) -> tuple[str, str]:
+def _names(config: EvaluateConfig, use: AdapterRef) -> tuple[str, str]:
     """Token and class word of the subject. Raises ConfigError where neither file nor settings tell them."""
     if len(use.file.tokens) > 1 and not config.token:
         raise ConfigError(
-            f"{use.path} has several subjects ({use.file.called}): name one, for example --token {use.file.trigger}"
+            f"{use.path} has several subjects ({use.file.called}): name one, for example --token {use.file.token}"
         )
-    token = config.token or use.file.trigger
+    token = config.token or use.file.token
     known = next((kind for word, kind in use.file.subjects if same(word, token)), "")
     class_word = config.class_word or known or (use.file.class_word if len(use.file.tokens) < 2 else "")
     for what, value, example in (("token", token, "sks"), ("class", class_word, "dog")):

@@ -29,7 +29,7 @@ def write_merged(
     form: str,
     file: AdapterFile,
     base: Base,
-    pristine: Mapping[str, Tensor],
+    base_weight: Mapping[str, Tensor],
     source: Path,
     dtype: torch.dtype | None,
     target: Path,
@@ -38,7 +38,7 @@ def write_merged(
 ) -> Iterator[tuple[str, Tensor]]:
     """Write `base` with W + ΔW for W to `target`, and give each layer's path and (out, in) change as read from there.
 
-    form: "diffusers" for a folder, "checkpoint" for a copy of the single file `source` of the base. pristine: layer
+    form: "diffusers" for a folder, "checkpoint" for a copy of the single file `source` of the base. base_weight: layer
     path -> a copy of its W. dtype: of all tensors, None for the file's own. The base is used up. Raises ConfigError for
     a layer that a single file does not hold under a name known here and for values beyond `dtype`, OSError if
     `target` cannot be written.
@@ -57,7 +57,7 @@ def write_merged(
             for name, tensor in load_file(stored).items()
         }
     for path, name in names.items():
-        yield path, found[name].float().flatten(1) - pristine[path].float()
+        yield path, found[name].float().flatten(1) - base_weight[path].float()
 
 
 def _merged_weight(path: str, base: Base) -> Tensor:

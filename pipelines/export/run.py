@@ -14,7 +14,7 @@ from dreamtune.adapters import AdapterFile
 from dreamtune.adapters.formats import bundle_embeddings, limits
 from dreamtune.errors import AdapterFileError, ConfigError
 from dreamtune.models import Base, load_base
-from dreamtune.pipelines.adapter_ref import AdapterUse, base_name, drawn_by
+from dreamtune.pipelines.adapter_ref import AdapterRef, base_name, drawn_by
 from dreamtune.pipelines.export.error import LayerError, compare
 from dreamtune.pipelines.export.merged import write_merged
 from dreamtune.pipelines.export.write import converted, write_adapter, write_embedding
@@ -106,7 +106,7 @@ def export(
     began = time.monotonic()
     place = Path(out).expanduser()
     _check_options(form, dtype, rank, bundle, token, place)
-    use = AdapterUse.load(str(adapter))
+    use = AdapterRef.load(str(adapter))
     if not use.as_trained:
         raise ConfigError("a strength cannot be exported: give the file alone, and the strength where it is used")
     file, precision = use.file, _precision(form, dtype)
@@ -156,7 +156,7 @@ def _check_embeddings(file: AdapterFile, form: str, bundle: bool) -> list[str]:
     """A remark if a format leaves the embeddings out. Raises ConfigError if nothing, or not the same, would be left."""
     if not file.embeddings or form == "embedding":
         return []
-    words = " and ".join(map(repr, file.new_words))
+    words = " and ".join(map(repr, file.new_tokens))
     if form in _WHOLE:
         raise ConfigError(
             f"the embeddings of {words} cannot be merged into a base: export the adapter as lora, peft or kohya, and "
@@ -202,7 +202,7 @@ def _precision(form: str, dtype: str | None) -> torch.dtype | None:
     return {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[dtype or "fp32"]
 
 
-def _load(name: str, use: AdapterUse, any_base: bool, told: bool) -> Base:
+def _load(name: str, use: AdapterRef, any_base: bool, told: bool) -> Base:
     """The base, on the CPU, and certain to be one that the adapter fits."""
     base = drawn_by(load_base(name, "cpu", local=told), [use])
     use.check(base, any_base)

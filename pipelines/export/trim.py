@@ -11,7 +11,7 @@ from torch import Tensor
 from dreamtune.adapters.formats import plain_lora
 from dreamtune.errors import AdapterFileError, ConfigError
 from dreamtune.models import load_base
-from dreamtune.pipelines.adapter_ref import AdapterUse
+from dreamtune.pipelines.adapter_ref import AdapterRef
 from dreamtune.pipelines.output import check_place, complete
 
 
@@ -54,7 +54,7 @@ def trim(adapter: str | Path, out: str | Path, energy: float = 0.95, base: str |
     if place.exists():
         raise ConfigError(f"{place} is there already: remove it or choose another name")
     check_place(place.parent)
-    use = AdapterUse.load(str(adapter))
+    use = AdapterRef.load(str(adapter))
     file = use.file
     if not use.as_trained:
         raise ConfigError("a strength cannot be trimmed: give the file alone, and the strength where it is used")
@@ -84,7 +84,7 @@ def trim(adapter: str | Path, out: str | Path, energy: float = 0.95, base: str |
     )
 
 
-def _weights(name: str, use: AdapterUse) -> dict[str, Tensor]:
+def _weights(name: str, use: AdapterRef) -> dict[str, Tensor]:
     base = load_base(name, "cpu")
     use.check(base)
     return use.file.weights(base.parts)

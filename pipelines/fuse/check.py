@@ -9,9 +9,9 @@ from pathlib import Path
 from torch import Tensor
 
 from dreamtune.errors import ConfigError, IncompatibleModelError
-from dreamtune.fusion import MEASURED, FusionOptions, Ingredient, weighted
+from dreamtune.fusion import MEASURED, FusionOptions, WeightedAdapter, weighted
 from dreamtune.models.families import USUAL, Usual
-from dreamtune.pipelines.adapter_ref import AdapterUse
+from dreamtune.pipelines.adapter_ref import AdapterRef
 from dreamtune.pipelines.fuse.config import FuseConfig
 from dreamtune.pipelines.fuse.prompts import adapter_prompts, usual_captions
 from dreamtune.pipelines.fuse.stages import WORDS
@@ -23,9 +23,9 @@ from dreamtune.words import same
 class Checked:
     """What settings and files say together."""
 
-    uses: Sequence[AdapterUse]
+    uses: Sequence[AdapterRef]
     """Those of a weight other than 0."""
-    ingredients: Sequence[Ingredient]
+    ingredients: Sequence[WeightedAdapter]
     """The same for the fusion."""
     options: FusionOptions
     vectors: Mapping[str, Mapping[str, Tensor]]
@@ -39,7 +39,7 @@ class Checked:
 def check(config: FuseConfig, place: Path) -> Checked:
     """Look at all that can be looked at without a base. Raises what fuse does."""
     _check_place(place)
-    given = [AdapterUse.load(text) for text in config.adapters]
+    given = [AdapterRef.load(text) for text in config.adapters]
     uses = [use for use in given if use.strength != 0]
 
     ingredients = weighted([use.ingredient for use in given])
@@ -61,9 +61,9 @@ def _check_place(place: Path) -> None:
     check_place(place.parent)
 
 
-def one_word(uses: Sequence[AdapterUse]) -> list[str]:
+def one_word(uses: Sequence[AdapterRef]) -> list[str]:
     """Remarks on adapters that are called by one word: seeds or checkpoints of one subject, or else a mistake."""
-    owners: dict[str, list[AdapterUse]] = {}
+    owners: dict[str, list[AdapterRef]] = {}
     for use in uses:
         for token in dict.fromkeys(token.lower() for token in use.file.tokens):
             owners.setdefault(token, []).append(use)
@@ -80,7 +80,7 @@ def reads_prompts(config: FuseConfig) -> bool:
     return config.method in MEASURED or config.balance == "output"
 
 
-def texts(config: FuseConfig, uses: Sequence[AdapterUse], usual: Usual) -> tuple[list[list[str]], Sequence[str]] | None:
+def texts(config: FuseConfig, uses: Sequence[AdapterRef], usual: Usual) -> tuple[list[list[str]], Sequence[str]] | None:
     """Each adapter's prompts, and captions, where what layers get plays a part; None where it does not.
 
     usual: of the base, for prompts that are not given.
@@ -102,10 +102,10 @@ def texts(config: FuseConfig, uses: Sequence[AdapterUse], usual: Usual) -> tuple
     return prompts, config.captions or usual_captions(uses, usual)
 
 
-def _vectors(config: FuseConfig, uses: Sequence[AdapterUse]) -> dict[str, dict[str, Tensor]]:
+def _vectors(config: FuseConfig, uses: Sequence[AdapterRef]) -> dict[str, dict[str, Tensor]]:
     """The embeddings of new words that go along. Raises ConfigError and IncompatibleModelError where they cannot."""
     found: dict[str, dict[str, Tensor]] = {}
-    owners: dict[str, AdapterUse] = {}
+    owners: dict[str, AdapterRef] = {}
     for use in uses:
         for word, own in use.file.vectors.items():
             if config.format == "checkpoint":

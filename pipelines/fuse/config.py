@@ -6,10 +6,10 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
-from dreamtune.config import Recipe
+from dreamtune.config import Config
 
 
-class FuseConfig(Recipe):
+class FuseConfig(Config):
     """What to fuse, and how."""
 
     adapters: tuple[str, ...] = Field(min_length=1, max_length=100)

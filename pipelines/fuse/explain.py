@@ -16,7 +16,7 @@ from dreamtune.evaluation.pocket_judge import digest
 from dreamtune.fusion import changes, common_layers
 from dreamtune.models import Base, load_base
 from dreamtune.models.families import USUAL
-from dreamtune.pipelines.adapter_ref import AdapterUse, base_name, drawn_by
+from dreamtune.pipelines.adapter_ref import AdapterRef, base_name, drawn_by
 from dreamtune.pipelines.analyze.config import AnalyzeConfig
 from dreamtune.pipelines.analyze.effects import effects
 from dreamtune.pipelines.analyze.recording import record
@@ -88,7 +88,7 @@ def explain(config: FuseConfig, on_progress: OnProgress | None = None) -> Explan
         with Printer() as printer:
             return explain(config, printer)
 
-    given = [AdapterUse.load(text) for text in config.adapters]
+    given = [AdapterRef.load(text) for text in config.adapters]
     uses = [use for use in given if use.strength != 0]
     name = base_name(uses) if config.base is None else config.base
     base = drawn_by(load_base(name, config.device, local=config.base is None), uses)
@@ -127,7 +127,7 @@ def explain(config: FuseConfig, on_progress: OnProgress | None = None) -> Explan
     return Explanation(tuple(pairs), found.prompts, method, balance, tuple(reasons), told, lines)
 
 
-def _gains(uses: Sequence[AdapterUse], base: Base, tell: OnProgress) -> dict[str, dict[int, Tensor]]:
+def _gains(uses: Sequence[AdapterRef], base: Base, on_progress: OnProgress) -> dict[str, dict[int, Tensor]]:
     """Layer -> number of an adapter -> gain of its change at its weight there."""
     ingredients = [use.ingredient for use in uses]
     records = common_layers(ingredients)
@@ -137,7 +137,7 @@ def _gains(uses: Sequence[AdapterUse], base: Base, tell: OnProgress) -> dict[str
     for done, path in enumerate(records, 1):
         here = {number: own[number](path) for number, use in enumerate(uses) if path in use.file.layers}
         gains[path] = {number: delta.scaled(weight).gain for number, (weight, delta) in here.items() if weight != 0}
-        tell(Progress("explain", done, len(records)))
+        on_progress(Progress("explain", done, len(records)))
     return gains
 
 
@@ -167,7 +167,7 @@ def _recommend(pairs: Sequence[Pair]) -> tuple[str, str | None, list[str]]:
     return "gradient" if disturbed else "sum", "output" if drowned else None, reasons
 
 
-def _name(use: AdapterUse) -> str:
+def _name(use: AdapterRef) -> str:
     """Of its run where the file has the name that all runs give it, else of the file."""
     return use.path.resolve().parent.name if use.path.name == "adapter.safetensors" else use.path.stem
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dreamtune.pipelines.adapter_ref import AdapterUse
+from dreamtune.pipelines.adapter_ref import AdapterRef
 from dreamtune.pipelines.fuse.config import FuseConfig
 
 _ENOUGH = 0.99
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
     from dreamtune.models import Base
 
 
-def description(config: FuseConfig, uses: Sequence[AdapterUse], new_words: Sequence[str]) -> dict[str, Any]:
-    """What the file says of itself: the words and classes of all subjects, those of `new_words` first."""
-    first, *others = subjects([use.file for use in uses], new_words) or [("", "")]
+def description(config: FuseConfig, uses: Sequence[AdapterRef], new_tokens: Sequence[str]) -> dict[str, Any]:
+    """What the file says of itself: the words and classes of all subjects, those of `new_tokens` first."""
+    first, *others = subjects([use.file for use in uses], new_tokens) or [("", "")]
     parts = [
-        use.to_dict() | {"method": use.file.method, "trigger": use.file.trigger, "class": use.file.class_word}
+        use.to_dict() | {"method": use.file.method, "trigger": use.file.token, "class": use.file.class_word}
         for use in uses
     ]
     settings = config.model_dump(mode="json", include={"method", "density", "balance", "rank", "seed"})
@@ -31,21 +31,21 @@ def description(config: FuseConfig, uses: Sequence[AdapterUse], new_words: Seque
     bases = sorted({use.file.base for use in uses if use.file.base})
     return {
         "base": bases[0] if bases else "",
-        "trigger": first[0],
+        "token": first[0],
         "class_word": first[1],
         "others": tuple(others),
         "training": {"fusion": settings | {"adapters": parts}} | zero,
     }
 
 
-def subjects(files: Sequence[AdapterFile], new_words: Sequence[str] = ()) -> list[tuple[str, str]]:
+def subjects(files: Sequence[AdapterFile], new_tokens: Sequence[str] = ()) -> list[tuple[str, str]]:
     """Word and class of every subject of the files that has a word, each word once.
 
-    First come `new_words`, which have embeddings in their files, then the other subjects of these files. If none has a
+    First come `new_tokens`, which have embeddings in their files, then the other subjects of these files. If none has a
     word, the class that all of them are of.
     """
-    found: dict[str, tuple[str, str]] = {word.lower(): (word, "") for word in new_words}
-    for file in sorted(files, key=lambda it: not it.new_words):
+    found: dict[str, tuple[str, str]] = {word.lower(): (word, "") for word in new_tokens}
+    for file in sorted(files, key=lambda it: not it.new_tokens):
         for token, kind in file.subjects:
             known = found.get(token.lower(), (token, ""))
             if token and not known[1]:
@@ -89,6 +89,6 @@ def write_checkpoint(file: AdapterFile, base: Base, source: Path, target: Path, 
     """Write a copy of the checkpoint `source` of `base`, with the file's changes in its weights, to `target`."""
     from dreamtune.pipelines.export.merged import write_merged
 
-    pristine = {path: weight.clone() for path, weight in file.weights(base.parts).items()}
-    for _ in write_merged("checkpoint", file, base, pristine, source, None, target, any_base=any_base):
+    base_weight = {path: weight.clone() for path, weight in file.weights(base.parts).items()}
+    for _ in write_merged("checkpoint", file, base, base_weight, source, None, target, any_base=any_base):
         pass  # what is read back is compared by export alone

@@ -7,14 +7,14 @@ from collections.abc import Sequence
 from dreamtune.errors import ConfigError
 from dreamtune.evaluation.prompts import PLACES
 from dreamtune.models.families import Usual
-from dreamtune.pipelines.adapter_ref import AdapterUse
+from dreamtune.pipelines.adapter_ref import AdapterRef
 from dreamtune.words import holds
 
 _THINGS = ("man", "woman", "child", "bird", "horse", "house", "tree", "flower", "car", "boat", "table", "cup")
 """Of captions, besides the adapters' own classes: things that are no subject."""
 
 
-def adapter_prompts(prompts: Sequence[str], uses: Sequence[AdapterUse], method: str, usual: Usual) -> list[list[str]]:
+def adapter_prompts(prompts: Sequence[str], uses: Sequence[AdapterRef], method: str, usual: Usual) -> list[list[str]]:
     """For each adapter those of the prompts that name its subject, or without any those that are usual for the base.
 
     {token} and {class} stand for the words of each adapter. A prompt that holds no adapter's word is for those that do
@@ -37,14 +37,14 @@ def adapter_prompts(prompts: Sequence[str], uses: Sequence[AdapterUse], method: 
     return found
 
 
-def usual_captions(uses: Sequence[AdapterUse], usual: Usual) -> list[str]:
+def usual_captions(uses: Sequence[AdapterRef], usual: Usual) -> list[str]:
     """The adapters' classes, and some other things, in PLACES and alone."""
     classes = [kind for use in uses for _, kind in use.file.subjects if kind]
     things = dict.fromkeys([*classes, *_THINGS])
     return [caption for thing in things for caption in (usual.prompt("", thing), *_placed(thing))]
 
 
-def _owners(prompt: str, uses: Sequence[AdapterUse]) -> list[int]:
+def _owners(prompt: str, uses: Sequence[AdapterRef]) -> list[int]:
     """Numbers of the adapters that a prompt is for."""
     words = [use.file.tokens for use in uses]
     if "{token}" in prompt:
@@ -53,15 +53,15 @@ def _owners(prompt: str, uses: Sequence[AdapterUse]) -> list[int]:
     return named or [number for number, tokens in enumerate(words) if not tokens]
 
 
-def _filled(prompt: str, use: AdapterUse) -> list[str]:
+def _filled(prompt: str, use: AdapterRef) -> list[str]:
     """The prompt with the words of each subject of an adapter; as it is if it leaves none out."""
-    pairs = [it for it in use.file.subjects if it[0]] or [(use.file.trigger, use.file.class_word)]
+    pairs = [it for it in use.file.subjects if it[0]] or [(use.file.token, use.file.class_word)]
     if "{token}" not in prompt:
         pairs = [next((it for it in pairs if it[0] and holds(prompt, it[0])), pairs[0])]
     return [prompt.replace("{token}", token).replace("{class}", kind) for token, kind in pairs]
 
 
-def _usual(use: AdapterUse, method: str, usual: Usual) -> list[str]:
+def _usual(use: AdapterRef, method: str, usual: Usual) -> list[str]:
     """Its subjects in turns, so that the first few prompts are of them all."""
     named = [it for it in use.file.subjects if it[0]]
     if not named:

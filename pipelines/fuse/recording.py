@@ -67,7 +67,7 @@ class Recorder:
         return moments.means()[""]
 
     def draw(
-        self, paths: Sequence[str], prompts: Sequence[str], changes: Changes, tell: Callable[[int], None]
+        self, paths: Sequence[str], prompts: Sequence[str], changes: Changes, on_progress: Callable[[int], None]
     ) -> dict[str, Tensor]:
         """Layer path -> C (in, in), of layers of the UNet while it draws the prompts; tell is told how many are done.
 
@@ -82,7 +82,7 @@ class Recorder:
             if stored is not None:
                 moments, done = Moments.of_tensors(stored, self.base.device), count
                 break
-        tell(done)
+        on_progress(done)
         device = self.base.device.type
         remedy = "close other programs" if device == "cpu" else "record on another device, for example cpu"
         too_little = ConfigError(f"the memory of {device} is not enough to draw with {self.base.id} in fp32: {remedy}")
@@ -99,7 +99,7 @@ class Recorder:
                 cache.put(keys[number], moments.tensors())
                 if number:
                     cache.path(keys[number - 1]).unlink(missing_ok=True)  # this one has all of it
-                tell(number + 1)
+                on_progress(number + 1)
         return moments.means()
 
     def clear(self) -> None:
@@ -123,9 +123,9 @@ class Recorder:
         with ExitStack() as stack:
             file = changes.file(self.records)
             if file is not None:
-                stack.enter_context(self.base.put_on(file, any_base=True)).merge()  # whether it fits was checked before
+                stack.enter_context(self.base.attach(file, any_base=True)).merge()  # whether it fits was checked before
             for word in [] if changes.words_of is None else changes.words_of.words():
-                self.base.teach(word)
+                self.base.add_token(word)
                 stack.callback(word.detach)
             yield
 
@@ -168,15 +168,15 @@ class Changes:
         """The deltas as a file, whole; None without any."""
         if not self.deltas:
             return None
-        about = {"base": "", "trigger": "", "class_word": "", "training": {}}
+        about = {"base": "", "token": "", "class_word": "", "training": {}}
         return as_file(self.deltas, records, None, whole=True, **about).file
 
     def digest(self, records: Mapping[str, LayerRecord]) -> list[str]:
         """Of all that decides what they do."""
         file = self.file(records)
-        told = self.words_of if self.words_of is not None and self.words_of.new_words else None
+        told = self.words_of if self.words_of is not None and self.words_of.new_tokens else None
         return [content_digest(it) for it in (file, told) if it is not None] + [
-            " ".join(told.new_words) if told else ""
+            " ".join(told.new_tokens) if told else ""
         ]
 
 

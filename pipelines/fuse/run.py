@@ -11,10 +11,10 @@ from typing import Any
 from torch import Tensor
 
 from dreamtune.errors import AdapterFileError, ConfigError
-from dreamtune.fusion import Ingredient, as_file, common_layers, fuse_layers
+from dreamtune.fusion import WeightedAdapter, as_file, common_layers, fuse_layers
 from dreamtune.models import Base, load_base
 from dreamtune.models.families import USUAL
-from dreamtune.pipelines.adapter_ref import AdapterUse, base_name, drawn_by
+from dreamtune.pipelines.adapter_ref import AdapterRef, base_name, drawn_by
 from dreamtune.pipelines.fuse.check import check, texts
 from dreamtune.pipelines.fuse.config import FuseConfig
 from dreamtune.pipelines.fuse.output import description, loss_of, with_energy, write_checkpoint
@@ -69,7 +69,7 @@ def fuse(config: FuseConfig, out: str | Path, on_progress: OnProgress | None = N
     if on_progress is None:
         with Printer() as printer:
             return fuse(config, out, printer)
-    began, tell = time.monotonic(), on_progress
+    began = time.monotonic()
     place = Path(out).expanduser()
     checked = check(config, place)
     uses, taken, vectors = checked.uses, checked.ingredients, checked.vectors
@@ -79,11 +79,13 @@ def fuse(config: FuseConfig, out: str | Path, on_progress: OnProgress | None = N
     weights = None if model is None else _weights(taken, model)
     recorder, read = None, None if model is None else texts(config, uses, USUAL[model.family])
     if read is None:
-        layers = fuse_layers(taken, checked.options, weights, lambda done, total: tell(Progress("fuse", done, total)))
+        layers = fuse_layers(
+            taken, checked.options, weights, lambda done, total: on_progress(Progress("fuse", done, total))
+        )
     else:
         assert model is not None and weights is not None
         recorder = Recorder(model, records, config.steps, USUAL[model.family].guidance, config.seed)
-        layers = Stages(taken, checked.options, weights, *read, recorder, tell).run()
+        layers = Stages(taken, checked.options, weights, *read, recorder, on_progress).run()
     rank, whole = (None, True) if config.rank == "full" else (config.rank, config.format == "checkpoint")
     fused = as_file(layers, records, rank, whole=whole, vectors=vectors, **description(config, uses, list(vectors)))
     with complete(place, AdapterFileError) as target:
@@ -97,7 +99,7 @@ def fuse(config: FuseConfig, out: str | Path, on_progress: OnProgress | None = N
         recorder.clear()
     warning = loss_of(fused.energy)
     if warning:
-        tell(Progress("remark", message=warning))
+        on_progress(Progress("remark", message=warning))
     return FuseResult(
         out=place,
         method=config.method,
@@ -109,7 +111,7 @@ def fuse(config: FuseConfig, out: str | Path, on_progress: OnProgress | None = N
     )
 
 
-def _base(config: FuseConfig, uses: Sequence[AdapterUse], *, to_record: bool) -> Base | None:
+def _base(config: FuseConfig, uses: Sequence[AdapterRef], *, to_record: bool) -> Base | None:
     """The base, if it is needed, and certain to be one that all adapters fit; on the CPU unless it is to draw."""
     dependent = any(adapter.uses_weight for use in uses for adapter in use.file.adapters().values())
     if config.format == "adapter" and config.base is None and not dependent and not to_record:
@@ -126,7 +128,7 @@ def _base(config: FuseConfig, uses: Sequence[AdapterUse], *, to_record: bool) ->
     return base
 
 
-def _weights(taken: Sequence[Ingredient], base: Base) -> dict[str, Tensor]:
+def _weights(taken: Sequence[WeightedAdapter], base: Base) -> dict[str, Tensor]:
     weights: dict[str, Tensor] = {}
     for it in taken:
         weights |= it.file.weights(base.parts)

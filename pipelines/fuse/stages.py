@@ -16,7 +16,7 @@ from torch import Tensor
 from dreamtune.adapters import Delta
 from dreamtune.adapters.parts import UNET, split_part
 from dreamtune.adapters.targets import TARGETS
-from dreamtune.fusion import FusionOptions, Ingredient, Inputs, changes, fuse_layers
+from dreamtune.fusion import FusionOptions, Inputs, WeightedAdapter, changes, fuse_layers
 from dreamtune.pipelines.fuse.recording import Changes, Recorder
 from dreamtune.pipelines.progress import OnProgress, Progress
 
@@ -30,17 +30,17 @@ WORDS = "custom-diffusion"
 class Stages:
     """One fusion, stage by stage."""
 
-    taken: Sequence[Ingredient]
+    taken: Sequence[WeightedAdapter]
     """Those of a weight other than 0."""
     options: FusionOptions
     weights: Mapping[str, Tensor]
-    """Layer path -> pristine weight."""
+    """Layer path -> base weight."""
     prompts: Sequence[Sequence[str]]
     """Of each of `taken`."""
     captions: Sequence[str]
     """Without any subject, for custom-diffusion."""
     recorder: Recorder
-    tell: OnProgress
+    on_progress: OnProgress
     fused: dict[str, Delta] = field(default_factory=dict)
     """Layer path -> ΔW of what is fused so far."""
 
@@ -80,10 +80,10 @@ class Stages:
         total = sum(map(len, drawn))
         for number, prompts in enumerate(drawn):
 
-            def tell(done: int, before: int = before) -> None:
-                self.tell(Progress("record", before + done, total))
+            def on_progress(done: int, before: int = before) -> None:
+                self.on_progress(Progress("record", before + done, total))
 
-            own.append(self.recorder.draw(paths, prompts, self._changes(number, paths), tell))
+            own.append(self.recorder.draw(paths, prompts, self._changes(number, paths), on_progress))
             before += len(prompts)
         return Inputs(own)
 
@@ -110,7 +110,7 @@ class Stages:
             self.taken,
             options,
             self.weights,
-            lambda done, _: self.tell(Progress("fuse", before + done, total)),
+            lambda done, _: self.on_progress(Progress("fuse", before + done, total)),
             inputs=inputs,
             paths=set(paths),
         )

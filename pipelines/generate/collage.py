@@ -15,8 +15,8 @@ from dreamtune.data.images import to_tensor
 from dreamtune.data.subject_map import change_map
 from dreamtune.errors import ConfigError
 from dreamtune.generation.collage import CutOut, collage, emptied
-from dreamtune.pipelines.adapter_ref import AdapterUse
-from dreamtune.pipelines.generate.image_spec import Manner, Shot
+from dreamtune.pipelines.adapter_ref import AdapterRef
+from dreamtune.pipelines.generate.image_spec import ImageSpec, SamplingParams
 from dreamtune.pipelines.generate.plan import Plan
 from dreamtune.pipelines.generate.regions import RegionUse
 from dreamtune.pipelines.generate.stage import staged
@@ -35,34 +35,34 @@ def check_classes(regions: Sequence[RegionUse]) -> None:
             )
 
 
-def collages(plan: Plan, tell: OnProgress) -> list[Tensor]:
+def collages(plan: Plan, on_progress: OnProgress) -> list[Tensor]:
     """Scaled latents (1, c, h, w) that each picture of `plan` starts from.
 
     A picture needs a draft and one drawing of each subject, from its own noise; pictures that differ in `denoise`
     alone share them. Raises ConfigError where a subject cannot be cut out, GenerationError as generate does.
     """
-    kinds = [_kind(shot) for shot in plan.shots]
-    made: dict[Shot, Tensor] = {}
+    kinds = [_kind(spec) for spec in plan.specs]
+    made: dict[ImageSpec, Tensor] = {}
     for kind in dict.fromkeys(kinds):
         made[kind] = _start(plan.of(kind), kind)
-        tell(Progress("collage", len(made), len(set(kinds))))
+        on_progress(Progress("collage", len(made), len(set(kinds))))
     return [made[kind] for kind in kinds]
 
 
-def _kind(shot: Shot) -> Shot:
-    return replace(shot, manner=replace(shot.manner, denoise=1.0), row="", column="")
+def _kind(spec: ImageSpec) -> ImageSpec:
+    return replace(spec, sampling=replace(spec.sampling, denoise=1.0), row="", column="")
 
 
-def _start(plan: Plan, shot: Shot) -> Tensor:
-    draft = _drawn(plan, plan.adapters, shot.prompt, shot)
+def _start(plan: Plan, spec: ImageSpec) -> Tensor:
+    draft = _drawn(plan, plan.adapters, spec.prompt, spec)
     cuts, shown = [], []
     for number, region in enumerate(plan.regions, 1):
-        alone = _drawn(plan, [*plan.adapters, *region.uses], region.prompt, shot)
+        alone = _drawn(plan, [*plan.adapters, *region.uses], region.prompt, spec)
         cls = _class_of(region) or ""
         mask, problem = _mask(plan, alone, cls, _taught(plan, region, alone))
         if problem:
             raise ConfigError(
-                f"the {cls} of region {number}, drawn alone from seed {shot.seed}, {problem}: take another seed, or "
+                f"the {cls} of region {number}, drawn alone from seed {spec.seed}, {problem}: take another seed, or "
                 "mode = routed, which needs no mask"
             )
         cuts.append((CutOut.of(alone, mask), region.box))
@@ -88,22 +88,22 @@ def _mask(plan: Plan, picture: Image.Image, cls: str, taught: Tensor | None = No
     return mask, failure(float(mask.mean()), cls)
 
 
-def _drawn(plan: Plan, adapters: Sequence[AdapterUse], prompt: str, shot: Shot) -> Image.Image:
-    """The picture that those adapters draw of a prompt, with the noise and in the manner of `shot`."""
-    manner: Manner = shot.manner
-    with staged(plan.config, adapters, (), plan.base, guided=manner.guidance > 1) as stage:
+def _drawn(plan: Plan, adapters: Sequence[AdapterRef], prompt: str, spec: ImageSpec) -> Image.Image:
+    """The picture that those adapters draw of a prompt, with the noise and in the sampling of `spec`."""
+    sampling: SamplingParams = spec.sampling
+    with staged(plan.config, adapters, (), plan.base, guided=sampling.guidance > 1) as stage:
         latents = plan.base.draw(
             [prompt],
-            [shot.seed],
+            [spec.seed],
             size=plan.size,
-            steps=manner.steps,
-            guidance=manner.guidance,
+            steps=sampling.steps,
+            guidance=sampling.guidance,
             negative_prompt=plan.config.negative_prompt,
-            scheduler=manner.scheduler,
+            scheduler=sampling.scheduler,
             prompt_weights=plan.config.prompt_weights,
             on_step=stage.on_step,
         )
-    return plan.decoded([shot], latents)[0]
+    return plan.decoded([spec], latents)[0]
 
 
 def _class_of(region: RegionUse) -> str | None:

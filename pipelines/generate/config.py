@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Literal, Self
 
 from pydantic import Field, PrivateAttr, field_validator, model_validator
 
-from dreamtune.config import Recipe
+from dreamtune.config import Config
 from dreamtune.errors import ConfigError
 from dreamtune.models.families import USUAL
-from dreamtune.pipelines.adapter_ref import AdapterUse, base_name, drawn_by
+from dreamtune.pipelines.adapter_ref import AdapterRef, base_name, drawn_by
 from dreamtune.storage import read_regular
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ SEEDS = 2**32
 """Seeds are below this."""
 
 
-class DrawingConfig(Recipe):
+class DrawingConfig(Config):
     """How to draw with a base, whatever for."""
 
     base: str = "auto"
@@ -59,7 +59,7 @@ class DrawingConfig(Recipe):
             raise ValueError(f"size = {value} must be a multiple of 8; try {round(value / 8) * 8}")
         return value
 
-    def load_base(self, adapters: Sequence[AdapterUse]) -> Base:
+    def load_base(self, adapters: Sequence[AdapterRef]) -> Base:
         """The base to draw with, for these adapters. Raises ConfigError and BaseModelError."""
         from dreamtune.models import family_of, load_base
 

@@ -15,7 +15,7 @@ from dreamtune.errors import ConfigError
 from dreamtune.models import Base
 from dreamtune.pipelines.contact_sheet import sheet
 from dreamtune.pipelines.generate.config import SEEDS, GenerateConfig
-from dreamtune.pipelines.generate.image_spec import Manner, Shot
+from dreamtune.pipelines.generate.image_spec import ImageSpec, SamplingParams
 
 GRID = ("strength", "seed", "guidance", "steps", "scheduler", "denoise")
 """What can be an axis: these settings, and strength, which is a factor on the strength of all adapters."""
@@ -59,7 +59,7 @@ def axes_of(config: GenerateConfig) -> list[Axis]:
     return axes
 
 
-def shots_of(config: GenerateConfig, axes: Sequence[Axis], base: Base) -> list[Shot]:
+def image_specs(config: GenerateConfig, axes: Sequence[Axis], base: Base) -> list[ImageSpec]:
     """All pictures, in the order of their numbers.
 
     Without axes the pictures of every prompt follow each other, each of the next seed. With axes there is a row for
@@ -72,10 +72,10 @@ def shots_of(config: GenerateConfig, axes: Sequence[Axis], base: Base) -> list[S
     if seeds[-1] >= SEEDS:
         raise ConfigError(f"{count} pictures from seed {config.seed} on need seeds beyond {SEEDS - 1}: lower seed or n")
     steps, guidance, _ = config.sampling(base)
-    plain = Manner(steps, guidance, config.scheduler, config.denoised(steps), 1.0)
+    plain = SamplingParams(steps, guidance, config.scheduler, config.denoised(steps), 1.0)
     if not axes:
         each = [prompt for prompt in config.prompts for _ in range(config.n)]
-        return [Shot(prompt, seed, plain) for prompt, seed in zip(each, seeds, strict=True)]
+        return [ImageSpec(prompt, seed, plain) for prompt, seed in zip(each, seeds, strict=True)]
     across, down = _values(axes[0]), _values(axes[1]) if len(axes) > 1 else [{}]
     found = []
     for prompt, second, seed in product(config.prompts, down, seeds):
@@ -86,18 +86,18 @@ def shots_of(config: GenerateConfig, axes: Sequence[Axis], base: Base) -> list[S
             values = {"seed": seed, **vars(plain), **second, **first}
             own = values.pop("seed")
             column = axes[0].label(next(iter(first.values())))
-            found.append(Shot(prompt, own, Manner(**values), ", ".join(parts) or prompt, column))
+            found.append(ImageSpec(prompt, own, SamplingParams(**values), ", ".join(parts) or prompt, column))
     return found
 
 
-def grid_sheet(shots: Sequence[Shot], pictures: Sequence[Image.Image]) -> Image.Image:
-    """The sheet of all pictures, which are in the order of the shots."""
+def grid_sheet(specs: Sequence[ImageSpec], pictures: Sequence[Image.Image]) -> Image.Image:
+    """The sheet of all pictures, which are in the order of the specs."""
     rows: dict[str, list[Image.Image]] = {}
-    for shot, picture in zip(shots, pictures, strict=True):
-        rows.setdefault(shot.row, []).append(picture)
-    prompts = {shot.prompt for shot in shots}
-    note = "" if len(prompts) > 1 or prompts == set(rows) else shots[0].prompt  # where no row names it
-    return sheet(rows, list(dict.fromkeys(shot.column for shot in shots)), note)
+    for spec, picture in zip(specs, pictures, strict=True):
+        rows.setdefault(spec.row, []).append(picture)
+    prompts = {spec.prompt for spec in specs}
+    note = "" if len(prompts) > 1 or prompts == set(rows) else specs[0].prompt  # where no row names it
+    return sheet(rows, list(dict.fromkeys(spec.column for spec in specs)), note)
 
 
 def _values(axis: Axis) -> list[dict[str, Any]]:

@@ -19,7 +19,7 @@ class Layout:
 
 
 @dataclass(frozen=True)
-class Manner:
+class SamplingParams:
     """How a picture is drawn, besides its prompt and seed."""
 
     steps: int
@@ -32,12 +32,12 @@ class Manner:
 
 
 @dataclass(frozen=True)
-class Shot:
+class ImageSpec:
     """One picture to draw, and what stands at its row and column of the sheet."""
 
     prompt: str
     seed: int
-    manner: Manner
+    sampling: SamplingParams
     row: str = ""
     column: str = ""
     layout: Layout | None = None

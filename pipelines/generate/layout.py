@@ -8,49 +8,49 @@ from dataclasses import replace
 from dreamtune.errors import ConfigError, GenerationError
 from dreamtune.generation.locate import COLORS, boxes, located, missing, strips
 from dreamtune.models import Base
-from dreamtune.pipelines.adapter_ref import AdapterUse
+from dreamtune.pipelines.adapter_ref import AdapterRef
 from dreamtune.pipelines.generate.config import GenerateConfig
-from dreamtune.pipelines.generate.image_spec import Layout, Shot
+from dreamtune.pipelines.generate.image_spec import ImageSpec, Layout
 from dreamtune.pipelines.generate.layout_prompts import ClassPrompt, class_prompt
 from dreamtune.pipelines.generate.regions import RegionUse
 from dreamtune.pipelines.progress import OnProgress, Progress
 
 
-def class_prompts(config: GenerateConfig, adapters: Sequence[AdapterUse]) -> dict[str, ClassPrompt]:
+def class_prompts(config: GenerateConfig, adapters: Sequence[AdapterRef]) -> dict[str, ClassPrompt]:
     """Each prompt of a call with an automatic layout, read. Raises ConfigError as class_prompt does."""
     return {prompt: class_prompt(prompt, adapters) for prompt in config.prompts}
 
 
-def everywhere(adapters: Sequence[AdapterUse]) -> list[AdapterUse]:
+def everywhere(adapters: Sequence[AdapterRef]) -> list[AdapterRef]:
     """Those that tell no word, as styles do: they act on the whole picture, and on its draft."""
     return [use for use in adapters if not use.file.tokens]
 
 
 def laid_out(
     config: GenerateConfig,
-    shots: Sequence[Shot],
+    specs: Sequence[ImageSpec],
     read: Mapping[str, ClassPrompt],
     base: Base,
     size: int,
-    tell: OnProgress,
-) -> list[Shot]:
+    on_progress: OnProgress,
+) -> list[ImageSpec]:
     """The same pictures, each with its layout and the class prompt, from drafts by `base` as it is.
 
     A picture gets one draft for each sampler and guidance that it is drawn with, from its own noise.
     Raises ConfigError where a draft does not show all subjects, each in a place of its own.
     """
-    drafts = dict.fromkeys((it.prompt, it.seed, it.manner.guidance, it.manner.scheduler) for it in shots)
+    drafts = dict.fromkeys((it.prompt, it.seed, it.sampling.guidance, it.sampling.scheduler) for it in specs)
     found: dict[tuple[str, int, float, str], Layout] = {}
     for key in drafts:
         found[key] = _layout(config, read[key[0]], key, base, size)
-        tell(Progress("layout", len(found), len(drafts)))
+        on_progress(Progress("layout", len(found), len(drafts)))
     return [
         replace(
             it,
             prompt=read[it.prompt].text,
-            layout=found[it.prompt, it.seed, it.manner.guidance, it.manner.scheduler],
+            layout=found[it.prompt, it.seed, it.sampling.guidance, it.sampling.scheduler],
         )
-        for it in shots
+        for it in specs
     ]
 
 

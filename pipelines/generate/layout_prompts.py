@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import combinations
 
 from dreamtune.errors import ConfigError
-from dreamtune.pipelines.adapter_ref import AdapterUse
+from dreamtune.pipelines.adapter_ref import AdapterRef
 from dreamtune.words import holds, one_form, places, same
 
 _LINK = re.compile(r"(?:\s|^)(?:and|or|next to|beside|near|behind|in front of|with)\s*$|[,;.]\s*$", re.IGNORECASE)
@@ -29,7 +29,7 @@ _PHRASE = re.compile(r".*(?P<phrase>\b(?:an?|the|one|my)\s+(?:[^\s,;.]+\s+){0,4}
 class Naming:
     """A subject that a prompt names."""
 
-    use: AdapterUse
+    use: AdapterRef
     token: str
     cls: str
     prompt: str
@@ -82,7 +82,7 @@ class ClassPrompt:
         return f"{head}{color} {self.text[spot:]}"
 
 
-def class_prompt(prompt: str, adapters: Sequence[AdapterUse]) -> ClassPrompt:
+def class_prompt(prompt: str, adapters: Sequence[AdapterRef]) -> ClassPrompt:
     """Find the subjects of `adapters` in a prompt: each by its word, which its class word may follow.
 
     Adapters that tell no word have no subject there. Raises ConfigError for an adapter that the prompt does not name,
@@ -111,7 +111,7 @@ def class_prompt(prompt: str, adapters: Sequence[AdapterUse]) -> ClassPrompt:
     return _read(prompt, named)
 
 
-def _refuse_shared_words(adapters: Sequence[AdapterUse]) -> None:
+def _refuse_shared_words(adapters: Sequence[AdapterRef]) -> None:
     for first, second in combinations(adapters, 2):
         for token in first.file.tokens:
             if any(same(token, other) for other in second.file.tokens):
@@ -121,7 +121,7 @@ def _refuse_shared_words(adapters: Sequence[AdapterUse]) -> None:
                 )
 
 
-def _read(prompt: str, named: Sequence[tuple[tuple[int, int], str, str, AdapterUse]]) -> ClassPrompt:
+def _read(prompt: str, named: Sequence[tuple[tuple[int, int], str, str, AdapterRef]]) -> ClassPrompt:
     """A prompt whose words are at these places."""
     text, done = "", 0
     spots, starts, ends = list[int](), list[int](), list[int]()

@@ -18,9 +18,9 @@ from dreamtune.data.named import named_picture, squared
 from dreamtune.errors import AdapterFileError, ConfigError
 from dreamtune.models import Base
 from dreamtune.pipelines.adapter_names import text_of
-from dreamtune.pipelines.adapter_ref import AdapterUse, base_in_run, digest_of, is_name
+from dreamtune.pipelines.adapter_ref import AdapterRef, base_in_run, digest_of, is_name
 from dreamtune.pipelines.generate.config import GenerateConfig
-from dreamtune.pipelines.generate.image_spec import Shot
+from dreamtune.pipelines.generate.image_spec import ImageSpec
 from dreamtune.pipelines.generate.provenance import provenance
 from dreamtune.pipelines.generate.regions import RegionUse
 from dreamtune.storage import open_regular, read_regular
@@ -59,25 +59,25 @@ class Start:
 
 def record(
     config: GenerateConfig,
-    shot: Shot,
+    spec: ImageSpec,
     base: Base,
     size: int,
-    adapters: Sequence[AdapterUse],
+    adapters: Sequence[AdapterRef],
     regions: Sequence[RegionUse],
     start: Start | None,
 ) -> dict[str, str]:
-    """Text chunks of the picture of `shot`; with them :func:`again` finds all that it needs but the files."""
-    manner = shot.manner
+    """Text chunks of the picture of `spec`; with them :func:`again` finds all that it needs but the files."""
+    sampling = spec.sampling
     own = type(base.scheduler).__name__.removesuffix("Scheduler")
     settings: dict[str, Any] = {
-        "prompt": shot.prompt,
+        "prompt": spec.prompt,
         "negative_prompt": config.negative_prompt,
-        "seed": shot.seed,
-        "steps": manner.steps,
-        "guidance": manner.guidance,
+        "seed": spec.seed,
+        "steps": sampling.steps,
+        "guidance": sampling.guidance,
         "size": size,
-        "sampler": own if manner.scheduler == "auto" else manner.scheduler,
-        "scheduler": manner.scheduler,
+        "sampler": own if sampling.scheduler == "auto" else sampling.scheduler,
+        "scheduler": sampling.scheduler,
         "base": base.id,
         "precision": _PRECISIONS[str(base.unet.dtype)],
         "adapters": [adapter.to_dict() for adapter in adapters],
@@ -87,13 +87,13 @@ def record(
     if config.mode != "routed":
         settings["mode"] = config.mode
     if config.mode == "collage":
-        settings["denoise"] = manner.denoise
+        settings["denoise"] = sampling.denoise
     if regions:
         settings |= {"regions": [region.to_dict() for region in regions], "softness": config.softness}
-    if shot.layout is not None:  # the regions are what makes the picture again
-        settings["layout"] = {"way": "auto", "prompt": shot.layout.asked}
+    if spec.layout is not None:  # the regions are what makes the picture again
+        settings["layout"] = {"way": "auto", "prompt": spec.layout.asked}
     if start:
-        settings |= {"init": {"file": start.path.name, "sha256": start.digest}, "denoise": manner.denoise}
+        settings |= {"init": {"file": start.path.name, "sha256": start.digest}, "denoise": sampling.denoise}
     if config.prompt_weights:
         settings["prompt_weights"] = True
     if config.any_base:

@@ -13,9 +13,9 @@ from dreamtune.errors import ConfigError, GenerationError
 from dreamtune.models import Base
 from dreamtune.models.memory import enough_memory
 from dreamtune.models.samplers import make_sampler
-from dreamtune.pipelines.adapter_ref import AdapterUse
+from dreamtune.pipelines.adapter_ref import AdapterRef
 from dreamtune.pipelines.generate.config import GenerateConfig
-from dreamtune.pipelines.generate.image_spec import Shot
+from dreamtune.pipelines.generate.image_spec import ImageSpec
 from dreamtune.pipelines.generate.layout import everywhere, laid_out
 from dreamtune.pipelines.generate.layout_prompts import ClassPrompt
 from dreamtune.pipelines.generate.metadata import Start, record
@@ -29,23 +29,23 @@ class Plan:
     """Complete settings and what they name."""
 
     config: GenerateConfig
-    adapters: Sequence[AdapterUse]
+    adapters: Sequence[AdapterRef]
     regions: Sequence[RegionUse]
     base: Base
     size: int
     start: Start | None
-    shots: Sequence[Shot]
+    specs: Sequence[ImageSpec]
     starts: Sequence[Tensor] = ()
     """Of each picture, scaled latents (1, c, h, w) of a collage, for mode = collage."""
 
-    def check(self, every: Sequence[AdapterUse]) -> None:
+    def check(self, every: Sequence[AdapterRef]) -> None:
         """Raise ConfigError for manners of drawing that cannot be."""
-        for manner in dict.fromkeys(shot.manner for shot in self.shots):
-            make_sampler(manner.scheduler, self.base.scheduler)
-            steps = int(manner.steps * manner.denoise)
+        for sampling in dict.fromkeys(spec.sampling for spec in self.specs):
+            make_sampler(sampling.scheduler, self.base.scheduler)
+            steps = int(sampling.steps * sampling.denoise)
             if steps < 1:
                 raise ConfigError(
-                    f"denoise = {manner.denoise:g} of {manner.steps} steps leaves none: raise one of them"
+                    f"denoise = {sampling.denoise:g} of {sampling.steps} steps leaves none: raise one of them"
                 )
             for use in every:
                 use.check_window(steps)
@@ -62,19 +62,19 @@ class Plan:
         adapters, regions = ([it.scaled(factor) for it in them] for them in (self.adapters, self.regions))
         return replace(self, adapters=adapters, regions=regions)
 
-    def laid_out(self, read: Mapping[str, ClassPrompt], tell: OnProgress) -> Plan:
+    def laid_out(self, read: Mapping[str, ClassPrompt], on_progress: OnProgress) -> Plan:
         """The same with a layout for every picture, see layout.laid_out; adapters with a word act in regions alone."""
         styles = everywhere(self.adapters)
         for use in self.adapters:
             use.check(self.base, self.config.any_base)
         with enough_memory(self.too_little), staged(self.config, styles, (), self.base, guided=True):
-            shots = laid_out(self.config, self.shots, read, self.base, self.size, tell)
-        return replace(self, adapters=styles, shots=shots)
+            specs = laid_out(self.config, self.specs, read, self.base, self.size, on_progress)
+        return replace(self, adapters=styles, specs=specs)
 
-    def of(self, shot: Shot) -> Plan:
+    def of(self, spec: ImageSpec) -> Plan:
         """What acts on one picture, at its strength."""
-        own = self if shot.layout is None else replace(self, regions=shot.layout.regions)
-        return own.scaled(shot.manner.strength)
+        own = self if spec.layout is None else replace(self, regions=spec.layout.regions)
+        return own.scaled(spec.sampling.strength)
 
     def init(self, part: Sequence[int]) -> Tensor | None:
         """Scaled latents (1 or n, c, h, w) that the pictures of these numbers start from."""
@@ -82,16 +82,16 @@ class Plan:
             return torch.cat([self.starts[index] for index in part])
         return self.start and self.start.latents(self.base, self.size)
 
-    def decoded(self, shots: Sequence[Shot], latents: Tensor) -> list[Image.Image]:
-        """The pictures of latents (n, c, h, w), one of each of `shots`. Raises GenerationError for NaN."""
-        for shot, latent in zip(shots, latents, strict=True):
+    def decoded(self, specs: Sequence[ImageSpec], latents: Tensor) -> list[Image.Image]:
+        """The pictures of latents (n, c, h, w), one of each of `specs`. Raises GenerationError for NaN."""
+        for spec, latent in zip(specs, latents, strict=True):
             if not latent.isfinite().all():
                 what = "the strength of the adapters" if self.adapters else "the guidance"
                 raise GenerationError(
-                    f"the picture of seed {shot.seed} came out as NaN: lower {what}, or check the base"
+                    f"the picture of seed {spec.seed} came out as NaN: lower {what}, or check the base"
                 )
         return self.base.to_pictures(latents)
 
-    def provenance(self, shot: Shot) -> dict[str, str]:
+    def provenance(self, spec: ImageSpec) -> dict[str, str]:
         """Text chunks of a picture."""
-        return record(self.config, shot, self.base, self.size, self.adapters, self.regions, self.start)
+        return record(self.config, spec, self.base, self.size, self.adapters, self.regions, self.start)

@@ -11,14 +11,14 @@ from dreamtune.data.words import brief, length_remarks, syntax_remarks
 from dreamtune.generation.masks import overlaps
 from dreamtune.models import Base
 from dreamtune.models.emphasis import Emphasis
-from dreamtune.pipelines.adapter_ref import AdapterUse
+from dreamtune.pipelines.adapter_ref import AdapterRef
 from dreamtune.pipelines.generate.config import GenerateConfig
 from dreamtune.pipelines.generate.regions import Painted, RegionUse
 from dreamtune.words import holds, same
 
 
 def prompt_remarks(
-    config: GenerateConfig, adapters: Sequence[AdapterUse], regions: Sequence[RegionUse], base: Base
+    config: GenerateConfig, adapters: Sequence[AdapterRef], regions: Sequence[RegionUse], base: Base
 ) -> list[str]:
     """Remarks on the prompts of a call, for `adapters` of the whole picture and those of regions.
 
@@ -57,21 +57,21 @@ def region_remarks(regions: Sequence[RegionUse], masks: Sequence[Tensor], size: 
 
 
 def too_long(
-    prompt: str, uses: Iterable[AdapterUse], base: Base, *, name: str | None = None, token: str | None = None
+    prompt: str, uses: Iterable[AdapterRef], base: Base, *, name: str | None = None, token: str | None = None
 ) -> list[str]:
     """At most one remark: on a prompt of which `base` does not read all while `uses` are on it.
 
     name: what the prompt is called, if not by how it begins. token: the word for the subject, if not the adapters' own.
     """
     on = [use for use in uses if use.strength]
-    new = [it for use in on for it in use.file.new_words.items()]
+    new = [it for use in on for it in use.file.new_tokens.items()]
     words = {word: range(next(iter(sizes.values()))[0]) for word, sizes in new}
     tokens = [token] if token else [it for use in on for it in use.file.tokens]
     remarks = length_remarks(name or f"the prompt {brief(prompt)!r}", prompt, base.tokenizer, tokens, words)
     return [str(remark) for remark in remarks]
 
 
-def missing_word(prompts: Sequence[str], use: AdapterUse, where: str = "no prompt holds") -> list[str]:
+def missing_word(prompts: Sequence[str], use: AdapterRef, where: str = "no prompt holds") -> list[str]:
     """A remark if no prompt holds any word for a subject of an adapter: none of them would appear."""
     tokens = use.file.tokens
     if not tokens or any(holds(prompt, token) for prompt in prompts for token in tokens):
@@ -82,7 +82,7 @@ def missing_word(prompts: Sequence[str], use: AdapterUse, where: str = "no promp
     return [f"{where} {names}, {what} of {use.path.name}: write for example '{example}'"]
 
 
-def _same_words(adapters: Sequence[AdapterUse]) -> list[str]:
+def _same_words(adapters: Sequence[AdapterRef]) -> list[str]:
     """A remark on each two adapters whose subjects no prompt can tell apart."""
     found = []
     for first, second in combinations(adapters, 2):

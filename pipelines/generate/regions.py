@@ -24,7 +24,7 @@ from dreamtune.generation.masks import box_mask, softened
 from dreamtune.generation.regions import Region
 from dreamtune.models import Base
 from dreamtune.pipelines.adapter_names import parse, split_window
-from dreamtune.pipelines.adapter_ref import AdapterUse
+from dreamtune.pipelines.adapter_ref import AdapterRef
 
 _FORM = re.compile(r"(?P<files>.*?)@(?:box=)?(?P<place>[^@=]*)=(?P<prompt>.*)", re.DOTALL)
 _SIDE = 256
@@ -50,7 +50,7 @@ class Painted:
 class RegionUse:
     """Adapters, where they are to act, and what is to be there."""
 
-    uses: tuple[AdapterUse, ...]
+    uses: tuple[AdapterRef, ...]
     place: tuple[float, float, float, float] | Painted
     """Left, top, right and bottom in shares of the picture, or a mask."""
     prompt: str
@@ -65,7 +65,7 @@ class RegionUse:
                 "FILE@mask.png=PROMPT"
             )
         place = _place(found["place"])
-        uses = tuple(AdapterUse.load(file, windows=True) for file in _split(found["files"]))
+        uses = tuple(AdapterRef.load(file, windows=True) for file in _split(found["files"]))
         return cls(uses, place, found["prompt"])
 
     def mask(self, softness: float) -> Tensor:
@@ -134,7 +134,7 @@ def place_regions(
     return found
 
 
-def _changes(use: AdapterUse, base: Base) -> dict[str, Delta]:
+def _changes(use: AdapterRef, base: Base) -> dict[str, Delta]:
     change = changes(use.ingredient, use.file.layers, use.file.weights(base.parts))
     found = {path: change(path) for path in use.file.layers if split_part(path)[0] == UNET}
     return {path: delta.scaled(strength) for path, (strength, delta) in found.items()}

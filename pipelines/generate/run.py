@@ -17,11 +17,11 @@ from torch import Tensor
 from dreamtune import __version__
 from dreamtune.errors import GenerationError
 from dreamtune.models.memory import enough_memory
-from dreamtune.pipelines.adapter_ref import AdapterUse, noise_remarks
+from dreamtune.pipelines.adapter_ref import AdapterRef, noise_remarks
 from dreamtune.pipelines.generate.collage import check_classes, collages
 from dreamtune.pipelines.generate.config import GenerateConfig
-from dreamtune.pipelines.generate.grid import axes_of, grid_sheet, shots_of
-from dreamtune.pipelines.generate.image_spec import Manner
+from dreamtune.pipelines.generate.grid import axes_of, grid_sheet, image_specs
+from dreamtune.pipelines.generate.image_spec import SamplingParams
 from dreamtune.pipelines.generate.layout import class_prompts
 from dreamtune.pipelines.generate.metadata import Start
 from dreamtune.pipelines.generate.plan import Plan
@@ -85,7 +85,7 @@ def generate(config: GenerateConfig, out: str | Path, on_progress: OnProgress | 
     folder = Path(out).expanduser()
     check_place(folder)
     axes = axes_of(config)
-    adapters = [AdapterUse.load(text, windows=True) for text in config.adapters]
+    adapters = [AdapterRef.load(text, windows=True) for text in config.adapters]
     regions = [RegionUse.load(text) for text in config.regions]
     masks = [region.mask(config.softness) for region in regions]
     if config.mode == "collage":
@@ -95,7 +95,7 @@ def generate(config: GenerateConfig, out: str | Path, on_progress: OnProgress | 
     every = [*adapters, *(use for region in regions for use in region.uses)]
     base = config.load_base(every)
     steps, guidance, size = config.sampling(base)
-    plan = Plan(config, adapters, regions, base, size, start, shots_of(config, axes, base))
+    plan = Plan(config, adapters, regions, base, size, start, image_specs(config, axes, base))
     plan.check(every)
     remarks = [
         *prompt_remarks(config, adapters, regions, base),
@@ -109,7 +109,7 @@ def generate(config: GenerateConfig, out: str | Path, on_progress: OnProgress | 
     started = time.monotonic()
     if config.layout == "auto":
         plan = plan.laid_out(read, on_progress)
-        layouts = [it.layout.remark for it in plan.shots if it.layout is not None and it.layout.remark]
+        layouts = [it.layout.remark for it in plan.specs if it.layout is not None and it.layout.remark]
         for remark in (own := list(dict.fromkeys(layouts))):
             on_progress(Progress("remark", message=remark))
         remarks += own
@@ -120,7 +120,7 @@ def generate(config: GenerateConfig, out: str | Path, on_progress: OnProgress | 
     finished = time.monotonic()
     return GenerateResult(
         files=tuple(files),
-        seeds=tuple(shot.seed for shot in plan.shots),
+        seeds=tuple(spec.seed for spec in plan.specs),
         base=base.id,
         steps=steps,
         guidance=guidance,
@@ -131,10 +131,10 @@ def generate(config: GenerateConfig, out: str | Path, on_progress: OnProgress | 
     )
 
 
-def _draw(plan: Plan, folder: Path, tell: OnProgress) -> tuple[list[Path], list[str], Path | None]:
+def _draw(plan: Plan, folder: Path, on_progress: OnProgress) -> tuple[list[Path], list[str], Path | None]:
     """Draw and save all pictures; the files, remarks on them, and the sheet of a grid."""
     number, remarks, done = _next_number(folder), list[str](), 0
-    files = [folder / f"{number + index:04d}.png" for index in range(len(plan.shots))]
+    files = [folder / f"{number + index:04d}.png" for index in range(len(plan.specs))]
     pictures: dict[int, Image.Image] = {}
     for part in _batches(plan):
         for index, picture, texts in part:
@@ -145,47 +145,47 @@ def _draw(plan: Plan, folder: Path, tell: OnProgress) -> tuple[list[Path], list[
                 remarks.append(
                     f"{files[index].name} is of one colour: lower the strength of the adapters, or the guidance"
                 )
-                tell(Progress("remark", message=remarks[-1]))
+                on_progress(Progress("remark", message=remarks[-1]))
             done += 1
-        tell(Progress("draw", done, len(files)))
+        on_progress(Progress("draw", done, len(files)))
     if not plan.config.grid:
         return files, remarks, None
     sheet = folder / f"{number:04d}-grid.png"
     about = {"grid": list(plan.config.grid), "pictures": [path.name for path in files], "version": __version__}
-    image = grid_sheet(plan.shots, [pictures[index] for index in range(len(files))])
+    image = grid_sheet(plan.specs, [pictures[index] for index in range(len(files))])
     return files, remarks, _write(sheet, image, {"dreamtune": json.dumps(about)})
 
 
 def _batches(plan: Plan) -> Iterator[list[tuple[int, Image.Image, dict[str, str]]]]:
-    """Pictures that are drawn at once, each with its place among the shots and its text chunks."""
-    kinds = [(shot.manner, shot.layout) for shot in plan.shots]
+    """Pictures that are drawn at once, each with its place among the specs and its text chunks."""
+    kinds = [(spec.sampling, spec.layout) for spec in plan.specs]
     order = list(dict.fromkeys(kinds))
-    indices = sorted(range(len(plan.shots)), key=lambda index: order.index(kinds[index]))
+    indices = sorted(range(len(plan.specs)), key=lambda index: order.index(kinds[index]))
     size = plan.base.batch_for(plan.size)
-    for (manner, _), group in groupby(indices, key=lambda index: kinds[index]):
-        of_manner = list(group)
-        own = plan.of(plan.shots[of_manner[0]])
-        with staged(plan.config, own.adapters, own.regions, plan.base, guided=manner.guidance > 1) as stage:
-            for start in range(0, len(of_manner), size):
-                part = of_manner[start : start + size]
-                shots = [plan.shots[index] for index in part]
+    for (sampling, _), group in groupby(indices, key=lambda index: kinds[index]):
+        of_sampling = list(group)
+        own = plan.of(plan.specs[of_sampling[0]])
+        with staged(plan.config, own.adapters, own.regions, plan.base, guided=sampling.guidance > 1) as stage:
+            for start in range(0, len(of_sampling), size):
+                part = of_sampling[start : start + size]
+                specs = [plan.specs[index] for index in part]
                 with enough_memory(plan.too_little):
-                    found = plan.decoded(shots, _latents(plan, manner, part, stage.on_step))
-                yield [(i, it, own.provenance(shot)) for i, it, shot in zip(part, found, shots, strict=True)]
+                    found = plan.decoded(specs, _latents(plan, sampling, part, stage.on_step))
+                yield [(i, it, own.provenance(spec)) for i, it, spec in zip(part, found, specs, strict=True)]
 
 
-def _latents(plan: Plan, manner: Manner, part: Sequence[int], on_step: Any) -> Tensor:
-    shots = [plan.shots[index] for index in part]
+def _latents(plan: Plan, sampling: SamplingParams, part: Sequence[int], on_step: Any) -> Tensor:
+    specs = [plan.specs[index] for index in part]
     return plan.base.draw(
-        [shot.prompt for shot in shots],
-        [shot.seed for shot in shots],
+        [spec.prompt for spec in specs],
+        [spec.seed for spec in specs],
         size=plan.size,
-        steps=manner.steps,
-        guidance=manner.guidance,
+        steps=sampling.steps,
+        guidance=sampling.guidance,
         negative_prompt=plan.config.negative_prompt,
-        scheduler=manner.scheduler,
+        scheduler=sampling.scheduler,
         init=plan.init(part),
-        denoise=manner.denoise,
+        denoise=sampling.denoise,
         prompt_weights=plan.config.prompt_weights,
         on_step=on_step,
     )

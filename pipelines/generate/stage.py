@@ -10,7 +10,7 @@ from dreamtune.generation.blend import Blending, blended
 from dreamtune.generation.composite import composite, turn
 from dreamtune.generation.regions import Routing, routed
 from dreamtune.models import Base
-from dreamtune.pipelines.adapter_ref import AdapterUse
+from dreamtune.pipelines.adapter_ref import AdapterRef
 from dreamtune.pipelines.generate.config import GenerateConfig
 from dreamtune.pipelines.generate.regions import Placed, RegionUse, place_regions
 
@@ -20,7 +20,7 @@ class Stage:
 
     def __init__(
         self,
-        adapters: Sequence[tuple[AdapterUse, AttachedAdapter]],
+        adapters: Sequence[tuple[AdapterRef, AttachedAdapter]],
         placed: Sequence[Placed],
         routing: Routing | Blending | None,
         turns: bool,
@@ -48,7 +48,7 @@ class Stage:
 @contextmanager
 def staged(
     config: GenerateConfig,
-    adapters: Sequence[AdapterUse],
+    adapters: Sequence[AdapterRef],
     regions: Sequence[RegionUse],
     base: Base,
     *,

@@ -8,20 +8,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
-from dreamtune.config import Recipe
+from dreamtune.config import Config
 from dreamtune.errors import Interrupted, JobError
 from dreamtune.pipelines.jobs.job import JobKind
 from dreamtune.pipelines.progress import OnProgress, Progress
+
+Run = Callable[[Any, Path, OnProgress, threading.Event], object]
 
 
 @dataclass(frozen=True)
 class Kind:
     """One pipeline as a job."""
 
-    config_class: type[Recipe]
+    config_class: type[Config]
     check: Callable[[Any, Path], object]
     """The pipeline's own checks of settings and place, as far as they need no base; raises what the pipeline does."""
-    run: Callable[[Any, Path, OnProgress, threading.Event], object]
+    run: Run
     """Writes to the place. When the event is set it raises Interrupted, with a checkpoint where there can be one."""
 
 
@@ -39,11 +41,11 @@ def _train() -> Kind:
     from dreamtune.pipelines.train.run import train
     from dreamtune.training.config import TrainConfig
 
-    def run(config: TrainConfig, out: Path, tell: OnProgress, stop: threading.Event) -> None:
+    def run(config: TrainConfig, out: Path, on_progress: OnProgress, stop: threading.Event) -> None:
         if begun := RunFolder(out).config.is_file():
             given = {name: getattr(config, name) for name in config.model_fields_set}
             config = train_config(given, [], resume=out)
-        train(config, out, begun, tell, stop)
+        train(config, out, begun, on_progress, stop)
 
     return Kind(TrainConfig, lambda config, out: check(config, RunFolder(out)), run)
 
@@ -51,34 +53,51 @@ def _train() -> Kind:
 def _fuse() -> Kind:
     from dreamtune.pipelines.fuse.run import FuseConfig, check, fuse
 
-    return Kind(FuseConfig, check, lambda config, out, tell, stop: fuse(config, out, _stoppable(tell, stop)))
+    return Kind(
+        FuseConfig, check, lambda config, out, on_progress, stop: fuse(config, out, _stoppable(on_progress, stop))
+    )
 
 
 def _analyze() -> Kind:
     from dreamtune.pipelines.analyze.config import AnalyzeConfig
     from dreamtune.pipelines.analyze.run import analyze, check
 
-    return Kind(AnalyzeConfig, check, lambda config, out, tell, stop: analyze(config, out, _stoppable(tell, stop)))
+    return Kind(
+        AnalyzeConfig, check, lambda config, out, on_progress, stop: analyze(config, out, _stoppable(on_progress, stop))
+    )
 
 
 def _evaluate() -> Kind:
     from dreamtune.pipelines.evaluate.run import EvaluateConfig, check, evaluate
 
-    return Kind(EvaluateConfig, check, lambda config, out, tell, stop: evaluate(config, out, _stoppable(tell, stop)))
+    return Kind(
+        EvaluateConfig,
+        check,
+        lambda config, out, on_progress, stop: evaluate(config, out, _stoppable(on_progress, stop)),
+    )
 
 
-def _stoppable(tell: OnProgress, stop: threading.Event) -> OnProgress:
-    """Leave a pipeline, which has no stop of its own and writes all at its end, at its next sign of life."""
+def _stopped_at_progress(flow: Callable[[Any, Path, OnProgress], object]) -> Run:
+    """A pipeline without a stop of its own, which writes all at its end: it is left at its next sign of life."""
+
+    def run(config: Any, out: Path, on_progress: OnProgress, stop: threading.Event) -> object:
+        return flow(config, out, _stoppable(on_progress, stop))
+
+    return run
+
+
+def _stoppable(on_progress: OnProgress, stop: threading.Event) -> OnProgress:
+    """Raises Interrupted when the event has been set."""
 
     def told(progress: Progress) -> None:
         if stop.is_set():
             raise Interrupted("stopped; nothing was written")
-        tell(progress)
+        on_progress(progress)
 
     return told
 
 
-def read_config(kind: Kind, config: Recipe | Mapping[str, Any]) -> Recipe:
+def read_config(kind: Kind, config: Config | Mapping[str, Any]) -> Config:
     """`config` as the kind's own settings. Raises ConfigError for what does not belong there, or JobError."""
     if isinstance(config, Mapping):
         return kind.config_class(**config)

@@ -89,24 +89,24 @@ def run_job(home: Path, number: int) -> int:
     assert row is not None and row.state == "started", "the worker has claimed it"
     with console.hushed(), Heartbeat(store, number) as beat, Printer(sys.stderr) as printer:
 
-        def tell(progress: Progress) -> None:
+        def on_progress(progress: Progress) -> None:
             printer(progress)
             beat(progress)
 
         printer(Progress(f"job {number}", message=f"begins at {time.strftime('%Y-%m-%d %H:%M:%S')}"))
-        state, message, code = _outcome(row, tell, beat.stop)
+        state, message, code = _outcome(row, on_progress, beat.stop)
     store.update(number, "state = 'started'", state=state, finished=time.time(), eta=None, message=message)
     return code
 
 
-def _outcome(row: Row, tell: OnProgress, stop: threading.Event) -> tuple[JobState, str | None, int]:
+def _outcome(row: Row, on_progress: OnProgress, stop: threading.Event) -> tuple[JobState, str | None, int]:
     try:
         try:
             os.chdir(row.cwd)  # relative paths of the settings count from there
         except OSError as error:
             raise JobError(f"cannot enter {row.cwd}, where the job was given: {error.strerror}") from None
         kind = kind_of(row.kind)
-        kind.run(read_config(kind, json.loads(row.config)), Path(row.out), tell, stop)
+        kind.run(read_config(kind, json.loads(row.config)), Path(row.out), on_progress, stop)
     except Interrupted as error:
         return "interrupted", str(error), console.print_error(error, debug=False)
     except KeyboardInterrupt:

@@ -15,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from dreamtune.config import Recipe
+from dreamtune.config import Config
 from dreamtune.errors import JobError
 from dreamtune.pipelines.jobs.job import UNFINISHED, Job, JobKind, JobState
 from dreamtune.pipelines.jobs.lock import check_system, is_held, kill_holder
@@ -43,7 +43,7 @@ class Jobs:
         self._store = JobStore(self.home)
 
     def submit(
-        self, kind: JobKind, config: Recipe | Mapping[str, Any], out: str | Path, title: str | None = None
+        self, kind: JobKind, config: Config | Mapping[str, Any], out: str | Path, title: str | None = None
     ) -> Job:
         """Put a job at the end of the queue.
 

@@ -86,8 +86,8 @@ def launch(home: Path, number: int, lock: int) -> subprocess.Popen[bytes]:
 class _Worker:
     """What one worker knows beside the table: the processes that it has started itself."""
 
-    def __init__(self, store: JobStore, workers: int, tell: OnProgress) -> None:
-        self.store, self.workers, self.tell = store, workers, tell
+    def __init__(self, store: JobStore, workers: int, on_progress: OnProgress) -> None:
+        self.store, self.workers, self.on_progress = store, workers, on_progress
         self._children: dict[int, subprocess.Popen[bytes]] = {}
 
     def run(self, stop: threading.Event, idle: float | None) -> None:
@@ -176,7 +176,7 @@ class _Worker:
         return True
 
     def _say(self, number: int, message: str) -> None:
-        self.tell(Progress(f"job {number}", message=message))
+        self.on_progress(Progress(f"job {number}", message=message))
 
 
 _started: dict[Path, subprocess.Popen[bytes]] = {}

@@ -70,13 +70,13 @@ class CheckResult:
         }
 
 
-def patiently(tell: OnProgress) -> Callable[[int, int], None]:
+def patiently(on_progress: OnProgress) -> Callable[[int, int], None]:
     """Tells of pictures that were looked at, but nothing as long as that takes a moment only."""
     began = time.monotonic()
 
     def looked(done: int, total: int) -> None:
         if time.monotonic() - began > PATIENCE:
-            tell(Progress("pictures", done, total))
+            on_progress(Progress("pictures", done, total))
 
     return looked
 

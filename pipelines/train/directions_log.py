@@ -63,8 +63,8 @@ def directions(attached: AttachedParts) -> dict[str, list[int]]:
     store, found = default_store(), {}
     with torch.no_grad():
         for path, layer, adapter in attached.parts["unet"].layers():
-            change = Delta.of_adapter(adapter, layer.pristine)
-            found[path] = tsd(store.full(layer.pristine), change, 2 * K).tolist()
+            change = Delta.of_adapter(adapter, layer.base_weight)
+            found[path] = tsd(store.full(layer.base_weight), change, 2 * K).tolist()
     return found
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 from pydantic import Field, field_validator
 
-from dreamtune.config import Recipe
+from dreamtune.config import Config
 from dreamtune.data.auto_masks import enlarged, failure, found_mask
 from dreamtune.data.buckets import Framing
 from dreamtune.data.images import Remark, UnusablePicture, open_picture, quiet
@@ -28,7 +28,7 @@ DOUBTFUL = 0.8
 """Agreement below which a mask is said to need a look."""
 
 
-class MaskConfig(Recipe):
+class MaskConfig(Config):
     """What to make masks of, and how."""
 
     images: Path

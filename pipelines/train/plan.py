@@ -172,13 +172,13 @@ def _random_data(prepared: Prepared) -> TrainingData:
     )
 
 
-def _probe(prepared: Prepared, data: TrainingData, folder: Path, tell: OnProgress) -> tuple[float, int]:
+def _probe(prepared: Prepared, data: TrainingData, folder: Path, on_progress: OnProgress) -> tuple[float, int]:
     """Seconds of an optimizer step, and bytes of a checkpoint with its adapter file."""
     seconds: list[float] = []
 
     def done(record: StepRecord) -> None:
         seconds.append(record.seconds)
-        tell(Progress("probe", record.step, PROBE_STEPS))
+        on_progress(Progress("probe", record.step, PROBE_STEPS))
 
     prepared.attached.strength = 1
     no_scores = {"score_every": 0, "keep": "last", "early_stop": 0}

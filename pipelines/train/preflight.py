@@ -32,7 +32,7 @@ from dreamtune.training.config import TrainConfig
 from dreamtune.training.objective import Objective
 
 
-def preflight(config: TrainConfig, folder: RunFolder, resume: bool, tell: OnProgress) -> Prepared:
+def preflight(config: TrainConfig, folder: RunFolder, resume: bool, on_progress: OnProgress) -> Prepared:
     """Check everything that can be checked before work begins; the cheap checks come before the base is loaded.
 
     Writes nothing, but for singular vectors in the cache. Raises ConfigError, DatasetError, BaseModelError and
@@ -40,7 +40,7 @@ def preflight(config: TrainConfig, folder: RunFolder, resume: bool, tell: OnProg
     """
     past = Past.of(folder) if resume else None
     if past:
-        config = find_places(config, past, tell)
+        config = find_places(config, past, on_progress)
     start = StartFile.load(config.start_from) if config.start_from and not (past and past.step) else None
     if start:
         config = start.fill(config)
@@ -48,12 +48,12 @@ def preflight(config: TrainConfig, folder: RunFolder, resume: bool, tell: OnProg
 
     asked = "compose" in config.model_fields_set
     config = config.with_presets(family_of(config.base))  # which also say in what precision to load it
-    _check_length(config, resume, tell)
+    _check_length(config, resume, on_progress)
     base = load_base(config.base, device=config.device, precision=config.precision)
     resolution = config.resolution or base.resolution
     encoders = {name: _from_anywhere(place) for name in ("dino", "clip") if (place := getattr(config, name))}
     config = config.changed(images=images, resolution=resolution, base=_from_anywhere(config.base), **encoders)
-    past = past.check_settings(config, tell) if past else None
+    past = past.check_settings(config, on_progress) if past else None
     contents = weights_of(base)
     if past:
         past.check(contents, config.base)
@@ -68,20 +68,20 @@ def preflight(config: TrainConfig, folder: RunFolder, resume: bool, tell: OnProg
         strict=config.strict,
         prompts=config.instance_prompts,
         masks=bool(config.masks),
-        on_progress=patiently(tell),
+        on_progress=patiently(on_progress),
     )
     objective = Objective.of(base.noise_scheduler().alphas_cumprod, base.prediction_type, config)
-    attached = attach_all(base, config, _on_singular_vectors(config, tell))
-    started = {"started_from": start.begin(config, base, attached, tell)} if start else {}
+    attached = attach_all(base, config, _on_singular_vectors(config, on_progress))
+    started = {"started_from": start.begin(config, base, attached, on_progress)} if start else {}
     optimizers.check(config, attached.parameter_groups())
     if config.masks == "auto":  # after all that may be refused: it takes a second or two a picture
-        subject = _with_masks(subject, base, tell)
+        subject = _with_masks(subject, base, on_progress)
     words = () if config.pivotal else token_remarks(config.token, config.class_word, base.tokenizer)
     captions = caption_remarks(subject.photos, base.tokenizer, (config.token,), _new_words(config))
     config, composites, left_out = _composites(config, subject, asked)
     subject = replace(subject, remarks=(*words, *prompts, *subject.remarks, *captions, *left_out))
     for remark in subject.remarks:
-        tell(Progress("remark", message=str(remark)))
+        on_progress(Progress("remark", message=str(remark)))
     pictures = {"pictures": subject.digest + (mask_digest(composites) if composites else "")}
     if past:
         past.check(pictures, images)
@@ -105,13 +105,13 @@ def check(config: TrainConfig, folder: RunFolder, resume: bool = False) -> Path:
     return images
 
 
-def _check_length(config: TrainConfig, resume: bool, tell: OnProgress) -> None:
+def _check_length(config: TrainConfig, resume: bool, on_progress: OnProgress) -> None:
     """Raise ConfigError for a method that would not come to all it does; a run that has begun is only told so."""
     missing = config.method_config().too_short(config.steps)
     if missing and not resume:
         raise ConfigError(missing)
     if missing:
-        tell(Progress("remark", message=missing))
+        on_progress(Progress("remark", message=missing))
 
 
 def _composites(
@@ -132,11 +132,11 @@ def _composites(
         return config.changed(compose=0.0), (), (remark,)
 
 
-def _with_masks(subject: Subject, base: Base, tell: OnProgress) -> Subject:
+def _with_masks(subject: Subject, base: Base, on_progress: OnProgress) -> Subject:
     """A mask for every picture that has none, as `dreamtune mask` makes them."""
 
     def follow(done: int, of: int) -> None:
-        tell(Progress("masks", done, of))
+        on_progress(Progress("masks", done, of))
 
     photos, remarks = with_masks(base, subject.photos, subject.class_word, open_again, base.factor, on_progress=follow)
     return replace(subject, photos=photos, remarks=(*subject.remarks, *remarks))
@@ -172,11 +172,11 @@ def _new_words(config: TrainConfig) -> dict[str, range]:
     return {config.token: range(config.pivotal)} if config.pivotal else {}
 
 
-def _on_singular_vectors(config: TrainConfig, tell: OnProgress) -> Callable[[int, int], None] | None:
+def _on_singular_vectors(config: TrainConfig, on_progress: OnProgress) -> Callable[[int, int], None] | None:
     """Shows the start of a method that may take minutes for it; others start in a moment."""
     if not METHODS[config.method].needs_singular_vectors:
         return None
-    return lambda done, total: tell(Progress("singular vectors", done, total))
+    return lambda done, total: on_progress(Progress("singular vectors", done, total))
 
 
 def _from_anywhere(name: str) -> str:

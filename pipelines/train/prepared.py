@@ -107,7 +107,7 @@ class Prepared:
         file = AdapterFile.from_attached(
             parts.pop(UNET),
             base=self.base.id,
-            trigger=config.token,
+            token=config.token,
             class_word=config.class_word,
             training=training,
             text_encoders=parts,

@@ -27,7 +27,7 @@ CARRIED = ("started_from", "extended_after")
 """What an adapter's training tells of the run's past, beside its settings."""
 
 
-def find_places(config: TrainConfig, past: Past, tell: OnProgress) -> TrainConfig:
+def find_places(config: TrainConfig, past: Past, on_progress: OnProgress) -> TrainConfig:
     """`config` with every place that is gone replaced by the same one nearer to the run, where there is one.
 
     Whether it holds what it did is for :meth:`Past.check` to tell. Raises RunFolderError for what is nowhere.
@@ -43,7 +43,7 @@ def find_places(config: TrainConfig, past: Past, tell: OnProgress) -> TrainConfi
                 f"{place} is gone, which has the {what} of {folder.path}: say where it lies now: "
                 f"dreamtune train {option} --resume {folder.path}"
             )
-        tell(Progress("remark", message=f"{place} is gone: the {what} of {found} are taken"))
+        on_progress(Progress("remark", message=f"{place} is gone: the {what} of {found} are taken"))
         config = config.changed(**{name: found if isinstance(getattr(config, name), Path) else str(found)})
     return config
 
@@ -80,7 +80,7 @@ class Past:
             return cls(folder)
         return cls(folder, checkpoint.step, checkpoint.identity, _carried(checkpoint, folder))
 
-    def check_settings(self, config: TrainConfig, tell: OnProgress) -> Past:
+    def check_settings(self, config: TrainConfig, on_progress: OnProgress) -> Past:
         """Raise ConfigError that shows each setting in which `config` may not differ from the run's.
 
         Places may, and the number of steps; what that does is told, and remembered in what is returned.
@@ -94,7 +94,7 @@ class Past:
             return self
         if config.steps < self.step:
             raise ConfigError(f"steps = {config.steps}, but {self.folder.path} has done {self.step}: give more")
-        tell(Progress("remark", message=_extended(recorded, config, self.step)))
+        on_progress(Progress("remark", message=_extended(recorded, config, self.step)))
         if config.lr_schedule == "constant" or not self.step:  # it is as if they had been so many from the beginning
             return self
         after = [*self.training.get("extended_after", ()), self.step]

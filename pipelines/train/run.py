@@ -141,7 +141,7 @@ def _silent(progress: Progress) -> None:
 
 
 def _run(
-    plan: Prepared, folder: RunFolder, resume: bool, tell: OnProgress, stop: threading.Event, began: float
+    plan: Prepared, folder: RunFolder, resume: bool, on_progress: OnProgress, stop: threading.Event, began: float
 ) -> TrainResult:
     config, base, attached = plan.config, plan.base, plan.attached
     if is_first():
@@ -150,10 +150,10 @@ def _run(
         if plan.past and plan.past.step < config.steps:
             folder.go_on()
     with first_alone(config):
-        data = _encode(plan, tell, stop)
+        data = _encode(plan, on_progress, stop)
     plan.release()
     attached.strength = 1
-    scores, tsd = Scores(folder, plan, tell), DirectionsLog(folder, config, attached)
+    scores, tsd = Scores(folder, plan, on_progress), DirectionsLog(folder, config, attached)
 
     def add_files(checkpoint: Path) -> None:
         plan.save(checkpoint / folder.adapter.name)
@@ -161,7 +161,7 @@ def _run(
 
     files = RunFiles(folder.checkpoints, plan.contents, add_files)
     started = time.monotonic()
-    with RunLog(folder, config, plan.drawing, attached, tell) as log:
+    with RunLog(folder, config, plan.drawing, attached, on_progress) as log:
 
         def on_start(step: int) -> None:
             log.start(step)
@@ -186,7 +186,7 @@ def _run(
             on_step=on_step,
             on_method=log.method,
             stop=stop,
-            enough=scores.enough,
+            early_stop=scores.early_stop,
         )
     finished = time.monotonic()
     if not is_first():
@@ -215,13 +215,13 @@ def _run(
     return result
 
 
-def _encode(plan: Prepared, tell: OnProgress, stop: threading.Event) -> TrainingData:
+def _encode(plan: Prepared, on_progress: OnProgress, stop: threading.Event) -> TrainingData:
     """Latents and embeddings, from the cache where they are there, else computed. Raises Interrupted."""
     config, base, subject = plan.config, plan.base, plan.subject
 
     def follow(phase: str, what: str) -> Callable[[int, int], None]:
         def done_so_far(done: int, total: int) -> None:
-            tell(Progress(phase, done, total))
+            on_progress(Progress(phase, done, total))
             if stop.is_set():
                 raise Interrupted(f"stopped after {done} of {total} {what}, which are kept")
 

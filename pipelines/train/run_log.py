@@ -54,9 +54,10 @@ class RunLog:
     """Listener of the training loop; use as a context manager."""
 
     def __init__(
-        self, folder: RunFolder, config: TrainConfig, base: Base, attached: AttachedParts, tell: OnProgress
+        self, folder: RunFolder, config: TrainConfig, base: Base, attached: AttachedParts, on_progress: OnProgress
     ) -> None:
-        self.folder, self.config, self.base, self.attached, self.tell = folder, config, base, attached, tell
+        self.folder, self.config, self.on_progress = folder, config, on_progress
+        self.base, self.attached = base, attached
         self._file: IO[str] | None = None
         self._losses: deque[float] = deque(maxlen=SMOOTH)
         self._pace = Pace(config.steps)
@@ -82,7 +83,7 @@ class RunLog:
         with self.folder.writing(self.folder.metrics):
             self._file = open(self.folder.metrics, "a", encoding="utf-8")  # noqa: SIM115 (closed in __exit__)
         if step:
-            self.tell(Progress("remark", message=f"resumed after step {step}"))
+            self.on_progress(Progress("remark", message=f"resumed after step {step}"))
         self._pace.start(step)
 
     def step(self, record: StepRecord) -> None:
@@ -104,17 +105,19 @@ class RunLog:
             self._file.flush()
         self._trackers.numbers(record.step, {f"train/{name}": value for name, value in line.items() if name != "step"})
         for remark in record.remarks:
-            self.tell(Progress("remark", message=remark))
+            self.on_progress(Progress("remark", message=remark))
         self._losses.append(record.loss)
         rate, left = self._pace.step(record.step, record.seconds)
         loss = sum(self._losses) / len(self._losses)
-        self.tell(Progress("train", record.step, self.config.steps, loss=loss, per_second=rate, seconds_left=left))
+        self.on_progress(
+            Progress("train", record.step, self.config.steps, loss=loss, per_second=rate, seconds_left=left)
+        )
         if self.config.sample_every and record.step % self.config.sample_every == 0:
             self._draw(record.step)
 
     def method(self, done: int, total: int) -> None:
         """The method has to do something between two steps, for `total` layers."""
-        self.tell(Progress(self.config.method, done, total))
+        self.on_progress(Progress(self.config.method, done, total))
 
     def _draw(self, step: int) -> None:
         """One picture of each sample prompt, from the same noise at every step."""
@@ -134,7 +137,9 @@ class RunLog:
                 self.folder.save_picture(self.sample_path(step, index), picture)
                 self._trackers.picture(step, f"samples/{index}", picture)
             else:
-                self.tell(Progress("remark", message=f"the sample of step {step} came out as NaN and is left out"))
+                self.on_progress(
+                    Progress("remark", message=f"the sample of step {step} came out as NaN and is left out")
+                )
         self.attached.train()
 
     def sample_path(self, step: int, index: int) -> Path:

@@ -11,8 +11,8 @@ from pathlib import Path
 from dreamtune.data.subject import Subject
 from dreamtune.errors import ConfigError, GenerationError, RunFolderError
 from dreamtune.evaluation import (
-    Choice,
-    Exam,
+    BestStep,
+    Evaluation,
     Judge,
     Measurement,
     Sampling,
@@ -57,23 +57,23 @@ class Scores:
     each checkpoint: after a resume all is as it was at the checkpoint.
     """
 
-    def __init__(self, folder: RunFolder, plan: Prepared, tell: OnProgress) -> None:
+    def __init__(self, folder: RunFolder, plan: Prepared, on_progress: OnProgress) -> None:
         """Nothing is drawn before the first score."""
-        self.folder, self.plan, self.config, self.tell = folder, plan, plan.config, tell
-        self.enough = threading.Event()
+        self.folder, self.plan, self.config, self.on_progress = folder, plan, plan.config, on_progress
+        self.early_stop = threading.Event()
         """Set when `early_stop` says that training is done."""
         self.done = 0
         """Steps of the run so far."""
         self.kept = 0
         """The step whose weights are the adapter; known after :meth:`finish`."""
-        self.choice = Choice()
+        self.best_step_so_far = BestStep()
         self._scores: list[Score] = []
-        self._exam: Exam | None = None
+        self._exam: Evaluation | None = None
 
     @property
     def best(self) -> Score | None:
         """The best step so far."""
-        return self.choice.best
+        return self.best_step_so_far.best
 
     def start(self, step: int) -> None:
         """The loop begins after `step` steps: later scores of an interrupted run are forgotten.
@@ -93,7 +93,7 @@ class Scores:
             raise RunFolderError(
                 f"{self.folder.curve} is not what it was at step {step}: put it back, or start a new run"
             )
-        self.choice = Choice(self._scores)
+        self.best_step_so_far = BestStep(self._scores)
         self._write_curve()
         stored = self.folder.checkpoints / f"step-{step:06d}" / self.folder.best.name
         if stored.is_file():
@@ -116,15 +116,17 @@ class Scores:
             self._save_pictures(record.step, measured)
         except GenerationError as error:  # the next pictures may come out better, and training is not to blame
             score = Score.missing(record.step)
-            self.tell(Progress("remark", message=f"no score at step {record.step}: {error}"))
-        better = self.choice.add(score)
+            self.on_progress(Progress("remark", message=f"no score at step {record.step}: {error}"))
+        better = self.best_step_so_far.add(score)
         if better:  # before the curve says so
             with self.folder.writing(self.folder.best):
                 self.plan.save(self.folder.best, step=record.step)
         self._scores.append(score)
         self._write_curve()
         seconds = time.monotonic() - began
-        self.tell(Progress("remark", message=f"{score}{', the best so far' if better else ''} ({seconds:.1f} s)"))
+        self.on_progress(
+            Progress("remark", message=f"{score}{', the best so far' if better else ''} ({seconds:.1f} s)")
+        )
         self._stop_if_enough()
 
     def add_files(self, checkpoint: Path) -> None:
@@ -142,7 +144,7 @@ class Scores:
             with self.folder.writing(self.folder.adapter):
                 self.plan.save(self.folder.adapter)
         if self.config.keep == "best" and self.best is None:
-            self.tell(Progress("remark", message="no step was acceptable (see curve.png): the last one is kept"))
+            self.on_progress(Progress("remark", message="no step was acceptable (see curve.png): the last one is kept"))
         if self._scores:
             with self.folder.writing(self.folder.curve_figure):
                 draw_curve(self.folder.curve_figure, self._scores, self.best)
@@ -160,7 +162,7 @@ class Scores:
         config, plan = self.config, self.plan
         if self._exam is None:
             assert plan.judge is not None and config.resolution is not None, "seen to by the preflight"
-            self._exam = Exam(
+            self._exam = Evaluation(
                 plan.drawing,
                 plan.attached,
                 plan.judge,
@@ -185,7 +187,7 @@ class Scores:
         self.folder.write_text(self.folder.curve, text)
 
     def _stop_if_enough(self) -> None:
-        if self.choice.exhausted(self.config.early_stop) and self.done < self.config.steps:
-            self.enough.set()
-            message = f"nothing better in {self.choice.waited} scores: stopped after step {self.done}"
-            self.tell(Progress("remark", message=message))
+        if self.best_step_so_far.exhausted(self.config.early_stop) and self.done < self.config.steps:
+            self.early_stop.set()
+            message = f"nothing better in {self.best_step_so_far.waited} scores: stopped after step {self.done}"
+            self.on_progress(Progress("remark", message=message))

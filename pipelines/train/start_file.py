@@ -8,12 +8,12 @@ from typing import Any, Self
 
 import torch
 
-from dreamtune.adapters import AttachedParts, NewWord
+from dreamtune.adapters import AttachedParts, NewToken
 from dreamtune.adapters.formats import read_adapter
 from dreamtune.adapters.starting import start_at
 from dreamtune.errors import ConfigError, IncompatibleModelError
 from dreamtune.models import Base
-from dreamtune.pipelines.adapter_ref import AdapterUse, digest_of
+from dreamtune.pipelines.adapter_ref import AdapterRef, digest_of
 from dreamtune.pipelines.progress import OnProgress, Progress
 from dreamtune.training.config import TrainConfig
 from dreamtune.words import same
@@ -23,7 +23,7 @@ from dreamtune.words import same
 class StartFile:
     """The adapter to begin at."""
 
-    use: AdapterUse
+    use: AdapterRef
     own: bool
     """Whether dreamtune wrote it; other tools have one text for word and class, or none."""
 
@@ -33,7 +33,7 @@ class StartFile:
         path = path.expanduser()
         found = read_adapter(path)
         remarks = tuple(f"{path.name}: {it}" for it in found.remarks)
-        return cls(AdapterUse(path, 1.0, found.file, digest_of(path), remarks), found.tool is None)
+        return cls(AdapterRef(path, 1.0, found.file, digest_of(path), remarks), found.tool is None)
 
     def fill(self, config: TrainConfig) -> TrainConfig:
         """`config` with the file's method, rank, options, word and number of embeddings where they were not set.
@@ -49,10 +49,10 @@ class StartFile:
             if config.rank is None:
                 chosen["rank"] = file.config.rank
             chosen["method_options"] = file.config.form() | config.method_options
-        if self.own and file.trigger and "token" not in given:
-            chosen["token"] = file.trigger
+        if self.own and file.token and "token" not in given:
+            chosen["token"] = file.token
         new = self._word(chosen.get("token", config.token))
-        counts = {count for count, _ in file.new_words.get(new, {}).values()}
+        counts = {count for count, _ in file.new_tokens.get(new, {}).values()}
         if counts and "pivotal" not in given:
             chosen["pivotal"] = max(counts)
         elif counts and config.pivotal not in counts:
@@ -64,17 +64,19 @@ class StartFile:
 
     def _word(self, token: str) -> str:
         """The word of the file whose embeddings a training of `token` begins at: its own, or else the first."""
-        words = self.use.file.new_words
+        words = self.use.file.new_tokens
         return next((word for word in words if same(word, token)), next(iter(words), ""))
 
-    def begin(self, config: TrainConfig, base: Base, attached: AttachedParts, tell: OnProgress) -> dict[str, Any]:
+    def begin(
+        self, config: TrainConfig, base: Base, attached: AttachedParts, on_progress: OnProgress
+    ) -> dict[str, Any]:
         """Let what is attached begin at the file; what the new adapter's file tells of that.
 
         Raises ConfigError for a method that cannot, and IncompatibleModelError for a file of another base.
         """
         file, told = self.use.file, dict[str, Any]()
         for remark in self.use.remarks:
-            tell(Progress("remark", message=remark))
+            on_progress(Progress("remark", message=remark))
         if file.layers:
             start = start_at(attached.adapters, file, file.weights(base.parts))
             told = {"energy": round(start.energy, 6), "layers": start.layers}
@@ -82,9 +84,9 @@ class StartFile:
             if start.energy < 1 and start.least[1] < 1:
                 path, least = start.least
                 text += f"; rank {start.rank} would keep all in each layer, {path} keeps least, {_share(least)}"
-            tell(Progress("remark", message=text))
+            on_progress(Progress("remark", message=text))
             if start.left_out:
-                tell(
+                on_progress(
                     Progress(
                         "remark",
                         message=f"{len(start.left_out)} of its layers, with {_share(start.energy_left_out)} of its "
@@ -97,14 +99,14 @@ class StartFile:
                 _begin_word(attached, word)
             else:
                 message = f"{self.use.path.name} has vectors for {word.word!r} too, which are not trained here"
-                tell(Progress("remark", message=message))
-        if self.own and file.trigger and config.token not in file.tokens:
-            message = f"{self.use.path.name} was trained for {file.trigger!r}, this training says {config.token!r}"
-            tell(Progress("remark", message=message))
+                on_progress(Progress("remark", message=message))
+        if self.own and file.token and config.token not in file.tokens:
+            message = f"{self.use.path.name} was trained for {file.token!r}, this training says {config.token!r}"
+            on_progress(Progress("remark", message=message))
         return {"file": self.use.path.name, "sha256": self.use.digest, "method": file.method, **told}
 
 
-def _begin_word(attached: AttachedParts, word: NewWord) -> None:
+def _begin_word(attached: AttachedParts, word: NewToken) -> None:
     """Raises IncompatibleModelError for embeddings of another base."""
     known = {} if attached.word is None else dict(attached.word.vectors.items())
     if {part: it.shape for part, it in word.vectors.items()} != {part: it.shape for part, it in known.items()}:

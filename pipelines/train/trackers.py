@@ -90,12 +90,12 @@ class Trackers:
             with contextlib.suppress(OSError):  # a full disk, told where it was met; all that was told is flushed
                 self._open.pop().close()
 
-    def _tell(self, step: int, tell: Callable[[Tracker], None]) -> None:
+    def _tell(self, step: int, on_progress: Callable[[Tracker], None]) -> None:
         if step <= self._told:
             return
         for name, tracker in zip(self._names, self._open, strict=True):
             with self.folder.writing(self.folder.path / name):
-                tell(tracker)
+                on_progress(tracker)
 
     def _read_note(self) -> dict[str, Any]:
         if self.folder.trackers.is_file():

@@ -35,15 +35,15 @@ def to_kohya(file: AdapterFile, dtype: torch.dtype) -> tuple[dict[str, Tensor], 
 def file_of(kind: str) -> AdapterFile:
     method, options = OPTIONS[kind]
     with attached_to(frozen_net(torch.float32), method, **options) as attached:
-        return AdapterFile.from_attached(attached, base="b", trigger="sks", class_word="dog", training={})
+        return AdapterFile.from_attached(attached, base="b", token="sks", class_word="dog", training={})
 
 
 def with_two_ranks(method: str) -> AdapterFile:
     net = frozen_net(torch.float32)
     with attach(net, config_of(method), TARGETS, ranks={"second": 3}) as attached:
         for _, layer, adapter in attached.layers():
-            disturb(adapter, layer.pristine)
-        return AdapterFile.from_attached(attached, base="b", trigger="sks", class_word="dog", training={})
+            disturb(adapter, layer.base_weight)
+        return AdapterFile.from_attached(attached, base="b", token="sks", class_word="dog", training={})
 
 
 def real_layer(file: AdapterFile, path: str) -> AdapterFile:
@@ -83,5 +83,5 @@ def file_on(
         disturb(adapter, matrix)
         layers[path] = LayerRecord(adapter.shape, None, own, kernel)
         tensors |= {f"{path}.{name}": tensor.detach().contiguous() for name, tensor in adapter.state_dict().items()}
-    about: dict[str, Any] = {"base": "b", "trigger": "sks", "class_word": "dog", "training": {}}
+    about: dict[str, Any] = {"base": "b", "token": "sks", "class_word": "dog", "training": {}}
     return AdapterFile(method=method, config=config, layers=layers, tensors=tensors, **about)

@@ -134,7 +134,7 @@ def attached_to(net: nn.Module, method: str, seed: int = 0, **options: object) -
     if net.get_submodule("first").weight.dtype == torch.float64:
         attached.double()
     for _, layer, adapter in attached.layers():
-        disturb(adapter, layer.pristine, seed)
+        disturb(adapter, layer.base_weight, seed)
     return attached
 
 
@@ -151,4 +151,4 @@ def make_file(
 ) -> AdapterFile:
     """The file of a LoRA as in the middle of a training, on the fp32 net if no other is given."""
     with attached_to(net or frozen_net(torch.float32), "lora") as attached:
-        return AdapterFile.from_attached(attached, base=base, trigger="sks", class_word="dog", training=training)
+        return AdapterFile.from_attached(attached, base=base, token="sks", class_word="dog", training=training)

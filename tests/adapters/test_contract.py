@@ -109,7 +109,7 @@ def test_change_is_exactly_zero_at_first(method: str, kind: Kind) -> None:
     before = net(x)
     attached = attach(net, config_of(method), TARGETS).double()
     for _, layer, adapter in attached.layers():
-        assert adapter.delta_weight(layer.pristine).count_nonzero() == 0
+        assert adapter.delta_weight(layer.base_weight).count_nonzero() == 0
     assert torch.equal(net(x), before)
 
 
@@ -285,7 +285,7 @@ def test_state_comes_back_bitwise(method: str, tmp_path: Path, kind: Kind) -> No
     net, x = kind.net(), kind.inputs()
     attached = attached_to(net, method)
     expected, state = net(x), copy.deepcopy(attached.state_dict())
-    file = AdapterFile.from_attached(attached, base="b", trigger="sks", class_word="dog", training={})
+    file = AdapterFile.from_attached(attached, base="b", token="sks", class_word="dog", training={})
     file.save(tmp_path / "a.safetensors")
     attached.detach()
 
@@ -384,9 +384,9 @@ def test_layers_can_have_their_own_rank_and_strength(method: str, tmp_path: Path
     assert {path: adapter.config.rank for path, adapter in attached.adapters.items()} == {"first": 2, "block.second": 3}
     assert attached.adapters["block.second"].config.scale == pytest.approx(config_of(method).scale)
     for _, layer, adapter in attached.layers():
-        disturb(adapter, layer.pristine)
+        disturb(adapter, layer.base_weight)
     expected = net(x)
-    file = AdapterFile.from_attached(attached, base="b", trigger="sks", class_word="dog", training={})
+    file = AdapterFile.from_attached(attached, base="b", token="sks", class_word="dog", training={})
     file.save(tmp_path / "a.safetensors")
     change = net.first(x) - kind.net().first(x)
     attached.strength, attached.strengths = 2.0, {"first|block": 0.0, "first": 0.25}

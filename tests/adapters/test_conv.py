@@ -150,7 +150,7 @@ def test_adapter_follows_a_new_weight(method: str, options: dict[str, Any], merg
     if merged:
         attached.merge()
     assert isinstance(layer, AdaptedConv2d)
-    state = {"weight": 2 * layer.pristine.view(6, 4, 3, 3) + 0.1, "bias": torch.ones(6, dtype=torch.float64)}
+    state = {"weight": 2 * layer.base_weight.view(6, 4, 3, 3) + 0.1, "bias": torch.ones(6, dtype=torch.float64)}
     layer.load_state_dict(state)
     x, weight = torch.randn(2, 4, 7, 6, dtype=torch.float64), state["weight"].flatten(1)
     plain = F.conv2d(x, (weight + adapter.delta_weight(weight)).view(6, 4, 3, 3), state["bias"])
@@ -160,7 +160,7 @@ def test_adapter_follows_a_new_weight(method: str, options: dict[str, Any], merg
 
 
 def file_of(attached: AttachedAdapter) -> AdapterFile:
-    return AdapterFile.from_attached(attached, base="b", trigger="sks", class_word="dog", training={})
+    return AdapterFile.from_attached(attached, base="b", token="sks", class_word="dog", training={})
 
 
 def as_linear(conv: nn.Conv2d) -> nn.Linear:

@@ -19,7 +19,7 @@ from tests.adapters.nets import TRAINING, attached_to, config_of, frozen_net, in
 
 def test_file_knows_what_it_is(path: Path) -> None:
     file = AdapterFile.load(path)
-    assert (file.method, file.base, file.trigger, file.class_word) == ("lora", "pocket", "sks", "dog")
+    assert (file.method, file.base, file.token, file.class_word) == ("lora", "pocket", "sks", "dog")
     assert file.config == LoRAConfig(rank=2, alpha=5.0)
     assert file.rank == 2
     assert file.training == TRAINING
@@ -36,7 +36,7 @@ def test_summary_is_plain_and_counts(path: Path) -> None:
         "method": "lora",
         "config": {"rank": 2, "alpha": 5.0, "rslora": False, "dropout": 0.0},
         "base": "pocket",
-        "trigger": "sks",
+        "token": "sks",
         "class": "dog",
         "subjects": [{"token": "sks", "class": "dog"}],
         "layers": 2,
@@ -71,7 +71,7 @@ def test_kind_of_base_is_told_by_the_text_width(width: int, names: tuple[str, st
     net = torch.nn.Module()
     net.attn2 = torch.nn.ModuleDict({"to_k": torch.nn.Linear(width, 2)})
     with attach(net, LoRAConfig(rank=1), "kv") as attached:
-        header = AdapterFile.from_attached(attached, base="b", trigger="", class_word="", training={}).to_header()
+        header = AdapterFile.from_attached(attached, base="b", token="", class_word="", training={}).to_header()
     assert header["modelspec.architecture"].startswith(names[0])
     assert header["ss_base_model_version"] == names[1]
 
@@ -84,11 +84,11 @@ def test_several_subjects(path: Path, tmp_path: Path) -> None:
     replace(one, others=(("zwx", "cat"), ("qpl", ""))).save(tmp_path / "more.safetensors")
     more = AdapterFile.load(tmp_path / "more.safetensors")
     assert more.subjects == (("sks", "dog"), ("zwx", "cat"), ("qpl", ""))
-    assert (more.trigger, more.class_word, more.tokens) == ("sks", "dog", ("sks", "zwx", "qpl"))
+    assert (more.token, more.class_word, more.tokens) == ("sks", "dog", ("sks", "zwx", "qpl"))
     header = more.to_header()
     assert header["modelspec.trigger_phrase"] == header["modelspec.title"] == "sks dog, zwx cat, qpl"
     assert more.summary()["subjects"][1] == {"token": "zwx", "class": "cat"}
-    assert replace(one, trigger="", class_word="").subjects == ()
+    assert replace(one, token="", class_word="").subjects == ()
 
 
 def test_equal_content_gives_equal_bytes(path: Path, tmp_path: Path) -> None:
@@ -117,7 +117,7 @@ def test_snapshot_does_not_follow_the_training() -> None:
     attached = attached_to(net, "lora")
     attached.strength = 0.5
     attached.merge()
-    file = AdapterFile.from_attached(attached, base="b", trigger="t", class_word="c", training={})
+    file = AdapterFile.from_attached(attached, base="b", token="t", class_word="c", training={})
     up = attached.adapters["first"].get_parameter("up")
     assert torch.equal(file.tensors["first.up"], up)
     up.data.zero_()
@@ -131,10 +131,10 @@ def test_detached_or_diverged_adapters_make_no_file() -> None:
     attached = attached_to(frozen_net(), "lora")
     attached.adapters["first"].get_parameter("up").data[0, 0] = torch.nan
     with pytest.raises(AdapterFileError, match=r"first\.up holds NaN.*learning rate"):
-        AdapterFile.from_attached(attached, base="b", trigger="t", class_word="c", training={})
+        AdapterFile.from_attached(attached, base="b", token="t", class_word="c", training={})
     attached.detach()
     with pytest.raises(AdapterFileError, match="detached"):
-        AdapterFile.from_attached(attached, base="b", trigger="t", class_word="c", training={})
+        AdapterFile.from_attached(attached, base="b", token="t", class_word="c", training={})
 
 
 def test_attached_again_it_acts_as_before(path: Path) -> None:
@@ -224,7 +224,7 @@ def text_file(**changes: AttachedAdapter) -> AdapterFile:
     ):
         parts = {"text_encoder": text, **changes}
         return AdapterFile.from_attached(
-            unet, base="b", trigger="sks", class_word="dog", training={}, text_encoders=parts
+            unet, base="b", token="sks", class_word="dog", training={}, text_encoders=parts
         )
 
 

@@ -63,7 +63,7 @@ CONTENT_DAMAGES: dict[str, tuple[Callable[[Tensors, Header], object], str]] = {
     ),
     **{
         f"no {key}": (lambda t, h, key=key: h.pop(f"dreamtune.{key}"), f"lacks dreamtune.{key}")
-        for key in ("version", "method", "config", "layers", "base", "trigger", "class", "training")
+        for key in ("version", "method", "config", "layers", "base", "token", "class", "training")
     },
 }
 
@@ -182,7 +182,7 @@ def test_full_disk_leaves_the_old_file(path: Path, monkeypatch: pytest.MonkeyPat
 
 def test_new_folders_are_made(path: Path, tmp_path: Path) -> None:
     AdapterFile.load(path).save(tmp_path / "new" / "folder" / "a.safetensors")
-    assert AdapterFile.load(str(tmp_path / "new" / "folder" / "a.safetensors")).trigger == "sks"
+    assert AdapterFile.load(str(tmp_path / "new" / "folder" / "a.safetensors")).token == "sks"
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2])

@@ -34,7 +34,7 @@ def vectors(count: int, width: int) -> Tensor:
 def test_vectors_of_one_word(width: int, tensors: dict[str, Tensor], found: dict[str, int], tmp_path: Path) -> None:
     save_file(lora(width) | {f"bundle_emb.sks.{name}": t for name, t in tensors.items()}, tmp_path / "a.safetensors")
     imported = read_adapter(tmp_path / "a.safetensors")
-    assert imported.file.trigger == "sks"
+    assert imported.file.token == "sks"
     assert imported.file.embeddings == {part: (2, width) for part, width in found.items()}
     (word,) = imported.file.words()
     for tensor, vector in zip(tensors.values(), word.vectors.values(), strict=True):
@@ -72,12 +72,12 @@ def test_several_words_in_both_text_encoders(tmp_path: Path) -> None:
     given = {f"bundle_emb.{word}.{key}": vectors(n, w) for n, word in enumerate(("sks", "zwx"), 1) for key, w in SDXL}
     save_file(lora(2048) | given, tmp_path / "a.safetensors")
     file = read_adapter(tmp_path / "a.safetensors").file
-    assert file.new_words == {
+    assert file.new_tokens == {
         word: {"text_encoder": (n, 768), "text_encoder_2": (n, 1280)} for n, word in enumerate(("sks", "zwx"), 1)
     }
     assert bundle_embeddings(file, torch.float32).keys() == given.keys()
     file.save(tmp_path / "own.safetensors")
-    assert AdapterFile.load(tmp_path / "own.safetensors").new_words == file.new_words
+    assert AdapterFile.load(tmp_path / "own.safetensors").new_tokens == file.new_tokens
 
 
 def test_vectors_of_several_words(tmp_path: Path) -> None:

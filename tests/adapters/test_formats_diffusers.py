@@ -37,8 +37,8 @@ def file_on(
     others = {part: attach(getattr(pipe, part), config, "text", ranks={"q_proj": 1}) for part in parts}
     for one in (unet, *others.values()):
         for _, layer, adapter in one.layers():
-            disturb(adapter, layer.pristine)
-    file = AdapterFile.from_attached(unet, base="b", trigger="sks", class_word="dog", training={}, text_encoders=others)
+            disturb(adapter, layer.base_weight)
+    file = AdapterFile.from_attached(unet, base="b", token="sks", class_word="dog", training={}, text_encoders=others)
     for one in (unet, *others.values()):
         one.detach()
     return file
@@ -126,7 +126,7 @@ def test_keys_of_the_text_tell_the_base(width: int, start: str) -> None:
     unet.mid_block.attentions = nn.ModuleList([nn.Module()])
     unet.mid_block.attentions[0].transformer_blocks = nn.ModuleList([net])
     with attach(unet, config_of("lora"), "to_v") as attached:
-        file = AdapterFile.from_attached(attached, base="b", trigger="", class_word="", training={})
+        file = AdapterFile.from_attached(attached, base="b", token="", class_word="", training={})
     assert all(name.startswith(f"lora_unet_{start}_") for name in any_to_kohya(file, torch.float32)[0])
 
 

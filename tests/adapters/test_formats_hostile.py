@@ -197,7 +197,7 @@ def test_own_files_are_bounded_too(tmp_path: Path) -> None:
             config=config,
             layers={"x": LayerRecord((90_000, 90_000))},
             base="",
-            trigger="",
+            token="",
             class_word="",
             training={},
             tensors=tensors,
@@ -230,7 +230,7 @@ def test_layers_of_several_precisions(tmp_path: Path) -> None:
 )
 def test_headers_of_own_files(key: str, value: str, message: str, tmp_path: Path) -> None:
     header = {
-        **{f"dreamtune.{name}": "" for name in ("base", "trigger", "class")},
+        **{f"dreamtune.{name}": "" for name in ("base", "token", "class")},
         **{"dreamtune.version": "1", "dreamtune.method": "lora", "dreamtune.training": "{}"},
         "dreamtune.config": '{"alpha": 1.0, "dropout": 0.0, "rank": 1, "rslora": false}',
         "dreamtune.layers": '{"x": [1, 1, null, null]}',

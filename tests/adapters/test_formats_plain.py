@@ -14,7 +14,7 @@ NET = frozen_net(torch.float32)
 
 def file_of(method: str) -> AdapterFile:
     with attached_to(NET, method) as attached:
-        return AdapterFile.from_attached(attached, base="b", trigger="sks", class_word="dog", training={})
+        return AdapterFile.from_attached(attached, base="b", token="sks", class_word="dog", training={})
 
 
 def changes(file: AdapterFile) -> dict[str, Tensor]:

@@ -188,7 +188,7 @@ def test_own_files_are_read_back(kind: str, path: str, form: Any, tmp_path: Path
 def test_magnitudes_of_inputs(method: str, tmp_path: Path) -> None:
     options = {} if method == "dora" else {"weight_decompose": True}
     with attached_to(frozen_net(torch.float32), method, by_input=True, **options) as attached:
-        whole = AdapterFile.from_attached(attached, base="b", trigger="sks", class_word="dog", training={})
+        whole = AdapterFile.from_attached(attached, base="b", token="sks", class_word="dog", training={})
     path = "mid_block.attentions.0.transformer_blocks.0.attn1.to_out.0"
     file = real_layer(whole, path)
     tensors, metadata = to_kohya(file, torch.float32)
@@ -209,7 +209,7 @@ def test_what_peft_lacks(kind: str) -> None:
 
 def test_what_no_format_holds() -> None:
     with attached_to(frozen_net(torch.float32), "spectral-a") as attached:
-        file = AdapterFile.from_attached(attached, base="b", trigger="", class_word="", training={})
+        file = AdapterFile.from_attached(attached, base="b", token="", class_word="", training={})
     for form in (to_kohya, to_diffusers, to_peft_folder):
         with pytest.raises(ConfigError, match="has no spectral-a, only lora, dora, loha, lokr.*make it plain LoRA"):
             form(file, torch.float32)
@@ -236,10 +236,10 @@ def test_magnitudes_keep_their_precision(kind: str, form: Any, dtype: torch.dtyp
     with attach(frozen_net(torch.float32), config_of(method, **options), TARGETS) as attached:
         for _, layer, adapter in attached.layers():
             start = {name: parameter.detach().clone() for name, parameter in adapter.named_parameters()}
-            disturb(adapter, layer.pristine)
+            disturb(adapter, layer.base_weight)
             for name, parameter in adapter.named_parameters():
                 parameter.data = start[name] + 0.04 * (parameter.data - start[name])
-        whole = AdapterFile.from_attached(attached, base="b", trigger="sks", class_word="dog", training={})
+        whole = AdapterFile.from_attached(attached, base="b", token="sks", class_word="dog", training={})
     path = "mid_block.attentions.0.transformer_blocks.0.attn1.to_out.0"
     file = real_layer(whole, path)
     content = form(file, dtype)

@@ -137,7 +137,7 @@ def test_what_needs_an_offloaded_weight_says_so() -> None:
         with pytest.raises(IncompatibleModelError, match="offloaded and cannot be changed: remove the hooks"):
             attached.merge()
         with pytest.raises(IncompatibleModelError, match="offloaded: remove the offloading"):
-            AdapterFile.from_attached(attached, base="", trigger="", class_word="", training={})
+            AdapterFile.from_attached(attached, base="", token="", class_word="", training={})
         assert torch.equal(net(x), live)
     merged = frozen_net(torch.float32)
     on = attached_to(merged, "lora")

@@ -133,11 +133,11 @@ def test_merged_adapter_follows_a_new_weight(assign: bool, method: str, options:
     (slot,) = layer._slots
     slot.merged = True
     layer.refresh()
-    loaded = 2 * layer.pristine + 0.1
+    loaded = 2 * layer.base_weight + 0.1
     state = {"weight": loaded.clone(), "bias": layer.bias}
     layer.load_state_dict(state, assign=assign)
     layer.requires_grad_(False)
-    assert torch.equal(state["weight"], loaded) and torch.equal(layer.pristine, loaded)
+    assert torch.equal(state["weight"], loaded) and torch.equal(layer.base_weight, loaded)
     torch.testing.assert_close(layer.weight, loaded + adapter.delta_weight(loaded), rtol=1e-11, atol=1e-11)
     slot.merged = False
     layer.refresh()

@@ -20,10 +20,10 @@ def file_of(method: str, **options: object) -> tuple[AdapterFile, dict[str, Tens
     """An adapter in the middle of its training, and the weights of its layers."""
     net = frozen_net(torch.float32)
     with attach(net, config_of(method, **options), TARGETS) as on:
-        weights = {path: layer.pristine.clone() for path, layer, _ in on.layers()}
+        weights = {path: layer.base_weight.clone() for path, layer, _ in on.layers()}
         for _, layer, adapter in on.layers():
-            disturb(adapter, layer.pristine)
-        return AdapterFile.from_attached(on, base="x", trigger="sks", class_word="dog", training={}), weights
+            disturb(adapter, layer.base_weight)
+        return AdapterFile.from_attached(on, base="x", token="sks", class_word="dog", training={}), weights
 
 
 def fresh(method: str, targets: str = TARGETS, **options: object) -> dict[str, Adapter]:

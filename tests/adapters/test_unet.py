@@ -37,7 +37,7 @@ def test_unet_is_bitwise_what_it_was(method: str, unet: UNet2DConditionModel) ->
         assert len(attached.adapters) == 128
         assert torch.equal(unet(*x).sample, before), "ΔW is not 0 at first"
         for _, layer, adapter in attached.layers():
-            disturb(adapter, layer.pristine)
+            disturb(adapter, layer.base_weight)
         assert not torch.equal(unet(*x).sample, before)
         attached.merge()
         attached.detach()

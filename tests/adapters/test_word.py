@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from dreamtune.adapters import AdapterFile, AttachedParts, NewWord, attach
+from dreamtune.adapters import AdapterFile, AttachedParts, NewToken, attach
 from dreamtune.adapters.methods.lora import LoRAConfig
 from dreamtune.errors import AdapterFileError, ConfigError, IncompatibleModelError
 from tests.adapters.nets import disturb
@@ -43,8 +43,8 @@ def encoder() -> Encoder:
     return Encoder()
 
 
-def word(text: str = "sks", count: int = 2, width: int = 4) -> NewWord:
-    return NewWord(text, {"text_encoder": torch.randn(count, width, generator=torch.Generator().manual_seed(1))})
+def word(text: str = "sks", count: int = 2, width: int = 4) -> NewToken:
+    return NewToken(text, {"text_encoder": torch.randn(count, width, generator=torch.Generator().manual_seed(1))})
 
 
 def test_new_numbers_have_the_new_vectors_and_old_ones_their_own(encoder: Encoder) -> None:
@@ -103,7 +103,7 @@ def whole(encoder: Encoder) -> AttachedParts:
     parts = {"unet": attach(UNet(), config), "text_encoder": attach(encoder, config, "text")}
     for part in parts.values():
         for _, layer, adapter in part.layers():
-            disturb(adapter, layer.pristine)
+            disturb(adapter, layer.base_weight)
     new.install({"text_encoder": encoder})
     return AttachedParts(parts, new, lr_ratios={"text_encoder": 0.5, "word": 3.0})
 
@@ -112,7 +112,7 @@ def file_of(whole: AttachedParts) -> AdapterFile:
     return AdapterFile.from_attached(
         whole.parts["unet"],
         base="b",
-        trigger="sks",
+        token="sks",
         class_word="dog",
         training={},
         text_encoders={"text_encoder": whole.parts["text_encoder"]},
@@ -163,14 +163,12 @@ def test_file_keeps_the_embeddings(whole: AttachedParts, tmp_path: Path) -> None
 
 def test_file_of_a_word_alone(tmp_path: Path) -> None:
     nothing = attach(UNet(), LoRAConfig(), "none")
-    file = AdapterFile.from_attached(
-        nothing, base="b", trigger="sks", class_word="dog", training={}, word=word(count=1)
-    )
+    file = AdapterFile.from_attached(nothing, base="b", token="sks", class_word="dog", training={}, word=word(count=1))
     file.save(tmp_path / "dog.safetensors")
     again = AdapterFile.load(tmp_path / "dog.safetensors")
     assert (again.parts, again.summary()["parameters"]) == ((), 4)
     with pytest.raises(AdapterFileError, match="it changes no layer"):
-        AdapterFile.from_attached(nothing, base="b", trigger="sks", class_word="dog", training={})
+        AdapterFile.from_attached(nothing, base="b", token="sks", class_word="dog", training={})
 
 
 @pytest.mark.parametrize(
@@ -191,7 +189,7 @@ def test_damaged_description_of_embeddings(whole: AttachedParts, embeddings: str
 
 
 def with_two_words(file: AdapterFile) -> AdapterFile:
-    """The same with a word that is not the trigger's; its name has a dot, as file names have."""
+    """The same with a word that is not the token's; its name has a dot, as file names have."""
     vectors = {**file.vectors, "z.x": {"text_encoder": torch.ones(3, 4)}}
     return replace(file, others=(("none", "cat"), ("z.x", "cat"))).with_vectors(vectors)
 
@@ -228,10 +226,10 @@ def test_several_words_are_switched_as_one(whole: AttachedParts) -> None:
     ("told", "message"),
     [
         ("7", "further_embeddings is not a JSON object"),
-        ('{"z.x":7}', "that are not those of the trigger's"),
-        ('{"z.x":{}}', "that are not those of the trigger's"),
-        ('{"z.x":{"text_encoder":[3,5]}}', "that are not those of the trigger's"),
-        ('{"z.x":{"text_encoder_2":[3,4]}}', "that are not those of the trigger's"),
+        ('{"z.x":7}', "that are not those of the token's"),
+        ('{"z.x":{}}', "that are not those of the token's"),
+        ('{"z.x":{"text_encoder":[3,5]}}', "that are not those of the token's"),
+        ('{"z.x":{"text_encoder_2":[3,4]}}', "that are not those of the token's"),
         ('{"z.x":{"text_encoder":[3]}}', "no size of the text_encoder's"),
         ('{"sks":{"text_encoder":[3,4]}}', "'sks', no word of another subject"),
         ('{"other":{"text_encoder":[3,4]}}', "'other', no word of another subject"),

@@ -16,7 +16,7 @@ from torch import nn
 
 from benchmarks import quality, quality_methods, quality_plan, quality_work, time_to_subject
 from benchmarks.quality_measure import asked, memorised
-from benchmarks.quality_methods import BUDGETS, CONTESTANTS, RATES, PeftAttached, count, put_on, sized
+from benchmarks.quality_methods import BUDGETS, CONTESTANTS, RATES, PeftAttached, attached_by, count, sized
 from benchmarks.quality_plan import LEVELS, Plan, coverage
 from benchmarks.quality_run import Settings, Task
 from benchmarks.quality_subjects import held_out, individual, pixels, prompts, tuning
@@ -103,7 +103,7 @@ def test_a_contestant_has_the_numbers_that_were_counted_and_leaves_no_trace(cont
     x = torch.randn(3, 192)
     untouched = net.unet(x)
     for _ in range(2):  # the second must not take the first for a part of the model
-        attached = put_on(net, contestant.toolkit, contestant.method, options, seed=0)
+        attached = attached_by(net, contestant.toolkit, contestant.method, options, seed=0)
         assert sum(p.numel() for p in attached.parameters()) == count(contestant.method, options, shapes)
         assert torch.equal(net.unet(x), untouched)  # no change at first
         with torch.no_grad():
@@ -131,7 +131,7 @@ def test_budgets_are_met_as_closely_as_ranks_allow(net: Base) -> None:
 
 
 def test_peft_learns_by_the_same_interface(net: Base) -> None:
-    attached = put_on(net, "peft", "lora", (("alpha", 4.0), ("rank", 4)), seed=0)
+    attached = attached_by(net, "peft", "lora", (("alpha", 4.0), ("rank", 4)), seed=0)
     assert isinstance(attached, PeftAttached)
     (parameters,) = attached.parameter_groups().values()
     assert len(parameters) == 4

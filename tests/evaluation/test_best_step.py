@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from dreamtune.evaluation import Choice, Score
+from dreamtune.evaluation import BestStep, Score
 from dreamtune.evaluation.best_step import MARGIN, MAX_LEAK, PROMPT_SHARE
 
 
@@ -16,7 +16,7 @@ def score(step: int, subject: float, **others: Any) -> Score:
 
 
 def best(*scores: Score) -> int | None:
-    chosen = Choice(scores).best
+    chosen = BestStep(scores).best
     return chosen and chosen.step
 
 
@@ -56,7 +56,7 @@ def test_a_line_of_the_curve_is_read_back() -> None:
 def test_following_a_curve_is_reading_it_at_once() -> None:
     """Weights are stored when they are the best: the choice may not depend on what comes later."""
     curve = [score(i, value) for i, value in enumerate((0.3, 0.315, 0.5, 0.2, 0.515, 0.525, 0.9))]
-    choice = Choice()
+    choice = BestStep()
     taken = [point.step for point in curve if choice.add(point)]
     assert taken == [0, 2, 5, 6]
     assert best(*curve) == taken[-1]
@@ -67,8 +67,8 @@ def test_following_a_curve_is_reading_it_at_once() -> None:
     [((0.5, 0.4, 0.3), 2, True), ((0.5, 0.4, 0.6), 2, False), ((0.5, 0.4, 0.3), 0, False), ((0.5, 0.4), 2, False)],
 )
 def test_patience(values: tuple[float, ...], patience: int, expected: bool) -> None:
-    assert Choice(score(i, value) for i, value in enumerate(values)).exhausted(patience) is expected
+    assert BestStep(score(i, value) for i, value in enumerate(values)).exhausted(patience) is expected
 
 
 def test_without_an_acceptable_step_training_goes_on() -> None:
-    assert not Choice(score(i, 0.5, leak=1.0) for i in range(9)).exhausted(2)
+    assert not BestStep(score(i, 0.5, leak=1.0) for i in range(9)).exhausted(2)

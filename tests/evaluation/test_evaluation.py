@@ -11,7 +11,7 @@ from torch import Tensor
 from dreamtune.adapters import attach
 from dreamtune.adapters.methods import METHODS
 from dreamtune.errors import GenerationError
-from dreamtune.evaluation import Exam, Sampling, default_prompts
+from dreamtune.evaluation import Evaluation, Sampling, default_prompts
 from dreamtune.models import Base, load_base
 
 SAMPLING = Sampling(size=32, steps=2, guidance=2.0, seed=5, per_prompt=2)
@@ -46,18 +46,18 @@ def test_a_new_adapter_changes_nothing_and_a_moved_one_does(base: Base) -> None:
     with attach(base.unet, METHODS["lora"].config_class(rank=2), strength=0.5) as attached:
         attached.train()
         state = torch.get_rng_state()
-        exam = Exam(base, attached, Brightness(), references(), pairs, SAMPLING)
-        still = exam.measure()
+        evaluation = Evaluation(base, attached, Brightness(), references(), pairs, SAMPLING)
+        still = evaluation.measure()
         assert (still.drift, still.class_word.share) == pytest.approx((0.0, 0.0), abs=3e-7)
         assert [p.tobytes() for p in still.pictures_class] == [p.tobytes() for p in still.pictures_before]
         with torch.no_grad():
             for parameter in attached.parameters():
                 parameter.normal_(std=4, generator=torch.Generator().manual_seed(0))
-        moved = exam.measure()
+        moved = evaluation.measure()
         assert moved.drift > 1e-6
         assert abs(moved.class_word.share) > 1e-4
         assert moved.prompt_base == still.prompt_base
-        assert exam.measure(strength=0).drift == pytest.approx(0.0, abs=3e-7)
+        assert evaluation.measure(strength=0).drift == pytest.approx(0.0, abs=3e-7)
         assert (attached.strength, attached.training) == (0.5, True), "left as it was"
         assert torch.equal(torch.get_rng_state(), state), "drawing takes nothing from the training's random numbers"
 
@@ -68,7 +68,7 @@ def test_figures_of_prompts_are_parts_of_the_whole(base: Base) -> None:
         with torch.no_grad():
             for parameter in attached.parameters():
                 parameter.normal_(std=4, generator=torch.Generator().manual_seed(0))
-        measured = Exam(base, attached, Brightness(), references(), pairs, SAMPLING).measure()
+        measured = Evaluation(base, attached, Brightness(), references(), pairs, SAMPLING).measure()
     rows = measured.by_prompt
     assert [row.prompt for row in rows] == [pair.named for pair in pairs]
     assert len(measured.pictures_after) == 6
@@ -91,13 +91,13 @@ def test_too_little_memory_is_an_error_that_says_so(base: Base, monkeypatch: pyt
         attach(base.unet, METHODS["lora"].config_class(rank=2)) as attached,
         pytest.raises(GenerationError, match="memory is not enough for 32 pixels: lower size"),
     ):
-        Exam(base, attached, Brightness(), references(), default_prompts("sks", "dog", 1), SAMPLING)
+        Evaluation(base, attached, Brightness(), references(), default_prompts("sks", "dog", 1), SAMPLING)
 
 
 def test_nan_is_an_error(base: Base) -> None:
     with attach(base.unet, METHODS["lora"].config_class(rank=2)) as attached:
-        exam = Exam(base, attached, Brightness(), references(), default_prompts("sks", "dog", 1), SAMPLING)
+        evaluation = Evaluation(base, attached, Brightness(), references(), default_prompts("sks", "dog", 1), SAMPLING)
         with torch.no_grad():
             next(attached.parameters()).fill_(torch.nan)
         with pytest.raises(GenerationError, match="'a sks dog on the beach' came out as NaN"):
-            exam.measure()
+            evaluation.measure()

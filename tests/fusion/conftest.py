@@ -24,18 +24,18 @@ def make(tiny: Path, base: Base, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     """Write the file of an adapter as in the middle of a training, of the text encoder too; its base is found."""
     monkeypatch.chdir(tiny.parent)
 
-    def made(name: str, method: str = "lora", trigger: str | None = None, words: int = 0) -> Path:
+    def made(name: str, method: str = "lora", token: str | None = None, words: int = 0) -> Path:
         parts = {}
         for part, targets in (("unet", "attn"), ("text_encoder", "text")):
             parts[part] = attach(base.parts[part], METHODS[method].config_class(rank=2), targets, seed=len(name))
             for index, (_, layer, adapter) in enumerate(parts[part].layers()):
-                disturb(adapter, layer.pristine, 100 * len(name) + index)
+                disturb(adapter, layer.base_weight, 100 * len(name) + index)
                 for parameter in adapter.parameters():
                     parameter.data *= 0.3
         file = AdapterFile.from_attached(
             parts["unet"],
             base=str(tiny),
-            trigger=name if trigger is None else trigger,
+            token=name if token is None else token,
             class_word="dog",
             training={},
             text_encoders={"text_encoder": parts["text_encoder"]},

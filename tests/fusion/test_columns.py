@@ -10,7 +10,7 @@ import torch
 from dreamtune.adapters import METHODS, AdapterFile, attach
 from dreamtune.adapters.methods.orthogonal import basis_rows
 from dreamtune.errors import ConfigError
-from dreamtune.fusion import Columns, FusionOptions, Ingredient, fuse_layers
+from dreamtune.fusion import Columns, FusionOptions, WeightedAdapter, fuse_layers
 from dreamtune.pipelines.cli.app import main
 from tests.adapters.nets import TARGETS, disturb, frozen_net
 
@@ -99,11 +99,11 @@ def test_adapters_on_their_own_blocks_are_exactly_their_sum(method: str) -> None
         options = {OWN[method]: index, "rank": 2, "alpha": 2.0}
         with attach(net, METHODS[method].config_class(**options), TARGETS) as attached:
             for _, layer, adapter in attached.layers():
-                disturb(adapter, layer.pristine, index)
-            about = {"base": "b", "trigger": f"t{index}", "class_word": "dog", "training": {}}
+                disturb(adapter, layer.base_weight, index)
+            about = {"base": "b", "token": f"t{index}", "class_word": "dog", "training": {}}
             files.append(AdapterFile.from_attached(attached, **about))
     weights = files[0].weights({"unet": net})
-    ingredients = [Ingredient(file.trigger, file) for file in files]
+    ingredients = [WeightedAdapter(file.token, file) for file in files]
     for path, fused in fuse_layers(ingredients, FusionOptions("sum"), weights):
         one, other = (file.adapters()[path] for file in files)
         expected = one.delta_weight(weights[path]) + other.delta_weight(weights[path])

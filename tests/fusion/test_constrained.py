@@ -7,7 +7,7 @@ from torch import Tensor
 from dreamtune.adapters import Delta
 from dreamtune.errors import ConfigError
 from dreamtune.fusion.constrained import fuse_custom_diffusion
-from dreamtune.fusion.layer_deltas import Part
+from dreamtune.fusion.layer_deltas import LayerDelta
 
 OUT, IN, WORDS, CAPTIONS = 12, 16, 4, 60
 
@@ -23,10 +23,10 @@ SUBJECTS = [drawn(WORDS, IN, seed=s) for s in (5, 6)]
 REGULAR = drawn(CAPTIONS, IN, seed=7)
 
 
-def parts(weights: tuple[float, float] = (1.0, 1.0)) -> list[Part]:
+def parts(weights: tuple[float, float] = (1.0, 1.0)) -> list[LayerDelta]:
     kept = REGULAR.T @ REGULAR / CAPTIONS
     return [
-        Part(Delta.of_matrix(change), weight, inputs=c.T @ c / WORDS, kept=kept)
+        LayerDelta(Delta.of_matrix(change), weight, inputs=c.T @ c / WORDS, kept=kept)
         for change, weight, c in zip(CHANGES, weights, SUBJECTS, strict=True)
     ]
 
@@ -51,7 +51,7 @@ def test_each_subject_keeps_its_words_and_captions_change_least() -> None:
 
 
 def test_subjects_that_want_different_things_of_one_word_share_it() -> None:
-    same = [Part(part.delta, 1.0, inputs=parts()[0].inputs, kept=part.kept) for part in parts()]
+    same = [LayerDelta(part.delta, 1.0, inputs=parts()[0].inputs, kept=part.kept) for part in parts()]
     found = fuse_custom_diffusion(same, 1.0).dense().double()
     expected = SUBJECTS[0] @ (CHANGES[0] + CHANGES[1]).T / 2
     torch.testing.assert_close(SUBJECTS[0] @ found.T, expected, rtol=0.02, atol=0.05)
@@ -59,4 +59,4 @@ def test_subjects_that_want_different_things_of_one_word_share_it() -> None:
 
 def test_captions_are_asked_for() -> None:
     with pytest.raises(ConfigError, match="needs captions"):
-        fuse_custom_diffusion([Part(part.delta, 1.0, inputs=part.inputs) for part in parts()], 1.0)
+        fuse_custom_diffusion([LayerDelta(part.delta, 1.0, inputs=part.inputs) for part in parts()], 1.0)

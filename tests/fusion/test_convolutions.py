@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from dreamtune.adapters import METHODS, AdapterFile, attach
-from dreamtune.fusion import FusionOptions, Ingredient, as_file, common_layers, fuse_layers
+from dreamtune.fusion import FusionOptions, WeightedAdapter, as_file, common_layers, fuse_layers
 from dreamtune.models import Base, load_base
 from tests.adapters.nets import disturb
 
-ABOUT: dict[str, Any] = {"base": "tiny", "trigger": "", "class_word": "", "training": {}}
+ABOUT: dict[str, Any] = {"base": "tiny", "token": "", "class_word": "", "training": {}}
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +28,7 @@ def files(base: Base) -> list[AdapterFile]:
     for seed, method in enumerate(("lora", "dora")):
         with attach(base.unet, METHODS[method].config_class(rank=2), "all", seed=seed) as attached:
             for index, (_, layer, adapter) in enumerate(attached.layers()):
-                disturb(adapter, layer.pristine, 1000 * seed + index)
+                disturb(adapter, layer.base_weight, 1000 * seed + index)
                 for parameter in adapter.parameters():
                     parameter.data *= 0.3
             made.append(AdapterFile.from_attached(attached, **ABOUT))
@@ -53,7 +53,7 @@ def test_a_fused_file_has_the_kernels(
 ) -> None:
     kernels = {path: it.kernel for path, it in files[0].layers.items() if it.kernel}
     assert {(1, 1), (3, 3)} <= set(kernels.values())
-    taken = [Ingredient(str(n), file) for n, file in enumerate(files)][::order]
+    taken = [WeightedAdapter(str(n), file) for n, file in enumerate(files)][::order]
     records = common_layers(taken)
     weights = files[0].weights(base.parts)
     fused = as_file(fuse_layers(taken, FusionOptions(), weights), records, 10**6, whole=whole, **ABOUT)

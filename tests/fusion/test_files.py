@@ -8,17 +8,19 @@ from torch import Tensor
 
 from dreamtune.adapters import METHODS, AdapterFile
 from dreamtune.errors import ConfigError, IncompatibleModelError
-from dreamtune.fusion import FUSIONS, Fused, FusionOptions, Ingredient, as_file, common_layers, fuse_layers
+from dreamtune.fusion import FUSIONS, Fused, FusionOptions, WeightedAdapter, as_file, common_layers, fuse_layers
 from tests.adapters.nets import attached_to, frozen_net
 from tests.fusion.test_methods import NET, change, file_of, inputs_of, options
 
 
-def to_file(ingredients: list[Ingredient], fusion: str = "sum", rank: int | None = None, whole: bool = False) -> Fused:
+def to_file(
+    ingredients: list[WeightedAdapter], fusion: str = "sum", rank: int | None = None, whole: bool = False
+) -> Fused:
     weights: dict[str, Tensor] = {}
     for it in ingredients:
         weights |= it.file.weights({"unet": NET})
     layers = fuse_layers(ingredients, options(fusion), weights, inputs=inputs_of(ingredients))
-    about = {"base": "b", "trigger": "", "class_word": "", "training": {}}
+    about = {"base": "b", "token": "", "class_word": "", "training": {}}
     return as_file(layers, common_layers(ingredients), rank, whole=whole, **about)
 
 
@@ -26,7 +28,7 @@ def to_file(ingredients: list[Ingredient], fusion: str = "sum", rank: int | None
 @pytest.mark.parametrize("fusion", FUSIONS)
 def test_the_file_of_one_adapter_changes_outputs_as_it_does(fusion: str, method: str) -> None:
     file, net = file_of(method), frozen_net(torch.float32)
-    fused = to_file([Ingredient("a", file)], fusion)
+    fused = to_file([WeightedAdapter("a", file)], fusion)
     x = torch.randn(4, 7, generator=torch.Generator().manual_seed(1))
     outputs = []
     for it in (file, fused.file):
@@ -38,16 +40,16 @@ def test_the_file_of_one_adapter_changes_outputs_as_it_does(fusion: str, method:
 
 def test_mixed_methods_and_ranks_add_up() -> None:
     with attached_to(NET, "lora", 3, rank=1) as attached:
-        small = AdapterFile.from_attached(attached, base="b", trigger="s", class_word="dog", training={})
+        small = AdapterFile.from_attached(attached, base="b", token="s", class_word="dog", training={})
     files = [small, file_of("lokr", 1), file_of("spectral-r", 2), file_of("dora", 4)]
-    fused = to_file([Ingredient(str(i), file, 0.5 + i) for i, file in enumerate(files)])
+    fused = to_file([WeightedAdapter(str(i), file, 0.5 + i) for i, file in enumerate(files)])
     for path, found in change(fused.file).items():
         expected = sum((0.5 + i) * change(file)[path] for i, file in enumerate(files))
         torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
 
 
 def test_a_rank_keeps_the_best_of_that_rank_and_says_how_much() -> None:
-    pair = [Ingredient("a", file_of("lora")), Ingredient("b", file_of("lora", 1))]
+    pair = [WeightedAdapter("a", file_of("lora")), WeightedAdapter("b", file_of("lora", 1))]
     whole, cut = to_file(pair), to_file(pair, rank=1)
     assert set(cut.ranks.values()) == {1}
     for path, exact in change(whole.file).items():
@@ -59,8 +61,8 @@ def test_a_rank_keeps_the_best_of_that_rank_and_says_how_much() -> None:
 
 def test_all_of_a_layer_is_kept_in_the_smaller_form() -> None:
     """Matrices where those have fewer numbers than factors, whatever the sizes of layers."""
-    dense = [Ingredient("a", file_of("dora")), Ingredient("b", file_of("loha", 1), 0.5)]
-    small = [Ingredient("a", file_of("lora"), 0.7)]
+    dense = [WeightedAdapter("a", file_of("dora")), WeightedAdapter("b", file_of("loha", 1), 0.5)]
+    small = [WeightedAdapter("a", file_of("lora"), 0.7)]
     for ingredients, method in ((dense, "full"), (small, "lora")):
         fused = to_file(ingredients, whole=True)
         assert (fused.file.method, set(fused.energy.values())) == (method, {1.0})
@@ -73,7 +75,7 @@ def test_all_of_a_layer_is_kept_in_the_smaller_form() -> None:
 
 
 def test_layers_without_change_have_a_file_too() -> None:
-    pair = [Ingredient("a", file_of("lora"), 1.0), Ingredient("b", file_of("lora"), -1.0)]
+    pair = [WeightedAdapter("a", file_of("lora"), 1.0), WeightedAdapter("b", file_of("lora"), -1.0)]
     assert not any(delta.any() for delta in change(to_file(pair, "ties").file).values())
 
 
@@ -81,7 +83,7 @@ def test_foreign_files_without_fingerprints_take_part() -> None:
     known = file_of("lora")
     foreign = file_of("lora", 1)
     foreign = replace(foreign, layers={p: replace(r, fingerprint=None) for p, r in foreign.layers.items()})
-    fused = to_file([Ingredient("foreign", foreign), Ingredient("known", known)])
+    fused = to_file([WeightedAdapter("foreign", foreign), WeightedAdapter("known", known)])
     assert {path: record.fingerprint for path, record in fused.file.layers.items()} == {
         path: record.fingerprint for path, record in known.layers.items()
     }
@@ -91,16 +93,16 @@ def test_other_bases_are_refused() -> None:
     other = frozen_net(torch.float32)
     other.first.weight.add_(1)
     with attached_to(other, "lora") as attached:
-        file = AdapterFile.from_attached(attached, base="c", trigger="s", class_word="dog", training={})
+        file = AdapterFile.from_attached(attached, base="c", token="s", class_word="dog", training={})
     with pytest.raises(IncompatibleModelError, match="a and b were trained on different bases: the layer first"):
-        to_file([Ingredient("a", file_of("lora")), Ingredient("b", file)])
+        to_file([WeightedAdapter("a", file_of("lora")), WeightedAdapter("b", file)])
     half = file_of("lora")
     with attached_to(frozen_net(torch.bfloat16), "lora", 1) as attached:  # the same base in another precision
         to_file(
             [
-                Ingredient("a", half),
-                Ingredient(
-                    "b", AdapterFile.from_attached(attached, base="b", trigger="s", class_word="dog", training={})
+                WeightedAdapter("a", half),
+                WeightedAdapter(
+                    "b", AdapterFile.from_attached(attached, base="b", token="s", class_word="dog", training={})
                 ),
             ]
         )
@@ -108,7 +110,7 @@ def test_other_bases_are_refused() -> None:
 
 def test_missing_weights_are_named() -> None:
     with pytest.raises(ConfigError, match=r"the change of a \(dora\) depends on the base's weights"):
-        dict(fuse_layers([Ingredient("a", file_of("dora"))], FusionOptions()))
+        dict(fuse_layers([WeightedAdapter("a", file_of("dora"))], FusionOptions()))
 
 
 @pytest.mark.parametrize(
@@ -127,4 +129,4 @@ def test_impossible_options(bad: dict[str, object], message: str) -> None:
 
 def test_all_weights_zero() -> None:
     with pytest.raises(ConfigError, match="all adapters have the weight 0"):
-        to_file([Ingredient("a", file_of("lora"), 0.0)])
+        to_file([WeightedAdapter("a", file_of("lora"), 0.0)])

@@ -31,14 +31,14 @@ def file_on(base: Base, tiny: Path) -> Callable[..., AdapterFile]:
     """An adapter as in the middle of a training, on the UNet of the base or of another; each is made once."""
 
     @cache
-    def made(name: str, method: str, place: Path, trigger: str) -> AdapterFile:
+    def made(name: str, method: str, place: Path, token: str) -> AdapterFile:
         unet = base.unet if place == tiny else load_base(place, "cpu").unet
         with attach(unet, METHODS[method].config_class(rank=2), seed=len(name)) as attached:
             for index, (_, layer, adapter) in enumerate(attached.layers()):
-                disturb(adapter, layer.pristine, 100 * len(name) + index)
+                disturb(adapter, layer.base_weight, 100 * len(name) + index)
                 for parameter in adapter.parameters():
                     parameter.data *= 0.3
-            return AdapterFile.from_attached(attached, base=str(place), trigger=trigger, class_word="dog", training={})
+            return AdapterFile.from_attached(attached, base=str(place), token=token, class_word="dog", training={})
 
     return made
 
@@ -47,9 +47,9 @@ def file_on(base: Base, tiny: Path) -> Callable[..., AdapterFile]:
 def make(file_on: Callable[..., AdapterFile], tiny: Path, tmp_path: Path) -> Make:
     """Write the file of such an adapter."""
 
-    def made(name: str, method: str = "lora", trigger: str | None = None, base: Path = tiny) -> Path:
+    def made(name: str, method: str = "lora", token: str | None = None, base: Path = tiny) -> Path:
         path = tmp_path / f"{name}.safetensors"
-        file_on(name, method, base, trigger or name).save(path)
+        file_on(name, method, base, token or name).save(path)
         return path
 
     return made
@@ -80,10 +80,10 @@ def test_sum_draws_as_adapters_side_by_side(tiny: Path, base: Base, tmp_path: Pa
     assert main(["fuse", *given, "--out", str(out)]) == 0
     close(noise(base.unet, (out, 1)), noise(base.unet, (a, 0.7), (bb, 1), (foreign, -0.5)))
     told = AdapterFile.load(out).training["fusion"]
-    assert [(part["file"], part["trigger"], part["strength"]) for part in told["adapters"]] == [
+    assert [(part["file"], part["token"], part["strength"]) for part in told["adapters"]] == [
         ("a.safetensors", "a", 0.7),
         ("bb.safetensors", "bb", 1.0),
-        ("foreign.safetensors", read_adapter(foreign).file.trigger, -0.5),
+        ("foreign.safetensors", read_adapter(foreign).file.token, -0.5),
     ]
 
 
@@ -139,7 +139,7 @@ def test_rank_full_keeps_all(
 def test_what_a_layer_loses_is_told_first(
     tiny: Path, tmp_path: Path, make: Make, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    a, bb, out = make("a", "dora"), make("bb", "dora", trigger="A"), tmp_path / "out.safetensors"
+    a, bb, out = make("a", "dora"), make("bb", "dora", token="A"), tmp_path / "out.safetensors"
     given = ["fuse", str(a), str(bb), "--base", str(tiny), "--rank", "2"]
     assert main([*given, "--out", str(out)]) == 0
     printed = capsys.readouterr()
@@ -171,20 +171,20 @@ def test_checkpoints_hold_all_of_it(fusion: str, tmp_path: Path, make: Make) -> 
     close(*(noise(load_base(it, "cpu").unet, *on) for it, on in ((out, []), (checkpoint, [(adapter, 1)]))))
 
 
-def with_word(path: Path, trigger: str, *, value: float = 0.5, count: int = 2, width: int = 32) -> Path:
-    """Another file of the same adapter, with embeddings of its trigger."""
-    vectors = {trigger: {"text_encoder": torch.full((count, width), value)}}
-    out = path.with_stem(f"{path.stem}-{trigger}")
-    replace(AdapterFile.load(path), trigger=trigger).with_vectors(vectors).save(out)
+def with_word(path: Path, token: str, *, value: float = 0.5, count: int = 2, width: int = 32) -> Path:
+    """Another file of the same adapter, with embeddings of its token."""
+    vectors = {token: {"text_encoder": torch.full((count, width), value)}}
+    out = path.with_stem(f"{path.stem}-{token}")
+    replace(AdapterFile.load(path), token=token).with_vectors(vectors).save(out)
     return out
 
 
 def test_embeddings_of_one_adapter_go_along(tmp_path: Path, make: Make, capsys: pytest.CaptureFixture[str]) -> None:
-    plain, out = make("bb", trigger=""), tmp_path / "out.safetensors"
+    plain, out = make("bb", token=""), tmp_path / "out.safetensors"
     first, second = with_word(make("a"), "sks"), with_word(make("ccc"), "xyz")
     assert main(["fuse", str(plain), str(first), f"{second}:0", "--out", str(out)]) == 0
     fused = AdapterFile.load(out)
-    assert (fused.trigger, fused.embeddings) == ("sks", {"text_encoder": (2, 32)})
+    assert (fused.token, fused.embeddings) == ("sks", {"text_encoder": (2, 32)})
     assert torch.equal(fused.tensors["embedding.text_encoder"], torch.full((2, 32), 0.5))
     for given, message in (
         ([str(first), str(with_word(make("dddd"), "SKS"))], "both have embeddings of 'SKS', and one word has those of"),
@@ -198,7 +198,7 @@ def test_embeddings_of_one_adapter_go_along(tmp_path: Path, make: Make, capsys: 
 def test_two_of_one_subject_are_fused_with_a_remark(
     tmp_path: Path, make: Make, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    first, second, out = make("a"), make("bb", trigger="A"), tmp_path / "out.safetensors"
+    first, second, out = make("a"), make("bb", token="A"), tmp_path / "out.safetensors"
     assert main(["fuse", f"{first}:0.5", f"{second}:0.5", "--out", str(out), "--json"]) == 0
     (remark,) = json.loads(capsys.readouterr().out)["remarks"]
     assert "a.safetensors and bb.safetensors are called by the same word 'a'" in remark
@@ -236,7 +236,7 @@ def test_a_fused_file_knows_all_its_subjects(
 
 def test_an_adapter_of_weight_zero_may_be_any(tmp_path: Path, make: Make) -> None:
     """It is of another base, of the same word, and of a method whose change depends on the base's weights."""
-    other = make("bb", "dora", trigger="a", base=tiny_folder(tmp_path / "wide", width=48))
+    other = make("bb", "dora", token="a", base=tiny_folder(tmp_path / "wide", width=48))
     out, alone = tmp_path / "out.safetensors", tmp_path / "alone.safetensors"
     assert main(["fuse", str(make("a")), f"{other}:0", "--out", str(out)]) == 0
     assert main(["fuse", str(tmp_path / "a.safetensors"), "--out", str(alone)]) == 0

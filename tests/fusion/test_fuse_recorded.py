@@ -11,7 +11,7 @@ import torch
 
 from dreamtune.adapters import AdapterFile, Delta
 from dreamtune.adapters.parts import TEXT_ENCODERS
-from dreamtune.fusion import FusionOptions, Ingredient, Inputs, Moments, common_layers, fuse_layers, recorded
+from dreamtune.fusion import FusionOptions, Inputs, Moments, WeightedAdapter, common_layers, fuse_layers, recorded
 from dreamtune.models import Base
 from dreamtune.models.families import USUAL
 from dreamtune.pipelines.cli.app import main
@@ -59,23 +59,23 @@ def test_stages_in_the_order_of_mix_of_show(stage: str, make: Make, base: Base, 
     """Each stage of the result follows from what the stages before it made of the base."""
     files = [make("a"), make("bb")]
     fused = run(tmp_path / "out.safetensors", *files)
-    ingredients = [Ingredient(path.name, AdapterFile.load(path)) for path in files]
+    ingredients = [WeightedAdapter(path.name, AdapterFile.load(path)) for path in files]
     paths = [path for path in common_layers(ingredients) if kind(path) == stage]
     own = []
     for it in ingredients:
-        prompts, moments = [prompt.replace("{token}", it.file.trigger) for prompt in PROMPTS], Moments()
+        prompts, moments = [prompt.replace("{token}", it.file.token) for prompt in PROMPTS], Moments()
         prompts = [prompt.replace("{class}", "dog") for prompt in prompts]
         if stage == "text":
-            with base.put_on(only(it.file, "text")), recorded(modules(base, paths), moments):
+            with base.attach(only(it.file, "text")), recorded(modules(base, paths), moments):
                 base.condition(prompts)
         elif stage == "key or value":
-            with base.put_on(only(fused, "text")):
+            with base.attach(only(fused, "text")):
                 for condition in base.condition(prompts):
                     for path in paths:
                         moments.add(path, condition.embedding)
         else:
             before, drawing = only(fused, "text", "key or value"), only(it.file, "pixels")
-            with base.put_on(before), base.put_on(drawing), recorded(modules(base, paths), moments):
+            with base.attach(before), base.attach(drawing), recorded(modules(base, paths), moments):
                 for seed, prompt in enumerate(prompts):
                     base.draw([prompt], [seed], size=32, steps=2, guidance=USUAL[base.family].guidance)
         own.append(moments.means())
@@ -120,7 +120,7 @@ def test_a_killed_fusion_goes_on(make: Make, cache: Path, tmp_path: Path) -> Non
 
 
 def test_prompts_go_to_the_adapters_that_they_name(make: Make, tmp_path: Path) -> None:
-    a, bb, foreign = make("a"), make("bb"), make("ccc", trigger="")
+    a, bb, foreign = make("a"), make("bb"), make("ccc", token="")
     texts = tmp_path / "prompts.txt"
     texts.write_text("# places\nbb on the grass\n\nan a in my room\nthe cat\n", encoding="utf-8")
     given = ["fuse", str(a), str(bb), str(foreign), "--method", "gradient", "--steps", "1", "--prompts", str(texts)]
@@ -179,7 +179,7 @@ def test_balance_of_outputs(make: Make, base: Base, tmp_path: Path) -> None:
     sizes = []
     for path, prompt in ((tmp_path / "a.safetensors", "a"), (strong, "bb")):
         own = deltas(AdapterFile.load(path))[layer].dense()
-        with base.put_on(only(out, "text")):
+        with base.attach(only(out, "text")):
             x = torch.cat([it.embedding for it in base.condition([f"a {prompt} dog", f"{prompt} at night"])])
         # how much of the adapter is in the result: least squares of its own outputs on those of the fusion
         sizes.append(float((x @ own.T).square().mean().sqrt()))
@@ -193,7 +193,7 @@ def test_balance_of_outputs(make: Make, base: Base, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("options", [{}, {"method": "custom-diffusion"}, {"method": "ties", "balance": "output"}])
 def test_one_adapter_alone_needs_nothing_drawn(options: dict[str, Any], make: Make, tmp_path: Path) -> None:
-    foreign = make("a", trigger="")
+    foreign = make("a", token="")
     with pytest.MonkeyPatch.context() as patch:
         prompts = drawn(patch)
         settings = {"density": 1.0} if options.get("method") == "ties" else {}
@@ -204,7 +204,7 @@ def test_one_adapter_alone_needs_nothing_drawn(options: dict[str, Any], make: Ma
 
 
 BAD: list[tuple[Callable[[Make], list[Any]], dict[str, Any], str]] = [
-    (lambda make: [make("a"), make("bb", trigger="")], {"prompts": ()}, "bb.safetensors does not tell the word"),
+    (lambda make: [make("a"), make("bb", token="")], {"prompts": ()}, "bb.safetensors does not tell the word"),
     (
         lambda make: [make("a"), make("bb")],
         {"prompts": ("an a", "the cat")},

@@ -14,7 +14,7 @@ from dreamtune.adapters import AdapterFile
 from dreamtune.errors import ConfigError
 from dreamtune.models import Base
 from dreamtune.pipelines import library
-from dreamtune.pipelines.adapter_ref import AdapterUse
+from dreamtune.pipelines.adapter_ref import AdapterRef
 from dreamtune.pipelines.analyze.effects import effects
 from dreamtune.pipelines.cli.app import main
 from dreamtune.pipelines.workspace import Workspace
@@ -29,7 +29,7 @@ def vectors_of(path: Path) -> torch.Tensor:
 
 def test_each_word_keeps_its_vectors(tmp_path: Path, make: Make, capsys: pytest.CaptureFixture[str]) -> None:
     """In the fused file, and in a fusion of that; inspect and the app's library tell them."""
-    plain, dog, cat = make("bb"), make("a", trigger="sks", words=2), make("ccc", trigger="xyz", words=3)
+    plain, dog, cat = make("bb"), make("a", token="sks", words=2), make("ccc", token="xyz", words=3)
     both, more = tmp_path / "both.safetensors", tmp_path / "more.safetensors"
     assert main(["fuse", str(plain), str(dog), f"{cat}:0.7", "--out", str(both)]) == 0
     assert main(["fuse", str(make("dddd")), str(both), "--out", str(more)]) == 0
@@ -52,7 +52,7 @@ def test_each_word_keeps_its_vectors(tmp_path: Path, make: Make, capsys: pytest.
 
 def test_recorded_fusions_read_both_words(tmp_path: Path, make: Make, base: Base) -> None:
     """A file of several words, too, and the base is as before."""
-    given = [make("a", trigger="sks", words=2), make("bb", trigger="xyz", words=1)]
+    given = [make("a", token="sks", words=2), make("bb", token="xyz", words=1)]
     both, out = tmp_path / "both.safetensors", tmp_path / "out.safetensors"
     options = ["--method", "gradient", "--steps", "1", "--device", "cpu"]
     assert main(["fuse", *map(str, given), *options, "--out", str(both)]) == 0
@@ -64,7 +64,7 @@ def test_both_words_mean_what_each_means_alone(tmp_path: Path, tiny: Path, make:
     """Without changes of layers, so that nothing but the words is left: read, in a picture, and in regions."""
     alone = []
     for name, word in (("a", "sks"), ("bb", "xyz")):
-        path = make(name, trigger=word, words=2)
+        path = make(name, token=word, words=2)
         file = AdapterFile.load(path)
         zeros = {key: torch.zeros_like(it) for key, it in file.tensors.items()}
         replace(file, tensors=zeros).with_vectors(file.vectors).save(path)
@@ -72,13 +72,13 @@ def test_both_words_mean_what_each_means_alone(tmp_path: Path, tiny: Path, make:
     both = tmp_path / "both.safetensors"
     assert main(["fuse", *map(str, alone), "--out", str(both)]) == 0
     for path, prompt in zip(alone, ("a sks dog", "at night a xyz dog"), strict=True):
-        with base.put_on(AdapterFile.load(path)):
+        with base.attach(AdapterFile.load(path)):
             own = base.condition([prompt])[0].embedding
-        with base.put_on(AdapterFile.load(both)):
+        with base.attach(AdapterFile.load(both)):
             assert torch.equal(base.condition([prompt])[0].embedding, own)
         assert not torch.equal(base.condition([prompt])[0].embedding, own)
-    with base.put_on(AdapterFile.load(alone[1])), pytest.raises(ConfigError, match="embeddings of their own for 'xyz'"):
-        base.put_on(AdapterFile.load(both))
+    with base.attach(AdapterFile.load(alone[1])), pytest.raises(ConfigError, match="embeddings of their own for 'xyz'"):
+        base.attach(AdapterFile.load(both))
     assert not [word for word in base.words if word.installed], "nothing is left of what was refused"
     drawn = []
     common = ["--steps", "1", "--n", "1", "--base", str(tiny)]
@@ -94,7 +94,7 @@ def test_both_words_mean_what_each_means_alone(tmp_path: Path, tiny: Path, make:
 
 def test_words_are_exported(tmp_path: Path, make: Make, capsys: pytest.CaptureFixture[str]) -> None:
     both, out = tmp_path / "both.safetensors", tmp_path / "xyz.safetensors"
-    given = [make("a", trigger="sks", words=2), make("bb", trigger="xyz", words=1)]
+    given = [make("a", token="sks", words=2), make("bb", token="xyz", words=1)]
     assert main(["fuse", *map(str, given), "--out", str(both)]) == 0
     for options, message in (
         (["embedding"], "embeddings of 'sks' and 'xyz', and such a file holds one word: say which"),
@@ -119,7 +119,7 @@ def test_words_are_exported(tmp_path: Path, make: Make, capsys: pytest.CaptureFi
 
 def test_an_analysis_of_two_that_mean_one_word_each_goes_on(make: Make, base: Base) -> None:
     """No prompt can mean both, so that what is kept of each is not defined; the rest is."""
-    uses = [AdapterUse.load(str(make(name, trigger="sks", words=2))) for name in ("a", "bb")]
+    uses = [AdapterRef.load(str(make(name, token="sks", words=2))) for name in ("a", "bb")]
     (found,) = effects(uses, base, lambda _: None, steps=2).values()
     assert math.isfinite(found.agreement) and all(map(math.isfinite, found.heard))
     assert all(map(math.isnan, found.kept))

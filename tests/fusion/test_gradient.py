@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from dreamtune.adapters import Delta
 from dreamtune.fusion import Moments, recorded
 from dreamtune.fusion.gradient import fuse_gradient
-from dreamtune.fusion.layer_deltas import Part
+from dreamtune.fusion.layer_deltas import LayerDelta
 
 OUT, IN, TOKENS = 12, 16, 200
 
@@ -28,14 +28,14 @@ DELTAS = [Delta.of_factors(drawn(OUT, 3, seed=s), drawn(3, IN, seed=s + 1)) for 
 INPUTS = [inputs(10), inputs(20)]
 
 
-def parts(weights: tuple[float, float] = (1.0, 1.0), deltas: list[Delta] = DELTAS) -> list[Part]:
+def parts(weights: tuple[float, float] = (1.0, 1.0), deltas: list[Delta] = DELTAS) -> list[LayerDelta]:
     """With the moments of inputs that came in pieces."""
     found = []
     for delta, weight, x in zip(deltas, weights, INPUTS, strict=True):
         own = Moments()
         for chunk in x.split(30):
             own.add("layer", chunk)
-        found.append(Part(delta, weight, inputs=own.means()["layer"]))
+        found.append(LayerDelta(delta, weight, inputs=own.means()["layer"]))
     return found
 
 
@@ -87,7 +87,9 @@ def test_alike_adapters_come_out_as_they_are() -> None:
 
 
 def test_layers_without_inputs_have_the_mean() -> None:
-    blank = [Part(delta, weight, inputs=torch.zeros(IN, IN)) for delta, weight in zip(DELTAS, (1.0, 3.0), strict=True)]
+    blank = [
+        LayerDelta(delta, weight, inputs=torch.zeros(IN, IN)) for delta, weight in zip(DELTAS, (1.0, 3.0), strict=True)
+    ]
     expected = (DELTAS[0].dense() + 9 * DELTAS[1].dense()) / 4  # λ times what it does, counted λ times
     torch.testing.assert_close(fuse_gradient(blank, 1.0).dense(), expected)
 
@@ -134,7 +136,7 @@ def test_convolutions_are_fused_by_what_they_do_to_their_patches() -> None:
     for change, x in zip(changes, xs, strict=True):
         with torch.no_grad(), recorded({"layer": layer}, moments := Moments()):
             layer(x)
-        own.append(Part(change, 1.0, inputs=moments.means()["layer"]))
+        own.append(LayerDelta(change, 1.0, inputs=moments.means()["layer"]))
 
     def error(matrix: Tensor) -> Tensor:
         outputs = (F.conv2d(x, (matrix - it.dense()).view(5, 2, 2, 2)) for x, it in zip(xs, changes, strict=True))

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from dreamtune.adapters import METHODS, AdapterFile, Delta
 from dreamtune.errors import ConfigError
-from dreamtune.fusion import FUSIONS, MEASURED, THINNED, FusionOptions, Ingredient, Inputs, fuse_layers
-from dreamtune.fusion.layer_deltas import Part, balanced
+from dreamtune.fusion import FUSIONS, MEASURED, THINNED, FusionOptions, Inputs, WeightedAdapter, fuse_layers
+from dreamtune.fusion.layer_deltas import LayerDelta, balanced
 from tests.adapters.nets import attached_to, frozen_net
 
 NET = frozen_net(torch.float32)
@@ -21,7 +21,7 @@ SHAPE = (20, 32)
 @cache
 def file_of(method: str, seed: int = 0) -> AdapterFile:
     with attached_to(NET, method, seed) as attached:
-        return AdapterFile.from_attached(attached, base="b", trigger=f"t{seed}", class_word="dog", training={})
+        return AdapterFile.from_attached(attached, base="b", token=f"t{seed}", class_word="dog", training={})
 
 
 def moment(size: int, seed: int) -> Tensor:
@@ -30,7 +30,7 @@ def moment(size: int, seed: int) -> Tensor:
     return x.T @ x / len(x)
 
 
-def inputs_of(ingredients: list[Ingredient]) -> Inputs:
+def inputs_of(ingredients: list[WeightedAdapter]) -> Inputs:
     """What layers might get, other things for each adapter."""
     sizes = {path: record.shape[1] for it in ingredients for path, record in it.file.layers.items()}
     taken = [it for it in ingredients if it.weight]
@@ -42,7 +42,7 @@ def options(fusion: str, density: float = 1.0, **more: object) -> FusionOptions:
     return FusionOptions(fusion, density if fusion in THINNED else None, **more)  # pyright: ignore[reportArgumentType]
 
 
-def fused(ingredients: list[Ingredient], fusion: str, **more: float) -> dict[str, Tensor]:
+def fused(ingredients: list[WeightedAdapter], fusion: str, **more: float) -> dict[str, Tensor]:
     weights = {path: w for it in ingredients for path, w in it.file.weights({"unet": NET}).items()}
     layers = fuse_layers(ingredients, options(fusion, **more), weights, inputs=inputs_of(ingredients))
     return {path: delta.dense() for path, delta in layers}
@@ -68,7 +68,7 @@ def run(fusion: str, deltas: list[Delta], weights: list[float] | None = None, de
     weights = weights or [1.0] * len(deltas)
     size = deltas[0].shape[1]
     parts = [
-        Part(delta, weight, seed, moment(size, seed), moment(size, 1000))
+        LayerDelta(delta, weight, seed, moment(size, seed), moment(size, 1000))
         for seed, (delta, weight) in enumerate(zip(deltas, weights, strict=True))
     ]
     return FUSIONS[fusion](parts, density).dense()
@@ -78,7 +78,7 @@ def run(fusion: str, deltas: list[Delta], weights: list[float] | None = None, de
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("fusion", FUSIONS)
 def test_one_adapter_fuses_to_itself(fusion: str, method: str, balance: str | None) -> None:
-    file, alone = file_of(method), [Ingredient("a", file_of(method))]
+    file, alone = file_of(method), [WeightedAdapter("a", file_of(method))]
     weights = file.weights({"unet": NET})
     found = dict(fuse_layers(alone, options(fusion, balance=balance), weights, inputs=inputs_of(alone)))
     assert found.keys() == file.layers.keys()
@@ -89,7 +89,9 @@ def test_one_adapter_fuses_to_itself(fusion: str, method: str, balance: str | No
 @pytest.mark.parametrize("density", [1.0, 0.3])
 @pytest.mark.parametrize("fusion", FUSIONS)
 def test_the_order_does_not_matter(fusion: str, density: float) -> None:
-    ingredients = [Ingredient(m, file_of(m, seed), 1 + 0.3 * seed) for seed, m in enumerate(("lora", "loha", "dora"))]
+    ingredients = [
+        WeightedAdapter(m, file_of(m, seed), 1 + 0.3 * seed) for seed, m in enumerate(("lora", "loha", "dora"))
+    ]
     first = fused(ingredients, fusion, density=density)
     for order in itertools.permutations(ingredients):
         for path, found in fused(list(order), fusion, density=density).items():
@@ -99,7 +101,7 @@ def test_the_order_does_not_matter(fusion: str, density: float) -> None:
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("fusion", FUSIONS)
 def test_weight_zero_removes_an_adapter_exactly(fusion: str, method: str) -> None:
-    kept, other = Ingredient("a", file_of("lora"), 0.7), Ingredient("b", file_of(method, 1), 0.0)
+    kept, other = WeightedAdapter("a", file_of("lora"), 0.7), WeightedAdapter("b", file_of(method, 1), 0.0)
     expected = fused([kept], fusion, density=0.5)
     found = fused([kept, other], fusion, density=0.5)
     assert all(torch.equal(found[path], expected[path]) for path in expected)
@@ -108,9 +110,9 @@ def test_weight_zero_removes_an_adapter_exactly(fusion: str, method: str) -> Non
 @pytest.mark.parametrize("fusion", FUSIONS)
 def test_weights_by_layer(fusion: str) -> None:
     a, b = file_of("lora"), file_of("lora-dash", 1)
-    found = fused([Ingredient("a", a), Ingredient("b", b, 1.0, {"second": 0.0})], fusion)
-    assert torch.equal(found["block.second"], fused([Ingredient("a", a)], fusion)["block.second"])
-    assert torch.equal(found["first"], fused([Ingredient("a", a), Ingredient("b", b)], fusion)["first"])
+    found = fused([WeightedAdapter("a", a), WeightedAdapter("b", b, 1.0, {"second": 0.0})], fusion)
+    assert torch.equal(found["block.second"], fused([WeightedAdapter("a", a)], fusion)["block.second"])
+    assert torch.equal(found["first"], fused([WeightedAdapter("a", a), WeightedAdapter("b", b)], fusion)["first"])
 
 
 def apart(number: int) -> tuple[Delta, Tensor]:
@@ -132,7 +134,7 @@ def test_a_weight_is_a_factor_on_its_change(fusion: str, weights: tuple[float, .
     for (delta, seen), weight in zip(changes, weights, strict=True):
         u, s, vh = delta.svd.u, delta.svd.s, delta.svd.v.T
         given = Delta.of_factors((u * s).float(), vh.float()) if low_rank else delta
-        parts.append(Part(given, weight, 0, seen, torch.eye(SHAPE[1])))
+        parts.append(LayerDelta(given, weight, 0, seen, torch.eye(SHAPE[1])))
     expected = torch.stack([weight * delta.dense() for (delta, _), weight in zip(changes, weights, strict=True)]).sum(0)
     close = 2e-2 if fusion in MEASURED else 1e-5  # those have a ridge
     found = FUSIONS[fusion](parts, 1.0).dense() * (len(weights) if fusion == "mean" else 1)
@@ -188,11 +190,11 @@ def test_exactly_the_share_is_kept_where_values_tie(fusion: str, density: float)
 
 def test_dare_keeps_a_share_and_the_expectation() -> None:
     delta = Delta.of_matrix(torch.ones(300, 300))
-    found = FUSIONS["dare"]([Part(delta, 1.0, seed=5)], 0.25).dense()
+    found = FUSIONS["dare"]([LayerDelta(delta, 1.0, seed=5)], 0.25).dense()
     assert set(found.unique().tolist()) == {0.0, 4.0}
     assert float((found != 0).float().mean()) == pytest.approx(0.25, abs=0.01)
-    assert torch.equal(FUSIONS["dare"]([Part(delta, 1.0, seed=5)], 0.25).dense(), found)
-    assert not torch.equal(FUSIONS["dare"]([Part(delta, 1.0, seed=6)], 0.25).dense(), found)
+    assert torch.equal(FUSIONS["dare"]([LayerDelta(delta, 1.0, seed=5)], 0.25).dense(), found)
+    assert not torch.equal(FUSIONS["dare"]([LayerDelta(delta, 1.0, seed=6)], 0.25).dense(), found)
 
 
 def test_tsv_takes_the_overlap_out() -> None:
@@ -258,7 +260,9 @@ def test_knots_follows_its_definition(deltas: list[Delta], density: float) -> No
 
 
 def test_balance_evens_out_the_norms_of_a_layer() -> None:
-    parts = balanced([Part(low(2, 0), 1.0), Part(full(1).scaled(50), 2.0), Part(Delta.zero(SHAPE), 1.0)], "weights")
+    parts = balanced(
+        [LayerDelta(low(2, 0), 1.0), LayerDelta(full(1).scaled(50), 2.0), LayerDelta(Delta.zero(SHAPE), 1.0)], "weights"
+    )
     expected = (low(2, 0).norm * full(1).scaled(50).norm) ** 0.5
     assert [part.delta.norm for part in parts] == [pytest.approx(expected), pytest.approx(expected), 0.0]
     assert [part.weight for part in parts] == [1.0, 2.0, 1.0]
@@ -270,28 +274,30 @@ def test_balance_evens_out_what_changes_do_to_the_output() -> None:
         torch.randn(90, SHAPE[1], generator=torch.Generator().manual_seed(s)) * scale for s, scale in ((0, 1), (1, 9))
     ]
     deltas = [low(2, 0), full(1)]
-    found = balanced([Part(d, 1.0, inputs=x.T @ x / len(x)) for d, x in zip(deltas, xs, strict=True)], "output")
+    found = balanced([LayerDelta(d, 1.0, inputs=x.T @ x / len(x)) for d, x in zip(deltas, xs, strict=True)], "output")
     outputs = [float((x @ d.dense().T).square().sum(1).mean()) for d, x in zip(deltas, xs, strict=True)]
     even = [float((x @ p.delta.dense().T).square().sum(1).mean()) for p, x in zip(found, xs, strict=True)]
     assert even == pytest.approx([(outputs[0] * outputs[1]) ** 0.5] * 2, rel=1e-4)
     with pytest.raises(ConfigError, match="needs what the layer gets"):
-        balanced([Part(low(2, 0), 1.0), Part(full(1), 1.0)], "output")
+        balanced([LayerDelta(low(2, 0), 1.0), LayerDelta(full(1), 1.0)], "output")
 
 
 @pytest.mark.parametrize("fusion", MEASURED)
 def test_inputs_are_asked_for(fusion: str) -> None:
     with pytest.raises(ConfigError, match="needs what the layer gets"):
-        FUSIONS[fusion]([Part(low(2, 0), 1.0), Part(full(1), 1.0)], 1.0)
+        FUSIONS[fusion]([LayerDelta(low(2, 0), 1.0), LayerDelta(full(1), 1.0)], 1.0)
 
 
 @pytest.mark.parametrize("fusion", FUSIONS)
 def test_factors_stay_factors_where_they_can(fusion: str) -> None:
-    parts = [Part(low(2 + s, s), 1 - 0.5 * s, 0, moment(SHAPE[1], s), moment(SHAPE[1], 9)) for s in (0, 1)]
+    parts = [LayerDelta(low(2 + s, s), 1 - 0.5 * s, 0, moment(SHAPE[1], s), moment(SHAPE[1], 9)) for s in (0, 1)]
     assert (FUSIONS[fusion](parts, 1.0).rank <= 5) == (fusion != "ties")
 
 
-def _parts(deltas: list[Delta]) -> list[Part]:
-    return [Part(delta, 1 - 0.3 * s, s, moment(SHAPE[1], s), moment(SHAPE[1], 1000)) for s, delta in enumerate(deltas)]
+def _parts(deltas: list[Delta]) -> list[LayerDelta]:
+    return [
+        LayerDelta(delta, 1 - 0.3 * s, s, moment(SHAPE[1], s), moment(SHAPE[1], 1000)) for s, delta in enumerate(deltas)
+    ]
 
 
 ZEROS = {
@@ -334,6 +340,6 @@ def test_a_layer_that_one_adapter_has(fusion: str) -> None:
         layers={path: record for path, record in b.layers.items() if path != "first"},
         tensors={name: tensor for name, tensor in b.tensors.items() if not name.startswith("first.")},
     )
-    alone = fused([Ingredient("a", a)], fusion)["first"] / (2 if fusion == "mean" else 1)
-    for order in itertools.permutations([Ingredient("a", a), Ingredient("b", without)]):
+    alone = fused([WeightedAdapter("a", a)], fusion)["first"] / (2 if fusion == "mean" else 1)
+    for order in itertools.permutations([WeightedAdapter("a", a), WeightedAdapter("b", without)]):
         torch.testing.assert_close(fused(list(order), fusion)["first"], alone, rtol=1e-5, atol=1e-6)

@@ -11,7 +11,7 @@ from dreamtune.adapters import AdapterFile
 from dreamtune.errors import ConfigError
 from dreamtune.models import Base
 from dreamtune.pipelines.adapter_names import text_of
-from dreamtune.pipelines.adapter_ref import AdapterUse
+from dreamtune.pipelines.adapter_ref import AdapterRef
 from dreamtune.pipelines.analyze.config import AnalyzeConfig
 from dreamtune.pipelines.analyze.run import analyze
 from dreamtune.pipelines.fuse.config import FuseConfig
@@ -37,9 +37,9 @@ def test_it_draws_so(merge: bool, strengths: str, unet: float, text: float, make
         return [told, base.draw(["an a on the beach"], [0], size=32, steps=1, guidance=2.0)]
 
     plain = drawn()
-    with base.put_on(scaled(AdapterFile.load(path), unet, text)):
+    with base.attach(scaled(AdapterFile.load(path), unet, text)):
         expected = drawn()
-    with AdapterUse.load(f"{path}:{strengths}").on(base, merge=merge):
+    with AdapterRef.load(f"{path}:{strengths}").on(base, merge=merge):
         found = drawn()
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
     assert torch.equal(found[0], plain[0]) == (text == 0)
@@ -59,22 +59,22 @@ def test_it_is_fused_so(make: Make, tmp_path: Path) -> None:
 
 
 def test_a_record_of_it_names_it_again(make: Make) -> None:
-    use = AdapterUse.load(f"{make('a')}:0.8,te=0.5,up.1=0.25")
+    use = AdapterRef.load(f"{make('a')}:0.8,te=0.5,up.1=0.25")
     told = use.to_dict()
     assert told["blocks"] == {"te": 0.5, "up.1": 0.25}
-    again = AdapterUse.load(text_of(use.path, told))
+    again = AdapterRef.load(text_of(use.path, told))
     assert (again.strength, again.blocks, again.as_trained) == (0.8, use.blocks, False)
 
 
 def test_an_adapter_without_text_encoders_has_no_strength_of_them(make: Make, base: Base) -> None:
     path = make("a")
     AdapterFile.load(path).part("unet").save(path)
-    use = AdapterUse.load(f"{path}:te=0.5")
+    use = AdapterRef.load(f"{path}:te=0.5")
     with pytest.raises(ConfigError, match="a.safetensors changes nothing in the text encoders"):
         _ = use.ingredient
     with pytest.raises(ConfigError, match="a.safetensors changes nothing in the text encoders"), use.on(base):
         pass
-    with base.put_on(AdapterFile.load(path)):  # nothing is left on the base
+    with base.attach(AdapterFile.load(path)):  # nothing is left on the base
         pass
 
 

@@ -25,7 +25,7 @@ def adapters(base: Path) -> Iterator[tuple[str, AdapterFile]]:
     for method, kind in METHODS.items():
         with attach(models.unet, kind.config_class(rank=2, alpha=3.0), TARGETS) as on:
             for _, layer, adapter in on.layers():
-                disturb(adapter, layer.pristine)
+                disturb(adapter, layer.base_weight)
             yield method, _file(on, base.name)
             if method == "lora":
                 config = kind.config_class(rank=2, alpha=3.0)
@@ -33,7 +33,7 @@ def adapters(base: Path) -> Iterator[tuple[str, AdapterFile]]:
                     file = AdapterFile.from_attached(
                         on,
                         base=base.name,
-                        trigger="sks",
+                        token="sks",
                         class_word="dog",
                         training={},
                         text_encoders={"text_encoder": text},
@@ -50,7 +50,7 @@ def write_seeds(base: Path, folder: Path) -> list[Path]:
 
 
 def _file(on: object, base: str) -> AdapterFile:
-    return AdapterFile.from_attached(on, base=base, trigger="sks", class_word="dog", training={"steps": 3})  # pyright: ignore
+    return AdapterFile.from_attached(on, base=base, token="sks", class_word="dog", training={"steps": 3})  # pyright: ignore
 
 
 def _written(name: str, file: AdapterFile, folder: Path) -> Iterator[Path]:

@@ -18,7 +18,7 @@ def use(path: str, base: str) -> int:
     from dreamtune.adapters.formats import read_adapter
 
     try:
-        _base(base).put_on(read_adapter(Path(path)).file).detach()
+        _base(base).attach(read_adapter(Path(path)).file).detach()
     except Exception as error:
         return console.print_error(error, debug=False)
     return 0

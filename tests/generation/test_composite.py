@@ -35,7 +35,7 @@ def test_the_mean_of_predictions_with_each_adapter_alone(unet: nn.Module) -> Non
     with attach(unet, LoRAConfig(rank=2), seed=1) as one, attach(unet, LoRAConfig(rank=2), seed=2) as two:
         for attached, seed in ((one, 100), (two, 200)):
             for index, (_, layer, it) in enumerate(attached.layers()):
-                disturb(it, layer.pristine, seed + index)
+                disturb(it, layer.base_weight, seed + index)
         together = predict(unet)
         with two.disabled():
             first = predict(unet)

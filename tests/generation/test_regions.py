@@ -28,8 +28,8 @@ def unet(tiny: Any) -> nn.Module:
 def adapter(unet: nn.Module, seed: int, targets: str = "attn") -> AdapterFile:
     with attach(unet, LoRAConfig(rank=2, alpha=2.0), targets, seed=seed) as attached:
         for index, (_, layer, it) in enumerate(attached.layers()):
-            disturb(it, layer.pristine, 100 * seed + index)
-        return AdapterFile.from_attached(attached, base="", trigger="", class_word="", training={})
+            disturb(it, layer.base_weight, 100 * seed + index)
+        return AdapterFile.from_attached(attached, base="", token="", class_word="", training={})
 
 
 def region(file: AdapterFile, mask: Tensor, embedding: Tensor) -> Region:

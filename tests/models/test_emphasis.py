@@ -6,7 +6,7 @@ from time import process_time
 import pytest
 import torch
 
-from dreamtune.adapters import NewWord
+from dreamtune.adapters import NewToken
 from dreamtune.errors import ConfigError
 from dreamtune.models import Base, load_base
 from dreamtune.models.emphasis import Emphasis, emphasized
@@ -91,8 +91,8 @@ def test_without_them_a_prompt_is_what_it_was(base: Base) -> None:
 
 def test_a_new_word_can_have_a_weight(tiny: Path) -> None:
     base = load_base(str(tiny), device="cpu")
-    word = NewWord("sks", {"text_encoder": torch.ones(2, base.text_encoder.config.hidden_size)})
-    base.teach(word)
+    word = NewToken("sks", {"text_encoder": torch.ones(2, base.text_encoder.config.hidden_size)})
+    base.add_token(word)
     (plain,), (told,) = base.condition(["sks dog"]), base.condition(["(sks:2) dog"], weights=True)
     ratio = (told.embedding / plain.embedding).median(dim=-1).values
     assert (ratio / ratio[0])[:4] == pytest.approx([1, 2, 2, 1], rel=1e-4)

@@ -105,7 +105,7 @@ def test_bf16_base_carries_an_fp32_adapter(tiny_sdxl: Path, base: Base) -> None:
         assert gradients
         assert all(g.dtype == torch.float32 and g.isfinite().all() for g in gradients)
         assert any(g.abs().sum() > 0 for g in gradients)
-        file = AdapterFile.from_attached(attached, base="b", trigger="sks", class_word="dog", training={})
+        file = AdapterFile.from_attached(attached, base="b", token="sks", class_word="dog", training={})
     file.attach(base.unet).detach()  # its weights, rounded, are those that it was trained on
 
 

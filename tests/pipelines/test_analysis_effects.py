@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from dreamtune.models import Base, load_base
-from dreamtune.pipelines.adapter_ref import AdapterUse
+from dreamtune.pipelines.adapter_ref import AdapterRef
 from dreamtune.pipelines.analyze.effects import Together, effects
 from dreamtune.pipelines.progress import Progress
 
@@ -21,7 +21,7 @@ def base(tiny: Path) -> Base:
 
 def asked(base: Base, *texts: str, told: list[Progress] | None = None) -> dict[tuple[int, int], Together]:
     tell = (lambda _: None) if told is None else told.append
-    return effects([AdapterUse.load(text) for text in texts], base, tell, steps=2)
+    return effects([AdapterRef.load(text) for text in texts], base, tell, steps=2)
 
 
 def test_an_adapter_agrees_with_itself(make: Make, base: Base) -> None:

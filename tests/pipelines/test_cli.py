@@ -62,7 +62,7 @@ def test_from_pictures_to_pictures(command: list[str], folder: Path, capsys: pyt
     pictures = run(*drawing, "--base", base, "--out", "pictures")
     assert pictures["files"] == ["pictures/0000.png"]
     summary = run("inspect", result["adapter"])
-    assert (summary["config"]["rank"], summary["trigger"]) == (2, "sks")
+    assert (summary["config"]["rank"], summary["token"]) == (2, "sks")
     assert main(["inspect", result["adapter"]]) == 0
     assert "subject     sks dog" in capsys.readouterr().out
     assert failed(capsys, *command, "--name", "rex")[0] == 2

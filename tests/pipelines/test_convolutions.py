@@ -117,7 +117,7 @@ def test_inputs_that_are_beyond_the_memory_are_refused(
 @pytest.mark.slow
 def test_analysis(tiny: Path, tmp_path: Path) -> None:
     files = [
-        str(adapter_on(tiny, tmp_path / f"{name}.safetensors", targets=FEW, seed=seed, trigger=name))
+        str(adapter_on(tiny, tmp_path / f"{name}.safetensors", targets=FEW, seed=seed, token=name))
         for seed, name in enumerate(("a", "bb"))
     ]
     config = AnalyzeConfig(adapters=tuple(files), base=str(tiny), any_base=True, steps=1, device="cpu")

@@ -93,7 +93,7 @@ def test_strength_zero_is_the_base(examine: Any, trained: TrainResult) -> None:
 def test_files_of_other_tools_are_told_who_they_show(examine: Any, trained: TrainResult, tmp_path: Path) -> None:
     state = AdapterFile.load(trained.adapter)
     nameless = tmp_path / "nameless.safetensors"
-    AdapterFile(**{**vars(state), "trigger": "", "class_word": ""}).save(nameless)
+    AdapterFile(**{**vars(state), "token": "", "class_word": ""}).save(nameless)
     with pytest.raises(ConfigError, match=r"nameless\.safetensors does not tell its token: give it, for .*--token sks"):
         examine(adapter=str(nameless))
     assert (

@@ -51,12 +51,12 @@ def file_of(models: Base) -> Callable[..., AdapterFile]:
             attached["text_encoder"] = attach(models.text_encoder, config, "text")
         for one in attached.values():
             for _, layer, adapter in one.layers():
-                disturb(adapter, layer.pristine)
+                disturb(adapter, layer.base_weight)
                 for parameter in adapter.parameters():
                     parameter.data *= 0.5
         texts = {part: on_model for part, on_model in attached.items() if part != "unet"}
         file = AdapterFile.from_attached(
-            attached["unet"], base="tiny", trigger="sks", class_word="dog", training={}, text_encoders=texts
+            attached["unet"], base="tiny", token="sks", class_word="dog", training={}, text_encoders=texts
         )
         for one in attached.values():
             one.detach()
@@ -287,7 +287,7 @@ def test_bundled_embeddings(tmp_path: Path, make: Make) -> None:
     written = load_file(tmp_path / "out.safetensors")
     assert written.keys() - names == {"bundle_emb.sks.string_to_param.*"}
     assert torch.equal(written["bundle_emb.sks.string_to_param.*"], vectors)
-    replace(AdapterFile.load(path), trigger="s.k").save(tmp_path / "dot.safetensors")
+    replace(AdapterFile.load(path), token="s.k").save(tmp_path / "dot.safetensors")
     with pytest.raises(ConfigError, match=r"'s.k' is no name for bundled embeddings: export them as embedding"):
         export(tmp_path / "dot.safetensors", tmp_path / "x.safetensors", "kohya", bundle=True)
 

@@ -23,7 +23,7 @@ from dreamtune.errors import (
 )
 from dreamtune.models import Base, hub
 from dreamtune.pipelines.adapter_names import parse
-from dreamtune.pipelines.adapter_ref import AdapterUse, base_name
+from dreamtune.pipelines.adapter_ref import AdapterRef, base_name
 from dreamtune.pipelines.generate.run import GenerateConfig, generate
 from dreamtune.pipelines.progress import Progress
 from dreamtune.pipelines.train.run import TrainResult
@@ -158,7 +158,7 @@ def test_no_file_decides_what_is_downloaded(
 
 
 def test_no_file_names_a_path_as_its_base(trained: TrainResult) -> None:
-    use = AdapterUse.load(str(trained.adapter))
+    use = AdapterRef.load(str(trained.adapter))
     for base in ("/etc/passwd", "../tiny", "a/b/c", "a/../b", "..", ".", "~", "~root", "https://x.example/model", "x/"):
         with pytest.raises(ConfigError, match="as its base, which is no name of one: give --base"):
             base_name([replace(use, file=replace(use.file, base=base))])

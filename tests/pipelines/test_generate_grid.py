@@ -8,7 +8,7 @@ import pytest
 from PIL import Image, ImageChops
 
 from dreamtune.errors import ConfigError, DreamtuneError
-from dreamtune.pipelines.adapter_ref import AdapterUse
+from dreamtune.pipelines.adapter_ref import AdapterRef
 from dreamtune.pipelines.cli.app import main
 from dreamtune.pipelines.generate.config import read_prompts
 from dreamtune.pipelines.generate.grid import Axis, axes_of
@@ -99,7 +99,7 @@ def test_an_adapter_acts_in_its_window_of_the_steps(draw: Any, trained: TrainRes
 
 
 def test_steps_of_a_window_are_those_that_begin_in_it(trained: TrainResult) -> None:
-    use = AdapterUse.load(f"{trained.adapter}@0.0-0.7", windows=True)
+    use = AdapterRef.load(f"{trained.adapter}@0.0-0.7", windows=True)
     assert [step for step in range(20) if use.acts(step, 20)] == list(range(14))
     assert [step for step in range(3) if use.acts(step, 3)] == [0, 1, 2]
 

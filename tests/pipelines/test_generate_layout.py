@@ -28,8 +28,8 @@ def adapters(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     for seed, (name, word, cls) in enumerate([("a", "sks", "dog"), ("b", "xyz", "cat"), ("style", "", "")]):
         with attach(unet, LoRAConfig(rank=2, alpha=2.0)) as attached:
             for index, (_, layer, it) in enumerate(attached.layers()):
-                disturb(it, layer.pristine, 100 * seed + index)
-            about = {"base": tiny.name, "trigger": word, "class_word": cls, "training": {}}
+                disturb(it, layer.base_weight, 100 * seed + index)
+            about = {"base": tiny.name, "token": word, "class_word": cls, "training": {}}
             AdapterFile.from_attached(attached, **about).save(folder / f"{name}.safetensors")
     return folder
 

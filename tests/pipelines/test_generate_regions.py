@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image, ImageChops, ImageDraw
 
-from dreamtune.adapters import AdapterFile, NewWord, attach
+from dreamtune.adapters import AdapterFile, NewToken, attach
 from dreamtune.adapters.methods.lora import LoRAConfig
 from dreamtune.generation.masks import box_mask
 from dreamtune.models import load_base
@@ -28,8 +28,8 @@ def files(tiny: Path, tiny_sdxl: Path, tmp_path_factory: pytest.TempPathFactory)
         for seed, (name, word) in enumerate(names.items()):
             with attach(unet, LoRAConfig(rank=2, alpha=2.0)) as attached:
                 for index, (_, layer, it) in enumerate(attached.layers()):
-                    disturb(it, layer.pristine, 100 * seed + index)
-                about = {"base": base.name, "trigger": word, "class_word": "dog", "training": {}}
+                    disturb(it, layer.base_weight, 100 * seed + index)
+                about = {"base": base.name, "token": word, "class_word": "dog", "training": {}}
                 AdapterFile.from_attached(attached, **about).save(folder / f"{name}.safetensors")
     return folder
 
@@ -139,21 +139,21 @@ def test_each_prompt_is_read_by_its_adapters_own_text_encoder_and_word(tiny: Pat
     base = load_base(tiny, "cpu")
     prompts = ["a sks dog", "a dog"]
     plain = [it.embedding for it in base.condition(prompts)]
-    word = NewWord("sks", {"text_encoder": torch.full((2, 32), 0.5)})
+    word = NewToken("sks", {"text_encoder": torch.full((2, 32), 0.5)})
     parts = {
         "unet": attach(base.unet, LoRAConfig(rank=2)),
         "text_encoder": attach(base.text_encoder, LoRAConfig(rank=2), "text"),
     }
     for index, (_, layer, it) in enumerate(at for part in parts.values() for at in part.layers()):
-        disturb(it, layer.pristine, index)
-    about = {"base": "", "trigger": "sks", "class_word": "", "training": {}}
+        disturb(it, layer.base_weight, index)
+    about = {"base": "", "token": "sks", "class_word": "", "training": {}}
     file = AdapterFile.from_attached(
         parts["unet"], text_encoders={"text_encoder": parts["text_encoder"]}, word=word, **about
     )
     for part in parts.values():
         part.detach()
     file.save(tmp_path / "a.safetensors")
-    with base.put_on(file):
+    with base.attach(file):
         expected = base.condition(prompts[:1])[0].embedding
 
     def placed(*texts: str) -> list[Any]:

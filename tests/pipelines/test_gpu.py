@@ -45,7 +45,7 @@ def test_layers_act_as_on_the_cpu(method: str, tiny: Path) -> None:
         base.unet.double()
         attached = attach(base.unet, METHODS[method].config_class(rank=2))
         for _, layer, adapter in attached.layers():
-            disturb(adapter, layer.pristine)
+            disturb(adapter, layer.base_weight)
             adapter.double()
         nn.Module.to(base.unet, device)
         attached.to(device)

@@ -73,7 +73,7 @@ def test_parameters_are_those_of_the_papers(method: str, tiny: Path, tmp_path: P
     unet = UNet2DConditionModel.from_pretrained(tiny / "unet")
     config = METHODS[method].config_class(rank=2)
     with attach(unet, config) as attached:
-        file = AdapterFile.from_attached(attached, base="tiny", trigger="sks", class_word="dog", training={})
+        file = AdapterFile.from_attached(attached, base="tiny", token="sks", class_word="dog", training={})
     file.save(tmp_path / "a.safetensors")
     expected = sum(count(method, config, *record.shape) for record in file.layers.values())
     without, with_base = inspect(tmp_path / "a.safetensors"), inspect(tmp_path / "a.safetensors", str(tiny))

@@ -10,7 +10,7 @@ import torch
 
 from dreamtune.adapters import AdapterFile
 from dreamtune.errors import ConfigError, GenerationError, RunFolderError
-from dreamtune.evaluation import Exam, Measurement, Score
+from dreamtune.evaluation import Evaluation, Measurement, Score
 from dreamtune.pipelines.progress import Progress
 from dreamtune.pipelines.train.run import TrainResult, load_run_config, train
 from dreamtune.training.config import TrainConfig
@@ -188,10 +188,10 @@ def test_a_curve_that_is_gone_cannot_be_followed(script: Any, scored: Settings, 
 def test_pictures_that_fail_leave_a_gap_and_not_a_wreck(
     scored: Settings, trained: TrainResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(self: Exam, strength: float = 1.0) -> Measurement:
+    def fail(self: Evaluation, strength: float = 1.0) -> Measurement:
         raise GenerationError("came out as NaN")
 
-    monkeypatch.setattr(Exam, "measure", fail)
+    monkeypatch.setattr(Evaluation, "measure", fail)
     told = list[Progress]()
     result = train(scored(), tmp_path / "run", on_progress=told.append)
     assert result.adapter.read_bytes() == trained.adapter.read_bytes()

@@ -31,9 +31,9 @@ def write(path: Path, base: Base, method: str = "lora", parts: tuple[str, ...] =
     others = {part: attach(base.parts[part], config, "text") for part in parts}
     for one in (unet, *others.values()):
         for _, layer, adapter in one.layers():
-            disturb(adapter, layer.pristine)
+            disturb(adapter, layer.base_weight)
     file = AdapterFile.from_attached(
-        unet, base="tiny-xl", trigger="sks", class_word="dog", training={}, text_encoders=others
+        unet, base="tiny-xl", token="sks", class_word="dog", training={}, text_encoders=others
     )
     for one in (unet, *others.values()):
         one.detach()

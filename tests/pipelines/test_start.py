@@ -46,7 +46,7 @@ def begun(settings: Settings, tmp_path: Path) -> Callable[..., tuple[AdapterFile
 def test_it_goes_on_from_the_adapter_and_says_so(trained: TrainResult, begun: Any) -> None:
     before = AdapterFile.load(trained.adapter)
     file, told = begun(trained.adapter)
-    assert (file.method, file.rank, file.trigger) == (before.method, before.rank, before.trigger)
+    assert (file.method, file.rank, file.token) == (before.method, before.rank, before.token)
     for name, tensor in before.tensors.items():
         torch.testing.assert_close(file.tensors[name], tensor, rtol=0, atol=1e-8)
     assert told == ["begins at adapter.safetensors (lora): all of its change"]
@@ -96,7 +96,7 @@ def test_a_file_of_another_tool(trained: TrainResult, tiny: Path, begun: Any, tm
     before = AdapterFile.load(trained.adapter)
     for name, tensor in before.tensors.items():
         torch.testing.assert_close(file.tensors[name], tensor, rtol=1e-5, atol=1e-7)
-    assert file.trigger == "zwx"
+    assert file.token == "zwx"
     assert "begins at kohya.safetensors (lora): all of its change" in told
 
 
@@ -128,7 +128,7 @@ def test_one_of_several_words(settings: Settings, begun: Any, tmp_path: Path) ->
     both = replace(file, others=(("xyz", "cat"),)).with_vectors({**file.vectors, "xyz": vectors})
     both.save(tmp_path / "both.safetensors")
     first, told = begun(tmp_path / "both.safetensors")
-    assert (first.trigger, first.new_words) == ("sks", {"sks": {"text_encoder": (1, 32)}})
+    assert (first.token, first.new_tokens) == ("sks", {"sks": {"text_encoder": (1, 32)}})
     assert "both.safetensors has vectors for 'xyz' too, which are not trained here" in told
     second, told = begun(tmp_path / "both.safetensors", "second", token="xyz")
     assert torch.allclose(second.vectors["xyz"]["text_encoder"], vectors["text_encoder"], atol=2e-3)

@@ -18,7 +18,7 @@ from dreamtune.adapters import AdapterFile
 from dreamtune.errors import ConfigError, Interrupted
 from dreamtune.models import load_base
 from dreamtune.models.published import published_configs
-from dreamtune.pipelines.adapter_ref import AdapterUse
+from dreamtune.pipelines.adapter_ref import AdapterRef
 from dreamtune.pipelines.cli.app import main
 from dreamtune.pipelines.export.inspect import inspect
 from dreamtune.pipelines.export.run import export
@@ -52,7 +52,7 @@ def test_training_changes_what_the_prompt_means(kind: str, settings: Settings, t
     file, base = AdapterFile.load(result.adapter), load_base(config.base, "cpu")
     (plain,) = base.condition(["a photo of sks dog"])
     (other,) = base.condition(["a photo of a cat"])
-    with base.put_on(file):
+    with base.attach(file):
         (meant,) = base.condition(["a photo of sks dog"])
         (elsewhere,) = base.condition(["a photo of a cat"])
     assert not torch.equal(meant.embedding, plain.embedding)
@@ -115,7 +115,7 @@ def test_pictures_use_what_was_learned(part: str, settings: Settings, tmp_path: 
 def test_word_is_one_of_its_own_in_prompts(settings: Settings, tmp_path: Path) -> None:
     result = train(settings(pivotal=2, steps=1, prior=False), tmp_path / "run", on_progress=quiet)
     base = load_base(settings().base, "cpu")
-    with base.put_on(AdapterFile.load(result.adapter)):
+    with base.attach(AdapterFile.load(result.adapter)):
         for same in ("a SKS dog", "a sks dog", "a \u017fKs dog"):  # the last begins with a long s
             numbers, mask = base._tokens("text_encoder", [same])
             vocabulary = len(base.tokenizer)
@@ -129,7 +129,7 @@ def test_word_is_one_of_its_own_in_prompts(settings: Settings, tmp_path: Path) -
 def test_two_adapters_of_one_word(settings: Settings, tmp_path: Path) -> None:
     result = train(settings(pivotal=1, steps=1, prior=False), tmp_path / "run", on_progress=quiet)
     base = load_base(settings().base, "cpu")
-    use = AdapterUse.load(str(result.adapter))
+    use = AdapterRef.load(str(result.adapter))
     with use.on(base):
         with pytest.raises(ConfigError, match="two adapters have embeddings of their own for 'sks'"), use.on(base):
             pass
@@ -209,7 +209,7 @@ def test_diffusers_reads_the_embeddings_and_the_adapter(settings: Settings, tmp_
     pipe.load_textual_inversion(str(tmp_path / "word.safetensors"), token="<sks>")
     found = pipe.encode_prompt("a <sks> dog", torch.device("cpu"), 1, False)[0]
     base = load_base(config.base, "cpu")
-    with base.put_on(AdapterFile.load(adapter)):
+    with base.attach(AdapterFile.load(adapter)):
         (expected,) = base.condition(["a sks dog"])
     torch.testing.assert_close(found[0], expected.embedding, rtol=1e-3, atol=1e-4)
     assert not torch.allclose(plain[0], expected.embedding, atol=1e-2)

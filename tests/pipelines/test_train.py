@@ -59,7 +59,7 @@ def test_run_folder(trained: TrainResult, told: list[Progress], settings: Settin
 
 def test_adapter_knows_what_it_is(trained: TrainResult) -> None:
     file = AdapterFile.load(trained.adapter)
-    assert (file.method, file.rank, file.base, file.trigger, file.class_word) == ("lora", 2, "tiny", "sks", "dog")
+    assert (file.method, file.rank, file.base, file.token, file.class_word) == ("lora", 2, "tiny", "sks", "dog")
     assert file.training["steps"] == STEPS
     assert all(spectrum.norm > 0 for spectrum in file.spectra().values()), "a layer has not been trained"
     assert str(trained.run.parent) not in trained.adapter.read_bytes().decode("latin-1")

@@ -25,7 +25,7 @@ def file(tmp_path: Path) -> Path:
             adapter = attached.adapters[path]
             adapter.up.copy_(torch.eye(10)[:, :4] * torch.tensor(values))  # pyright: ignore[reportCallIssue, reportArgumentType, reportAttributeAccessIssue]
             adapter.down.copy_(torch.eye(12)[:4])  # pyright: ignore[reportCallIssue, reportArgumentType, reportAttributeAccessIssue]
-        made = AdapterFile.from_attached(attached, base="b", trigger="sks", class_word="dog", training={})
+        made = AdapterFile.from_attached(attached, base="b", token="sks", class_word="dog", training={})
     made.save(tmp_path / "a.safetensors")
     return tmp_path / "a.safetensors"
 
@@ -37,7 +37,7 @@ def test_ranks_are_the_least_that_keep_the_share(file: Path, tmp_path: Path) -> 
     assert result.energy == pytest.approx(84 / 85.01)
     assert result.bytes_after < result.bytes_before
     before, after = AdapterFile.load(file), AdapterFile.load(tmp_path / "b.safetensors")
-    assert (after.trigger, after.class_word, after.base) == (before.trigger, before.class_word, before.base)
+    assert (after.token, after.class_word, after.base) == (before.token, before.class_word, before.base)
     blank = torch.empty(10, 12)
     kept = after.adapters()["first"].delta_weight(blank)
     assert torch.allclose(kept.diagonal()[:4], torch.tensor([8.0, 4, 0, 0]), atol=1e-5)
@@ -71,7 +71,7 @@ def test_methods_whose_change_depends_on_the_weights_need_the_base(
     with attach(base.unet, METHODS["dora"].config_class(rank=2, alpha=2.0)) as attached, torch.no_grad():
         for parameter in attached.parameters():
             parameter += 0.1 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(0))
-        made = AdapterFile.from_attached(attached, base=str(tiny), trigger="sks", class_word="dog", training={})
+        made = AdapterFile.from_attached(attached, base=str(tiny), token="sks", class_word="dog", training={})
     made.save(tmp_path / "d.safetensors")
     arguments = ["trim", str(tmp_path / "d.safetensors"), "--out", str(tmp_path / "t.safetensors")]
     assert main(arguments) == 2

@@ -15,7 +15,7 @@ from dreamtune.adapters import AdapterFile
 from dreamtune.errors import ConfigError
 from dreamtune.models import Base, load_base
 from dreamtune.models.single_file import look_inside
-from dreamtune.pipelines.adapter_ref import AdapterUse
+from dreamtune.pipelines.adapter_ref import AdapterRef
 from dreamtune.pipelines.export.run import export
 from dreamtune.pipelines.fuse.config import FuseConfig
 from dreamtune.pipelines.fuse.run import fuse
@@ -75,7 +75,7 @@ def test_samples_and_scores_of_the_training_but_not_its_class_pictures(
     file = AdapterFile.load(result.adapter)
     assert file.training["zero_terminal_snr"] is True
     base = load_base(velocity, "cpu").with_zero_terminal_snr()
-    with base.put_on(file):
+    with base.attach(file):
         latents = base.draw(["a sks dog"], [0], size=32, steps=2, guidance=config.with_presets("pocket").guidance)
         (expected,) = base.to_pictures(latents)
     with Image.open(tmp_path / "run" / "samples" / "step-000001-0.png") as sample:
@@ -86,7 +86,7 @@ def test_samples_and_scores_of_the_training_but_not_its_class_pictures(
 def adapters(make: Make, velocity: Path, beside: None) -> tuple[str, str]:
     """One that was trained so, and one that was not."""
     zero = make("zero", base=velocity, training=ZERO)
-    return str(zero), str(make("plain", base=velocity, seed=1, trigger="zwx"))
+    return str(zero), str(make("plain", base=velocity, seed=1, token="zwx"))
 
 
 @pytest.fixture
@@ -132,7 +132,7 @@ def test_a_base_that_predicts_noise_stays_as_it_is(make: Make, tiny: Path, noise
 
 def test_whatever_draws_loads_its_base_so(adapters: tuple[str, str]) -> None:
     """As evaluate does."""
-    uses = [AdapterUse.load(adapters[0])]
+    uses = [AdapterRef.load(adapters[0])]
     assert DrawingConfig(device="cpu").load_base(uses).scheduler.config.rescale_betas_zero_snr is True
 
 
@@ -156,4 +156,4 @@ def test_files_of_sd_scripts_say_so_too(tmp_path: Path) -> None:
     tensors = {f"{name}.lora_up.weight": torch.ones(32, 1), f"{name}.lora_down.weight": torch.ones(1, 32)}
     for said in ("True", "False"):
         save_file(tensors, tmp_path / "x.safetensors", {"ss_zero_terminal_snr": said})
-        assert AdapterUse.load(str(tmp_path / "x.safetensors")).zero_terminal_snr is (said == "True")
+        assert AdapterRef.load(str(tmp_path / "x.safetensors")).zero_terminal_snr is (said == "True")

@@ -16,14 +16,14 @@ def _unet(base: Path) -> Any:
 
 
 def adapter_on(base: Path, path: Path, method: str = "lora", *, seed: int = 0, **options: Any) -> Path:
-    """Write the file `path`. options: targets, class_word, trigger, training; zero leaves the change at 0."""
-    usual = {"targets": "attn", "class_word": "dog", "trigger": "sks", "training": {}, "zero": False}
+    """Write the file `path`. options: targets, class_word, token, training; zero leaves the change at 0."""
+    usual = {"targets": "attn", "class_word": "dog", "token": "sks", "training": {}, "zero": False}
     given = usual | options
     with attach(_unet(base), METHODS[method].config_class(rank=2, alpha=3.0), given["targets"]) as on:
         for _, layer, adapter in on.layers():
             if not given["zero"]:
-                disturb(adapter, layer.pristine, seed)
-        told = {name: given[name] for name in ("trigger", "class_word", "training")}
+                disturb(adapter, layer.base_weight, seed)
+        told = {name: given[name] for name in ("token", "class_word", "training")}
         file = AdapterFile.from_attached(on, base=str(base), **told)
     file.save(path)
     return path

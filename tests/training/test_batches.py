@@ -6,13 +6,15 @@ from dataclasses import replace
 import pytest
 import torch
 
-from dreamtune.training.batches import Sampler, Shape
+from dreamtune.training.batches import MicroBatches, Shape
 
 SQUARE, WIDE = (4, 6, 6), (4, 5, 7)
 
 
-def sampler(seed: int = 3, batch_size: int = 4, subjects: tuple[Shape, ...] = (SQUARE,) * 5, prior: int = 7) -> Sampler:
-    return Sampler(seed, batch_size, subjects, (SQUARE,) * prior, timesteps=range(1000))
+def sampler(
+    seed: int = 3, batch_size: int = 4, subjects: tuple[Shape, ...] = (SQUARE,) * 5, prior: int = 7
+) -> MicroBatches:
+    return MicroBatches(seed, batch_size, subjects, (SQUARE,) * prior, timesteps=range(1000))
 
 
 def test_any_order_of_positions_gives_the_same_draws() -> None:

@@ -12,10 +12,10 @@ from torch import Tensor
 
 from dreamtune.errors import ConfigError
 from dreamtune.models.conditioning import unet_inputs
-from dreamtune.training.batches import Part
+from dreamtune.training.batches import MicroBatchPart
 from dreamtune.training.config import TrainConfig
 from dreamtune.training.data import TrainingData
-from dreamtune.training.micro_batch import Batch, join
+from dreamtune.training.micro_batch import NoisedBatch, join
 from dreamtune.training.objective import Objective
 from tests.training.tiny_trainings import (
     CLASS,
@@ -58,9 +58,9 @@ def test_two_passes_give_the_gradient_of_one(tmp_path: Path, monkeypatch: pytest
 def test_joined_batches_keep_order_masks_and_time_ids() -> None:
     objective = make_objective(make_config())
     masked = [replace(example, mask=torch.full((SIZE, SIZE), 0.5)) for example in SQUARES]
-    part = Part([0, 2], torch.tensor([3, 50]), torch.randn(2, 4, SIZE, SIZE), torch.zeros(2, 4))
-    first = Batch.noised(masked, part, objective, torch.device("cpu"))
-    second = Batch.noised(CLASS, part, objective, torch.device("cpu"))
+    part = MicroBatchPart([0, 2], torch.tensor([3, 50]), torch.randn(2, 4, SIZE, SIZE), torch.zeros(2, 4))
+    first = NoisedBatch.noised(masked, part, objective, torch.device("cpu"))
+    second = NoisedBatch.noised(CLASS, part, objective, torch.device("cpu"))
     (both,) = join([first, second])
     assert both.prompts == [0, 0, 1, 1]
     assert both.timesteps.tolist() == [3, 50, 3, 50]

@@ -13,7 +13,7 @@ from dreamtune.adapters.methods.lora import LoRAConfig
 from dreamtune.adapters.targets import match_layers
 from dreamtune.errors import ConfigError, DreamtuneError
 from dreamtune.models import Base, load_base
-from dreamtune.pipelines.adapter_ref import AdapterUse
+from dreamtune.pipelines.adapter_ref import AdapterRef
 from dreamtune.pipelines.allowed_base import allowed_base
 from dreamtune.pipelines.workspace import Workspace
 from dreamtune.training.config import TrainConfig
@@ -95,14 +95,14 @@ def test_text_encoders_have_a_factor_where_an_adapter_changes_them(app: App, bas
     for name, text in (("one", True), ("two", False)):
         config = LoRAConfig(rank=2)
         with attach(base.unet, config) as on, attach(base.text_encoder, config, "text") as more:
-            about: dict[str, Any] = {"base": "tiny", "trigger": name, "class_word": "dog", "training": {}}
+            about: dict[str, Any] = {"base": "tiny", "token": name, "class_word": "dog", "training": {}}
             file = AdapterFile.from_attached(on, text_encoders={"text_encoder": more} if text else {}, **about)
         file.save(app.workspace.adapters / f"{name}.safetensors")
     picks = [("adapters/one", 0.8), ("adapters/two", 1.0)]
     one, two = (app.workspace.adapters / f"{name}.safetensors" for name in ("one", "two"))
     assert actions.used(app, picks) == [f"{one}:0.8", f"{two}:1"]
     assert actions.used(app, picks, 0.5) == [f"{one}:0.8,te=0.5", f"{two}:1"]
-    assert [AdapterUse.load(it).blocks for it in actions.used(app, picks, 0.5)] == [{"te": 0.5}, {}]
+    assert [AdapterRef.load(it).blocks for it in actions.used(app, picks, 0.5)] == [{"te": 0.5}, {}]
 
 
 def test_fusion_and_forecast_need_two(app: App) -> None:

@@ -118,13 +118,13 @@ def _assemble(
         layers[path] = LayerRecord(it.record.shape, None, options, it.record.kernel)
     tensors = {f"{path}.{key}": t.contiguous() for path, it in found.items() for key, t in it.tensors.items()}
     words = list(bundled.vectors)
-    trigger = words[0] if words else metadata.get("modelspec.trigger_phrase", "")
+    token = words[0] if words else metadata.get("modelspec.trigger_phrase", "")
     file = AdapterFile(
         method=method,
         config=METHODS[method].config_class(**dict(usual)),
         layers=layers,
         base="",
-        trigger=trigger if isinstance(trigger, str) else "",
+        token=token if isinstance(token, str) else "",
         class_word="",
         training=training,
         others=tuple((word, "") for word in words[1:]),

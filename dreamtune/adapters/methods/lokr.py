@@ -77,10 +77,10 @@ class LoKr(Decomposable):
         self.scaled_tensor = "w1" if hasattr(self, "w1") else "up1"
 
     @property
-    def most_rank(self) -> int:
+    def max_rank(self) -> int:
         """At least the rank that leaves W₂ whole, which may be more than the layer's own."""
         (_, out2), (_, in2) = halves(self.config, *self.shape)
-        return max(super().most_rank, whole_from(out2, in2))
+        return max(super().max_rank, whole_from(out2, in2))
 
     @torch.no_grad()
     def initialize(self, weight: Tensor, generator: torch.Generator) -> None:
