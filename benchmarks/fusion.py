@@ -23,7 +23,6 @@ from dreamtune.adapters.description import LayerRecord
 from dreamtune.adapters.methods.lora import LoRAConfig
 from dreamtune.fusion import (
     FUSIONS,
-    MEASURED,
     FusionOptions,
     Inputs,
     WeightedAdapter,
@@ -31,6 +30,7 @@ from dreamtune.fusion import (
     common_layers,
     fuse_layers,
 )
+from dreamtune.names import RECORDED
 from dreamtune.pipelines.fuse.run import FuseConfig, fuse
 
 
@@ -84,7 +84,7 @@ def main() -> None:
         files = [make(folder / f"{seed}.safetensors", arguments.rank, seed) for seed in range(arguments.adapters)]
         for method in arguments.methods:
             out, began, worked = folder / f"{method}.safetensors", time.perf_counter(), time.process_time()
-            if method in MEASURED:
+            if method in RECORDED:
                 fuse_moments(files, method, out)
             else:
                 fuse(FuseConfig(adapters=tuple(files), method=method), out, lambda _: None)

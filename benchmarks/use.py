@@ -114,7 +114,7 @@ def starting() -> dict[str, Callable[[], float]]:
         subprocess.run([sys.executable, *arguments], check=True, capture_output=True)
         return time.perf_counter() - began
 
-    commands = {"dreamtune " + " ".join(it): ("-m", "dreamtune.pipelines.cli.app", *it) for it in COMMANDS}
+    commands = {"dreamtune " + " ".join(it): ("-m", "dreamtune.pipelines.cli", *it) for it in COMMANDS}
     return {name: lambda it=it: once(*it) for name, it in ({"python": ("-c", "pass")} | commands).items()}
 
 

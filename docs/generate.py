@@ -1,6 +1,6 @@
-"""`python docs/generate.py`: write the recipes in examples/recipes/ and the tables of docs/training.md anew.
+"""`python docs/generate.py`: regenerate the recipes in examples/recipes/ and the generated tables of the documentation.
 
-They are made of the settings' own descriptions and of the presets, so that neither can say something else.
+They are made from the settings' own descriptions and the presets, so that they cannot disagree with them.
 """
 
 from __future__ import annotations
@@ -12,6 +12,13 @@ from dreamtune.adapters import METHODS
 from dreamtune.training import reference
 
 ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+PAGES = {
+    DOCS / "settings.md": ("settings",),
+    DOCS / "methods.md": ("methods",),
+    DOCS / "other-trainers.md": ("equivalents", "habits"),
+}
+"""Page -> the tables between its marks."""
 TABLES = {
     "settings": reference.settings_table,
     "methods": reference.methods_table,
@@ -31,7 +38,7 @@ def recipes() -> dict[Path, str]:
 
 
 def with_tables(text: str) -> str:
-    """A document with each table between its marks <!-- NAME --> and <!-- /NAME --> made anew."""
+    """A page with each table between its marks <!-- NAME --> and <!-- /NAME --> regenerated."""
     for name, table in TABLES.items():
         marks = rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)"
         made = table().replace("\\", r"\\")
@@ -44,8 +51,8 @@ def main() -> None:
     for path, text in recipes().items():
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
-    document = ROOT / "docs" / "training.md"
-    document.write_text(with_tables(document.read_text(encoding="utf-8")), encoding="utf-8")
+    for page in PAGES:
+        page.write_text(with_tables(page.read_text(encoding="utf-8")), encoding="utf-8")
 
 
 if __name__ == "__main__":

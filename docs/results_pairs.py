@@ -1,4 +1,4 @@
-"""What docs/results.md says of two subjects in one picture."""
+"""What docs/results.md says of two subjects in one image."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 from docs.results_speed import missing, of_earlier_base
 from dreamtune.training.reference import table
 
-TITLE = "Two subjects in one picture"
+TITLE = "Two subjects in one image"
 _COLUMNS = {
     "joint": "joint success",
     "swap": "swap",
@@ -17,27 +17,27 @@ _COLUMNS = {
     "strict": "strict",
 }
 """Figures of older runs lack some."""
-_STRICT = """* **Strict**: each is in its place, more like itself than like the other, and at least .5 like itself."""
-_TRIPLES = """Of three subjects, a cat, a dog and another cat from left to right, the strict count is, as the mean
-of {count} triples:
+_STRICT = """* **Strict**: each is in its place, more like itself than the other, with a likeness of at least .5."""
+_TRIPLES = """Strict success for three subjects, a cat, a dog and another cat from left to right, as the mean of {count}
+triples:
 """
-_TRAININGS = {"blocks": "by Spectral Adapter on column blocks of their own", "orthogonal": "by orthogonal LoRA"}
+_TRAININGS = {"blocks": "Spectral Adapters on separate column blocks", "orthogonal": "orthogonal LoRA"}
 """Way that needs a training of its own -> that."""
 _NOT_MEASURED = ("gradient", *_TRAININGS)
 """Ways that take long: a run may leave them out, which is said."""
-_SEEDS = {"one": "all from seed 0", "own": "each from a seed of its own"}
+_SEEDS = {"one": "all with seed 0", "own": "each with a different seed"}
 _TEXT = """## {title}
 
-`make bench-pairs`. Six unseen subjects of the embedded base's world, three cats and three dogs, trained alone by
+`make bench-pairs`. Six unseen subjects of the embedded base's world, three cats and three dogs, trained separately with
 {trainings} ({steps} steps, rank {rank}, {seeds}),
-brought together in twelve pairs, "A on the left and B on the right" in ten places, one picture each.
+combined in twelve pairs, "A on the left and B on the right" in ten places, one image each.
 
-* **Joint success**: each is in its place, more like itself than like the other, and at least half as much as by its
-  own adapter alone in the same place. **Swap**: the same in each other's place. **Omission**: there is one only, or
-  both are more like the same one.
-* **Retention**: likeness beyond the base's, over that of each adapter alone in the same place. **Leakage**: likeness to
-  the other subject, beyond that of the adapter alone.
-* In parentheses: 95 % intervals by bootstrap over pairs. [What they say](fusion.md#what-each-does).
+* **Joint success**: each subject is in its place, more like itself than like the other, and at least half as much like
+  itself as with its own adapter alone in the same place. **Swap**: the same in each other's place. **Omission**: only
+  one subject is there, or both are more like the same one.
+* **Retention**: likeness beyond the base's, relative to that of each adapter alone in the same place. **Leakage**:
+  likeness to the other subject, beyond that of the adapter alone.
+* In parentheses: 95 % bootstrap intervals over pairs. [What they mean](fusion.md#how-well-each-way-works).
 """
 
 
@@ -63,7 +63,7 @@ def pairs(report: dict[str, Any] | None) -> str:
     columns = {it: title for it, title in _COLUMNS.items() if it in next(iter(report["summary"].values()))["all"]}
     if "strict" in columns:
         parts.append(_STRICT + "\n")
-    for kind, title in (("all", "All twelve"), ("same class", "Of one class"), ("two classes", "A cat and a dog")):
+    for kind, title in (("all", "All twelve pairs"), ("same class", "Same class"), ("two classes", "A cat and a dog")):
         body = [[way, *(_cell(kinds[kind][name]) for name in columns)] for way, kinds in report["summary"].items()]
         parts.append(f"{title}:\n\n" + table([kind, *columns.values()], body))
     if triples := report.get("triples"):

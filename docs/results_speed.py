@@ -54,10 +54,10 @@ def speed() -> str:
 
 
 _STEP_TEXT = """
-Forward and backward pass of a UNet of that size with random weights, LoRA of rank 8 on all attention layers, beside
-PEFT with the same factors (`python -m benchmarks.speed`). On an H200 a step waits for the launch of kernels rather than
-for arithmetic; `launch` has SDXL's number of layers, each tiny, and shows that wait on a CPU. What has no commit in its
-file was measured before layers came to cost their host a third less ([log](log.md)), and not again since.
+Forward and backward pass of a UNet of that size with random weights and LoRA of rank 8 on all attention layers, beside
+PEFT with the same factors (`python -m benchmarks.speed`). On an H200 a step is limited by kernel launches, not by
+arithmetic; `launch` has SDXL's number of layers, each tiny, and shows that cost on a CPU. Files without a commit were
+measured before the host time per layer fell by a third ([log](log.md)), and have not been measured again.
 """
 
 
@@ -79,7 +79,7 @@ def _steps(reports: list[dict[str, Any]]) -> str:
 
 def _cpu_step(report: dict[str, Any]) -> str:
     body = [[row["name"], f"{row['cpu_seconds']:.2f}", f"{row['peak_mib']:.0f}"] for row in report["rows"]]
-    text = f"SD 1.5's UNet at {report['size']} px, dreamtune's loop beside plain code with PEFT "
+    text = f"SD 1.5's UNet at {report['size']} px, dreamtune's loop and plain code with PEFT "
     text += f"(`python -m benchmarks.step`), one thread of {about(report)}.\n\n"
     ratios = ", ".join(f"{name} {value:.2f}" for name, value in report["ratios"].items())
     return text + table(["", "CPU s", "peak MiB"], body) + f"\ndreamtune / PEFT: {ratios}.\n"
@@ -97,8 +97,8 @@ def _layers(report: dict[str, Any] | None) -> str:
     ]
     text = (
         f"Forward and backward pass of SD 1.5's 128 attention layers at 512 pixels, rank {report['rank']}, on "
-        f"{about(report)}, one thread on a CPU (`make bench-layers`): time over that of the frozen layers, and MB kept "
-        "for the backward pass. Medians of passes in turns.\n\n"
+        f"{about(report)}, one CPU thread (`make bench-layers`). Time relative to the frozen layers, and MB kept for "
+        "the backward pass. Medians of alternating passes.\n\n"
     )
     return f"{title}\n\n{text}" + table(["method", *libraries], body)
 
@@ -108,20 +108,20 @@ def _cell(row: dict[str, Any] | None) -> str:
 
 
 _REMEDIES = {
-    "thin products": "the factors' own arithmetic; one kernel for W and the factors would read the input once",
-    "full products": "none while the change has full rank: it must be formed, or its gradient is as large as W",
-    "Python and autograd": "what the host does around a layer: one graph of the whole step (CUDA graphs)",
-    "copy": "precision and layout: factors kept in the order of memory that products want",
-    "mul": "one pass over a matrix as large as W: a kernel that does it while it forms the product",
-    "add": "one pass over a matrix as large as W: a kernel that adds while it forms the product",
-    "addcmul": "one pass over a matrix as large as W: a kernel that forms W₁ ⊗ W₂ block by block",
+    "thin products": "products with the factors; one kernel for W and the factors would read the input only once",
+    "full products": "nothing while the change has full rank: it must be formed, or its gradient is as large as W",
+    "Python and autograd": "host work around each layer; one graph of the whole step (CUDA graphs)",
+    "copy": "precision and layout; factors stored in the memory layout that products need",
+    "mul": "one pass over a matrix as large as W; a kernel that multiplies while it forms the product",
+    "add": "one pass over a matrix as large as W; a kernel that adds while it forms the product",
+    "addcmul": "one pass over a matrix as large as W; a kernel that forms W₁ ⊗ W₂ block by block",
     "sum": "sums over all tokens for the magnitude's gradient, one pass over the gradient",
 }
 
 
 def _costs(report: dict[str, Any] | None) -> str:
     if report is None:
-        return "### What the methods' time is spent on\n\nNot measured yet: `make bench-speed`.\n"
+        return "### Where the methods spend their time\n\nNot measured yet: `make bench-speed`.\n"
     body = [
         [method, f"{row['ratio']:.2f}", *(f"{it['operation']} {it['share']:.0%}" for it in row["costs"])]
         for method, row in report["methods"].items()
@@ -129,12 +129,12 @@ def _costs(report: dict[str, Any] | None) -> str:
     met = {it["operation"] for row in report["methods"].values() for it in row["costs"]}
     text = (
         f"Forward and backward pass of SD 1.5's attention layers, rank {report['rank']}, one thread of "
-        f"{about(report)}, by torch's profiler, which makes small operations look larger (`python -m "
-        "benchmarks.costs`): time over the frozen layers', and the largest shares of what a method adds.\n\n"
+        f"{about(report)}, by torch's profiler, which overstates small operations (`python -m benchmarks.costs`). Time "
+        "relative to the frozen layers, and the largest shares of what a method adds.\n\n"
     )
     told = "".join(f"* **{name}**: {remedy}.\n" for name, remedy in _REMEDIES.items() if name in met)
     return (
-        f"### What the methods' time is spent on\n\n{text}"
+        f"### Where the methods spend their time\n\n{text}"
         + table(["method", "÷ frozen layers", "first", "second", "third"], body)
         + f"\nWhat would remove them:\n\n{told}"
     )
@@ -145,8 +145,9 @@ def _time_to_subject(report: dict[str, Any] | None) -> str:
         return "### Time to subject\n\nNot measured yet: `make bench-speed`.\n"
     body = [[row["subject"], row["method"], f"{row['seconds']:.1f}"] for row in report["rows"]]
     text = (
-        f"Seconds of training until subject fidelity reaches {report['share']} of its last value after "
-        f"{report['steps']} steps, LoRA of about {report['budget']:,} numbers in the same loop, on {about(report)}.\n\n"
+        f"Seconds of training until subject fidelity reaches {report['share']} of its final value after "
+        f"{report['steps']} steps, for LoRA with about {report['budget']:,} parameters in the same loop, on "
+        f"{about(report)}.\n\n"
     )
     means = ", ".join(f"{name} {value:.1f} s" for name, value in report["means"].items())
     return f"### Time to subject\n\n{text}" + table(["subject", "by", "s"], body) + f"\nMeans: {means}.\n"
@@ -156,12 +157,12 @@ def _use(report: dict[str, Any] | None) -> str:
     if report is None:
         return "### Using adapters\n\nNot measured yet: `make bench-speed`.\n"
     names = {
-        "drawing": f"draw {report['pictures']} pictures in {report['steps']} steps with adapters: ",
+        "drawing": f"generate {report['pictures']} images in {report['steps']} steps, adapters: ",
         "handling": "an adapter: ",
         "starting": "start ",
     }
     body = [[f"{names[part]}{name}", f"{s:.3f}"] for part in names for name, s in report[part].items()]
-    return f"### Using adapters\n\nMedians on {about(report)}; on a CPU with one thread.\n\n" + table(["", "s"], body)
+    return f"### Using adapters\n\nMedians on {about(report)}; one CPU thread.\n\n" + table(["", "s"], body)
 
 
 def _regions(report: dict[str, Any] | None) -> str:
@@ -178,8 +179,8 @@ def _regions(report: dict[str, Any] | None) -> str:
         if (it := report.get(name))
     ]
     text = (
-        "Drawing with two adapters in two regions, over drawing with one merged adapter, in turns on "
-        f"{about(report)} (`python -m benchmarks.regions`); sd15 is a random UNet of that size at 512 pixels.\n\n"
+        "Generation with two adapters in two regions, relative to one merged adapter, alternating, on "
+        f"{about(report)} (`python -m benchmarks.regions`). sd15 is a random UNet of that size at 512 pixels.\n\n"
     )
     return f"{title}\n\n{text}" + table(["UNet", "plain, s", "regions, s", "ratio (range)", "ratio of CPU time"], body)
 
@@ -197,10 +198,9 @@ def _analyzer(report: dict[str, Any] | None) -> str:
     first = next(row for row in report["rows"] if not row["cached"])
     threads = f"{report['threads']} thread{'s' if report['threads'] > 1 else ''}"
     text = (
-        f"Seconds (in parentheses: of CPU time) for adapters of rank {report['rank']} on SD 1.5's 128 attention "
-        f"layers, on {about(report)}, {threads} (`python -m benchmarks.analyzer`), with stored "
-        f"singular vectors; these take {first['svd']:.0f} s of CPU time more, once. Peak memory "
-        f"{report['peak_mb']} MiB.\n\n"
+        f"Seconds (in parentheses: CPU time) for adapters of rank {report['rank']} on SD 1.5's 128 attention layers, "
+        f"on {about(report)}, {threads} (`python -m benchmarks.analyzer`), with cached singular vectors; these take "
+        f"{first['svd']:.0f} s of CPU time more, once. Peak memory {report['peak_mb']} MiB.\n\n"
     )
     heads = [f"{count} adapter{'s' if count > 1 else ''}" for count in counts]
     return f"{title}\n\n{text}" + table(["method", *heads], body)

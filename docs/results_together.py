@@ -1,4 +1,4 @@
-"""What docs/results.md says of adapters beside others: where they are heard, and what an analysis tells beforehand."""
+"""What docs/results.md says of adapters next to others: where they respond, and what an analysis predicts."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ _FORMS = (
 
 
 def anywhere(report: dict[str, Any] | None) -> str:
-    """Whether an adapter is heard wherever its word stands."""
-    title = "One adapter, wherever its word stands"
+    """Whether an adapter responds wherever its token stands."""
+    title = "One adapter, with its token anywhere in the prompt"
     if report is None:
         return missing(title, "make bench-anywhere")
     rows = [it | {"subject": it["subject"] + ("" if it["token_known_to_base"] else " *")} for it in report["subjects"]]
@@ -25,20 +25,20 @@ def anywhere(report: dict[str, Any] | None) -> str:
     ]
     composed = report["compose"]
     text = (
-        f"`make bench-anywhere`: six unseen subjects by LoRA, {report['steps']} steps"
-        f"{f' with `compose: {composed:g}`' if composed else ''}. Likeness to unseen pictures of the subject in ten "
-        f"places, a {report['other']} as the other thing, which no training had. "
-        '"Beside its class" is the right one of "a cat on the left and a sks cat '
-        'on the right", "the other of its class" the left one; leak is "a cat". Kept: the second of two over alone. An '
-        "asterisk: the base was never trained with that word.\n"
+        f"`make bench-anywhere`: six unseen subjects, LoRA, {report['steps']} steps"
+        f"{f' with `compose: {composed:g}`' if composed else ''}. Likeness to unseen images of the subject in ten "
+        f"places. The other thing is a {report['other']}, which no training had. "
+        '"Beside its class" is the right cat in "a cat on the left and a sks cat on the right", "the other of its '
+        'class" the left one; leak is "a cat". Kept: likeness as the second of two, relative to alone. An asterisk '
+        "marks tokens that the base was never trained with.\n"
     )
     parts = [f"## {title}\n", *filter(None, [of_earlier_base(report)]), text]
     return "\n".join([*parts, table(["", *_FORMS, "kept"], body)])
 
 
 def foretold(report: dict[str, Any] | None) -> str:
-    """What an analysis tells of two adapters."""
-    title = "What an analysis tells beforehand"
+    """What an analysis predicts for two adapters."""
+    title = "What an analysis predicts"
     if report is None:
         return missing(title, "make bench-foretold")
     apart, loss = report["same_subject"], report["loss"]
@@ -51,22 +51,22 @@ def foretold(report: dict[str, Any] | None) -> str:
         for name, it in loss["figures"].items()
     ]
     text = (
-        f"`make bench-foretold`. **Are two adapters of one subject?** {len(count['same'])} pairs of one subject, "
-        f"{len(count['other'])} of two subjects of a class, of trainings by {', '.join(report['trainings'])} and, with "
-        f"other seeds, {', '.join(report['more'])}. Area under the ROC curve; the least of one subject and the most of "
-        "two:\n"
+        f"`make bench-foretold`. **Are two adapters of one subject?** {len(count['same'])} pairs of one subject and "
+        f"{len(count['other'])} of two subjects of one class, trained with {', '.join(report['trainings'])} and, with "
+        f"other seeds, {', '.join(report['more'])}. Area under the ROC curve, the lowest value for one subject and the "
+        "highest for two:\n"
     )
     told = (
-        f"**What will each lose in a picture of both, added up?** Rank correlation with the likeness lost, "
-        f"{len(report['ways'])} ways; a figure is chosen on the pairs of even number and judged on the others:\n"
+        f"**What will each lose in an image of both, added up?** Rank correlation with the lost likeness, for "
+        f"{len(report['ways'])} ways. A figure is chosen on the even-numbered pairs and tested on the others:\n"
     )
     parts = [f"## {title}\n", *filter(None, [of_earlier_base(report)]), text]
     return "\n".join(
         [
             *parts,
-            table(["figure", "area", "one subject, least", "two, most"], first),
+            table(["figure", "area", "one subject, lowest", "two, highest"], first),
             told,
-            table(["figure", "where it was chosen", "where it was judged", "all"], second),
+            table(["figure", "pairs it was chosen on", "pairs it was tested on", "all"], second),
         ]
     )
 

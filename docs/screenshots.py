@@ -89,7 +89,7 @@ def main() -> None:
     args = parser.parse_args()
     home = args.home or Path(tempfile.mkdtemp(prefix="dreamtune-"))
     prepare(Workspace(home), args.steps)
-    command = [sys.executable, "-m", "dreamtune.pipelines.cli.app", "ui", "--port", str(PORT), "--home", str(home)]
+    command = [sys.executable, "-m", "dreamtune.pipelines.cli", "ui", "--port", str(PORT), "--home", str(home)]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as server, sync_playwright() as playwright:
         assert server.stderr is not None
         server.stderr.readline()  # it serves

@@ -14,10 +14,10 @@ __version__ = "0.1.0"
 
 
 def analyze(adapters: Sequence[str | Path], out: str | Path | None = None, **settings: Any) -> Any:
-    """Compare adapter files by the directions they change; the Report shows itself at the end of a notebook's cell.
+    """Compare adapter files by the directions they change; a notebook renders the returned Report.
 
-    out: new folder for its files, if they are wanted; settings: see dreamtune.pipelines.analyze.config. Raises what
-    dreamtune.pipelines.analyze.run does.
+    out: new folder for the report's files; None writes none. settings: see dreamtune.pipelines.analyze.config. Raises
+    what dreamtune.pipelines.analyze.run does.
     """
     import importlib
 
@@ -27,7 +27,7 @@ def analyze(adapters: Sequence[str | Path], out: str | Path | None = None, **set
 
 
 def mask(images: str | Path, class_word: str, **settings: Any) -> Any:
-    """Write masks beside the pictures of a folder, white where a base sees the class, for you to correct.
+    """Write masks beside the images of a folder, white where the base sees the class, for you to correct.
 
     settings: see dreamtune.pipelines.train.mask.MaskConfig. Returns its MaskResult and raises what
     dreamtune.pipelines.train.mask.mask does.

@@ -1,4 +1,4 @@
-"""Settings as pydantic models whose every mistake becomes one short ConfigError."""
+"""Settings as pydantic models that report every mistake in one short ConfigError."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, PrivateAttr, ValidationError
 
 from dreamtune.errors import ConfigError
 from dreamtune.plain_yaml import read_yaml
 from dreamtune.text import shown
 
 _MISTAKES = 5
-"""How many are told at once."""
+"""How many are reported at once."""
 _LONGEST, _LARGEST, _DEEPEST = 10_000, 2**53, 10
 """Characters of a text and entries of a list, the largest number, and lists within lists: far beyond what is of use."""
 
@@ -31,22 +31,37 @@ class Config(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, validate_default=False)
 
     other_names: ClassVar[Mapping[str, str]] = {}
-    """What a setting is called elsewhere -> its key, to be suggested."""
+    """Name of a setting in other tools -> its key here, to be suggested."""
     answers: ClassVar[Mapping[str, str]] = {}
-    """What is no setting here but one elsewhere -> what does it instead."""
+    """Setting of other tools that does not exist here -> what to use instead."""
+
+    renamed: ClassVar[Mapping[str, str]] = {}
+    """Former name of a setting -> its name: still read, see :attr:`remarks`."""
+    _former: tuple[str, ...] = PrivateAttr(default=())
 
     @classmethod
     def answer_to(cls, key: str, value: Any) -> str | None:
-        """What does what the bad `value` of `key` is meant for, if a setting of another name does."""
+        """What to use instead of the bad `value` of `key`, if that is known."""
         return None
 
     def __init__(self, **values: Any) -> None:
         for key, value in values.items():
             _check_plain(key, value)
+        former = tuple(key for key in self.renamed if key in values)
+        for key in former:
+            if self.renamed[key] in values:
+                raise ConfigError(f"{key} is now called {self.renamed[key]}, which is set too: remove {key}")
+            values[self.renamed[key]] = values.pop(key)
         try:
             super().__init__(**values)
         except ValidationError as error:
             raise ConfigError(explain(error, type(self))) from None
+        self._former = former
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What the user should know of how these settings were given: names that have changed."""
+        return tuple(f"{key} is now called {self.renamed[key]}: the old name still works" for key in self._former)
 
     @classmethod
     def load(cls, path: str | Path, **overrides: Any) -> Self:
@@ -77,7 +92,7 @@ def suggest(word: str, known: list[str]) -> str:
 
 
 _PLAIN = {
-    "valid tuple": "list: [one, another]",
+    "valid tuple": "list, e.g. [a, b]",
     "valid dictionary": "mapping of names to values",
     "a valid string": "text",
     "a valid boolean": "true or false",
@@ -95,7 +110,7 @@ def explain(error: ValidationError, model: type[Config]) -> str:
         # "key" or "key.entry"; beyond that the place names the types that were tried
         by_key.setdefault(".".join(str(part) for part in item["loc"][:2]), []).append(dict(item))
     told = [_explain_one(key, items, model) for key, items in list(by_key.items())[:_MISTAKES]]
-    return "; ".join([*told, *([f"and {len(by_key) - _MISTAKES} more mistakes"] if len(by_key) > _MISTAKES else [])])
+    return "; ".join([*told, *([f"and {len(by_key) - _MISTAKES} more errors"] if len(by_key) > _MISTAKES else [])])
 
 
 def _check_plain(key: str, value: object, depth: int = 0) -> None:
@@ -105,14 +120,14 @@ def _check_plain(key: str, value: object, depth: int = 0) -> None:
             if b"\0" in os.fsencode(value):
                 raise ValueError
         except ValueError:
-            raise ConfigError(f"{key} = {shown(str(value))} holds what is no character: leave that out") from None
+            raise ConfigError(f"{key} = {shown(str(value))} contains an invalid character: remove it") from None
         if len(str(value)) > _LONGEST:
-            raise ConfigError(f"{key} has text of {len(str(value))} characters: at most {_LONGEST} are of use")
+            raise ConfigError(f"{key} has {len(str(value))} characters: use at most {_LONGEST}")
     elif isinstance(value, int) and abs(value) > _LARGEST:
-        raise ConfigError(f"{key} = {shown(value)} is too large for any setting")
+        raise ConfigError(f"{key} = {shown(value)} is too large for a setting: use a smaller number")
     elif isinstance(value, (Mapping, list, tuple)):
         if len(value) > _LONGEST or depth > _DEEPEST:
-            raise ConfigError(f"{key} is a list or mapping of a size that no setting has: see the documentation")
+            raise ConfigError(f"{key} is too long or too deeply nested for a setting: see the documentation")
         for entry in [*value.keys(), *value.values()] if isinstance(value, Mapping) else value:
             _check_plain(key, entry, depth + 1)
 
@@ -124,7 +139,7 @@ def _explain_one(key: str, items: list[dict[str, Any]], model: type[Config]) -> 
             return f"unknown setting {key!r}: {model.answers[key]}"
         ours = model.other_names.get(key)
         return f"unknown setting {key!r}" + (
-            f"; here it is {ours!r}" if ours else suggest(key, list(model.model_fields))
+            f"; it is called {ours!r} here" if ours else suggest(key, list(model.model_fields))
         )
     if item["type"] == "missing":
         return f"{key} is missing: {model.model_fields[key].description or 'it has no default'}"

@@ -1,4 +1,4 @@
-"""Every error that a user can cause or must know about; each message says what, where and what now."""
+"""Every error that a user can cause or must know about; each message says what is wrong, where, and what to do."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class ConfigError(DreamtuneError):
 
 
 class DatasetError(DreamtuneError):
-    """The folder of pictures cannot be used."""
+    """The folder of training images cannot be used."""
 
 
 class AdapterFileError(DreamtuneError):
@@ -31,7 +31,7 @@ class AdapterFileError(DreamtuneError):
 
 
 class IncompatibleModelError(DreamtuneError):
-    """An adapter does not fit the model it is to be put on."""
+    """An adapter does not fit the model it is to be attached to."""
 
 
 class BaseModelError(DreamtuneError):
@@ -43,7 +43,7 @@ class RunFolderError(DreamtuneError):
 
 
 class JobError(DreamtuneError):
-    """A job is unknown or cannot do now what is asked of it, or the queue of jobs cannot be used."""
+    """A job is unknown, its state does not allow the request, or the job queue cannot be used."""
 
 
 class TrainingError(DreamtuneError):
@@ -53,7 +53,7 @@ class TrainingError(DreamtuneError):
 
 
 class GenerationError(DreamtuneError):
-    """A picture could not be drawn."""
+    """An image could not be generated."""
 
     exit_code = 1
 

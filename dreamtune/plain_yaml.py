@@ -1,4 +1,4 @@
-"""YAML of plain values alone: what a recipe needs, and nothing that can cost more than its few lines."""
+"""YAML of plain values only: all that a recipe needs, and nothing that a few lines could blow up."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MOST = 10_000
 _LONGEST_NUMBER = 100
 """Characters of a number: beyond some thousand Python reads and writes none, and base 60 takes time by their square."""
 _PREFIX = "tag:yaml.org,2002:"
-_KINDS = {"null": "null", "bool": "true or false", "int": "whole number", "float": "number", "str": "text"}
+_KINDS = {"null": "null", "bool": "true or false", "int": "a whole number", "float": "a number", "str": "text"}
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:
@@ -31,7 +31,7 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     try:
         text = read_regular(path, LARGEST).decode("utf-8-sig")
     except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
+        reason = getattr(error, "strerror", None) or "not UTF-8 text"
         raise ConfigError(f"cannot read the recipe {path}: {reason}") from None
     try:
         values = parse_yaml(text)
@@ -43,7 +43,7 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     if values is None:
         return {}
     if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
-        raise ConfigError(f"{path} must hold 'key: value' lines, not {type(values).__name__}")
+        raise ConfigError(f"{path} must contain 'key: value' lines, not {type(values).__name__}")
     return values
 
 
@@ -75,10 +75,11 @@ class _Loader(yaml.SafeLoader):
         event = self.peek_event()
         if isinstance(event, yaml.AliasEvent):
             raise yaml.MarkedYAMLError(
-                problem=f"*{event.anchor[:40]} stands for another value: write that out", problem_mark=event.start_mark
+                problem=f"*{event.anchor[:40]} is an alias, which is not supported: write the value out",
+                problem_mark=event.start_mark,
             )
         if self._depth > DEEPEST:
-            raise yaml.MarkedYAMLError(problem="too many lists in lists", problem_mark=event.start_mark)
+            raise yaml.MarkedYAMLError(problem="nested too deeply", problem_mark=event.start_mark)
         if self._nodes > MOST:
             raise yaml.MarkedYAMLError(problem=f"more than {MOST} values", problem_mark=event.start_mark)
         self._depth += 1
@@ -92,7 +93,7 @@ class _Loader(yaml.SafeLoader):
         kind = node.tag.removeprefix(_PREFIX)
         if kind not in (*_KINDS, "seq", "map"):
             raise yaml.MarkedYAMLError(
-                problem=f"{shown(node.tag)} is no kind of plain value: leave it out", problem_mark=node.start_mark
+                problem=f"{shown(node.tag)} is not a plain value: remove the tag", problem_mark=node.start_mark
             )
         if not isinstance(node, yaml.ScalarNode):
             return super().construct_object(node, deep)
@@ -101,7 +102,7 @@ class _Loader(yaml.SafeLoader):
                 raise ValueError
             return super().construct_object(node, deep)
         except (ValueError, LookupError, ArithmeticError):
-            problem = f"{shown(node.value)} is no {_KINDS.get(kind, 'such value')}"
+            problem = f"{shown(node.value)} is not {_KINDS.get(kind, 'a valid value')}"
             raise yaml.MarkedYAMLError(problem=problem, problem_mark=node.start_mark) from None
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:

@@ -32,7 +32,7 @@ def _own_folder(variable: str, place: str) -> Path:
     try:
         return Path(os.environ.get(variable) or Path.home() / place / "dreamtune").expanduser()
     except RuntimeError:  # as in a container whose user has no entry
-        raise ConfigError(f"there is no home folder here: set HOME, or {variable} to a folder to write to") from None
+        raise ConfigError(f"there is no home folder: set HOME, or set {variable} to a writable folder") from None
 
 
 def open_regular(path: str | os.PathLike[str]) -> BufferedReader:

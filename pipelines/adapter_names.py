@@ -16,13 +16,13 @@ _BLOCK = re.compile(rf"(down|up)\.\d+|mid|{TEXT}")
 """Blocks of a UNet as they are named there, and the text encoders."""
 _WINDOW = re.compile(r"(?P<start>\d*\.?\d+)-(?P<stop>\d*\.?\d+)")
 Window = tuple[float, float]
-"""Shares of a generation's steps: where an adapter begins to act, and where it ends."""
+"""Fractions of the denoising steps: where an adapter starts to act, and where it stops."""
 
 
 def split_window(text: str) -> tuple[str, Window | None]:
-    """Split the window off FILE...[@START-STOP]; an existing file whose name is all of `text` goes first.
+    """Split the step window off FILE...[@START-STOP]; an existing file whose name is all of `text` takes precedence.
 
-    Raises ConfigError for a window that is written in another way, is empty or goes beyond 0 and 1.
+    Raises ConfigError for a window that is malformed, empty or not within 0 and 1.
     """
     name, at, window = text.rpartition("@")
     if not at or Path(text).expanduser().exists() or not parse(name)[0].exists():
@@ -30,16 +30,14 @@ def split_window(text: str) -> tuple[str, Window | None]:
     found = _WINDOW.fullmatch(window)
     start, stop = (float(found["start"]), float(found["stop"])) if found else (0.0, 0.0)
     if not 0 <= start < stop <= 1:
-        raise ConfigError(
-            f"{window!r} of {name} is no window of steps: write for example @0.0-0.7 for the first 70 % of them"
-        )
+        raise ConfigError(f"invalid step window {window!r} of {name}: use e.g. @0.0-0.7 for the first 70% of the steps")
     return name, (start, stop)
 
 
 def parse(text: str) -> tuple[Path, float, dict[str, float]]:
     """Split FILE[:STRENGTH][,BLOCK=STRENGTH...]: strength 1 if there is none; block (down.0, mid, up.1, te) -> factor.
 
-    An existing file whose name is all of `text` goes first. Raises ConfigError for a strength that is no finite number.
+    An existing file whose name is all of `text` takes precedence. Raises ConfigError for a strength that is not finite.
     """
     whole = Path(text).expanduser()
     name, colon, numbers = text.rpartition(":")
@@ -57,11 +55,11 @@ def parse(text: str) -> tuple[Path, float, dict[str, float]]:
         elif math.isfinite(value) and not equals and not index:
             strength = value
         elif path.exists() and not math.isfinite(value):
-            raise ConfigError(f"the strength {number!r} of {path} is not a number: write {name}:0.8, or {name} alone")
+            raise ConfigError(f"the strength {number!r} of {path} is not a number: use {name}:0.8, or just {name}")
         elif path.exists():
             raise ConfigError(
-                f"{item!r} of {path} is no block with a strength: write down.0=0.5, mid=0.5 or up.1=0.5, or te=0.5 for "
-                "the text encoders"
+                f"invalid block strength {item!r} of {path}: use e.g. down.0=0.5, mid=0.5, up.1=0.5, or te=0.5 for the "
+                "text encoders"
             )
         else:
             return whole, 1.0, {}  # a colon of the file's name; loading it says that it is not there
@@ -69,14 +67,14 @@ def parse(text: str) -> tuple[Path, float, dict[str, float]]:
 
 
 def text_of(path: Path, told: Mapping[str, Any]) -> str:
-    """How to name the adapter file `path` to be used as `told`, which is of :meth:`AdapterRef.to_dict`."""
+    """The text that :func:`parse` reads as the adapter file `path` used as `told`, from :meth:`AdapterRef.to_dict`."""
     blocks = "".join(f",{block}={factor!r}" for block, factor in told.get("blocks", {}).items())
     window = "@{!r}-{!r}".format(*told["window"]) if "window" in told else ""
     return f"{path}:{told['strength']!r}{blocks}{window}"
 
 
 def pattern_of(block: str) -> str:
-    """On the paths of the layers of a block."""
+    """Regular expression for the layer paths of a block."""
     if block == TEXT:
         return r"^text_encoder(_2)?\."
     name, _, number = block.partition(".")

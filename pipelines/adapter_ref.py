@@ -1,4 +1,4 @@
-"""Adapter files that are to act, and how strongly."""
+"""Adapter files, and the strengths at which they are applied."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 @dataclass(frozen=True)
 class AdapterRef:
-    """An adapter file and how strongly it is to act."""
+    """An adapter file and the strength at which it is applied."""
 
     path: Path
     strength: float
@@ -33,29 +33,34 @@ class AdapterRef:
     digest: str
     """SHA-256 of the file."""
     remarks: tuple[str, ...]
-    """What was left out or assumed of another tool's file."""
+    """What was skipped or assumed when reading another tool's file."""
     blocks: Mapping[str, float] = field(default_factory=dict)
-    """Block of the UNet (down.0, mid, up.1, ...), or te for the text encoders -> a further factor there."""
+    """Block of the UNet (down.0, mid, up.1, ...), or te for the text encoders -> an additional factor there."""
     window: Window | None = None
-    """The part of a generation in which it changes the UNet; all of it if None."""
+    """The part of the denoising steps in which it changes the UNet; all of them if None."""
 
     @classmethod
     def load(cls, text: str, *, windows: bool = False) -> Self:
         """Read what `text` names (see :func:`parse`), also of another tool. Raises ConfigError and AdapterFileError.
 
-        windows: allow a window of steps, which has a meaning where pictures are drawn.
+        windows: allow a step window, which makes sense only when images are generated.
         """
         from dreamtune.adapters.formats import read_adapter
 
         named, window = split_window(text)
         if window and not windows:
-            raise ConfigError(f"{text!r} has a window of steps, which only `dreamtune generate` knows: leave it out")
+            raise ConfigError(f"{text!r} has a step window, which only `dreamtune generate` supports: omit it")
         if named[:1] in ("", ":"):
-            raise ConfigError("the name of an adapter file is empty: write FILE or FILE:0.8, in a region FILE+FILE")
+            raise ConfigError("empty adapter file name: use FILE or FILE:0.8, or FILE+FILE in a region")
         path, strength, blocks = parse(named)
         imported = read_adapter(path)
         remarks = tuple(f"{path.name}: {it}" for it in imported.remarks)
         return cls(path, strength, imported.file, digest_of(path), remarks, blocks, window)
+
+    @property
+    def name(self) -> str:
+        """Of its run where the file has the name that all runs give it, else of the file."""
+        return self.path.resolve().parent.name if self.path.name == "adapter.safetensors" else self.path.stem
 
     def scaled(self, factor: float) -> Self:
         """The same with `factor` times its strength."""
@@ -70,12 +75,12 @@ class AdapterRef:
         if not any(self.acts(step, steps) for step in range(steps)):
             start, stop = self.window or (0.0, 1.0)
             raise ConfigError(
-                f"the window {start:g}-{stop:g} of {self.path.name} holds none of the {steps} steps: widen it"
+                f"the step window {start:g}-{stop:g} of {self.path.name} contains none of the {steps} steps: widen it"
             )
 
     @property
     def zero_terminal_snr(self) -> bool:
-        """Whether it was trained under noise that leaves nothing of the picture at its last step."""
+        """Whether it was trained with zero terminal SNR: pure noise at the last timestep."""
         return self.file.training.get("zero_terminal_snr") is True
 
     @property
@@ -90,7 +95,7 @@ class AdapterRef:
         for block, factor in self.blocks.items():
             pattern, what = pattern_of(block), "the text encoders" if block == TEXT else f"the block {block}"
             if not any(re.search(pattern, path) for path in self.file.layers):
-                raise ConfigError(f"{self.path.name} changes nothing in {what}: leave its strength out")
+                raise ConfigError(f"{self.path.name} changes nothing in {what}: omit that strength")
             found[pattern] = factor
         return found
 
@@ -102,7 +107,7 @@ class AdapterRef:
         return WeightedAdapter(self.path.name, self.file, self.strength, self.patterns)
 
     def check(self, base: Base, any_base: bool = False) -> None:
-        """Make certain that it fits `base`. Raises IncompatibleModelError that names the file."""
+        """Check that it fits `base`. Raises IncompatibleModelError that names the file."""
         try:
             attached = self.file.attach_parts(base.parts, any_base=any_base)
         except IncompatibleModelError as error:
@@ -145,19 +150,21 @@ class AdapterRef:
 
 
 def drawn_by(base: Base, adapters: Sequence[AdapterRef]) -> Base:
-    """`base` as pictures with these adapters are to be drawn: under the noise that they were trained with."""
+    """`base` with the noise schedule that these adapters were trained with."""
     zero = any(adapter.zero_terminal_snr for adapter in adapters) and base.prediction_type == "v_prediction"
     return base.with_zero_terminal_snr() if zero else base
 
 
 def noise_remarks(base: Base, adapters: Sequence[AdapterRef]) -> list[str]:
-    """Where adapters were trained under other noise than they are drawn with by `base`, of :func:`drawn_by`."""
+    """Remarks on adapters trained with another noise schedule than that of `base`, which is of :func:`drawn_by`."""
     zero = [it.path.name for it in adapters if it.zero_terminal_snr]
     rest = [it.path.name for it in adapters if it.file.layers and not it.zero_terminal_snr]
     if zero and not base.scheduler.config.get("rescale_betas_zero_snr"):
-        return [f"trained with zero terminal SNR: {', '.join(zero)}; {base.id}, which predicts noise, cannot draw so"]
+        return [f"trained with zero terminal SNR: {', '.join(zero)}; {base.id} predicts noise and cannot use it"]
     if zero and rest:
-        return [f"trained with zero terminal SNR: {', '.join(zero)}; without: {', '.join(rest)}; all are drawn with it"]
+        return [
+            f"trained with zero terminal SNR: {', '.join(zero)}; without: {', '.join(rest)}; all are sampled with it"
+        ]
     return []
 
 
@@ -170,39 +177,39 @@ def digest_of(path: Path) -> str:
 
 
 def base_name(adapters: Sequence[AdapterRef]) -> str:
-    """The one base that the adapters were trained on, pocket without any; those that do not tell theirs do not count.
+    """The base that all adapters were trained on, pocket without any; adapters that do not record theirs are ignored.
 
-    Of a folder or file adapters tell the name alone; its path is taken from the run that an adapter lies in, or else it
-    must be in the current folder. A model of the hub is to be loaded as `local`: no file decides what is downloaded.
-    Raises ConfigError when there are several, when none tells it, when it is not there, and for a path.
+    For a local folder or file, adapters record only the name. Its path comes from the run that an adapter lies in;
+    otherwise it must be in the current folder. Load a hub model as `local`: no adapter file may trigger a download.
+    Raises ConfigError for several bases, for none recorded, for one that is not here, and for a path.
     """
     telling = [adapter for adapter in adapters if adapter.file.base]
     names = sorted({adapter.file.base for adapter in telling}) or ["pocket"]
     if adapters and not telling:
-        raise ConfigError(f"{adapters[0].path} does not tell which base it was trained on: name the base to use")
+        raise ConfigError(f"{adapters[0].path} does not record its base: set the base to use")
     if len(names) > 1:
-        raise ConfigError(f"the adapters were trained on different bases ({', '.join(names)}): name the base to use")
+        raise ConfigError(f"the adapters were trained on different bases ({', '.join(names)}): set the base to use")
     name = names[0]
     if not is_name(name):
-        raise ConfigError(f"{telling[0].path} names {shown(name)} as its base, which is no name of one: give --base")
+        raise ConfigError(f"{telling[0].path} records the invalid base name {shown(name)}: use --base")
     if name == "pocket" or "/" in name:
         return name
     known = next(filter(None, (base_in_run(adapter.path, name) for adapter in telling)), None)
     if known is None and not Path(name).exists():
         raise ConfigError(
-            f"{telling[0].path} was trained on the base {name!r}, a folder or file which is not here: "
-            "give its path as base"
+            f"{telling[0].path} was trained on the base {name!r}, a local folder or file that is not here: "
+            "set base to its path"
         )
     return known or name
 
 
 def is_name(base: str) -> bool:
-    """Whether a base that a file tells is a hub id or the name of a folder or file, and no path."""
+    """Whether a base recorded in a file is a hub id or the name of a folder or file, not a path."""
     return _HUB_ID.fullmatch(base) is not None or (base == Path(base).name != ".." and not base.startswith("~"))
 
 
 def base_in_run(path: Path, name: str) -> str | None:
-    """Where the base `name` is, by the settings of the run whose adapter or checkpoint `path` is; None if not there."""
+    """Path of the base `name`, from the settings of the run that `path` belongs to; None if it is not there."""
     from dreamtune.pipelines.run_folder import RunFolder
 
     run = next((RunFolder(it) for it in path.absolute().parents[:3] if RunFolder(it).config.is_file()), None)

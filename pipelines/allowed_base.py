@@ -1,4 +1,4 @@
-"""Which base the app draws with where nobody has named one: a file that was brought in does not choose it alone."""
+"""Which base the app uses when none was chosen: an imported file never decides that on its own."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dreamtune.pipelines.workspace import Workspace
 from dreamtune.text import shown
 
 AUTO = "auto"
-"""Left to the pipelines, which ask the adapters: it is certain that they tell nothing but what is allowed."""
+"""Left to the pipelines, which read it from the adapters: by then they are known to record only allowed bases."""
 
 
 def allowed_base(workspace: Workspace, names: Sequence[str]) -> str:
@@ -31,8 +31,8 @@ def allowed_base(workspace: Workspace, names: Sequence[str]) -> str:
             bases.add(listed[told])
         else:
             raise ConfigError(
-                f"{found.label} says that it was trained on {shown(told)}, which is none of the app's bases: "
-                "choose one in the list, or start dreamtune ui with --bases"
+                f"{found.label} records {shown(told)} as its base, which is not one of the app's bases: "
+                "choose one from the list, or start dreamtune ui with --bases"
             )
     return bases.pop() if len(bases) == 1 else AUTO
 

@@ -16,16 +16,16 @@ _SECONDS = {"m": 60.0, "h": 3600.0, "d": 86400.0, "w": 7 * 86400.0}
 
 @dataclass(frozen=True)
 class KindUse:
-    """All entries of one kind: latents, prompts, prior (class pictures), svd (singular vectors) or recordings."""
+    """All entries of one kind: latents, prompts, prior (class images), svd (singular vectors) or recordings."""
 
     kind: str
     entries: int
     size: int
     """Bytes."""
     oldest: float
-    """Days since the use of the entry that was not used for longest."""
+    """Days since the least recently used entry was used."""
     newest: float
-    """Days since the last use of any."""
+    """Days since the most recently used entry was used."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class CacheUse:
 
     folder: Path
     limit: int
-    """Bytes beyond which the longest unused entries go."""
+    """Bytes beyond which the least recently used entries are evicted."""
     kinds: tuple[KindUse, ...]
 
     @property
@@ -62,7 +62,7 @@ class Cleared:
 
 
 def list_cache() -> CacheUse:
-    """Kinds, sizes and ages of all that is in the cache. Raises ConfigError for a limit that is none."""
+    """Kinds, sizes and ages of all that is in the cache. Raises ConfigError for an invalid limit."""
     from dreamtune.data import cache_eviction
 
     now = time.time()
@@ -79,8 +79,8 @@ def list_cache() -> CacheUse:
 def clear_cache(kind: str | None = None, older_than: str | None = None) -> Cleared:
     """Remove every entry from the cache, or only one kind, or only what was not used for a time like "30d" or "12h".
 
-    What a running process needs again it computes again; what others keep in the folder stays. Raises ConfigError for a
-    kind that is not there or a time that cannot be understood, and for entries that cannot be removed.
+    A running process recomputes what it still needs; other programs' files in the folder stay. Raises ConfigError for a
+    kind that is not there, an invalid duration, and entries that cannot be deleted.
     """
     from dreamtune.data import cache_eviction
 
@@ -88,7 +88,7 @@ def clear_cache(kind: str | None = None, older_than: str | None = None) -> Clear
     known = sorted({entry.kind for entry in everything})
     if kind is not None and kind not in known:
         have = ", ".join(known) or "nothing"
-        raise ConfigError(f"the cache {cache_dir()} holds no {kind!r}; it holds {have}")
+        raise ConfigError(f"no {kind!r} entries in the cache {cache_dir()}; it has {have}")
     before = time.time() - _duration(older_than) if older_than is not None else None
     chosen = [
         entry
@@ -97,14 +97,12 @@ def clear_cache(kind: str | None = None, older_than: str | None = None) -> Clear
     ]
     gone = [entry for entry in chosen if entry.remove()]
     if len(gone) < len(chosen):
-        raise ConfigError(
-            f"{len(chosen) - len(gone)} entries of {cache_dir()} cannot be removed: check its permissions"
-        )
+        raise ConfigError(f"cannot delete {len(chosen) - len(gone)} entries of {cache_dir()}: check its permissions")
     return Cleared(len(gone), sum(entry.size for entry in gone))
 
 
 def _duration(text: str) -> float:
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([mhdw])", text.strip().lower())
     if not match:
-        raise ConfigError(f"{text!r} is no time: write for example 30d, 12h or 2w")
+        raise ConfigError(f"invalid duration {text!r}: use e.g. 30d, 12h or 2w")
     return float(match[1]) * _SECONDS[match[2]]

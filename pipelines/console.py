@@ -72,14 +72,14 @@ def print_json(result: Mapping[str, Any]) -> None:
 
 
 def print_error(error: Exception, debug: bool) -> int:
-    """Say in a line or two what went wrong; return the exit code.
+    """Print in a line or two what went wrong; return the exit code.
 
-    Errors of ours and of the command line's syntax say what to do. Any other is a fault of this program.
+    Our own errors and usage errors say what to do. Any other error is a bug in this program.
     """
     if debug:
         say("".join(traceback.format_exception(error)), end="", file=sys.stderr)
     if isinstance(error, RuntimeError) and str(error) == _NO_HOME:
-        error = ConfigError("a path begins with ~, and there is no such home folder here: write the whole path")
+        error = ConfigError("a path starts with ~, but there is no such home folder on this machine: use the full path")
     if isinstance(error, DreamtuneError):
         say(f"Error: {error}", file=sys.stderr)
         return error.exit_code
@@ -92,5 +92,5 @@ def print_error(error: Exception, debug: bool) -> int:
         return 2
     say(f"Error: {type(error).__name__}: {first_line(error)}", file=sys.stderr)
     if not debug:
-        say("This is a fault of dreamtune: please report it with what --debug shows.", file=sys.stderr)
+        say("This is a bug in dreamtune: please report it with the output of --debug.", file=sys.stderr)
     return 1

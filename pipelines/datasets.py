@@ -1,4 +1,4 @@
-"""Sets of pictures that are brought into the app's folder, with captions and small views of them."""
+"""Data sets imported into the app's folder: images, their captions and thumbnails."""
 
 from __future__ import annotations
 
@@ -9,7 +9,11 @@ from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 
+from dreamtune.data.captions import Captions
+from dreamtune.data.images import SUFFIXES, UnusablePicture, open_picture, quiet
+from dreamtune.data.mask_files import MaskFiles, marked
 from dreamtune.errors import ConfigError, DatasetError
+from dreamtune.pipelines.output import complete
 from dreamtune.pipelines.workspace import Workspace, tidy_name
 from dreamtune.storage import atomic
 from dreamtune.words import one_form
@@ -23,15 +27,15 @@ _TEXTS = (".txt", ".caption")
 
 
 def bring(workspace: Workspace, files: Sequence[tuple[str, Path]], name: str | None = None) -> str:
-    """Copy pictures, and captions beside them, into a new data set; its name.
+    """Copy images, and the captions next to them, into a new data set; return its name.
 
-    files: (name, where it lies now); name: what to call the set. Raises DatasetError that names a file which is none
-    of both, too large or one too many, and then nothing is written; ConfigError for a name that is none.
+    files: (name, current path); name: of the new set. Raises DatasetError for a file that is neither, is too large or
+    exceeds the limit, and then nothing is written; ConfigError for an invalid name.
     """
     if not files:
-        raise DatasetError("no pictures were given: drop some")
+        raise DatasetError("no images given: drop at least one")
     if len(files) > MOST_PICTURES:
-        raise DatasetError(f"{len(files)} files are too many for one subject: give at most {MOST_PICTURES}")
+        raise DatasetError(f"{len(files)} files are too many for one subject: use at most {MOST_PICTURES}")
     for file, path in files:
         _check(file, path)
     stem = Path(files[0][0]).stem.rstrip("0123456789 -_.()")  # "dog-01.jpg" belongs to the dog
@@ -44,9 +48,6 @@ def bring(workspace: Workspace, files: Sequence[tuple[str, Path]], name: str | N
 
 def _own_names(files: Sequence[str]) -> list[str]:
     """Plain names for files, all different, by which a picture, its captions and its mask still belong together."""
-    from dreamtune.data.images import SUFFIXES
-    from dreamtune.data.mask_files import marked
-
     found: list[str] = []
     stems: dict[str, str] = {}
     for number, file in enumerate(files):
@@ -64,20 +65,16 @@ def _own_names(files: Sequence[str]) -> list[str]:
 
 
 def _check(file: str, path: Path) -> None:
-    from dreamtune.data.images import SUFFIXES
-
     shown, suffix = Path(file).name[:80], Path(file).suffix.lower()
     if suffix not in SUFFIXES and suffix not in _TEXTS:
-        raise DatasetError(f"{shown} is no picture: give JPEG, PNG, WebP, GIF or HEIC, and captions as .txt")
+        raise DatasetError(f"{shown} is not an image: use JPEG, PNG, WebP, GIF or HEIC, with captions as .txt")
     size = path.stat().st_size
     if size > (MOST_BYTES if suffix in SUFFIXES else 64 << 10):
-        raise DatasetError(f"{shown} is too large ({size >> 20} MiB): give pictures of at most {MOST_BYTES >> 20} MiB")
+        raise DatasetError(f"{shown} is too large ({size >> 20} MiB): use images of at most {MOST_BYTES >> 20} MiB")
 
 
 @contextmanager
 def _complete(folder: Path) -> Iterator[Path]:
-    from dreamtune.pipelines.output import complete
-
     with complete(folder, DatasetError) as target:
         target.mkdir()
         yield target
@@ -85,36 +82,31 @@ def _complete(folder: Path) -> Iterator[Path]:
 
 def picture_files(folder: Path) -> list[Path]:
     """The files of a data set that may be pictures, in order of name; masks and captions are none."""
-    from dreamtune.data.images import SUFFIXES
-    from dreamtune.data.mask_files import MaskFiles
-
     files = MaskFiles.find(sorted(path for path in folder.iterdir() if path.name[0] != ".")).files
     return [path for path in files if path.suffix.lower() in SUFFIXES][:MOST_PICTURES]
 
 
 def read_captions(folder: Path) -> dict[str, str]:
     """Picture -> its captions as training finds them, a line each; empty without any."""
-    from dreamtune.data.captions import Captions
-
     captions = Captions(path for path in folder.iterdir() if path.name[0] != ".")
     return {path.name: "\n".join(captions.of(path)) for path in picture_files(folder)}
 
 
 def write_captions(workspace: Workspace, name: str, captions: Mapping[str, str]) -> int:
-    """Write the captions of a data set of the app, a line each; how many pictures have one. Empty ones are removed.
+    """Write the captions of one of the app's data sets, one per line; return how many images have one.
 
-    Raises ConfigError for a set of the owner's own folders, which are never written to, for a picture that is not
-    there, and for a caption that is too long.
+    Empty captions are deleted. Raises ConfigError for a set in the owner's own folders, which are never written to, for
+    an image that does not exist, and for a caption that is too long.
     """
     folder = workspace.dataset(name)
     if folder.parent != workspace.datasets:
-        raise ConfigError(f"{name} is a folder of your own, in which nothing is changed: drop its pictures here first")
+        raise ConfigError(f"{name} is one of your own folders, which the app never changes: drop its images here first")
     known = {path.name: path for path in picture_files(folder)}
     for file, text in captions.items():
         if file not in known:
-            raise ConfigError(f"no picture {file[:80]!r} in {name}: captions belong to the pictures that are there")
+            raise ConfigError(f"no image {file[:80]!r} in {name}: caption only images of this data set")
         if len(text) > CAPTION:
-            raise ConfigError(f"the caption of {file} is too long: write at most {CAPTION} characters")
+            raise ConfigError(f"the caption of {file} is too long: use at most {CAPTION} characters")
     for file, text in captions.items():
         place, lines = known[file].with_suffix(".txt"), [" ".join(line.split()) for line in text.splitlines()]
         kept = [line for line in lines if line]
@@ -137,8 +129,6 @@ def small_view(path: Path, side: int = 256) -> bytes | None:
 
 @lru_cache(maxsize=512)
 def _small_view(path: Path, side: int, changed: int, size: int) -> bytes | None:
-    from dreamtune.data.images import UnusablePicture, open_picture, quiet
-
     try:
         with quiet():
             picture = open_picture(path, side).image

@@ -1,4 +1,4 @@
-"""The state of this installation, and for each fault what to do."""
+"""The state of this installation, with a remedy for each problem."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from dreamtune.pipelines.run_folder import RunFolder
 from dreamtune.pipelines.train.options import RUNS
 
 PACKAGES = ("torch", "diffusers", "transformers", "accelerate", "peft", "safetensors", "huggingface_hub")
-"""Whose versions decide most of what can go wrong."""
+"""Packages whose versions matter most."""
 EXTRAS = {
     "bitsandbytes": "optimizer adamw8bit",
     "prodigyopt": "optimizer prodigy",
     "tensorboard": "tracker tensorboard",
     "wandb": "tracker wandb",
-    "pillow-heif": "HEIC pictures of phones",
+    "pillow-heif": "HEIC photos from phones",
 }
-"""Packages that can be done without, and what each is for."""
+"""Optional packages, and what each is needed for."""
 RUNS_SHOWN = 10
 """Unfinished runs that are listed, the newest first."""
 ROOM = 2 << 30
@@ -36,7 +36,7 @@ ROOM = 2 << 30
 
 @dataclass(frozen=True)
 class Check:
-    """One thing that was looked at."""
+    """One check."""
 
     name: str
     value: str
@@ -63,9 +63,9 @@ class DoctorResult:
 
 
 def doctor(online: bool = False) -> DoctorResult:
-    """Look at versions, device, disk, cache, the embedded base and unfinished runs; with `online` also ask the hub.
+    """Check versions, device, disk, cache, the embedded base and unfinished runs; with `online` also the hub.
 
-    Writes nothing and raises nothing: what is wrong is in the result.
+    Writes nothing and raises nothing: problems are in the result.
     """
     checks = [Check("dreamtune", f"{__version__} in {Path(__file__).parent}"), _python(), *_packages()]
     checks += [*_extras(), _device(), _disk(Path.cwd()), *_cache(), _pocket(), *_runs(RUNS)]
@@ -91,7 +91,7 @@ def _extras() -> Iterator[Check]:
         try:
             yield Check(name, metadata.version(name))
         except metadata.PackageNotFoundError:
-            yield Check(name, f"not there; for {purpose}: pip install {name}")
+            yield Check(name, f"not installed; needed for {purpose}: pip install {name}")
 
 
 def _device() -> Check:
@@ -109,7 +109,10 @@ def _device() -> Check:
     text = f"cpu, {torch.get_num_threads()} threads"
     if Path("/dev/nvidia0").exists():
         return Check(
-            "device", f"{text}; there is an NVIDIA GPU, but torch cannot use it", "warning", "install torch with CUDA"
+            "device",
+            f"{text}; there is an NVIDIA GPU, but torch cannot use it",
+            "warning",
+            "install a CUDA build of torch",
         )
     return Check("device", text)
 
@@ -118,7 +121,7 @@ def _disk(folder: Path) -> Check:
     free = shutil.disk_usage(folder).free
     text = f"{human(free)} free in {folder}"
     if free < ROOM:
-        return Check("disk", text, "warning", "make room: checkpoints and class pictures need some")
+        return Check("disk", text, "warning", "free some disk space: checkpoints and class images need it")
     return Check("disk", text)
 
 
@@ -130,7 +133,7 @@ def _cache() -> Iterator[Check]:
     while not parent.exists():
         parent = parent.parent
     if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
-        yield Check("cache", f"cannot write to {folder}", "fault", "point DREAMTUNE_CACHE at another folder")
+        yield Check("cache", f"cannot write to {folder}", "fault", "set DREAMTUNE_CACHE to another folder")
         return
     try:
         from dreamtune.data import cache_eviction
@@ -139,7 +142,7 @@ def _cache() -> Iterator[Check]:
         for entry in cache_eviction.entries(folder):
             sizes[entry.kind] += entry.size
         kinds = ", ".join(f"{kind} {human(size)}" for kind, size in sorted(sizes.items())) or "empty"
-        yield Check("cache", f"{folder}: {kinds}; at most {human(cache_eviction.limit())}")
+        yield Check("cache", f"{folder}: {kinds}; limit {human(cache_eviction.limit())}")
     except ConfigError as error:
         yield Check("cache", str(folder), "fault", str(error))
     if parent.stat().st_dev != Path.cwd().stat().st_dev:
@@ -174,7 +177,7 @@ def _opens(path: Path) -> bool:
 
 
 def _runs(folder: Path) -> Iterator[Check]:
-    """Runs in `folder` that are under way, or were stopped or killed before their end."""
+    """Runs in `folder` that are training, or were stopped or killed before they finished."""
     try:
         from dreamtune.training.checkpoints import latest
     except ImportError:  # named above already
@@ -187,23 +190,23 @@ def _runs(folder: Path) -> Iterator[Check]:
             checkpoint = latest(run.checkpoints)
             steps = f"{checkpoint.step if checkpoint else 0} of {run.read_config().steps} steps"
         except DreamtuneError as error:
-            yield Check("run", f"{run.path}: {error}", "warning", "remove the folder, or put its config.yaml back")
+            yield Check("run", f"{run.path}: {error}", "warning", "delete the folder, or restore its config.yaml")
             continue
         if run.is_held():
-            yield Check("run", f"{run.path} is training; {steps} in its newest checkpoint")
+            yield Check("run", f"{run.path} is training; latest checkpoint: {steps}")
         else:
             remedy = f"dreamtune train --resume {run.path}"
-            yield Check("run", f"{run.path} is not finished: {steps} in its newest checkpoint", "warning", remedy)
+            yield Check("run", f"{run.path} is unfinished; latest checkpoint: {steps}", "warning", remedy)
     if len(open_runs) > RUNS_SHOWN:
-        yield Check("run", f"{len(open_runs) - RUNS_SHOWN} more are not finished")
+        yield Check("run", f"{len(open_runs) - RUNS_SHOWN} more are unfinished")
 
 
 def _hub() -> Check:
     try:
         from dreamtune.models.hub import trouble
     except ImportError as error:
-        return Check("hub", f"not asked: {first_line(error)}", "warning", "install what is missing first")
+        return Check("hub", f"not checked: {first_line(error)}", "warning", "install the missing packages first")
     reason = trouble()
     if reason:
-        return Check("hub", f"does not answer ({reason})", "warning", "only bases on this machine can be used")
-    return Check("hub", "answers")
+        return Check("hub", f"not reachable ({reason})", "warning", "check the network; local bases still work")
+    return Check("hub", "reachable")

@@ -1,4 +1,4 @@
-"""The adapters in the app's folder: what each is, how it looks, and bringing in those of other tools."""
+"""The adapters in the app's folder: what each one is, its thumbnail, and importing files of other tools."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from dreamtune.pipelines.output import complete
 from dreamtune.pipelines.workspace import Workspace, plain_name, tidy_name
 
 MOST_BYTES = 4 << 30
-"""Of a file that is brought in."""
+"""Largest file that can be imported."""
 QUICK_BYTES = 64 << 20
-"""Of a file that is measured without being asked for."""
+"""Largest file that is measured without being asked for."""
 _MOST_KNOWN = 256
-"""Files of which it is known how healthy they are."""
+"""Health results that are kept."""
 WORDS = ("sks", "zwx", "qpl", "vrk", "xob", "ohw", "tuv", "jmz")
-"""Words for subjects, in the order in which they are proposed: pocket has learned that they mean nothing, and to the
-tokenizers of Stable Diffusion they are no word either."""
+"""Tokens in the order in which they are suggested: pocket was trained to give them no meaning, and they are not words
+to Stable Diffusion's tokenizers either."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Entry:
     warning: str | None = None
     """What a fusion lost when it was written."""
     error: str | None = None
-    """Why it cannot be used; then nothing else is known of it."""
+    """Why it cannot be used; the other fields are then empty."""
 
     @property
     def label(self) -> str:
@@ -61,7 +61,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Health:
-    """How the change of an adapter is made up, as far as the file alone tells."""
+    """What an adapter changes, as far as the file alone shows."""
 
     measured: int
     """Layers whose change could be measured without the base."""
@@ -78,9 +78,9 @@ class Health:
     def verdict(self) -> str:
         """In a few words."""
         if not self.measured:
-            return "not measured: its change depends on the base"
+            return "not measured: the change depends on the base"
         if len(self.empty) == self.measured:
-            return "changes nothing: train it again"
+            return "changes nothing: retrain it"
         return f"{len(self.empty)} of {self.measured} layers are empty" if self.empty else "healthy"
 
 
@@ -97,10 +97,9 @@ def entries(workspace: Workspace) -> list[Entry]:
 
 
 def free_word(workspace: Workspace, pending: Iterable[str] = ()) -> str:
-    """A word that calls no adapter of the library yet, nor any of `pending`: no prompt could tell two of one word
-    apart.
+    """A token that no adapter of the library uses yet, nor any of `pending`: no prompt could tell two of them apart.
 
-    The first word again once all are taken.
+    The first token again once all are taken.
     """
     known = [token for found in entries(workspace) for token in found.tokens]
     taken = {word.lower() for word in (*known, *pending)}
@@ -195,7 +194,7 @@ def health(workspace: Workspace, name: str) -> Health:
 
 
 def measure(workspace: Workspace) -> None:
-    """Measure all adapters of which nothing is known yet, but for large ones: that takes minutes, and is asked for."""
+    """Measure all adapters that were not measured yet, except large ones: those take minutes, only on request."""
     for found in entries(workspace)[:_MOST_KNOWN]:
         is_open = known_health(found) is None and not is_hopeless(found)
         if not found.error and found.size <= QUICK_BYTES and is_open:
@@ -208,17 +207,19 @@ def _version(found: Entry) -> tuple[Path, int, float]:
 
 
 def import_adapter(workspace: Workspace, file: Path, name: str) -> str:
-    """Copy an adapter file of any known tool, once it has been read, into the library; its name there.
+    """Copy an adapter file of any supported tool into the library, once it could be read; return its name there.
 
-    name: what the file is called. Raises AdapterFileError for what is no adapter; nothing is written then.
+    name: of the file. Raises AdapterFileError for anything but an adapter; nothing is written then.
     """
     shown = Path(name).name[:80]
     if Path(name).suffix.lower() != ".safetensors":
         raise AdapterFileError(
-            f"{shown} is no .safetensors file: adapters are read from that format alone, other files can hold programs"
+            f"{shown} is not a .safetensors file: convert it first; other formats can run code when they are loaded"
         )
     if file.stat().st_size > MOST_BYTES:
-        raise AdapterFileError(f"{shown} is larger than {MOST_BYTES >> 30} GiB: that is no adapter")
+        raise AdapterFileError(
+            f"{shown} is larger than {MOST_BYTES >> 30} GiB, too large for an adapter: choose another file"
+        )
     from dreamtune.adapters.formats import read_adapter
 
     try:
@@ -232,16 +233,16 @@ def import_adapter(workspace: Workspace, file: Path, name: str) -> str:
 
 
 def remove(workspace: Workspace, name: str) -> Path:
-    """Move an adapter, with its run if it has one, to the folder removed; where it is now.
+    """Move an adapter, with its run if it has one, to the folder `removed`; return its new path.
 
-    Raises ConfigError for a name that no adapter has, and for a run under way.
+    Raises ConfigError for an unknown name, and for a run that is still training.
     """
     from dreamtune.pipelines.run_folder import RunFolder
 
     path = workspace.adapter(name)
     whole = path.parent if path.parent.parent == workspace.runs else path
     if whole.is_dir() and RunFolder(whole).is_held():
-        raise ConfigError(f"{name} is being trained: stop it first")
+        raise ConfigError(f"{name} is still training: stop the training first")
     bin_folder = workspace.home / "removed"
     bin_folder.mkdir(exist_ok=True)
     place = workspace.free_place(bin_folder, plain_name(whole.stem), whole.suffix)

@@ -23,9 +23,25 @@ def check_place(folder: Path, error: type[DreamtuneError] = ConfigError) -> None
     while not parent.exists() and parent != parent.parent:
         parent = parent.parent
     if not parent.is_dir():
-        raise error(f"{parent} is a file, not a folder: choose another place to write to")
+        raise error(f"{parent} is a file, not a folder: choose another output path")
     if not os.access(parent, os.W_OK | os.X_OK):
-        raise error(f"cannot write to {parent}: choose another place than {folder}")
+        raise error(f"cannot write to {parent}: choose another output path instead of {folder}")
+
+
+def check_new_file(place: Path, suffix: str = ".safetensors") -> None:
+    """Raise ConfigError unless a new file of this suffix can be written there. Writes nothing."""
+    if place.suffix.lower() != suffix:
+        raise ConfigError(f"the output {place} must be a file: use a name that ends in {suffix}")
+    if place.exists() or place.is_symlink():
+        raise ConfigError(f"{place} already exists: delete it or choose another name")
+    check_place(place.parent)
+
+
+def check_new_folder(folder: Path) -> None:
+    """Raise ConfigError unless a new folder for a report can be made there, or is there and empty. Writes nothing."""
+    if folder.is_dir() and any(folder.iterdir()):
+        raise ConfigError(f"{folder} is not empty: choose a new folder for the report")
+    check_place(folder)
 
 
 @contextmanager
@@ -49,10 +65,10 @@ def complete(place: Path, error: type[DreamtuneError] = ConfigError) -> Iterator
             claim(target, place)
         os.replace(target, place)
     except FileExistsError:
-        raise error(f"{place} has been written by another process meanwhile: choose another name") from None
+        raise error(f"{place} was written by another process in the meantime: choose another name") from None
     except OSError as fault:
         reason = fault.strerror or fault
-        raise error(f"cannot write {place}: {reason}; make room or choose another place") from None
+        raise error(f"cannot write {place}: {reason}; free some disk space or choose another path") from None
     finally:
         if target.is_dir():
             shutil.rmtree(target, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""Pictures of the embedded base's world, to try things with."""
+"""Sample images from the embedded base's world."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def draw_pocket(subject: int, n: int, out: str | Path, cls: str | None = None, s
     folder = Path(out).expanduser()
     check_place(folder)
     if cls is not None and cls not in CLASSES:
-        raise ConfigError(f"no class {cls!r} in the pocket world: it has {', '.join(CLASSES)}")
+        raise ConfigError(f"unknown pocket class {cls!r}: use one of {', '.join(CLASSES)}")
     try:
         pictures = draw_subject(subject, n, size, cls)
     except ValueError as error:
@@ -29,7 +29,7 @@ def draw_pocket(subject: int, n: int, out: str | Path, cls: str | None = None, s
     files = [folder / f"{index:02d}.png" for index in range(n)]
     for path in files:
         if path.exists():
-            raise ConfigError(f"{path} exists already: choose another folder")
+            raise ConfigError(f"{path} already exists: choose another folder")
     for path, picture in zip(files, pictures, strict=True):
         try:
             write_png(path, picture)

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import inspect
 import sys
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import TracebackType
-from typing import IO, Any, Self
+from typing import IO, Any, ParamSpec, Self, TypeVar
 
+from dreamtune.errors import Interrupted
 from dreamtune.text import bounded, inert
 
 
@@ -47,6 +51,39 @@ def _plain(message: str) -> str:
 
 
 OnProgress = Callable[[Progress], None]
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def on_stderr(progress: Progress) -> None:
+    """Stands for :class:`Printer` where a flow is not told whom to show its progress to."""
+
+
+def shows_progress(flow: Callable[P, R]) -> Callable[P, R]:
+    """Decorator: `on_progress` of the flow is a Printer where it is left at :func:`on_stderr`, or None."""
+    signature = inspect.signature(flow)
+
+    @functools.wraps(flow)
+    def run(*args: P.args, **kwargs: P.kwargs) -> R:
+        given = signature.bind(*args, **kwargs)
+        if given.arguments.get("on_progress") not in (None, on_stderr):
+            return flow(*args, **kwargs)
+        with Printer() as printer:
+            given.arguments["on_progress"] = printer
+            return flow(*given.args, **given.kwargs)
+
+    return run
+
+
+def stoppable(on_progress: OnProgress, stop: threading.Event, message: str) -> OnProgress:
+    """The same, which leaves a flow at its next sign of life once `stop` is set, by Interrupted with `message`."""
+
+    def checked(progress: Progress) -> None:
+        if stop.is_set():
+            raise Interrupted(message)
+        on_progress(progress)
+
+    return checked
 
 
 def clock(seconds: float) -> str:

@@ -40,7 +40,7 @@ class RunFolder:
     def check(self, resume: bool) -> None:
         """Raise RunFolderError if a run cannot begin here, or with `resume` continue. Writes nothing."""
         if self._is_used() and not resume:
-            raise RunFolderError(f"the run folder {self.path} exists already: resume it, or choose another name")
+            raise RunFolderError(f"the run folder {self.path} already exists: resume the run, or choose another name")
         if resume and not self._is_used():
             raise RunFolderError(f"no run to resume in {self.path}: check the path")
         if resume and self._has_trained():  # without a checkpoint it would begin anew, over all that
@@ -48,8 +48,7 @@ class RunFolder:
 
             if latest(self.checkpoints) is None:
                 raise RunFolderError(
-                    f"no checkpoint in {self.checkpoints} is whole, so there is nothing to go on from: put one back, "
-                    "or start a new run"
+                    f"no complete checkpoint in {self.checkpoints} to resume from: restore one, or start a new run"
                 )
         check_place(self.path, RunFolderError)
 
@@ -89,7 +88,7 @@ class RunFolder:
             yield
         except OSError as error:
             raise TrainingError(
-                f"cannot write {path}: {error.strerror or error}; make room and go on with: "
+                f"cannot write {path}: {error.strerror or error}; free some disk space and resume with: "
                 f"dreamtune train --resume {self.path}"
             ) from None
 
@@ -99,11 +98,12 @@ class RunFolder:
             _write_text(self.config, config.to_yaml())
         except OSError as error:
             raise RunFolderError(
-                f"cannot write {self.config}: {error.strerror or error}; make room and give the same command again"
+                f"cannot write {self.config}: {error.strerror or error}; free some disk space and run the same command "
+                "again"
             ) from None
 
     def go_on(self) -> None:
-        """The run is not finished any more: more steps are to come. What it had made stays until there is better."""
+        """Mark the run as unfinished: more steps follow. Its files stay until they are replaced."""
         self.report.unlink(missing_ok=True)
 
     def write_text(self, path: Path, text: str) -> None:
@@ -114,7 +114,7 @@ class RunFolder:
     def read_config(self) -> TrainConfig:
         """The complete settings of the run. Raises RunFolderError if there is none, ConfigError if it is damaged."""
         if not self.config.is_file():
-            raise RunFolderError(f"{self.path} holds no config.yaml, so no run to resume: check the path")
+            raise RunFolderError(f"no config.yaml in {self.path}, so there is no run to resume: check the path")
         return TrainConfig.from_mapping(read_yaml(self.config), source=str(self.config))
 
     def check_same(self, recorded: TrainConfig, config: TrainConfig, but: Collection[str] = ()) -> None:
@@ -124,8 +124,8 @@ class RunFolder:
         changes = [f"{key} was {old[key]!r}, now {new[key]!r}" for key in other]
         if changes:
             raise ConfigError(
-                f"cannot resume {self.path} with other settings ({'; '.join(changes)}): leave them as they were, "
-                "or start a new run"
+                f"cannot resume {self.path} with different settings ({'; '.join(changes)}): restore them, or start a "
+                "new run"
             )
 
     def read_metrics(self) -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""The folder that the app works in: what lies there is called by names, never by paths that a user gives."""
+"""The folder that the app works in. Its contents are addressed by name, never by a path from the user."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ _HUB = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
 class Workspace:
-    """Runs, adapters, pictures, reports and data sets below one folder, and what else its owner allows to be read.
+    """Runs, adapters, images, reports and data sets below one folder, and whatever else its owner allows to be read.
 
-    Everything is looked up in a listing: a name that is not in it does not exist, whatever it spells. Links that lead
-    out of the folder are not listed.
+    Names are looked up in a listing: a name that is not in it does not exist, whatever it spells. Links that lead out
+    of the folder are not listed.
     """
 
     def __init__(self, home: Path | None = None, images: Sequence[Path] = (), bases: Sequence[Path] = ()) -> None:
@@ -32,7 +32,9 @@ class Workspace:
         """
         self.home = (home or data_dir()).expanduser().resolve()
         if any(sign in str(self.home) for sign in "@+=:,"):  # which stand for something where adapters are named
-            raise ConfigError(f"the path {self.home} holds one of @ + = : and the comma: choose another --home")
+            raise ConfigError(
+                f"the path {self.home} contains a reserved character (@ + = : or a comma): choose another --home"
+            )
         self.runs = self.home / "runs"
         self.adapters = self.home / "adapters"
         self.pictures = self.home / "pictures"
@@ -107,11 +109,11 @@ class Workspace:
 
     def adapter(self, name: str) -> Path:
         """The file of this name. Raises ConfigError."""
-        return _named(name, self.all_adapters(), "adapter", "the library shows all")
+        return _named(name, self.all_adapters(), "adapter", "choose one from the library")
 
     def dataset(self, name: str) -> Path:
         """The folder of this name. Raises ConfigError."""
-        return _named(name, self.all_datasets(), "set of pictures", "drop pictures, or choose from the list")
+        return _named(name, self.all_datasets(), "data set", "drop images, or choose from the list")
 
     def report(self, name: str) -> Path:
         """The report folder of this name. Raises ConfigError."""
@@ -130,7 +132,7 @@ class Workspace:
         if _HUB.fullmatch(name) and not Path(name).exists():
             return name
         raise ConfigError(
-            f"no base {name!r}: choose from the list, give a hub id like owner/name, or start dreamtune ui with --bases"
+            f"no base {name!r}: choose from the list, use a hub id like owner/name, or start dreamtune ui with --bases"
         )
 
     def place(self, folder: Path, name: str, suffix: str = "") -> Path:
@@ -138,7 +140,7 @@ class Workspace:
         name = plain_name(name)
         place = folder / f"{name}{suffix}"
         if place.exists() or place.is_symlink():
-            raise ConfigError(f"there is something called {name!r} already: choose another name")
+            raise ConfigError(f"{name!r} already exists: choose another name")
         return place
 
     def free_place(self, folder: Path, name: str, suffix: str = "") -> Path:
@@ -159,7 +161,7 @@ def plain_name(name: str) -> str:
     name = name.strip()
     if not _NAME.fullmatch(name) or name.endswith("."):
         raise ConfigError(
-            f"the name {name[:80]!r} must be letters, digits, spaces and . - _ alone, and begin with a letter or digit"
+            f"invalid name {name[:80]!r}: use only letters, digits, spaces and . - _, starting with a letter or digit"
         )
     return name
 

@@ -1,18 +1,17 @@
-"""From names and values that a page or a client sends to the pipelines. The only place where the app starts work."""
+"""Turns names and values sent by a page or client into pipeline calls; only here does the app start work."""
 
 from __future__ import annotations
 
 import shutil
-import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from dreamtune.errors import ConfigError, Interrupted
+from dreamtune.errors import ConfigError
 from dreamtune.pipelines import library
 from dreamtune.pipelines.allowed_base import AUTO, allowed_base
 from dreamtune.pipelines.jobs.job import UNFINISHED, Job
-from dreamtune.pipelines.progress import OnProgress, Progress
+from dreamtune.pipelines.progress import OnProgress
 from dreamtune.pipelines.workspace import plain_name
 
 from .context import App
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
     from dreamtune.pipelines.train.plan import PlanResult
 
 MOST_QUEUED = 50
-"""Jobs that may wait; who sends more is told so."""
+"""Jobs that may be queued; further ones are refused."""
 MOST_PICTURES = 64
 """Of one call."""
 Pick = tuple[str, float]
@@ -35,7 +34,7 @@ _SET_ELSEWHERE = {"images", "base", "start_from", "dino", "clip", "trackers", "d
 def submit(app: App, kind: Literal["train", "fuse", "analyze", "evaluate"], config: Any, out: Path, title: str) -> Job:
     """Queue a job, and see to it that a worker is there. Raises ConfigError when too many wait."""
     if sum(job.state == "queued" for job in app.jobs.list()) >= MOST_QUEUED:
-        raise ConfigError(f"{MOST_QUEUED} jobs wait already: let some of them end, or cancel them")
+        raise ConfigError(f"{MOST_QUEUED} jobs are already queued: wait for some to finish, or cancel some")
     job = app.jobs.submit(kind, config, out, title)
     app.call_worker()
     return job
@@ -57,7 +56,7 @@ def train_config(app: App, dataset: str, values: Mapping[str, Any], more: str = 
 
     given = {key: value for key, value in values.items() if value not in (None, "")}
     if "class_word" not in given:
-        raise ConfigError("the class is empty: say what the subject is, for example dog")
+        raise ConfigError("the class is empty: enter what the subject is, e.g. dog")
     given |= {"images": app.workspace.dataset(dataset), "base": app.workspace.base(given.get("base", "pocket"))}
     settings = []
     for line in (line.strip() for line in more.splitlines()):
@@ -67,7 +66,7 @@ def train_config(app: App, dataset: str, values: Mapping[str, Any], more: str = 
         if key.strip().partition(".")[0] in _SET_ELSEWHERE:
             raise ConfigError(f"{key.strip()} cannot be set here: use the fields above")
         if not sign:
-            raise ConfigError(f"{line[:80]!r} is no setting: write KEY: VALUE, for example lr: 0.0005")
+            raise ConfigError(f"{line[:80]!r} is not a setting: write KEY: VALUE, e.g. lr: 0.0005")
         settings.append(f"{key.strip()}={value.strip()}")
     return complete(given, settings)
 
@@ -172,17 +171,17 @@ def evaluate(app: App, name: str, dataset: str) -> Job:
 
 
 def forecast(app: App, picks: Sequence[Pick], on_progress: OnProgress) -> list[str]:
-    """What is to be expected of adapters together, in sentences."""
+    """What to expect of the adapters together, in sentences."""
     from dreamtune.pipelines.analyze.advice import advice
     from dreamtune.pipelines.analyze.config import AnalyzeConfig
     from dreamtune.pipelines.analyze.run import analyze as study
 
     if len(picks) < 2:
-        raise ConfigError("choose at least two adapters: one alone disturbs nobody")
+        raise ConfigError("choose at least two adapters: a forecast compares them")
     names = [name for name, _ in picks]
     files, base = tuple(str(app.workspace.adapter(name)) for name in names), allowed_base(app.workspace, names)
     report = study(AnalyzeConfig(adapters=files, base=base), None, on_progress)
-    return [*advice(report), *report.remarks] or ["Nothing that was measured speaks against using them together."]
+    return [*advice(report), *report.remarks] or ["The measurements show no problem with using them together."]
 
 
 def draw(
@@ -201,9 +200,9 @@ def draw(
     else:
         given["base"] = allowed_base(app.workspace, [*(name for name, _ in picks), *regions])
     if not all(prompt.strip() for prompt in given["prompts"]):
-        raise ConfigError("the prompt is empty: write what is to be drawn")
+        raise ConfigError("the prompt is empty: describe the image")
     if given.get("n", 4) * len(given["prompts"]) > MOST_PICTURES:
-        raise ConfigError(f"at most {MOST_PICTURES} pictures at once: lower their number")
+        raise ConfigError(f"at most {MOST_PICTURES} images at once: lower their number")
     result = generate(
         GenerateConfig(adapters=tuple(used(app, picks, text)), **given), app.workspace.pictures, on_progress
     )
@@ -231,14 +230,3 @@ def used(app: App, picks: Sequence[Pick], text: float = 1.0) -> list[str]:
 def reads_text(app: App, name: str) -> bool:
     """Whether an adapter changes text encoders."""
     return any(part.startswith("text_encoder") for part in library.entry(app.workspace, name).parts)
-
-
-def stoppable(on_progress: Callable[[Progress], None], stop: threading.Event) -> OnProgress:
-    """Leave a pipeline at its next sign of life once `stop` is set."""
-
-    def told(progress: Progress) -> None:
-        if stop.is_set():
-            raise Interrupted("stopped; the pictures that were drawn are kept")
-        on_progress(progress)
-
-    return told

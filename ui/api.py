@@ -23,12 +23,12 @@ def add(app: App) -> None:
     """Add the endpoints to the blocks that are being built."""
 
     def upload(files: list[dict[str, Any]], name: str = "") -> str:
-        """Make a set of uploaded pictures; its name, for /train."""
+        """Make a data set of uploaded images; returns its name, for /train."""
         paths = [str(file.get("path", "")) for file in files]
         return datasets.bring(app.workspace, uploaded(app, paths), name or None)
 
     def check(dataset: str, class_word: str = "subject", token: str = "sks", base: str = "pocket") -> dict[str, Any]:
-        """What training would make of a set of pictures."""
+        """Check a set of images as training would."""
         found = actions.check(app, dataset, base, class_word, token).to_dict()
         return found | {"folder": dataset}
 
@@ -46,15 +46,15 @@ def add(app: App) -> None:
         seed: int = 0,
         settings: dict[str, Any] | None = None,
     ) -> dict[str, Any]:
-        """Draw pictures.
+        """Generate images.
 
         adapters: name -> strength; settings: steps, guidance, size, negative_prompt, prompt_weights, base, or
-        text_encoders, a further factor on what adapters do to these.
+        text_encoders, an extra factor on the adapters' strength there.
         """
         more = settings or {}
         known = ("steps", "guidance", "size", "negative_prompt", "prompt_weights", "text_encoders", "base")
         for key in more.keys() - set(known):
-            raise ConfigError(f"{key[:40]!r} is no setting of /generate: give {', '.join(known[:-1])} or {known[-1]}")
+            raise ConfigError(f"{key[:40]!r} is not a setting of /generate: use {', '.join(known[:-1])} or {known[-1]}")
         if not isinstance(more.get("text_encoders", 1.0), int | float):
             raise ConfigError("text_encoders must be a number")
         picks = [(str(key), float(value)) for key, value in (adapters or {}).items()]
@@ -74,11 +74,11 @@ def add(app: App) -> None:
         return public(app, actions.analyze(app, adapters, name, {}))
 
     def job(id: str) -> dict[str, Any]:
-        """A job as it stands."""
+        """A job's current state."""
         return public(app, app.jobs.get(id))
 
     def jobs() -> list[dict[str, Any]]:
-        """All jobs: running, waiting, ended."""
+        """All jobs: running, queued, ended."""
         return [public(app, one) for one in app.jobs.list()]
 
     def stop(id: str) -> dict[str, Any]:
@@ -86,15 +86,15 @@ def add(app: App) -> None:
         return public(app, app.jobs.stop(id))
 
     def resume(id: str) -> dict[str, Any]:
-        """Put an interrupted job into the queue again."""
+        """Queue an interrupted job again."""
         return public(app, actions.resume(app, id))
 
     def cancel(id: str) -> dict[str, Any]:
-        """Take a job out of the queue."""
+        """Remove a job from the queue."""
         return public(app, app.jobs.cancel(id))
 
     def adapters() -> list[dict[str, Any]]:
-        """The library."""
+        """All adapters in the library."""
         return [
             {key: value for key, value in vars(entry).items() if key != "path"}
             for entry in library.entries(app.workspace)

@@ -13,9 +13,7 @@ from .picker import adapter_choices
 from .sessions import describe_once
 from .tabs import AnalyzeTab, FuseTab, GenerateTab, JobsTab, LibraryTab, TrainTab
 
-_HEAD = (
-    """<div class="dt-head"><h1>dreamtune</h1><p>Teach Stable Diffusion your subject from a few pictures.</p></div>"""
-)
+_HEAD = """<div class="dt-head"><h1>dreamtune</h1><p>Teach Stable Diffusion your subject from a few images.</p></div>"""
 
 
 def build(app: App) -> Page:

@@ -1,4 +1,4 @@
-"""Several subjects in one picture: a canvas of boxes, each with an adapter and a prompt of its own."""
+"""Several subjects in one image: a canvas of boxes, each with its own adapter and prompt."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ class Boxes:
     def __init__(self, app: App) -> None:
         self.app = app
         gr.Markdown(
-            "### Side by side in one picture\nDraw a box, drag it, pull its corner. With the keyboard: Tab to a box, "
-            "arrows move it, Shift and arrows change its size, Delete removes it."
+            "### Several subjects in one image\nDraw boxes; drag a box to move it, its corner to resize it. Keyboard: "
+            "Tab selects a box, arrows move it, Shift+arrows resize it, Delete removes it."
         )
         with gr.Row(equal_height=False):
             with gr.Column(scale=4, min_width=300):
@@ -41,12 +41,12 @@ class Boxes:
                     most=MOST,
                 )
             with gr.Column(scale=6, min_width=320):
-                self.whole = gr.Textbox("a sks cat and a robot in a forest", label="Prompt of the whole picture")
+                self.whole = gr.Textbox("a sks cat and a robot in a forest", label="Prompt for the whole image")
                 self.rows = [self._row(number) for number in range(MOST)]
                 with gr.Row():
                     self.seed = gr.Number(0, label="Seed", precision=0, minimum=0, min_width=110)
                     self.others = gr.Checkbox(
-                        True, label="Compare", info="Also each alone, and all added up.", min_width=150
+                        True, label="Compare", info="Also generate each alone, and all added up.", min_width=150
                     )
                 self.draw = gr.Button("Generate in boxes", variant="primary", elem_id="boxes-draw")
         self.pictures = gr.Gallery(
@@ -97,7 +97,7 @@ class Boxes:
         for number, (box, adapter, prompt) in enumerate(parts, 1):
             if not adapter or not (prompt or "").strip():
                 raise ConfigError(
-                    f"box {number} has no {'prompt' if adapter else 'adapter'}: give it one, or remove the box"
+                    f"box {number} has no {'prompt' if adapter else 'adapter'}: add one, or remove the box"
                 )
             place = ",".join(f"{share:.4f}" for share in box)
             regions.append(f"{self.app.workspace.adapter(adapter)}@{place}={prompt.strip()}")

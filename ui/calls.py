@@ -1,4 +1,4 @@
-"""What a client sends to an endpoint is checked before anything is done with it: how many values, and which kinds."""
+"""Checks the number and types of the values that a client sends to an endpoint, before anything is done with them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _KINDS = {
     str: "text",
     int: "a whole number",
     float: "a number",
-    dict[str, float]: "names with a number each",
+    dict[str, float]: "a mapping of names to numbers",
     dict[str, Any]: "a mapping of names to values",
     list[str]: "a list of names",
     list[dict[str, Any]]: "a list of uploaded files",
@@ -68,15 +68,15 @@ class Page(gr.Blocks):
         for parameter in parameters[len(inputs) :]:
             if parameter.default is inspect.Parameter.empty:
                 raise _refused(
-                    f"{parameter.name} is missing: give {_kind(get_type_hints(block_fn.fn)[parameter.name])}"
+                    f"{parameter.name} is missing: pass {_kind(get_type_hints(block_fn.fn)[parameter.name])}"
                 )
             inputs.append(parameter.default)
         if len(inputs) != len(block_fn.inputs):
-            raise _refused(f"{len(inputs)} values were sent where {len(block_fn.inputs)} are known: see the endpoint")
+            raise _refused(f"{len(inputs)} values were sent, but {len(block_fn.inputs)} expected: see the endpoint")
 
 
 def _refused(message: str) -> gr.Error:
-    return gr.Error(message, title="This cannot be done", print_exception=False)
+    return gr.Error(message, title="Error", print_exception=False)
 
 
 def _kind(hint: Any) -> str:

@@ -16,12 +16,12 @@ Curve = Sequence[tuple[int, float]]
 _WIDTH, _HEIGHT, _LEFT, _BOTTOM = 560, 170, 44, 22
 _PHASES = {
     "train": "training",
-    "latents": "encoding pictures",
-    "prior": "drawing class pictures",
-    "pictures": "reading pictures",
-    "score": "judging",
+    "latents": "encoding images",
+    "prior": "generating class images",
+    "pictures": "reading images",
+    "score": "evaluating",
     "fuse": "fusing layers",
-    "analyze": "studying layers",
+    "analyze": "analyzing layers",
 }
 
 

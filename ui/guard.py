@@ -1,4 +1,4 @@
-"""What stands before every request: whose page it is, how much it may bring, and what browsers are told."""
+"""Checks every request: where it comes from, how large it is, and which headers browsers get."""
 
 from __future__ import annotations
 
@@ -62,17 +62,17 @@ class Guard:
         headers = {name.lower(): value for name, value in scope["headers"]}
         host = headers.get(b"host", b"").decode("latin-1")
         if self.hosts is not None and _name(host) not in self.hosts:
-            await _refuse(send, 403, "this app answers under its own address only, such as http://127.0.0.1")
+            await _refuse(send, 403, "this app answers only at its own address, e.g. http://127.0.0.1")
             return
         if _is_from_another_page(scope.get("method", "GET"), host, headers):
-            await _refuse(send, 403, "a page of another address asked for this: open the app itself")
+            await _refuse(send, 403, "request from another site refused: open the app itself")
             return
         if (called := _CALL.match(scope.get("path", ""))) and called["name"] not in self.endpoints:
-            await _refuse(send, 404, "no endpoint of this name: /gradio_api/info tells all")
+            await _refuse(send, 404, "unknown endpoint: /gradio_api/info lists all")
             return
         length = headers.get(b"content-length", b"0")
         if not length.isdigit() or int(length) > REQUEST:
-            await _refuse(send, 413, f"too large: at most {REQUEST >> 20} MiB at once")
+            await _refuse(send, 413, f"request too large: send at most {REQUEST >> 20} MiB at once")
             return
         taken, begun = 0, False
 
@@ -96,7 +96,7 @@ class Guard:
             await self.app(scope, counted, told)
         except TooLarge:
             if not begun:
-                await _refuse(send, 413, f"too large: at most {REQUEST >> 20} MiB at once")
+                await _refuse(send, 413, f"request too large: send at most {REQUEST >> 20} MiB at once")
 
 
 async def _refuse(send: Send, status: int, reason: str) -> None:
@@ -145,7 +145,7 @@ class Login:
         """auth: USER:PASSWORD. Raises ConfigError that does not repeat it."""
         self._user, colon, self._password = auth.partition(":")
         if not self._user or not colon or len(self._password) < 8:
-            raise ConfigError("--auth must be USER:PASSWORD, the password of at least 8 characters")
+            raise ConfigError("--auth must be USER:PASSWORD, with a password of at least 8 characters")
         self._wrong: list[float] = []
         self._mutex = threading.Lock()
 

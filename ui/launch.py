@@ -46,8 +46,8 @@ class Settings:
         """Who may come in. Raises ConfigError for an address that others reach without a login."""
         if self.auth is None and not is_loopback(self.host):
             raise ConfigError(
-                f"--host {self.host} lets other machines in: add --auth USER:PASSWORD (or set "
-                "DREAMTUNE_AUTH), or leave it away"
+                f"--host {self.host} gives other machines access: add --auth USER:PASSWORD (or set "
+                "DREAMTUNE_AUTH), or leave --host out"
             )
         return Login(self.auth) if self.auth is not None else None
 
@@ -118,8 +118,8 @@ def serve(settings: Settings) -> None:
     """Serve until Ctrl-C or SIGTERM. Raises ConfigError for bad options, among them an address in use."""
     stop = threading.Event()
     server = Server(settings)
-    say(f"dreamtune is at {server.url}  (Ctrl-C ends it; jobs go on)", file=sys.stderr)
-    say(f"Its folder is {server.app.workspace.home}", file=sys.stderr)
+    say(f"dreamtune is running at {server.url}  (Ctrl-C stops it; jobs continue)", file=sys.stderr)
+    say(f"Data folder: {server.app.workspace.home}", file=sys.stderr)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
     stop.wait()
@@ -135,7 +135,7 @@ def _free_port(host: str, port: int) -> int:
             probe.bind((host, port))
         except OSError as error:
             raise ConfigError(
-                f"cannot listen at {host}:{port}: {error.strerror or error}; choose another --port or --host"
+                f"cannot listen on {host}:{port}: {error.strerror or error}; choose another --port or --host"
             ) from None
         return probe.getsockname()[1]
 

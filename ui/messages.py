@@ -1,4 +1,4 @@
-"""What went wrong, told on the page in the command line's words; never a traceback."""
+"""Shows errors on the page with the command line's messages; never a traceback."""
 
 from __future__ import annotations
 
@@ -30,14 +30,12 @@ def told(action: Callable[P, T]) -> Callable[P, T]:
         except Interrupted as stopped:
             raise gr.Error(escape(str(stopped)), title="Stopped", print_exception=False) from None
         except DreamtuneError as error:
-            raise gr.Error(
-                escape(str(error)), duration=20, title="This cannot be done", print_exception=False
-            ) from None
+            raise gr.Error(escape(str(error)), duration=20, title="Error", print_exception=False) from None
         except Exception as fault:
-            log.exception("a fault of dreamtune")
+            log.exception("internal error")
             raise gr.Error(
-                f"{type(fault).__name__}: this is a fault of dreamtune, what happened is in the terminal's log",
-                title="Fault",
+                f"{type(fault).__name__}: this is a bug in dreamtune, see the log in the terminal",
+                title="Internal error",
                 print_exception=False,
             ) from None
 
@@ -45,10 +43,10 @@ def told(action: Callable[P, T]) -> Callable[P, T]:
 
 
 def note(message: Any) -> None:
-    """Tell that something was done."""
+    """Say that something was done."""
     gr.Info(escape(bounded(inert(str(message)))), title="Done")
 
 
 def warn(message: Any) -> None:
-    """Tell of something that should be known."""
+    """Show a remark."""
     gr.Warning(escape(bounded(inert(str(message)))), title="Note")

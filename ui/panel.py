@@ -69,8 +69,8 @@ class JobPanel:
             shown = f'<p class="dt-bad">{fragments.text(warning)}</p>' + shown
         if job.kind == "train":
             run = read_run(job.out)
-            shown += fragments.plot("Loss", [("mean of 20 steps", run.losses)])
-            shown += fragments.plot("Scores", [("like the subject", run.subject), ("follows the prompt", run.prompt)])
+            shown += fragments.plot("Loss", [("mean over 20 steps", run.losses)])
+            shown += fragments.plot("Scores", [("subject", run.subject), ("prompt", run.prompt)])
             samples = len(run.samples)
         return f"{id} {job.state} {samples}", shown
 
@@ -100,4 +100,4 @@ class JobPanel:
 
 def _stop_label(job: Job | None) -> str:
     """A second stop kills, for what does not listen to the first."""
-    return "Stop at once" if job is not None and job.state == "stopping" else "Stop"
+    return "Force stop" if job is not None and job.state == "stopping" else "Stop"

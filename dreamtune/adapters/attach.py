@@ -207,7 +207,7 @@ def _method_of(config: MethodConfig) -> tuple[str, type[Adapter]]:
     for name, kind in METHODS.items():
         if kind.config_class is type(config):
             return name, kind
-    raise ConfigError(f"{type(config).__name__} belongs to no method: use the config class of one in METHODS")
+    raise ConfigError(f"{type(config).__name__} belongs to no method: use the config class of a method in METHODS")
 
 
 def _generator(seed: int, path: str) -> torch.Generator:

@@ -42,7 +42,7 @@ class Attachment(nn.Module, ABC):
 
     def forward(self, *inputs: object) -> None:
         """Not callable: the changes act inside the model. Raises TypeError."""
-        raise TypeError("call the model: what is attached acts inside it")
+        raise TypeError("call the model itself: adapters act inside it")
 
     def __enter__(self) -> Self:
         return self

@@ -38,7 +38,7 @@ class Adapter(nn.Module, ABC):
         self.config, self.out_features, self.in_features = config, out_features, in_features
         if config.rank > self.max_rank:
             raise ConfigError(
-                f"rank = {config.rank} is more than a layer of {out_features}x{in_features} can have: "
+                f"rank = {config.rank} is too high for a layer of {out_features}x{in_features}: "
                 f"use at most {self.max_rank}"
             )
 

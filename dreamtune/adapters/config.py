@@ -27,11 +27,11 @@ class MethodConfig:
     rank: int = 8
     """Rank of the trained factors."""
     alpha: float = _AS_RANK
-    """The change is scaled by alpha/rank, or alpha/√rank with `rslora`; the rank if left out."""
+    """The change is scaled by alpha/rank, or by alpha/√rank with `rslora`; default: the rank."""
     rslora: bool = False
-    """Rank-stabilised scaling (Kalajdzievski, arXiv 2312.03732)."""
+    """Rank-stabilized scaling (Kalajdzievski, arXiv 2312.03732)."""
     dropout: float = 0.0
-    """Share of the input's elements that the change does not see while training."""
+    """Dropout: share of the input's elements that the adapter does not see in training."""
 
     def __post_init__(self) -> None:
         """Check types and ranges."""

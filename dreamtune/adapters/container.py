@@ -39,7 +39,7 @@ _LONGEST_HEADER = 2**25
 _NOT_TENSORS = {
     b"PK\x03\x04": "a pickle, which could run code and is never opened: use .safetensors files",
     b"\x80": "a pickle, which could run code and is never opened: use .safetensors files",
-    b"version https://git-lfs": "a pointer of Git LFS, not the file itself: run `git lfs pull`, or download the file",
+    b"version https://git-lfs": "a Git LFS pointer, not the file itself: run `git lfs pull`, or download the file",
     b"<!DOCTYPE": "a web page, not an adapter: download the file itself",
     b"<!doctype": "a web page, not an adapter: download the file itself",
     b"<html": "a web page, not an adapter: download the file itself",
@@ -71,7 +71,7 @@ def _write(path: Path, content: bytes) -> None:
             temporary.write_bytes(content)
     except OSError as error:
         reason = error.strerror or error
-        raise AdapterFileError(f"cannot write {path}: {reason}; make room or choose another place") from None
+        raise AdapterFileError(f"cannot write {path}: {reason}; free disk space or choose another place") from None
 
 
 def read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -93,7 +93,7 @@ def read_any(path: Path, check: Check) -> tuple[dict[str, Tensor], dict[str, str
 
 def _read(path: Path, check: Check | None) -> tuple[dict[str, Tensor], dict[str, str], str | None]:
     if path.is_dir():
-        raise AdapterFileError(f"{path} is a folder: give the .safetensors file in it")
+        raise AdapterFileError(f"{path} is a folder: use the .safetensors file in it")
     try:
         with open_regular(path) as file:
             start, header = _read_header(path, file)
@@ -108,9 +108,9 @@ def _read(path: Path, check: Check | None) -> tuple[dict[str, Tensor], dict[str,
     try:
         tensors = load_bytes(start + content)
     except (SafetensorError, ValueError, KeyError, RuntimeError) as error:  # the latter: a type or a size torch lacks
-        raise AdapterFileError(f"{path} is cut short or damaged: copy it again ({first_line(error)})") from None
+        raise AdapterFileError(f"{path} is truncated or damaged: copy it again ({first_line(error)})") from None
     if tool is None and metadata.get(_CHECKSUM_KEY) != _checksum(content):
-        raise AdapterFileError(f"{path} does not hold the tensors that were saved in it: copy it again")
+        raise AdapterFileError(f"{path} has changed since it was saved (wrong checksum): copy it again")
     return tensors, metadata, tool
 
 
@@ -144,7 +144,7 @@ def _read_header(path: Path, file: IO[bytes]) -> tuple[bytes, dict[str, Any]]:
     for beginning, what in _NOT_TENSORS.items():
         if start.startswith(beginning):
             raise AdapterFileError(f"{path} is {what}")
-    raise AdapterFileError(f"{path} is cut short or not a safetensors file: copy it again, or choose another")
+    raise AdapterFileError(f"{path} is truncated or not a safetensors file: copy it again, or use another")
 
 
 def _identify(path: Path, header: dict[str, Any], check: Check | None) -> tuple[dict[str, str], str | None]:
@@ -155,7 +155,7 @@ def _identify(path: Path, header: dict[str, Any], check: Check | None) -> tuple[
         version = metadata[_FORMAT_KEY]
         if version != FORMAT:
             raise AdapterFileError(
-                f"{path} has format version {version}, not {FORMAT}: it needs another dreamtune version"
+                f"{path} has format version {version}, not {FORMAT}: use another version of dreamtune"
             )
         return metadata, None
     shapes = _shapes(path, header)
@@ -167,8 +167,8 @@ def _identify(path: Path, header: dict[str, Any], check: Check | None) -> tuple[
             raise AdapterFileError(f"{path}: {error}") from None
         return metadata, tool or "another tool"
     if tool:
-        raise AdapterFileError(f"{path} is a file of another tool ({tool}): read it with read_adapter")
-    raise AdapterFileError(f"{path} holds no adapter: give the adapter.safetensors of a run")
+        raise AdapterFileError(f"{path} is from another tool ({tool}): read it with read_adapter")
+    raise AdapterFileError(f"{path} contains no adapter: use the adapter.safetensors of a run")
 
 
 def _shapes(path: Path, header: dict[str, Any]) -> dict[str, list[int]]:
@@ -177,7 +177,7 @@ def _shapes(path: Path, header: dict[str, Any]) -> dict[str, list[int]]:
         if name != "__metadata__":
             shape = told.get("shape") if isinstance(told, dict) else None
             if not isinstance(shape, list) or not all(type(size) is int and size >= 0 for size in shape):
-                raise AdapterFileError(f"{path} is cut short or damaged: copy it again ({name} has no size)")
+                raise AdapterFileError(f"{path} is truncated or damaged: copy it again ({name} has no size)")
             shapes[name] = shape
     return shapes
 

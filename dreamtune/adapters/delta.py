@@ -15,8 +15,8 @@ from .leading import leading
 from .spectrum import Spectrum, real_columns
 from .svd import Svd
 
-_AGAIN = "train it again, with a smaller learning rate"
-_BEYOND, _NOT_FINITE = f"is beyond what numbers hold: {_AGAIN}", f"holds NaN or infinity: {_AGAIN}"
+_AGAIN = "train it again with a lower learning rate"
+_BEYOND, _NOT_FINITE = f"overflows: {_AGAIN}", f"contains NaN or infinity: {_AGAIN}"
 
 
 @dataclass(frozen=True, eq=False)

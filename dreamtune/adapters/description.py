@@ -51,7 +51,7 @@ class LayerRecord:
         """Check that the size is one that there is, and that the kernel divides the inputs."""
         if math.prod(self.shape) > MOST_WEIGHTS:
             rows, columns = self.shape
-            raise AdapterFileError(f"a layer of {rows}x{columns} is larger than any of the known bases: {DAMAGED}")
+            raise AdapterFileError(f"a layer of {rows}x{columns} is larger than in any known base: {DAMAGED}")
         if self.kernel is not None and self.shape[1] % math.prod(self.kernel):
             raise AdapterFileError(
                 f"a kernel of {self.kernel[0]}x{self.kernel[1]} does not divide {self.shape[1]} inputs: {DAMAGED}"
@@ -182,10 +182,12 @@ class Description:
         """Undo :meth:`to_header`. Raises AdapterFileError naming the key that is missing or wrong."""
         method, layers = _text(header, "method"), _mapping(header, "layers")
         if len(layers) > MOST_LAYERS:
-            raise AdapterFileError(f"it has {len(layers)} layers, more than any of the known bases: {DAMAGED}")
+            raise AdapterFileError(f"it has {len(layers)} layers, more than any known base: {DAMAGED}")
         if method not in METHODS:
             known = ", ".join(METHODS)
-            raise AdapterFileError(f"dreamtune.method is {method!r}, not one of {known}: it needs a newer dreamtune")
+            raise AdapterFileError(
+                f"dreamtune.method is {method!r}, not one of {known}: use a newer version of dreamtune"
+            )
         return cls(
             method=method,
             config=_config(method, _mapping(header, "config")),
@@ -230,7 +232,7 @@ def _config(method: str, options: dict[str, Any]) -> MethodConfig:
     needed = {field.name for field in fields(kind) if not field.metadata.get("later")}
     if options.keys() - known:
         surplus = ", ".join(sorted(options.keys() - known))
-        raise AdapterFileError(f"{method} has no option {surplus}: it needs a newer dreamtune")
+        raise AdapterFileError(f"{method} has no option {surplus}: use a newer version of dreamtune")
     if needed - options.keys():
         raise AdapterFileError(f"dreamtune.config lacks {', '.join(sorted(needed - options.keys()))}: {DAMAGED}")
     try:
@@ -242,7 +244,7 @@ def _config(method: str, options: dict[str, Any]) -> MethodConfig:
 def _layer(path: str, value: Any) -> LayerRecord:
     record = LayerRecord.from_json(value)
     if record is None:
-        raise AdapterFileError(f"dreamtune.layers has no size and fingerprint of {path}: {DAMAGED}")
+        raise AdapterFileError(f"dreamtune.layers has no size and fingerprint for {path}: {DAMAGED}")
     return record
 
 
@@ -256,7 +258,7 @@ def _others(header: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
         subjects = []
     texts = all(isinstance(it, str) for subject in subjects for it in subject)
     if not texts or subjects[:1] != [(_text(header, "trigger"), _text(header, "class"))]:
-        raise AdapterFileError(f"dreamtune.subjects does not begin with the word and class of the first: {DAMAGED}")
+        raise AdapterFileError(f"dreamtune.subjects does not begin with the first subject's token and class: {DAMAGED}")
     return tuple(subjects[1:])
 
 

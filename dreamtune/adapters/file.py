@@ -43,7 +43,7 @@ class AdapterFile(Description):
         if not self.layers and not self.embeddings:
             raise AdapterFileError("it changes no layer: train it again")
         if sum(math.prod(record.shape) for record in self.layers.values()) > MOST_WEIGHTS_IN_ALL:
-            raise AdapterFileError(f"its layers have more weights than any of the known bases: {DAMAGED}")
+            raise AdapterFileError(f"its layers have more weights than any known base: {DAMAGED}")
         with torch.device("meta"):
             expected = {
                 f"{path}.{name}": tensor
@@ -78,11 +78,11 @@ class AdapterFile(Description):
         layers, tensors = {}, {}
         for part, on_model in {UNET: attached, **(text_encoders or {})}.items():
             if not on_model.attached:
-                raise AdapterFileError("the adapter has been detached: make its file before")
+                raise AdapterFileError("the adapter has been detached: make its file before detaching")
             if part not in PARTS or on_model.method != attached.method:
                 raise AdapterFileError(
-                    f"{on_model.method} on {part!r} cannot stand in one file with {attached.method} on the UNet: "
-                    f"use one method, on {' and '.join(PARTS)}"
+                    f"{on_model.method} on {part!r} cannot share a file with {attached.method} on the UNet: "
+                    f"use a single method, on {' and '.join(PARTS)}"
                 )
             for path_in_model, layer, adapter in on_model.layers():
                 path = join_part(part, path_in_model)
@@ -183,7 +183,7 @@ class AdapterFile(Description):
         """
         if self.embeddings:
             words = " and ".join(map(repr, self.new_tokens))
-            raise ConfigError(f"the adapter has embeddings of its own for {words}: put it on the whole base")
+            raise ConfigError(f"the adapter has its own embeddings for {words}: attach it to the whole base")
         if self.parts != (UNET,):
             raise ConfigError(f"the adapter changes {' and '.join(self.parts)}: use attach_parts, or attach one part()")
         try:
@@ -192,7 +192,7 @@ class AdapterFile(Description):
                 self._check_weights(layers)
             return AttachedAdapter(model, self.adapters(), self.method, self.config, strength)
         except IncompatibleModelError as error:
-            origin = f"was trained on the base {self.base!r}" if self.base else "does not tell its base"
+            origin = f"was trained on the base {self.base!r}" if self.base else "does not record its base"
             raise IncompatibleModelError(f"{error} (the adapter {origin})") from None
 
     def attach_parts(
@@ -290,7 +290,7 @@ class AdapterFile(Description):
         others = [path for path, fingerprint in known.items() if not fingerprint.matches(pristine_weight(layers[path]))]
         if others:
             raise IncompatibleModelError(
-                f"{len(others)} of {len(layers)} adapted layers have other weights here, {others[0]} the first: "
+                f"{len(others)} of {len(layers)} adapted layers have other weights here, first {others[0]}: "
                 "load the adapter's own base, or allow any (any_base=True)"
             )
 
@@ -311,9 +311,9 @@ def _deviations(own: MethodConfig, common: MethodConfig) -> dict[str, Any]:
 
 
 def _check_names(has: set[str], needs: set[str]) -> None:
-    for what, names in (("lacks", needs - has), ("has a surplus of", has - needs)):
+    for what, names in (("lacks {} tensors", needs - has), ("has {} extra tensors", has - needs)):
         if names:
-            raise AdapterFileError(f"it {what} {len(names)} tensors, {min(names)} the first: {DAMAGED}")
+            raise AdapterFileError(f"it {what.format(len(names))}, first {min(names)}: {DAMAGED}")
 
 
 def _check_tensor(name: str, tensor: Tensor, expected: Tensor) -> None:
@@ -323,7 +323,7 @@ def _check_tensor(name: str, tensor: Tensor, expected: Tensor) -> None:
     if tensor.is_floating_point() != expected.is_floating_point():
         raise AdapterFileError(f"the tensor {name} is of type {tensor.dtype}: {DAMAGED}")
     if tensor.is_floating_point() and not _widened(tensor).isfinite().all():
-        raise AdapterFileError(f"the tensor {name} holds NaN or infinity: train it again, with a smaller learning rate")
+        raise AdapterFileError(f"the tensor {name} contains NaN or infinity: train it again with a lower learning rate")
 
 
 def _widened(tensor: Tensor) -> Tensor:

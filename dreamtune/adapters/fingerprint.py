@@ -38,7 +38,7 @@ def digest_of(weight: Tensor, dtype: torch.dtype) -> str:
     Raises IncompatibleModelError for one on the meta device, where offloading leaves it between passes.
     """
     if weight.is_meta:
-        raise IncompatibleModelError("the base's weights are not here but offloaded: remove the offloading first")
+        raise IncompatibleModelError("the base's weights are offloaded: remove the offloading first")
     rounded = weight.detach().to("cpu", dtype).contiguous().view(torch.uint8)
     digest = hashlib.sha256(f"{tuple(weight.shape)};".encode())
     digest.update(rounded.numpy().data)

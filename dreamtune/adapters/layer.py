@@ -102,8 +102,8 @@ class AdaptedLayer(nn.Module):
             for slot in live:
                 if slot.adapter.uses_weight:
                     raise IncompatibleModelError(
-                        f"the change of {type(slot.adapter).__name__} depends on weights that have been quantised "
-                        "since it was attached: quantise none of its layers"
+                        f"the change of {type(slot.adapter).__name__} depends on weights that were quantized "
+                        "after it was attached: leave its layers unquantized"
                     )
             return False
         trained = any(it is not None and it.requires_grad for it in (weight, bias))
@@ -190,20 +190,20 @@ def obstacle_in(layer: nn.Module, name: str = "") -> str | None:
     """Why adapters cannot act in `layer`, which messages call `name`, in one line; None if they can."""
     called = f"the layer {name} is a {type(layer).__name__}" if name else f"a {type(layer).__name__} cannot be adapted"
     if not isinstance(layer, ADAPTABLE):
-        return f"{called}: only Linear and Conv2d layers are adapted"
+        return f"{called}: only Linear and Conv2d layers can be adapted"
     if type(layer) not in ADAPTABLE and not isinstance(layer, AdaptedLayer):
         kind = "Linear" if isinstance(layer, nn.Linear) else "Conv2d"
         return (
-            f"{called}, not a plain torch.nn.{kind}: remove other tools' adapters or quantisation from the model first"
+            f"{called}, not a plain torch.nn.{kind}: remove other tools' adapters or quantization from the model first"
         )
     if isinstance(layer, nn.Conv2d) and layer.groups != 1:
-        return f"{called} of {layer.groups} groups: only convolutions of one group are adapted"
+        return f"{called} with {layer.groups} groups: only convolutions with one group can be adapted"
     weight = cast(Tensor, layer.weight)
     if type(weight.data) is not Tensor:
-        return f"{called} with a weight of {type(weight.data).__name__}: load the base without quantisation"
+        return f"{called} with a weight of {type(weight.data).__name__}: load the base without quantization"
     if is_hooked(layer) and (weight.is_meta or not isinstance(layer, AdaptedLayer)):
-        wrapped = "that offloading or casting has put a hook around"
-        return f"{called} {wrapped}: attach the adapter first and offload or cast afterwards, or {_UNHOOK}"
+        wrapped = "with a hook from offloading or casting"
+        return f"{called} {wrapped}: attach the adapter before offloading or casting, or {_UNHOOK}"
     return None
 
 

@@ -21,7 +21,7 @@ def layer_at(
         layer = module.get_submodule(path)
     except AttributeError:
         raise IncompatibleModelError(
-            f"the model has no layer {path}: the adapter was made for another kind of base"
+            f"the model has no layer {path}: the adapter is for another kind of base"
         ) from None
     obstacle = obstacle_in(layer, path)
     if obstacle:
@@ -30,7 +30,7 @@ def layer_at(
     if shape not in (None, has) or kernel not in (None, own):
         wanted = size_of(shape or has, kernel or own)
         raise IncompatibleModelError(
-            f"the layer {path} is {size_of(has, own)}, the adapter's {wanted}: it was made for another base"
+            f"the layer {path} is {size_of(has, own)}, the adapter's {wanted}: it is for another base"
         )
     return layer  # pyright: ignore[reportReturnType]
 

@@ -49,14 +49,14 @@ class Matcher:
 
     def _compiled(self, pattern: str, wrapped: bool = False) -> regex.Pattern[str]:
         if not wrapped and len(pattern) > LONGEST:
-            raise ConfigError(f"{self.name}: a pattern of {len(pattern)} characters is too long: use {LONGEST} at most")
+            raise ConfigError(f"{self.name}: a pattern of {len(pattern)} characters is too long: use at most {LONGEST}")
         counts = [number for count in _COUNT.findall(pattern) for number in count if number]
         if len(counts) > _MOST_COUNTS or any(len(n) > 2 or int(n) > _LARGEST_COUNT for n in counts):
             raise ConfigError(f"{self.name}: {_shown(pattern)} repeats too much: use * or + in place of {{...}}")
         try:
             return _compile(pattern)
         except (regex.error, RecursionError, OverflowError, ValueError) as error:
-            raise ConfigError(f"{self.name}: {_shown(pattern)} is no valid regular expression ({error})") from None
+            raise ConfigError(f"{self.name}: {_shown(pattern)} is not a valid regular expression ({error})") from None
 
     def _run(self, pattern: str, search: Callable[..., object], path: str) -> bool:
         begin = time.monotonic()

@@ -64,7 +64,7 @@ class Spectrum:
 
 def _singular_values(matrix: Tensor) -> Tensor:
     if not matrix.square().sum().isfinite():  # ‖ΔW‖², of which shares are told
-        raise AdapterFileError("its change is beyond what numbers hold: train it again, with a smaller learning rate")
+        raise AdapterFileError("its change overflows: train it again with a lower learning rate")
     return torch.linalg.svdvals(matrix)
 
 

@@ -47,7 +47,7 @@ def start_at(adapters: Mapping[str, Adapter], file: AdapterFile, weights: Mappin
     common.
     """
     if not adapters.keys() & file.layers.keys():
-        raise ConfigError("the adapter to start from changes none of the layers that are trained: set other targets")
+        raise ConfigError("the adapter to start from changes none of the trained layers: set other targets")
     sums, kept, rank = dict[str, float](), dict[str, float](), 1
     for path, other in file.adapters().items():
         own, weight = adapters.get(path), weights[path]
@@ -110,6 +110,6 @@ def _refusal(own: Adapter, other: Adapter, path: str) -> str:
             name: value for name, value in other.config.to_dict().items() if own.config.to_dict()[name] != value
         }
         said = ", ".join(f"{name} {value}" for name, value in differing.items())
-        return f"{mine} can only begin at {mine} with the same options: the adapter's are {said} (layer {path})"
+        return f"{mine} can only start from {mine} with the same options: the adapter has {said} (layer {path})"
     able = ", ".join(name for name, kind in METHODS.items() if kind.starts_anywhere)
-    return f"{mine} cannot begin at the change of {theirs}, only at that of {mine}: train {theirs}, or one of {able}"
+    return f"{mine} cannot start from {theirs}, only from {mine}: train {theirs}, or one of {able}"

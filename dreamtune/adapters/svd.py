@@ -117,7 +117,7 @@ def _exact(weight: Tensor) -> Tensor:
     """What is decomposed: the weight as fp32 holds it, in fp64 on the CPU."""
     matrix = weight.detach().to("cpu", torch.float32).double()
     if not matrix.isfinite().all():
-        raise IncompatibleModelError("a weight of the model holds NaN or infinity: get the base model again")
+        raise IncompatibleModelError("a weight of the model contains NaN or infinity: download the base model again")
     return matrix
 
 

@@ -46,7 +46,7 @@ def select_targets(module: nn.Module, targets: str = "attn") -> list[str]:
     try:
         matcher.check(pattern)
     except ConfigError as error:
-        raise ConfigError(f"{error}; it may also be one of {', '.join(TARGETS)}") from None
+        raise ConfigError(f"{error}; named choices: {', '.join(TARGETS)}") from None
     layers = {path: layer for path, layer in module.named_modules() if path and isinstance(layer, ADAPTABLE)}
     if targets in TARGETS:  # grouped convolutions are refused where they are asked for by their paths
         layers = {path: it for path, it in layers.items() if not isinstance(it, nn.Conv2d) or it.groups == 1}
@@ -72,7 +72,7 @@ def match_layers(paths: Sequence[str], values: Mapping[str, Value], name: str) -
     for pattern, value in values.items():
         found = [path for path in paths if matcher.found(pattern, path)]
         if not found:
-            example = f", for example {paths[0]}" if paths else ""
+            example = f", e.g. {paths[0]}" if paths else ""
             raise ConfigError(f"{name}: {pattern!r} matches none of the {len(paths)} adapted layers{example}")
         matched.update(dict.fromkeys(found, value))
     return matched

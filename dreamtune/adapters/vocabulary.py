@@ -55,10 +55,12 @@ def further_embeddings_of(header: Mapping[str, str], others: Sequence[tuple[str,
     for word, told in _object(header, "further_embeddings").items():
         sizes = _sizes(told, "further_embeddings") if isinstance(told, dict) else {}
         if not word or word not in tokens or any(same(word, known) for known in (token, *found)):
-            raise AdapterFileError(f"dreamtune.further_embeddings has {word!r}, no word of another subject: {_DAMAGED}")
+            raise AdapterFileError(
+                f"dreamtune.further_embeddings has {word!r}, which is not another subject's token: {_DAMAGED}"
+            )
         if not sizes or {part: width for part, (_, width) in sizes.items()} != widths:
             raise AdapterFileError(
-                f"dreamtune.further_embeddings has sizes for {word!r} that are not those of the token's: {_DAMAGED}"
+                f"dreamtune.further_embeddings has other sizes for {word!r} than for the token: {_DAMAGED}"
             )
         found[word] = sizes
     return found
@@ -73,7 +75,7 @@ def _sizes(told: Mapping[str, Any], name: str) -> dict[str, tuple[int, int]]:
             ):
                 found[part] = (count, width)
             case _:
-                raise AdapterFileError(f"dreamtune.{name} has no size of the {part}'s: {_DAMAGED}")
+                raise AdapterFileError(f"dreamtune.{name} has no valid size for the {part}: {_DAMAGED}")
     return found
 
 

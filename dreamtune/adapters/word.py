@@ -96,13 +96,13 @@ class NewToken(nn.Module):
             if layer.embedding_dim != vectors.shape[1]:
                 raise IncompatibleModelError(
                     f"the embeddings of {self.word!r} are {vectors.shape[1]} wide, the {part}'s {layer.embedding_dim}: "
-                    "they were made for another base"
+                    "they are for another base"
                 )
             layers[part] = layer
         surplus = [part for part in TEXT_ENCODERS if part in encoders and part not in layers]
         if surplus:
             raise IncompatibleModelError(
-                f"there are no embeddings of {self.word!r} for the {surplus[0]}: they were made for another base"
+                f"there are no embeddings of {self.word!r} for the {surplus[0]}: they are for another base"
             )
         for part, layer in layers.items():
             self._layers[part] = ExtendedEmbedding.install(layer)
@@ -132,5 +132,7 @@ class NewToken(nn.Module):
 
 def _vocabulary(part: str, encoders: Mapping[str, nn.Module]) -> nn.Embedding:
     if part not in encoders:
-        raise IncompatibleModelError(f"the adapter has embeddings for a {part}, which this base does not have")
+        raise IncompatibleModelError(
+            f"the adapter has embeddings for a {part}, which this base does not have: use another base"
+        )
     return cast(Any, encoders[part]).get_input_embeddings()

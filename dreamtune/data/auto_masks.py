@@ -58,9 +58,9 @@ def drawn_mask(base: Base, picture: Image.Image, class_word: str, taught: Tensor
 def failure(share: float, class_word: str) -> str:
     """What is wrong with a mask that shows this share of its picture, or nothing."""
     if share < LEAST:
-        return f"gets no mask: it would cover {share:.1%} of the picture, so no {class_word} was found"
+        return f"gets no mask: it would cover {share:.1%} of the image, so no {class_word} was found"
     if share > MOST:
-        return f"gets no mask: it would cover {share:.1%} of the picture, so no background was found"
+        return f"gets no mask: it would cover {share:.1%} of the image, so no background was found"
     return ""
 
 
@@ -95,7 +95,7 @@ def with_masks(
             continue
         size = photo.crop.size
         mask = found_mask(base, open_again(photo).image, size, class_word)[1]
-        problem, remedy = failure(float(mask.mean()), class_word), "all of it is learned: draw x.mask.png by hand"
+        problem, remedy = failure(float(mask.mean()), class_word), "the whole image is learned: draw x.mask.png by hand"
         weights = None
         if not problem:
             try:

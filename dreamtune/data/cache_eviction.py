@@ -96,7 +96,7 @@ def limit() -> int:
         return LIMIT
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:I?B)?", text.upper())
     if not match:
-        raise ConfigError(f"DREAMTUNE_CACHE_LIMIT = {text!r} is no size: write for example 500MB or 20GB")
+        raise ConfigError(f"DREAMTUNE_CACHE_LIMIT = {text!r} is not a size: use e.g. 500MB or 20GB")
     return int(float(match[1]) * 1024 ** ("KMGT".find(match[2]) + 1 if match[2] else 0))
 
 

@@ -1,4 +1,4 @@
-"""Captions of the pictures in a folder: a text file beside each, or one metadata.jsonl for all."""
+"""Captions of the images in a folder: a text file beside each, or one metadata.jsonl for all."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Captions:
             if path.suffix.lower() in SUFFIXES:
                 other = self._files.setdefault(one_form(path.stem) + path.suffix.lower(), path)
                 if other is not path:
-                    self._remark(path.name, f"is not used, since there is {printable(other.name)}", "keep one")
+                    self._remark(path.name, f"is ignored in favor of {printable(other.name)}", "keep only one")
             elif path.name == METADATA:
                 self._read_metadata(path)
 
@@ -93,11 +93,11 @@ class Captions:
             elif users or start in starts:
                 continue
             elif start in taken:
-                self._remark(file.name, f"is not used, since there is {printable(taken[start])}", "keep one")
+                self._remark(file.name, f"is ignored in favor of {printable(taken[start])}", "keep only one")
             else:
-                self._remark(file.name, "belongs to no picture", "name it after its picture")
+                self._remark(file.name, "matches no image", "give it the name of its image")
         for name in self._lines.keys() - self._found - left_out:
-            self._remark(f"{METADATA} ({name})", "belongs to no picture", "correct its file_name")
+            self._remark(f"{METADATA} ({name})", "matches no image", "correct its file_name")
         return self.remarks
 
     def _remark(self, file: str, problem: str, remedy: str) -> None:
@@ -112,14 +112,14 @@ class Captions:
                 captions = self._bounded(file.name, captions)
                 self._look_for_token(file.name, captions)
             else:
-                self._remark(file.name, "is empty", f"write a caption or remove it; {_FALLBACK}")
+                self._remark(file.name, "is empty", f"add a caption or remove the file; {_FALLBACK}")
         except UnicodeDecodeError:
             self._remark(file.name, "cannot be read as UTF-8 text", f"save it as UTF-8; {_FALLBACK}")
         except OSError as error:
             if error.errno == errno.EFBIG:
-                self._remark(file.name, f"is longer than {LONGEST >> 10} KiB", f"write a sentence; {_FALLBACK}")
+                self._remark(file.name, f"is longer than {LONGEST >> 10} KiB", f"shorten it; {_FALLBACK}")
             elif error.errno in (errno.EISDIR, errno.EINVAL):  # a pipe that would never end
-                self._remark(file.name, "is no regular file", f"remove it; {_FALLBACK}")
+                self._remark(file.name, "is not a regular file", f"remove it; {_FALLBACK}")
             else:
                 self._remark(file.name, f"cannot be read ({error.strerror or error})", f"check it; {_FALLBACK}")
         if quietly:
@@ -129,7 +129,7 @@ class Captions:
     def _bounded(self, file: str, captions: tuple[str, ...]) -> tuple[str, ...]:
         if len(captions) > MOST:
             self._remark(
-                file, f"has {len(captions)} captions, a line each", f"the first {MOST} are used: keep the best"
+                file, f"has {len(captions)} captions, one per line", f"only the first {MOST} are used: keep the best"
             )
         return captions[:MOST]
 
@@ -138,14 +138,14 @@ class Captions:
             return
         lacking = [number for number, text in enumerate(captions, 1) if not holds(text, self.token)]
         if len(lacking) == len(captions):
-            remedy = "write the token into it: the subject is learned without its name"
-            self._remark(file, f"does not hold the token {self.token!r}", remedy)
+            remedy = "add the token, or the subject is learned without it"
+            self._remark(file, f"does not contain the token {self.token!r}", remedy)
         elif lacking:
             which = f"caption {lacking[0]}" if len(lacking) == 1 else f"captions {', '.join(map(str, lacking[:9]))}"
             self._remark(
                 file,
-                f"does not hold the token {self.token!r} in {which} of {len(captions)}",
-                "write it into each: every line is a caption of its own, so keep a long one on one line",
+                f"does not contain the token {self.token!r} in {which} of {len(captions)}",
+                "add it to each: every line is a caption of its own, so keep a long caption on one line",
             )
 
     def _read_metadata(self, path: Path) -> None:
@@ -167,14 +167,14 @@ class Captions:
                 "".join(captions).encode()  # JSON can write halves of characters
             except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
                 wanted = '{"file_name": "1.jpg", "text": "..."}'
-                self._remark(path.name, f"line {number} is not as expected", f"write {wanted}; the line is ignored")
+                self._remark(path.name, f"line {number} is malformed", f"write {wanted}; the line is ignored")
                 continue
             if not captions or not isinstance(name, str):
-                self._remark(path.name, f"line {number} has an empty caption", f"write one; {_FALLBACK}")
+                self._remark(path.name, f"line {number} has an empty caption", f"add one; {_FALLBACK}")
                 continue
             if one_form(name) in self._lines:
-                remedy = "its last line counts: for several captions give a list of texts"
-                self._remark(f"{path.name} ({name})", "stands there twice", remedy)
+                remedy = "only its last line is used: for several captions, set text to a list"
+                self._remark(f"{path.name} ({name})", "is listed twice", remedy)
             self._lines[one_form(name)] = self._bounded(f"{path.name} ({name})", captions)
 
 
@@ -182,8 +182,8 @@ def shared(file: Path, what: str, pictures: Sequence[Path]) -> Remark:
     """The remark on a file that is `what` ("the mask", ...) of several pictures, which have one name."""
     both = " and ".join(printable(picture.name) for picture in pictures)
     own = one_form(pictures[-1].name) + one_form(file.name).removeprefix(one_form(pictures[-1].stem))
-    remedy = f"rename one of them, or give it a file of its own, {printable(own)}"
-    return Remark(printable(file.name), f"is {what} of {both} alike", remedy)
+    remedy = f"rename one of them, or give it its own file, {printable(own)}"
+    return Remark(printable(file.name), f"is {what} of both {both}", remedy)
 
 
 def _captions(texts: Iterable[str]) -> tuple[str, ...]:

@@ -1,7 +1,7 @@
-"""Pictures of the subject beside another thing, made of its own pictures and of pictures that the base draws.
+"""Composites: images of the subject beside another thing, made from its own images and from generated ones.
 
-An adapter that has seen its subject alone, in the middle and at the beginning of the prompt, does not answer to its
-word in a picture of two. Composites show it at both sides, under captions that name it first and second.
+An adapter that has only seen its subject alone, centered, and first in the prompt does not respond to its token in an
+image of two things. Composites show it on both sides, with captions that name it first and second.
 """
 
 from __future__ import annotations
@@ -75,15 +75,15 @@ def plan_composites(
     resolution, cell = subject.resolution, subject.framing.cell
     if resolution < _LEAST_CELLS * cell:
         raise ConfigError(
-            f"resolution = {resolution} is too small for composites, where each half has a thing: "
-            f"use {_LEAST_CELLS * cell} at least, or set compose to 0"
+            f"resolution = {resolution} is too small for composites, which show a thing in each half: "
+            f"use at least {_LEAST_CELLS * cell}, or set compose to 0"
         )
     judged = [(photo, _problem(photo, resolution, cell)) for photo in subject.photos]
     photos = [photo for photo, remark in judged if remark is None or not remark.skipped]
     remarks = tuple(remark for _, remark in judged if remark is not None)
     if not photos:
         raise DatasetError(
-            f"no picture can stand beside another thing: {remarks[0].file} {remarks[0].problem}; use larger pictures, "
+            f"no image can be used in composites: {remarks[0].file} {remarks[0].problem}; use larger images, "
             "paint more of the subject white, or set compose to 0"
         )
     pairs = max(1, -(-COMPOSITES // (2 * len(photos))))
@@ -111,7 +111,7 @@ def mask_digest(composites: Sequence[Composite]) -> str:
         for path in dict.fromkeys(it.photo.mask_file for it in composites if it.photo.mask is not None):
             digest.update(b"" if path is None else hashlib.sha256(path.read_bytes()).digest())
     except OSError as error:
-        raise DatasetError(f"cannot read the mask {error.filename} again: {error.strerror or error}") from None
+        raise DatasetError(f"cannot re-read the mask {error.filename}: {error.strerror or error}") from None
     return digest.hexdigest()
 
 
@@ -169,7 +169,7 @@ def _cut(photo: Photo, resolution: int, cell: int) -> tuple[Image.Image, Image.I
             with quiet():
                 mask = read_mask(photo.mask_file, picture.size)
         except UnusablePicture as error:
-            raise DatasetError(f"{photo.mask_file}: {error.problem}; it could be read before: start again") from None
+            raise DatasetError(f"{photo.mask_file}: {error.problem}; it was readable earlier: start again") from None
     assert mask is not None  # there are weights of it, and the picture is the same
     return crop.apply(picture.image), crop.apply(mask)
 
@@ -195,19 +195,19 @@ def _problem(photo: Photo, resolution: int, cell: int) -> Remark | None:
     """A remark on a photo that makes no composites, or others than its mask lets one expect."""
     box = _shown_box(photo, cell)
     if photo.mask is not None and box is None:
-        return Remark(photo.file, "has a mask that shows next to nothing", "composites leave it out", skipped=True)
+        return Remark(photo.file, "has a mask that shows almost nothing", "composites leave it out", skipped=True)
     left, top, right, bottom = box or photo.crop.box
     size = (right - left, bottom - top)
     wanted = cut_out_size(*size, resolution) if box else (round(PICTURE * resolution),) * 2
     enlarged = min(wanted[0] / size[0], wanted[1] / size[1])
     if enlarged > _MOST_ENLARGED:
         problem = (
-            f"shows the subject at {size[0]}x{size[1]} pixels, which composites would enlarge {enlarged:.1f} times"
+            f"shows the subject at {size[0]}x{size[1]} pixels, which composites would upscale {enlarged:.1f} times"
         )
         return Remark(photo.file, problem, "they leave it out", skipped=True)
     if photo.mask is None and photo.mask_file is not None:
         return Remark(
-            photo.file, "has a mask that shows everything", "composites show the whole picture: paint the rest black"
+            photo.file, "has a mask that shows everything", "composites show the whole image: paint the rest black"
         )
     return None
 

@@ -74,9 +74,9 @@ def open_again(photo: Photo, side: int | None = None) -> Picture:
         with quiet():
             picture = open_picture(photo.path, side)
     except UnusablePicture as error:
-        raise DatasetError(f"{photo.path}: {error.problem}; it could be read before: {error.remedy}") from None
+        raise DatasetError(f"{photo.path}: {error.problem}; it was readable earlier: {error.remedy}") from None
     if picture.digest != photo.digest:
-        raise DatasetError(f"{photo.path} has changed since the pictures were checked: start again")
+        raise DatasetError(f"{photo.path} has changed since the images were checked: start again")
     return picture
 
 
@@ -114,5 +114,5 @@ def encoded(base: Base, pixels: Tensor, name: str) -> Tensor:
     """Latent (c, h, w) fp32 on the CPU of pixels (3, H, W). Raises BaseModelError, with `name`, for NaN."""
     latent = base.encode_images(pixels[None])[0].float().cpu()
     if not latent.isfinite().all():  # kept, it would spoil every later run
-        raise BaseModelError(f"the base {base.id} makes NaN of {name}: its VAE is damaged or overflows")
+        raise BaseModelError(f"the base {base.id} encodes {name} to NaN: its VAE is damaged or overflows")
     return latent

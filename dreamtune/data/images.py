@@ -73,14 +73,14 @@ class Remark:
     problem: str
     remedy: str
     skipped: bool = False
-    """True if a picture (not merely a foreign file) was left out."""
+    """True if an image (not merely another kind of file) was left out."""
 
     def __str__(self) -> str:
         return f"{self.file}: {self.problem}; {self.remedy}"
 
 
 class UnusablePicture(Exception):
-    """A picture that is left out: `problem` and `remedy` say why and what to do. Never leaves this package."""
+    """An image that is left out: `problem` and `remedy` say why and what to do. Never leaves this package."""
 
     def __init__(self, problem: str, remedy: str) -> None:
         super().__init__(problem)
@@ -102,7 +102,7 @@ class Picture:
     notes: tuple[tuple[str, str], ...]
     """(problem, remedy) of things that do not prevent its use."""
     conversions: tuple[str, ...]
-    """What was done to it without loss that the user should mind: "turned upright", ..."""
+    """What was done to it, harmlessly: "rotated upright", ..."""
 
 
 def printable(name: str) -> str:
@@ -130,7 +130,7 @@ def open_picture(path: Path, side: int | None = None) -> Picture:
             data = b"" if large else file.read(MAX_BYTES + 1)
     except OSError as error:
         refused = error.errno in (errno.EACCES, errno.EPERM)
-        remedy = "check its permissions" if refused else "give a picture that can"
+        remedy = "check its permissions" if refused else "use an image that can be read"
         raise UnusablePicture(f"cannot be read ({error.strerror or error})", remedy) from None
     if large or len(data) > MAX_BYTES:
         raise UnusablePicture(f"is larger than {MAX_BYTES >> 20} MiB", "save it as JPEG or PNG")
@@ -140,17 +140,17 @@ def open_picture(path: Path, side: int | None = None) -> Picture:
 def decode(data: bytes, suffix: str, side: int | None = None) -> Picture:
     """Decode a file's bytes into an upright RGB picture; see :func:`open_picture`. Raises UnusablePicture."""
     if not data:
-        raise UnusablePicture("is empty (0 bytes)", "copy it again from its source")
+        raise UnusablePicture("is empty (0 bytes)", "copy it again")
     notes: list[tuple[str, str]] = []
     image = _open(data)
     _check_size(*image.size)
     stored, mode = image.size, image.mode
     kind = "JPEG" if image.format == "MPO" else image.format  # phones add depth maps to a JPEG: still a JPEG
     if SUFFIXES.get(suffix, kind) != kind:
-        notes.append((f"is a {kind} in spite of its name", "rename it if that surprises you"))
+        notes.append((f"is a {kind} despite its extension", "rename it"))
     try:
         if kind != "JPEG" and getattr(image, "n_frames", 1) > 1:
-            notes.append(("has several frames", "only its first is used"))
+            notes.append(("has several frames", "only the first is used"))
         image.seek(0)
         if side is not None:
             image.draft(None, (side, side))
@@ -161,8 +161,8 @@ def decode(data: bytes, suffix: str, side: int | None = None) -> Picture:
             alpha = _alpha(upright)
             rgb = to_rgb(upright)
     except _DAMAGE as error:
-        raise UnusablePicture(f"is damaged ({first_line(error, 80)})", "copy it again or save it anew") from None
-    conversions = ["turned upright"] * turned + _conversions(mode, alpha is not None)
+        raise UnusablePicture(f"is damaged ({first_line(error, 80)})", "copy it again or re-save it") from None
+    conversions = ["rotated upright"] * turned + _conversions(mode, alpha is not None)
     swapped = turned and image.getexif().get(0x0112, 1) >= 5
     size = (stored[1], stored[0]) if swapped else stored
     return Picture(rgb, size, alpha, hashlib.sha256(data).hexdigest(), tuple(notes), tuple(conversions))
@@ -178,7 +178,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
         values = np.asarray(image)
         brightest = float(values.max())
         if image.mode == "F" and not np.isfinite(values).all():
-            raise UnusablePicture("holds numbers that are not finite", "save it as JPEG or PNG")
+            raise UnusablePicture("contains NaN or infinity", "save it as JPEG or PNG")
         top = 65535.0 if image.mode.startswith("I;16") or brightest > 255 else 255.0
         if image.mode == "F" and brightest <= BRIGHT:
             top = 1.0
@@ -221,13 +221,13 @@ def _open(data: bytes) -> Image.Image:
     except UnidentifiedImageError:
         start = data[:64].lstrip().lower()
         if start.startswith((b"<!doctype", b"<html", b"<?xml")):
-            raise UnusablePicture("is a web page, not a picture", "download the picture itself") from None
+            raise UnusablePicture("is a web page, not an image", "download the image itself") from None
         if data[4:12] in (b"ftypheic", b"ftypheix", b"ftypmif1", b"ftypavif"):
             remedy = "save it as JPEG or PNG" if HEIF else "pip install pillow-heif, or save it as JPEG or PNG"
             raise UnusablePicture("is HEIC or AVIF, which cannot be read here", remedy) from None
-        raise UnusablePicture("is not a picture that can be read", "save it as JPEG or PNG") from None
+        raise UnusablePicture("is not a readable image", "save it as JPEG or PNG") from None
     except _DAMAGE as error:
-        raise UnusablePicture(f"is damaged ({first_line(error, 80)})", "copy it again or save it anew") from None
+        raise UnusablePicture(f"is damaged ({first_line(error, 80)})", "copy it again or re-save it") from None
 
 
 def _alpha(image: Image.Image) -> Image.Image | None:
@@ -236,12 +236,12 @@ def _alpha(image: Image.Image) -> Image.Image | None:
     alpha = image.convert("RGBA").getchannel("A")
     lowest, highest = alpha.getextrema()
     if highest == 0:
-        raise UnusablePicture("shows nothing (fully transparent)", "save it without transparency")
+        raise UnusablePicture("is fully transparent", "save it without transparency")
     return alpha if lowest != 255 else None
 
 
 def _conversions(mode: str, transparent: bool) -> list[str]:
-    changes = {"CMYK": "CMYK to RGB", "P": "palette to RGB", "I": "16 bit to 8", "F": "32 bit to 8"}
+    changes = {"CMYK": "CMYK to RGB", "P": "palette to RGB", "I": "16-bit to 8-bit", "F": "32-bit to 8-bit"}
     change = changes.get(mode.partition(";")[0])
     return ([change] if change else []) + ["laid on white"] * transparent
 
@@ -250,8 +250,8 @@ def _check_size(width: int, height: int) -> None:
     if width * height > MAX_PIXELS:
         raise UnusablePicture(*_too_large(f"{width}x{height} pixels"))
     if min(width, height) < MIN_SIDE:
-        raise UnusablePicture(f"is only {width}x{height} pixels", "use a larger picture")
+        raise UnusablePicture(f"is only {width}x{height} pixels", "use a larger image")
 
 
-def _too_large(size: str = "its header claims more") -> tuple[str, str]:
-    return f"is too large ({size}; the limit is {MAX_PIXELS // 10**6} million)", "scale it down"
+def _too_large(size: str = "more pixels by its header") -> tuple[str, str]:
+    return f"is too large ({size}; the limit is {MAX_PIXELS // 10**6} million pixels)", "scale it down"

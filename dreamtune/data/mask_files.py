@@ -1,4 +1,4 @@
-"""Which files of a folder are masks of which pictures, by the names that people and other tools give them."""
+"""Which files of a folder are masks of which images, by the names that people and other tools give them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ FOLDERS = ("masks", "mask")
 _MARKED = re.compile(r"(?P<stem>.+?)(?P<mark>\.mask|[-_]masklabel|[-_]mask)", re.IGNORECASE | re.DOTALL)
 _SURE = (".mask", "-masklabel", "_masklabel")
 """Marks that no photograph has in its name; "gas_mask.jpg" may be one."""
-_REMEDY = "name it after its picture: x.mask.png for x.jpg"
+_REMEDY = "give it the name of its image: x.mask.png for x.jpg"
 
 
 @dataclass(frozen=True)
@@ -94,13 +94,13 @@ class MaskFiles:
             if len(users.get(mask.path, [])) > 1:
                 self.remarks.append(shared(mask.path, "the mask", users[mask.path]))
             elif mask.path not in taken:
-                self.remarks.append(Remark(mask.name, "belongs to no picture", _REMEDY))
+                self.remarks.append(Remark(mask.name, "matches no image", _REMEDY))
             elif mask.path not in users:
                 self.remarks.append(
-                    Remark(mask.name, f"is not used, since there is {taken[mask.path].name}", "keep one")
+                    Remark(mask.name, f"is ignored in favor of {taken[mask.path].name}", "keep only one")
                 )
         if every and not used:
-            self.remarks.append(Remark("masks", f"{len(every)} are not used", "set masks to true if they shall be"))
+            self.remarks.append(Remark("masks", f"{len(every)} are ignored", "set masks to true to use them"))
         return self.remarks
 
     def _inside(self, folder: Path, names: set[str]) -> list[tuple[str, MaskFile]]:
@@ -109,13 +109,13 @@ class MaskFiles:
         try:
             entries = sorted((path for path in folder.iterdir() if path.name[0] != "."), key=lambda path: path.name)
         except OSError as error:
-            problem = f"cannot be looked into ({error.strerror or error})"
+            problem = f"cannot be opened ({error.strerror or error})"
             self.remarks.append(Remark(printable(folder.name), problem, "check its permissions"))
             return found
         for path in entries:
             shown = printable(f"{folder.name}/{path.name}")
             if path.suffix.lower() not in SUFFIXES:
-                self.remarks.append(Remark(shown, "is no picture", "it is not used"))
+                self.remarks.append(Remark(shown, "is not an image", "it is ignored"))
                 continue
             stem, (start, _) = one_form(path.stem), marked(path) or ("", "")
             found.append((stem if stem in names or not start else start, MaskFile(path, shown)))

@@ -30,16 +30,17 @@ def read_mask(path: Path, size: tuple[int, int], sure: bool = True) -> Image.Ima
     """
     picture = open_picture(path)
     if not sure and has_colour(picture.image):
-        raise UnusablePicture("is called a mask but has colour", "call it x.mask.png for x.jpg, or else if it is none")
+        remedy = "name it x.mask.png for x.jpg, or rename it if it is not a mask"
+        raise UnusablePicture("is named like a mask but has color", remedy)
     width, height = picture.size
     if abs(width * size[1] - height * size[0]) > max(width, height, *size):
         have, want = f"{width}x{height}", f"{size[0]}x{size[1]}"
-        raise UnusablePicture(f"has the wrong size ({have}, the picture {want})", "draw it on the picture itself")
+        raise UnusablePicture(f"has the wrong size ({have}, the image {want})", "draw it on the image itself")
     mask = picture.image.convert("L")
     if picture.alpha is not None:  # it was laid on white
         mask = ImageChops.subtract(mask, ImageChops.invert(picture.alpha))
     if mask.getextrema()[1] == 0:
-        raise UnusablePicture("is all black", "paint the subject white; without a mask the whole picture counts")
+        raise UnusablePicture("is all black", "paint the subject white; without a mask the whole image counts")
     return mask
 
 
@@ -54,5 +55,5 @@ def cell_weights(mask: Image.Image, crop: Crop, cell: int) -> np.ndarray | None:
     small = mask.resize(cells, Image.Resampling.BOX, box=(left * x, top * y, right * x, bottom * y))
     weights = np.asarray(small, dtype=np.float32) / 255
     if not weights.any():
-        raise UnusablePicture("shows nothing of what is left after cropping", "crop the picture to the subject")
+        raise UnusablePicture("shows nothing inside the crop", "crop the image to the subject")
     return None if weights.min() == 1 else weights

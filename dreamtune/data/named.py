@@ -1,4 +1,4 @@
-"""Single pictures that the user names, as something to start from or as a mask."""
+"""Single images that the user names: a start image or a mask."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def named_picture(path: Path) -> Picture:
         with quiet():
             return open_picture(path)
     except UnusablePicture as fault:
-        raise ConfigError(f"the picture {path} {fault.args[0]}: {fault.remedy}") from None
+        raise ConfigError(f"the image {path} {fault.args[0]}: {fault.remedy}") from None
 
 
 def named_mask(path: Path) -> tuple[Image.Image, str]:
@@ -30,7 +30,7 @@ def named_mask(path: Path) -> tuple[Image.Image, str]:
     if picture.alpha is not None:  # it was laid on white
         mask = ImageChops.subtract(mask, ImageChops.invert(picture.alpha))
     if mask.getextrema()[1] == 0:
-        raise ConfigError(f"the mask {path} is all black, it has no area: paint the region white")
+        raise ConfigError(f"the mask {path} is all black: paint the region white")
     return mask, picture.digest
 
 

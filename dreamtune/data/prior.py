@@ -58,7 +58,7 @@ def prior_latents(
             seeds = range(start, start + batch)
             latents = base.draw([prompt] * batch, seeds, size=resolution, steps=steps, guidance=guidance)
             if not latents.isfinite().all():  # kept, they would spoil every later run
-                raise GenerationError(f"the base {base.id} draws NaN for {prompt!r}: its weights are damaged")
+                raise GenerationError(f"the base {base.id} generates NaN for {prompt!r}: its weights are damaged")
             for index, latent, picture in zip(seeds, latents.float().cpu(), base.to_pictures(latents), strict=True):
                 write(folder / f"{index:05d}.png", partial(picture.save, format="PNG"))
                 # last: it marks completion

@@ -1,4 +1,4 @@
-"""A folder of pictures as a validated subject, with a remark on everything that was not used as it stood."""
+"""A folder of images as a validated subject, with a remark on everything that was not used as it is."""
 
 from __future__ import annotations
 
@@ -59,13 +59,13 @@ def check_folder(images_dir: str | Path) -> Path:
     folder = Path(images_dir).expanduser()
     try:
         if not folder.exists():
-            raise DatasetError(f"no folder of pictures at {folder}: check the path")
+            raise DatasetError(f"no image folder at {folder}: check the path")
         if not folder.is_dir():
-            raise DatasetError(f"{folder} is a file: give the folder that holds the pictures")
+            raise DatasetError(f"{folder} is a file: use the folder that contains the images")
         if not any(folder.iterdir()):
-            raise DatasetError(f"{folder} is empty: put 3 to 30 pictures of the subject into it")
+            raise DatasetError(f"{folder} is empty: put 3 to 30 images of the subject into it")
     except OSError as error:
-        raise DatasetError(f"cannot look into {folder}: {error.strerror or error}") from None
+        raise DatasetError(f"cannot open {folder}: {error.strerror or error}") from None
     return folder.resolve()
 
 
@@ -74,10 +74,10 @@ def check_usable(folder: Path, photos: Sequence[Photo], remarks: Sequence[Remark
     skipped = [remark for remark in remarks if remark.skipped]
     if strict and skipped:
         more = f" (and {len(skipped) - 1} more)" if len(skipped) > 1 else ""
-        raise DatasetError(f"{folder}: {skipped[0]}{more}; or go on without strict, which leaves such files out")
+        raise DatasetError(f"{folder}: {skipped[0]}{more}; or turn off strict, which leaves such files out")
     if not photos:
-        first = f"; for example {(skipped or remarks)[0]}" if remarks else ""
-        raise DatasetError(f"no usable picture in {folder}{first}")
+        first = f"; e.g. {(skipped or remarks)[0]}" if remarks else ""
+        raise DatasetError(f"no usable image in {folder}{first}")
 
 
 def load_subject(

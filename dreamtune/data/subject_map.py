@@ -38,12 +38,12 @@ def class_tokens(base: Base, prompt: str, class_word: str) -> list[int]:
     prompt, word = one_form(prompt), one_form(class_word)
     found = places(prompt, [word])
     if not found:
-        raise ConfigError(f"the class {class_word!r} is no word: write what the subject is, as dog or teapot")
+        raise ConfigError(f"the class {class_word!r} is not a word: name what the subject is, e.g. dog or teapot")
     start, end = found[-1]
     ends = Tokens.of(base.tokenizer, prompt, {}).ends
     numbers = [place for place, until in enumerate(ends, 1) if start < until <= end]
     if not numbers or max(numbers) > base.tokenizer.model_max_length - MARKS:
-        raise ConfigError(f"the class {class_word!r} is longer than the base reads: name it in a word or two")
+        raise ConfigError(f"the class {class_word!r} is too long for the base: name it in a word or two")
     return numbers
 
 
@@ -129,7 +129,7 @@ def change_map(
 
 def _checked(base: Base, found: Tensor) -> Tensor:
     if not found.isfinite().all():
-        raise BaseModelError(f"the base {base.id} makes NaN of a picture: its weights are damaged or overflow")
+        raise BaseModelError(f"the base {base.id} predicts NaN for an image: its weights are damaged or overflow")
     return found
 
 

@@ -1,4 +1,4 @@
-"""Looking through a folder: which of its files are pictures that can be used, and what is wrong with the others."""
+"""Survey of a folder: which of its files are usable images, and what is wrong with the others."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def survey(
             for done, (photo, told) in enumerate(looks, 1):
                 if photo is not None and photo.digest in by_digest:
                     remarks.append(
-                        Remark(photo.file, f"is the same file as {by_digest[photo.digest]}", "it is used once")
+                        Remark(photo.file, f"is a copy of {by_digest[photo.digest]}", "it is used only once")
                     )
                 else:
                     remarks += told
@@ -115,46 +115,46 @@ def _look(
     name, named_as_picture = printable(path.name), path.suffix.lower() in SUFFIXES
     try:
         if path.is_dir():
-            return None, [Remark(name, "is a folder", "its pictures are not read: move them up")]
+            return None, [Remark(name, "is a folder", "its images are not read: move them up")]
         if path.is_symlink() and not path.exists():  # for want of its goal, or in a circle
-            return None, [Remark(name, "is a link that leads nowhere", "remove it", skipped=named_as_picture)]
+            return None, [Remark(name, "is a broken link", "remove it", skipped=named_as_picture)]
         if not path.is_file():  # a pipe, a socket: reading could wait for ever
-            return None, [Remark(name, "is no regular file", "remove it", skipped=named_as_picture)]
+            return None, [Remark(name, "is not a regular file", "remove it", skipped=named_as_picture)]
     except OSError as error:
-        problem = f"cannot be looked at ({error.strerror or error})"
+        problem = f"cannot be accessed ({error.strerror or error})"
         return None, [Remark(name, problem, "check its permissions", skipped=named_as_picture)]
     try:
         picture = open_picture(path, _GLANCE)
     except UnusablePicture as error:
         if named_as_picture:
             return None, [Remark(name, error.problem, error.remedy, skipped=True)]
-        return None, [Remark(name, "is no picture", "it is not used")]
+        return None, [Remark(name, "is not an image", "it is ignored")]
     remarks = [Remark(name, *note) for note in picture.notes]
     if doubtful and not masks.has_colour(picture.image):
-        remedy = "name it after its picture, as x.mask.png for x.jpg, or otherwise if it is a picture"
-        return None, [Remark(name, "is a mask by its name and belongs to no picture", remedy, skipped=True)]
+        remedy = "name it x.mask.png for x.jpg, or rename it if it is not a mask"
+        return None, [Remark(name, "is named like a mask but matches no image", remedy, skipped=True)]
     if doubtful:
         remarks.append(
-            Remark(name, "is called a mask but has colour", "it is trained on: rename or remove it if it is")
+            Remark(name, "is named like a mask but has color", "it is trained on: rename or remove it if it is a mask")
         )
     crop = framing.crop(*picture.size)
     if crop.scale > 2:
-        remarks.append(Remark(name, f"is enlarged {crop.scale:.1f} times", "use a sharper picture"))
+        remarks.append(Remark(name, f"is upscaled {crop.scale:.1f} times", "use a larger image"))
     if crop.kept < 2 / 3:
         sizes = "{}x{} to {}x{}".format(*crop.original, *crop.size)
-        remarks.append(Remark(name, f"loses {1 - crop.kept:.0%} by cropping ({sizes})", "crop it to the subject"))
+        remarks.append(Remark(name, f"loses {1 - crop.kept:.0%} to cropping ({sizes})", "crop it to the subject"))
     weights, source = None, None
     if use_masks:
         try:
             image = masks.read_mask(mask.path, picture.size, mask.sure) if mask is not None else picture.alpha
             weights = None if image is None else masks.cell_weights(image, crop, framing.cell)
             if mask is not None and weights is None:
-                problem = "shows all of the picture that is used; it masks nothing"
-                remarks.append(Remark(mask.name, problem, "paint black what is not the subject, or remove it"))
+                problem = "shows the whole crop, so it masks nothing"
+                remarks.append(Remark(mask.name, problem, "paint all but the subject black, or remove it"))
             source = None if mask is None else mask.path
         except UnusablePicture as error:
             file = name if mask is None else mask.name
-            problem = f"{error.problem}; it masks nothing"
+            problem = f"{error.problem}, so it is ignored"
             remarks.append(Remark(file, problem, error.remedy, skipped=mask is not None))
     likeness = perceptual_hash(picture.image)
     return Photo(path, name, picture.digest, crop, (), weights, picture.conversions, likeness, source), remarks
@@ -163,5 +163,5 @@ def _look(
 def _twin(photo: Photo, others: list[Photo]) -> list[Remark]:
     for other in others:
         if (other.likeness ^ photo.likeness).bit_count() <= NEAR:
-            return [Remark(photo.file, f"looks like {other.file}", "keep one if they show the same")]
+            return [Remark(photo.file, f"looks like {other.file}", "keep only one if they show the same")]
     return []

@@ -1,4 +1,4 @@
-"""Whether a base's tokenizer reads the token, captions and prompts as they are meant."""
+"""Whether a base's tokenizer reads the token, captions and prompts as intended."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from dreamtune.words import holds, one_form
 
 _END = "</w>"
 """CLIP's mark of the end of a word."""
-_RARE = "use a rare word such as sks: one that means something already keeps some of that meaning"
+_RARE = "use a rare word such as sks, since a known word keeps some of its meaning"
 _LARGE = 10_000
 """Size from which a vocabulary was learned from real text, so that its order tells what is common."""
 _BRIEF = 40
@@ -44,7 +44,7 @@ def token_remarks(token: str, class_word: str, tokenizer: Any) -> list[Remark]:
     if len(known) > 1:
         problem = f"is several common words ({', '.join(known)})"
     elif set(words) & set(class_word.lower().split()):
-        problem = f"holds the class word ({class_word})"
+        problem = f"contains the class word ({class_word})"
     elif len(words) == 1 and known and len(vocabulary) > _LARGE and vocabulary[words[0] + _END] < len(vocabulary) / 2:
         problem = "is a common word"
     else:
@@ -108,31 +108,31 @@ def length_remarks(
 
 
 def syntax_remarks(name: str, text: str, *, drawing: bool = False, weights: bool = False) -> list[Remark]:
-    """Remarks on what means something in prompts of other programs, but nothing here.
+    """Remarks on prompt syntax of other programs that does nothing here.
 
-    name: what the text is called. drawing: whether it is a prompt of pictures, in which weights can be had; weights:
-    whether they are.
+    name: what the text is called. drawing: whether it is a prompt for generation, which can have weights; weights:
+    whether they are on.
     """
     found = []
     if match := _CALL.search(text):
-        remedy = "remove it: a training has no other adapters"
+        remedy = "remove it: training uses no other adapters"
         if drawing:
             strength = f":{match['strength']}" if match["strength"] else ""
-            remedy = f"give the file instead: --adapter {match['file']}.safetensors{strength}"
-        found.append(Remark(name, f"holds {brief(match[0])!r}, which is read as words", remedy))
+            remedy = f"use the file instead: --adapter {match['file']}.safetensors{strength}"
+        found.append(Remark(name, f"contains {brief(match[0])!r}, which is read as plain words", remedy))
     if not weights and (match := _WEIGHT.search(text)):
-        remedy = "set prompt_weights (--prompt-weights) to let it count" if drawing else "write the words alone"
-        found.append(Remark(name, f"holds {brief(match[0])!r}, whose brackets weigh nothing", remedy))
+        remedy = "turn on prompt_weights (--prompt-weights) to apply it" if drawing else "write only the words"
+        found.append(Remark(name, f"contains {brief(match[0])!r}, whose weight is ignored", remedy))
     if weights and (match := _EDIT.search(text)):
-        remedy = "write what shall be there from the first step to the last"
-        found.append(Remark(name, f"holds {brief(match[0])!r}, which changes nothing on the way", remedy))
+        remedy = "write what applies to all steps"
+        found.append(Remark(name, f"contains {brief(match[0])!r}, but prompt editing is not supported", remedy))
     return found
 
 
 def caption_remarks(
     photos: Sequence[Photo], tokenizer: Any, tokens: Sequence[str] = (), words: Mapping[str, range] | None = None
 ) -> list[Remark]:
-    """Remarks on captions that are longer than the text encoder reads, or hold what is for other programs."""
+    """Remarks on captions that are longer than the text encoder reads, or contain syntax of other programs."""
     return [
         remark
         for photo in photos

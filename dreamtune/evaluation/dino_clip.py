@@ -44,7 +44,7 @@ class DinoClip:
             try:
                 tokenizer = AutoTokenizer.from_pretrained(clip)
             except Exception as error:  # whatever a folder without one makes transformers raise
-                raise ConfigError(f"clip = {clip!r} has no tokenizer that can be read ({first_line(error)})") from None
+                raise ConfigError(f"clip = {clip!r} has no readable tokenizer ({first_line(error)})") from None
         return cls(*identity, *image_text, tokenizer, device, f"{_label(dino)} and {_label(clip)}")
 
     @torch.no_grad()
@@ -80,10 +80,10 @@ def _load(setting: str, source: str, types: Sequence[str], device: torch.device)
             return model.eval().requires_grad_(False).to(device), processor
     except Exception as error:  # whatever a missing, partial or foreign model makes the libraries raise
         raise ConfigError(
-            f"cannot load {setting} = {source!r} ({first_line(error)}): give a folder that transformers can load, "
+            f"cannot load {setting} = {source!r} ({first_line(error)}): use a folder that transformers can load, "
             "with model.safetensors and preprocessor_config.json, or the id of such a model on the hub"
         ) from None
-    raise ConfigError(f"{setting} = {source!r} is a {kind}: a model of the type {' or '.join(types)} is needed")
+    raise ConfigError(f"{setting} = {source!r} is a {kind}: use a model of the type {' or '.join(types)}")
 
 
 def _label(source: str) -> str:

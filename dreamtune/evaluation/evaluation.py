@@ -143,7 +143,7 @@ class Evaluation:
 
     def _draw(self, prompts: Sequence[str]) -> list[Image.Image]:
         s, pictures = self.sampling, list[Image.Image]()
-        too_little = GenerationError(f"the device's memory is not enough for {s.size} pixels: lower size")
+        too_little = GenerationError(f"out of device memory at {s.size} pixels: lower size")
         batch = self.base.batch_for(s.size)
         for i in range(0, len(prompts), batch):
             part = prompts[i : i + batch]
@@ -152,7 +152,7 @@ class Evaluation:
                 latents = self.base.draw(part, seeds, size=s.size, steps=s.steps, guidance=s.guidance)
                 if not latents.isfinite().all():
                     raise GenerationError(
-                        f"a picture of {part[0]!r} came out as NaN: lower the strength, check the base"
+                        f"an image of {part[0]!r} came out as NaN: lower the strength, or check the base"
                     )
                 pictures += self.base.to_pictures(latents)
         return pictures

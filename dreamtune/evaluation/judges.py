@@ -15,8 +15,8 @@ from .dino_clip import DinoClip
 from .pocket_judge import PocketJudge
 
 REMEDY = (
-    "give an identity encoder as dino (for example facebook/dinov2-small) and an image-text encoder as clip (for "
-    "example openai/clip-vit-large-patch14), each a folder or a hub id"
+    "set dino to an identity encoder (e.g. facebook/dinov2-small) and clip to an image-text encoder (e.g. "
+    "openai/clip-vit-large-patch14), each a folder or a hub id"
 )
 """How to get a judge for photographs."""
 
@@ -58,6 +58,6 @@ def check_judge(base: str, dino: str | None, clip: str | None) -> None:
     """Raise ConfigError where :func:`load_judge` would for want of an encoder. Loads nothing."""
     if bool(dino) != bool(clip):
         given, missing = ("dino", "clip") if dino else ("clip", "dino")
-        raise ConfigError(f"{given} is given, but {missing} is not: {REMEDY}")
+        raise ConfigError(f"{given} is set, but {missing} is not: {REMEDY}")
     if base != "pocket" and not dino:
-        raise ConfigError(f"nothing here can judge pictures of the base {base!r}: {REMEDY}")
+        raise ConfigError(f"no judge for images of the base {base!r}: {REMEDY}")

@@ -40,7 +40,7 @@ class PromptPair:
         """
         marked = replaced(text, token, "{token}").replace("{class}", class_word)
         if "{token}" not in marked:
-            raise ConfigError(f"the prompt {text!r} does not name the subject: write {{token}}, which is {token!r}")
+            raise ConfigError(f"the prompt {text!r} does not name the subject: add {{token}}, which is {token!r}")
         bare = " ".join(marked.replace("{token}", " ").split())
         if class_word not in bare:
             raise ConfigError(f"the prompt {text!r} does not say what the subject is: write {{token}} {{class}}")
@@ -67,5 +67,5 @@ def parse_prompts(lines: Sequence[str], token: str, class_word: str, source: str
         except ConfigError as error:
             raise ConfigError(f"{source}, line {number}: {error}") from None
     if not pairs:
-        raise ConfigError(f"{source} holds no prompt: write one per line, for example 'a {{token}} {{class}} at night'")
+        raise ConfigError(f"{source} has no prompts: write one per line, e.g. 'a {{token}} {{class}} at night'")
     return pairs

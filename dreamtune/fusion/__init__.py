@@ -3,13 +3,11 @@
 from .columns import Block, Columns
 from .files import Fused, as_file
 from .layers import FusionOptions, WeightedAdapter, changes, common_layers, content_digest, fuse_layers, weighted
-from .methods import FUSIONS, MEASURED, THINNED
+from .methods import FUSIONS
 from .moments import Inputs, Moments, recorded
 
 __all__ = [
     "FUSIONS",
-    "MEASURED",
-    "THINNED",
     "Block",
     "Columns",
     "Fused",

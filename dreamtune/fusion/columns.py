@@ -37,7 +37,7 @@ class Block:
     def __post_init__(self) -> None:
         """Check them."""
         if not self.base or not self.concept:
-            raise ConfigError("a block is for a concept on a base: give the names of both")
+            raise ConfigError("a block belongs to a concept on a base: set both names")
         if self.kind not in KINDS:
             raise ConfigError(f"kind = {self.kind!r} must be one of {', '.join(KINDS)}")
         if self.rank < 1:
@@ -70,7 +70,7 @@ class Columns:
         except FileNotFoundError:
             return []
         except (OSError, ValueError, TypeError, ConfigError) as error:
-            raise ConfigError(f"cannot read {self.path} ({error}): mend it, or remove it to begin anew") from None
+            raise ConfigError(f"cannot read {self.path} ({error}): repair it, or remove it to start over") from None
         found = [block for block in found if base in (None, block.base)]
         return sorted(found, key=lambda block: (block.base, block.kind, block.columns.start))
 
@@ -84,14 +84,14 @@ class Columns:
             taken = [block for block in blocks if (block.base, block.kind) == (base, kind)]
             for block in taken:
                 if block.concept == concept:
-                    raise ConfigError(f"{concept} has {kind} block {block.offset} of {base} already: free it first")
+                    raise ConfigError(f"{concept} already has {kind} block {block.offset} of {base}: free it first")
             if offset is None:
                 while any(_overlap(new, block) for block in taken):
                     new = replace(new, offset=new.offset + 1)
             for block in taken:
                 if _overlap(new, block):
                     raise ConfigError(
-                        f"directions {_span(new)} of {base} overlap {_span(block)}, which {block.concept} has: "
+                        f"directions {_span(new)} of {base} overlap {_span(block)} of {block.concept}: "
                         "leave the offset out to get a free block"
                     )
             blocks.append(new)
@@ -118,7 +118,7 @@ class Columns:
                     rows = [asdict(block) for block in blocks]
                     temporary.write_text(json.dumps(rows, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
         except Timeout:
-            raise ConfigError(f"another process keeps {self.path} locked: try again") from None
+            raise ConfigError(f"another process has locked {self.path}: try again") from None
         except OSError as error:
             raise ConfigError(f"cannot write {self.path}: {error.strerror or error}") from None
 

@@ -39,7 +39,9 @@ def fuse_custom_diffusion(parts: Sequence[LayerDelta], density: float) -> Delta:
         return parts[0].weighted
     moments = [part.moment for part in parts]
     if parts[0].kept is None:
-        raise ConfigError("this fusion needs captions that have nothing to do with any subject: give inputs with them")
+        raise ConfigError(
+            "this fusion needs inputs recorded with captions unrelated to any subject: pass inputs with them"
+        )
     kept = parts[0].kept.double()
     floor = _FLOOR * max(float(kept.diagonal().mean()), torch.finfo(torch.float32).tiny)
     kept = kept + floor * torch.eye(len(kept), dtype=kept.dtype)

@@ -35,7 +35,7 @@ class LayerDelta:
     def moment(self) -> Tensor:
         """C (in, in) in fp64. Raises ConfigError if nothing was recorded."""
         if self.inputs is None:
-            raise ConfigError("this fusion needs what the layer gets while each adapter is used: give inputs")
+            raise ConfigError("this fusion needs recorded layer inputs of each adapter: pass inputs")
         return self.inputs.double()
 
 

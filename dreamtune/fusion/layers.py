@@ -17,9 +17,10 @@ from dreamtune.adapters.fingerprint import Fingerprint
 from dreamtune.adapters.lookup import size_of
 from dreamtune.adapters.targets import match_layers
 from dreamtune.errors import ConfigError, IncompatibleModelError
+from dreamtune.names import THINNED
 
 from .layer_deltas import LayerDelta, balanced
-from .methods import FUSIONS, THINNED
+from .methods import FUSIONS
 from .moments import Inputs
 
 
@@ -54,7 +55,7 @@ class FusionOptions:
         if self.method not in FUSIONS:
             raise ConfigError(f"method = {self.method!r} must be one of {', '.join(FUSIONS)}")
         if self.density is not None and self.method not in THINNED:
-            raise ConfigError(f"{self.method} has no density: leave it out, or use one of {', '.join(THINNED)}")
+            raise ConfigError(f"{self.method} has no density: unset it, or use one of {', '.join(THINNED)}")
         if self.density is not None and not 0 < self.density <= 1:
             raise ConfigError(f"density = {self.density} must be more than 0 and at most 1")
 
@@ -76,13 +77,13 @@ def fuse_layers(
     """Layer path -> ΔW of the fusion, of every layer that an ingredient of a weight other than 0 changes.
 
     weights: layer path -> base weight (out, in), needed where a change depends on it. inputs: for fusions in
-    MEASURED and the balance of outputs; a layer that is not in it never got any. paths: only these layers. Raises
+    RECORDED and the balance of outputs; a layer that is not in it never got any. paths: only these layers. Raises
     ConfigError where something is missing, and for patterns of blocks that fit no layer; IncompatibleModelError for
     layers of unlike sizes or trained on different weights.
     """
     taken = weighted(ingredients)
     if not any(it.file.layers for it in taken):
-        raise ConfigError("none of the adapters changes a layer: there is nothing to fuse")
+        raise ConfigError("none of the adapters changes a layer, so there is nothing to fuse")
     records = {path: it for path, it in common_layers(taken).items() if paths is None or path in paths}
     own = [changes(it, records, weights) for it in taken]
     report = on_progress or (lambda done, total: None)
@@ -123,7 +124,7 @@ def weighted(ingredients: Sequence[WeightedAdapter]) -> list[WeightedAdapter]:
     """Those that take part: of a weight other than 0. Raises ConfigError if there are none."""
     taken = [it for it in ingredients if it.weight != 0]
     if not taken:
-        raise ConfigError("all adapters have the weight 0: give at least one another")
+        raise ConfigError("all adapters have the weight 0: set at least one non-zero weight")
     return taken
 
 
@@ -143,7 +144,7 @@ def common_layers(ingredients: Sequence[WeightedAdapter]) -> dict[str, LayerReco
                 found[path] = (it.name, record)
             elif record.fingerprint is not None and not _same(record.fingerprint, known.fingerprint):
                 raise IncompatibleModelError(
-                    f"{first} and {it.name} were trained on different bases: the layer {path} had other weights; "
+                    f"{first} and {it.name} were trained on different bases: the weights of layer {path} differ; "
                     "train one of them again on the other's base"
                 )
     return {path: record for path, (_, record) in found.items()}
@@ -167,7 +168,7 @@ def _delta(
     it: WeightedAdapter, adapter: Adapter, path: str, record: LayerRecord, weights: Mapping[str, Tensor] | None
 ) -> Delta:
     if weights is None and adapter.uses_weight:
-        raise ConfigError(f"the change of {it.name} ({it.file.method}) depends on the base's weights: give the base")
+        raise ConfigError(f"the change of {it.name} ({it.file.method}) depends on the base's weights: set the base")
     weight = torch.empty(record.shape, device="meta") if weights is None else weights[path]
     return Delta.of_adapter(adapter, weight)
 

@@ -101,10 +101,6 @@ FUSIONS: dict[str, Fusion] = {
     "custom-diffusion": fuse_custom_diffusion,
 }
 """Name on the command line -> fusion of one layer."""
-THINNED = ("ties", "dare", "magnitude", "knots")
-"""Those that have a density."""
-MEASURED = ("gradient", "custom-diffusion")
-"""Those that ask what layers get while each adapter is used."""
 
 
 def _trimmed(matrix: Tensor, density: float) -> Tensor:

@@ -19,11 +19,9 @@ def box_mask(box: Sequence[float], size: tuple[int, int], softness: float = 0.0)
     """
     x0, y0, x1, y1 = box
     if not all(0 <= value <= 1 for value in box):
-        raise ConfigError(
-            f"the region {x0:g},{y0:g},{x1:g},{y1:g} reaches outside the picture: use numbers from 0 to 1"
-        )
+        raise ConfigError(f"the region {x0:g},{y0:g},{x1:g},{y1:g} reaches outside the image: use numbers from 0 to 1")
     if x0 >= x1 or y0 >= y1:
-        raise ConfigError(f"the region {x0:g},{y0:g},{x1:g},{y1:g} has no area: give left, top, right and bottom")
+        raise ConfigError(f"the region {x0:g},{y0:g},{x1:g},{y1:g} has no area: use left, top, right, bottom")
     sides = []
     for (start, stop), length in zip(((y0, y1), (x0, x1)), size, strict=True):
         at = (torch.arange(length) + 0.5) / length

@@ -73,7 +73,7 @@ class Routing:
         for name in {name for region in regions for name in region.deltas}:
             kind = masked_kind(unet, name)
             if kind is None:
-                raise ConfigError(f"the layer {name} acts on the whole picture: its adapter cannot have a region")
+                raise ConfigError(f"the layer {name} acts on the whole image: its adapter cannot have a region")
             if name.rpartition(".")[0] not in self._attentions or not name.endswith(("to_k", "to_v")):
                 self._layers[name] = kind(self.places)
         self._unet = unet

@@ -18,12 +18,13 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from dreamtune.adapters import AdapterFile, AttachedParts, NewToken
 from dreamtune.adapters.parts import UNET
 from dreamtune.errors import BaseModelError, ConfigError
+from dreamtune.names import AUTO_SAMPLER
 
 from .arithmetic import exact_convolutions
 from .conditioning import Conditioning, pipeline_inputs
 from .emphasis import Emphasis, emphasized
 from .prompts import tokenize
-from .samplers import AUTO, from_image, make_sampler, with_zero_snr
+from .samplers import from_image, make_sampler, with_zero_snr
 
 PredictionType = Literal["epsilon", "v_prediction"]
 """What a UNet predicts: the noise, or v (Salimans and Ho 2022)."""
@@ -124,7 +125,7 @@ class Base:
         steps: int,
         guidance: float,
         negative_prompt: str = "",
-        scheduler: str = AUTO,
+        scheduler: str = AUTO_SAMPLER,
         init: Tensor | None = None,
         denoise: float = 1.0,
         prompt_weights: bool = False,
@@ -227,7 +228,7 @@ class Base:
         """
         self.words[:] = [known for known in self.words if known.installed]
         if any(known.word.lower() == word.word.lower() for known in self.words):
-            raise ConfigError(f"two adapters have embeddings of their own for {word.word!r}: use one of them")
+            raise ConfigError(f"two adapters have their own embeddings for {word.word!r}: use only one of them")
         word.install({part: model for part, model in self.parts.items() if part != UNET})
         self.words.append(word)
 

@@ -35,7 +35,7 @@ def unet_inputs(prompts: Sequence[Conditioning], time_ids: Tensor | None = None)
     pooled = [p.pooled for p in prompts if p.pooled is not None]
     if pooled:
         if time_ids is None:
-            raise ValueError("these prompts have a pooled state: the UNet also needs time_ids (n, 6)")
+            raise ValueError("these prompts have pooled embeddings: the UNet also needs time_ids (n, 6)")
         inputs["added_cond_kwargs"] = {"text_embeds": torch.stack(pooled), "time_ids": time_ids}
     return inputs
 

@@ -81,7 +81,9 @@ class Emphasis:
         spans += [(start, length, _usual(kind)) for kind, start in opened]
         weights = _product(spans, length)
         if largest := max((it for it in weights if not abs(it) <= MOST), default=None):
-            raise ConfigError(f"a word of the prompt weighs {largest:.3g}: write weights from -{MOST:g} to {MOST:g}")
+            raise ConfigError(
+                f"a word of the prompt has the weight {largest:.3g}: use weights from -{MOST:g} to {MOST:g}"
+            )
         return cls("".join(text), weights)
 
     def of_tokens(self, tokenizer: CLIPTokenizer, words: Mapping[str, range]) -> Tensor:

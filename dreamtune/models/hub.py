@@ -24,28 +24,28 @@ def hub_file(repo: str, name: str, local: bool = False) -> tuple[Path, bool]:
         if isinstance(cached, str):
             return Path(cached), False
         raise BaseModelError(
-            f"the adapter's base {repo} is not on this machine, and nothing is downloaded because a file says so: "
-            f"name it yourself, with --base {repo}"
+            f"the adapter's base {repo} is not on this machine, and a file alone never triggers a download: "
+            f"ask for it with --base {repo}"
         )
     try:
         # Asked before downloading, because the download's own answer to a missing network is minutes of retries.
         get_hf_file_metadata(hf_hub_url(repo, name), timeout=TIMEOUT)
         return Path(hf_hub_download(repo, name)), True
     except GatedRepoError:
-        raise BaseModelError(f"{repo} asks for consent: accept its terms on the hub and run `hf auth login`") from None
+        raise BaseModelError(f"{repo} is gated: accept its terms on the hub and run `hf auth login`") from None
     except RepositoryNotFoundError:
-        raise BaseModelError(f"no base model {repo!r}, neither a folder here nor on the hub: check the name") from None
+        raise BaseModelError(f"no base model {repo!r}, neither as a folder nor on the hub: check the name") from None
     except EntryNotFoundError:
         raise BaseModelError(
-            f"{repo} on the hub holds no {name}: it is no diffusers pipeline, choose another"
+            f"{repo} on the hub has no {name}, so it is not a diffusers pipeline: choose another"
         ) from None
     except Exception as error:  # no network, a proxy's refusal, the hub's own trouble: whatever the client raises
         cached = try_to_load_from_cache(repo, name)
         if isinstance(cached, str):
             return Path(cached), False
         raise BaseModelError(
-            f"no folder {repo!r} here, and the hub cannot be reached to look for it ({type(error).__name__}): "
-            "check the name and the network, or give a folder"
+            f"no folder {repo!r} here, and the hub cannot be reached ({type(error).__name__}): "
+            "check the name and the network, or use a folder"
         ) from None
 
 
@@ -55,7 +55,7 @@ def hub_files(repo: str) -> list[str]:
         return HfApi().list_repo_files(repo)
     except Exception as error:  # as above
         raise BaseModelError(
-            f"the hub does not tell the files of {repo} ({type(error).__name__}): try again, or give a folder"
+            f"the hub does not list the files of {repo} ({type(error).__name__}): try again, or use a folder"
         ) from None
 
 

@@ -32,7 +32,7 @@ from .single_file import load_single_file, look_inside
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+$")
-_WHAT_IS_ONE = "give 'pocket', a diffusers folder, a .safetensors file or a hub id"
+_WHAT_IS_ONE = "use 'pocket', a diffusers folder, a .safetensors file or a hub id"
 _MARKED = re.compile(r"\.fp16(-\d+-of-\d+)?\.safetensors$")
 _NEEDED = {"unet", "vae", "text_encoder", "text_encoder_2"}
 """Components that have weights."""
@@ -100,7 +100,7 @@ def pick_device(name: str) -> torch.device:
 def _in_folder(folder: Path, shown: str, label: str) -> _Found:
     index = folder / "model_index.json"
     if not index.is_file():
-        raise BaseModelError(f"{shown} is not a diffusers folder: it holds no model_index.json")
+        raise BaseModelError(f"{shown} is not a diffusers folder: it has no model_index.json")
     design = _design(index, shown)
     variant = _variant(_files_of(folder), shown)
     load = partial(_load, design, str(folder), shown, local_files_only=True, variant=variant)
@@ -194,7 +194,7 @@ def _assemble(pipeline: Pipeline, found: _Found, device: torch.device) -> Base:
     if channels != latent:
         raise BaseModelError(f"the base {label} takes {channels} channels, not {latent}: {INPAINTING}")
     if type(pipeline.scheduler).__name__.startswith("EDM"):
-        raise BaseModelError(f"the base {label} was trained under another noise (EDM): it cannot be used")
+        raise BaseModelError(f"the base {label} was trained with EDM noise, which is not supported: use another base")
     for part in (pipeline.unet, pipeline.vae, *encoders):
         part.requires_grad_(False).eval().to(device)
     for tokenizer, encoder in zip(tokenizers, encoders, strict=True):

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 PICKLE_ADVICE = (
-    "pickled files can run code when they are opened, so that they never are here; convert the model to .safetensors "
-    "first, in a place that you can throw away, or take one that is published so"
+    "pickled files can run code and are never opened; use a model published as .safetensors, or convert it first, in "
+    "a disposable environment"
 )
-REFINER = "the SDXL refiner, which only finishes pictures of another model: use the SDXL base"
-INPAINTING = "inpainting and editing models cannot be used: take the plain model that it was made from"
+REFINER = "the SDXL refiner, which only refines the images of another model: use the SDXL base"
+INPAINTING = "inpainting and editing models are not supported: use the plain model it was made from"

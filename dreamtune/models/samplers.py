@@ -9,43 +9,28 @@ import diffusers
 from torch import Tensor
 
 from dreamtune.errors import ConfigError
+from dreamtune.names import AUTO_SAMPLER, SAMPLERS
 
-AUTO = "auto"
-"""The sampler that the base ships."""
-SAMPLERS: dict[str, tuple[str, dict[str, Any]]] = {
-    "ddim": ("DDIMScheduler", {}),
-    "ddpm": ("DDPMScheduler", {}),
-    "pndm": ("PNDMScheduler", {"skip_prk_steps": True}),
-    "euler": ("EulerDiscreteScheduler", {}),
-    "euler-a": ("EulerAncestralDiscreteScheduler", {}),
-    "heun": ("HeunDiscreteScheduler", {}),
-    "dpm++2m": ("DPMSolverMultistepScheduler", {"algorithm_type": "dpmsolver++", "use_karras_sigmas": False}),
-    "dpm++2m-karras": ("DPMSolverMultistepScheduler", {"algorithm_type": "dpmsolver++", "use_karras_sigmas": True}),
-    "dpm++2m-sde": ("DPMSolverMultistepScheduler", {"algorithm_type": "sde-dpmsolver++", "use_karras_sigmas": False}),
-    "deis": ("DEISMultistepScheduler", {}),
-    "unipc": ("UniPCMultistepScheduler", {}),
-}
-"""Name -> diffusers' class, and what sets it apart."""
 _LATENT = {"clip_sample": False, "thresholding": False}
 """Latents are not confined to [-1, 1] as pixels are; some of diffusers' classes take them for pixels if not told."""
 
 
 def make_sampler(name: str, own: Any) -> Any:
-    """The sampler `name`, a key of SAMPLERS or AUTO, for a base that ships the scheduler `own`.
+    """The sampler `name`, a key of SAMPLERS or AUTO_SAMPLER, for a base that ships the scheduler `own`.
 
     It is what diffusers makes of the configuration of `own`: betas, prediction type (epsilon or v), zero terminal SNR
     and what else the base sets stay. Raises ConfigError for an unknown name, and for a sampler that has no zero
     terminal SNR where the base needs it.
     """
-    if name == AUTO:
+    if name == AUTO_SAMPLER:
         return type(own).from_config(own.config)
     if name not in SAMPLERS:
-        raise ConfigError(f"scheduler = {name!r} must be {AUTO} or one of {', '.join(SAMPLERS)}")
+        raise ConfigError(f"scheduler = {name!r} must be {AUTO_SAMPLER} or one of {', '.join(SAMPLERS)}")
     kind, options = SAMPLERS[name]
     able = [it for it in SAMPLERS if _has_zero_snr(it)]
     if own.config.get("rescale_betas_zero_snr") and name not in able:
         raise ConfigError(
-            f"the base was trained with zero terminal SNR, which {name} cannot do: use one of {', '.join(able)}"
+            f"the base was trained with zero terminal SNR, which {name} does not support: use one of {', '.join(able)}"
         )
     latent = {key: value for key, value in _LATENT.items() if key in _arguments(kind)}
     return getattr(diffusers, kind).from_config(own.config, **latent, **options)

@@ -89,20 +89,22 @@ def look_inside(path: Path) -> Checkpoint:
         with safe_open(path, "pt") as file:
             keys = set(file.keys())
             if _INPUT not in keys:
-                kind = "an adapter: give it as adapter" if any("lora" in key for key in keys) else "no base model"
-                raise BaseModelError(f"{path} holds {kind}; a base is a whole Stable Diffusion checkpoint")
+                kind = "an adapter: pass it as one" if any("lora" in key for key in keys) else "no base model"
+                raise BaseModelError(f"{path} contains {kind}; a base is a complete Stable Diffusion checkpoint")
             if file.get_slice(_INPUT).get_shape()[1] > 4:
                 raise BaseModelError(f"{path} takes more channels than a latent has: {INPAINTING}")
             if any(key.startswith("edm_") for key in keys):
-                raise BaseModelError(f"{path} was trained under another noise (EDM): it cannot be used")
+                raise BaseModelError(f"{path} was trained with EDM noise, which is not supported: use another base")
             cross = next((_CROSS % block for block in (1, 4) if _CROSS % block in keys), None)
             if cross is None:
-                raise BaseModelError(f"{path} is of another design: only Stable Diffusion 1.x, 2.x and XL can be used")
+                raise BaseModelError(
+                    f"{path} has another architecture: only Stable Diffusion 1.x, 2.x and XL can be used"
+                )
             xl, width = cross == _CROSS % 4, file.get_slice(cross).get_shape()[1]
             family = "sdxl" if xl else FAMILIES.get(width, "pocket")
             if xl and not any(key.startswith("conditioner.embedders.1.") for key in keys):
                 refiner = any(key.startswith("conditioner.embedders.0.model.") for key in keys)
-                what = REFINER if refiner else "an SDXL without its text encoders: take the whole checkpoint"
+                what = REFINER if refiner else "an SDXL without its text encoders: use the complete checkpoint"
                 raise BaseModelError(f"{path} is {what}")
             told = (file.metadata() or {}).get("modelspec.prediction_type")
             if told is not None:
@@ -122,7 +124,7 @@ def _write_configs(folder: Path, path: Path, found: Checkpoint, beside: Path) ->
     family = found.family
     if family == "pocket" or (family == "sdxl" and found.width != _SDXL_WIDTH):
         raise BaseModelError(
-            f"{path} has an unknown text width of {found.width}: put its configurations (diffusers layout) into the "
+            f"{path} has an unknown text width of {found.width}: put its configs (diffusers layout) into a "
             f"folder {beside.name}/ beside it"
         )
     for name, config in published_configs(family, found.velocity, found.zero_snr).items():
@@ -143,6 +145,6 @@ def _fetch_tokenizer(target: Path, repo: str, inside: str, path: Path) -> None:
             shutil.copy(hub_file(repo, inside + name)[0], target / name)
     except BaseModelError as error:
         raise BaseModelError(
-            f"{path} needs the tokenizer of {repo}: put its files into the folder "
+            f"{path} needs the tokenizer of {repo}: put its files into a folder "
             f"{path.with_suffix('').name}/{target.name}/ beside the checkpoint ({error})"
         ) from None

@@ -22,6 +22,6 @@ def path() -> Path:
     if not (folder / "model_index.json").is_file():
         raise BaseModelError(
             "the embedded base 'pocket' has no weights in this installation: reinstall dreamtune, "
-            "or make them with `python -m dreamtune.pocket.pretrain`"
+            "or train them with `python -m dreamtune.pocket.pretrain`"
         )
     return folder

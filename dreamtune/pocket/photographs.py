@@ -21,9 +21,9 @@ def photographs(
     drawn, or a context is unknown or none is given.
     """
     if n < 1:
-        raise ValueError(f"n is {n}; at least one picture is needed")
+        raise ValueError(f"n = {n} must be at least 1")
     if not contexts:
-        raise ValueError("contexts is empty; at least one place is needed")
+        raise ValueError("contexts is empty: name at least one place")
     side = DEFAULT_SIZE if size is None else size
     rng = Random(f"photographs {seed}")
     places: list[str] = []

@@ -1,4 +1,4 @@
-"""Putting on a base all that a training is to train."""
+"""Attach to a base everything that a training is to train."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The settings of a training with what follows from them: presets, the method's own config, what others may know."""
+"""The settings of a training and what follows from them: presets, the method's config, what may be made public."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class TrainConfig(TrainSettings):
         return self.text_encoder or self.pivotal > 0
 
     def public(self) -> dict[str, Any]:
-        """What others may know of a training, as plain values: what shaped the adapter, and nothing of this machine."""
+        """What may be made public of a training, as plain values: what shaped the adapter, nothing of this machine."""
         return self.model_dump(mode="json", exclude=_PRIVATE)
 
     def with_presets(self, family: str) -> TrainConfig:
@@ -80,7 +80,7 @@ class TrainConfig(TrainSettings):
         known = [field.name for field in fields(config_class)]
         options: dict[str, Any] = dict(self.method_options)
         for key in options.keys() & {"rank", "alpha"}:
-            raise ConfigError(f"method_options.{key}: set {key} itself")
+            raise ConfigError(f"method_options.{key}: set {key} at the top level instead")
         if self.rank is not None:
             options["rank"] = self.rank
         if self.alpha is not None:

@@ -1,4 +1,4 @@
-"""All that training sees of pictures and prompts."""
+"""What training sees of images and prompts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What users of other trainers write by habit and is no setting here, and what does it instead."""
+"""Settings of other trainers that do not exist here, and what to use instead."""
 
 from __future__ import annotations
 
@@ -13,120 +13,128 @@ class Habit:
 
     names: tuple[str, ...]
     answer: str
-    """What does it here, or why it is not needed; stands after the name in a message and beside it in a table."""
+    """What to use here, or why it is not needed; shown after the name in a message and beside it in a table."""
 
 
 HABITS = (
     Habit(
         ("repeats", "num_repeats", "dataset_repeats"),
-        "there are no repeats: all pictures are seen equally often, and a run is as long as `steps` says",
+        "there are no repeats: all images are seen equally often, and `steps` sets the length of a run",
     ),
     Habit(
         ("epochs", "epoch", "max_train_epochs", "num_train_epochs", "save_every_n_epochs", "sample_every_n_epochs"),
-        "everything counts in optimizer steps (`steps`, `checkpoint_every`, `sample_every`); `--dry-run` says how many "
-        "make an epoch",
+        "all intervals are in optimizer steps (`steps`, `checkpoint_every`, `sample_every`); `--dry-run` shows how "
+        "many make an epoch",
     ),
     Habit(
         ("clip_skip",),
-        "the base decides: a copy of it with `num_hidden_layers` one less in text_encoder/config.json (11 of SD 1.x's "
-        "12) skips a layer as clip_skip 2 does, in training and in pictures alike",
+        "the base decides: for clip_skip 2, in training and generation alike, use a copy of the base with one less in "
+        "`num_hidden_layers` of text_encoder/config.json (11 instead of 12 for SD 1.x)",
     ),
     Habit(
         ("keep_tokens", "keep_tokens_separator", "shuffle_caption", "caption_separator"),
-        "captions are never shuffled: every word stays where you wrote it",
+        "captions are never shuffled: every word stays in its place",
     ),
-    Habit(("enable_wildcard",), "every line of a caption's file is one of several captions, always"),
+    Habit(("enable_wildcard",), "each line of a caption file is always a caption of its own"),
     Habit(
         ("caption_dropout_every_n_epochs", "caption_tag_dropout_rate"),
-        "`caption_dropout` is how often the whole caption is left out; single tags never are",
+        "`caption_dropout` drops the whole caption; single tags are never dropped",
     ),
     Habit(
         ("conditioning_data_dir", "alpha_mask"),
-        "`masks` is on: put masks into a folder masks inside that of the pictures; transparency is a mask too",
+        "`masks` is on by default: put masks into a subfolder named masks; transparency counts as a mask too",
     ),
-    Habit(("caption_extension",), "a picture's caption is the .txt or .caption of its name, or in metadata.jsonl"),
-    Habit(("class_tokens",), "`token` and `class_word` (--token, --class)"),
-    Habit(("is_reg", "num_reg_images"), "`prior` draws the class pictures itself; `prior_images` is their number"),
-    Habit(("network_train_unet_only", "train_unet_only"), "`text_encoder` is false unless you set it"),
-    Habit(("network_train_text_encoder_only",), "`targets: none` with `text_encoder: true`"),
+    Habit(("caption_extension",), "captions are .txt or .caption files with the image's name, or in metadata.jsonl"),
+    Habit(("class_tokens",), "use `token` and `class_word` (--token, --class)"),
+    Habit(("is_reg", "num_reg_images"), "`prior` generates the class images itself; `prior_images` is their number"),
+    Habit(("network_train_unet_only", "train_unet_only"), "`text_encoder` is false by default"),
+    Habit(("network_train_text_encoder_only",), "use `targets: none` with `text_encoder: true`"),
     Habit(
         ("stop_text_encoder_training", "text_encoder_stop_training"),
         "text encoders are trained to the end, at half of lr (`text_encoder_lr`), or not at all (`text_encoder`)",
     ),
-    Habit(("conv_dim", "conv_alpha"), "`targets: all` adapts convolutions too; `ranks` gives them a rank of their own"),
-    Habit(("dim_from_weights",), "`start_from` takes the rank of its file unless `rank` is set"),
-    Habit(("use_dora", "dora_wd"), "`method: dora`, or `weight_decompose` in `method_options` of loha and lokr"),
-    Habit(("lora_dropout", "rank_dropout", "module_dropout"), "`dropout` in `method_options`: of the input"),
-    Habit(("scale_weight_norms", "weight_norm_scaling"), "no norm is bounded: lower `lr`, or raise `weight_decay`"),
-    Habit(("scale_lr",), "`lr` is what you write, whatever the batch"),
+    Habit(("conv_dim", "conv_alpha"), "`targets: all` adapts convolutions too; `ranks` gives them their own rank"),
+    Habit(("dim_from_weights",), "`start_from` uses the rank of its file unless `rank` is set"),
+    Habit(("use_dora", "dora_wd"), "use `method: dora`, or `weight_decompose` in `method_options` of loha and lokr"),
+    Habit(
+        ("lora_dropout", "rank_dropout", "module_dropout"), "use `dropout` in `method_options`, which acts on the input"
+    ),
+    Habit(("scale_weight_norms", "weight_norm_scaling"), "norms are not limited: lower `lr`, or raise `weight_decay`"),
+    Habit(("scale_lr",), "`lr` is used as it is, whatever the batch size"),
     Habit(
         ("cache_latents", "cache_latents_to_disk", "cache_text_encoder_outputs", "vae_batch_size"),
-        "latents and prompts are encoded once and kept in the cache always (`dreamtune cache`)",
+        "latents and prompts are always encoded once and cached (`dreamtune cache`)",
     ),
     Habit(
         ("xformers", "sdpa", "mem_eff_attn", "enable_xformers_memory_efficient_attention"),
-        "torch's own memory-efficient attention is always used",
+        "torch's memory-efficient attention is always used",
     ),
-    Habit(("v2", "v_parameterization", "sdxl"), "the base tells itself what it is and what it predicts"),
-    Habit(("vae",), "the base's own VAE is used: give a base that has the other one"),
+    Habit(("v2", "v_parameterization", "sdxl"), "architecture and prediction type are read from the base"),
+    Habit(("vae",), "the base's own VAE is used: for another VAE, use a base that contains it"),
     Habit(
         ("full_fp16", "full_bf16", "fp8_base", "lowram", "no_half_vae"),
-        "`precision` is that of the frozen weights; the adapter and the VAE are always fp32",
+        "`precision` sets that of the frozen weights; the adapter and the VAE are always fp32",
     ),
-    Habit(("save_precision", "save_model_as"), "adapters are written in fp32; `dreamtune export` writes other forms"),
-    Habit(("output_dir", "output_name", "logging_dir"), "--out, or --name for a run in the folder runs"),
-    Habit(("resume_from_checkpoint", "save_state", "save_state_on_train_end"), "every run can go on: --resume RUN"),
+    Habit(
+        ("save_precision", "save_model_as"),
+        "adapters are saved in fp32; `dreamtune export` writes other formats and precisions",
+    ),
+    Habit(("output_dir", "output_name", "logging_dir"), "use --out, or --name for a run in the folder runs"),
+    Habit(
+        ("resume_from_checkpoint", "save_state", "save_state_on_train_end"),
+        "every run can be resumed: --resume RUN_DIR",
+    ),
     Habit(
         ("max_token_length", "max_sequence_length", "weighted_captions"),
-        "a caption is read up to the text encoder's own length; a remark says where one is longer",
+        "captions are cut at the text encoder's own limit; a remark names those that are longer",
     ),
     Habit(
         ("min_bucket_reso", "max_bucket_reso", "bucket_reso_steps", "bucket_no_upscale"),
-        "shapes follow from `resolution` and `buckets`",
+        "bucket shapes follow from `resolution` and `buckets`",
     ),
     Habit(
         ("color_aug", "random_crop", "center_crop", "face_crop_aug_range", "random_flip"),
-        "pictures are cropped to the middle; of augmentations there is `flip`",
+        "images are center-cropped; the only augmentation is `flip`",
     ),
     Habit(
         ("multires_noise_iterations", "multires_noise_discount", "adaptive_noise_scale", "ip_noise_gamma"),
-        "of changed noises there is `noise_offset`",
+        "the only noise modification is `noise_offset`",
     ),
     Habit(("max_data_loader_n_workers", "dataloader_num_workers", "persistent_data_loader_workers"), "not needed"),
-    Habit(("allow_tf32",), "precision fp32 computes in fp32; bf16 is the fast one"),
-    Habit(("optimizer_args", "adam_beta1", "adam_beta2", "adam_epsilon"), "of them `weight_decay` is a setting"),
+    Habit(("allow_tf32",), "`precision` fp32 computes in true fp32; bf16 is the fast choice"),
+    Habit(("optimizer_args", "adam_beta1", "adam_beta2", "adam_epsilon"), "only `weight_decay` can be set"),
 )
 
 NAMES = {name: habit.answer for habit in HABITS for name in habit.names}
 
 VALUES: dict[tuple[str, Hashable], str] = {
-    ("text_encoder_lr", 0): "leave it away: the text encoders are trained only if text_encoder is true",
-    ("prior_weight", 0): "set prior to false (--no-prior), which draws no class pictures either",
-    ("pivotal_lr", 0): "leave it away, and pivotal at 0: the token is then what it is to the base",
-    ("lr", 0): "set targets to none to leave the UNet as it is",
-    ("alpha", 0): "leave it away: it is then the rank, which is scale 1",
-    ("snr_gamma", 0): "leave it away to weight all noise levels alike",
-    ("huber_c", 0): "leave it away for squared errors",
-    ("max_grad_norm", 0): "give a norm that no gradient has, for example 1e9, to clip none",
-    ("lora_plus_ratio", 0): "1 is LoRA without it",
-    ("keep_checkpoints", 0): "the newest always stays; checkpoint_every = 0 writes only the last one",
-    ("lr_schedule", "constant_with_warmup"): "it is constant here, with warmup_steps",
-    ("lr_schedule", "cosine_with_restarts"): "it is cosine-restarts here, which falls to zero lr_cycles times",
-    ("lr_schedule", "polynomial"): "linear is the nearest",
-    ("precision", "no"): "it is fp32 here",
-    ("precision", False): "it is fp32 here",  # YAML reads a bare `no` so
-    ("precision", "full"): "it is fp32 here",
+    ("text_encoder_lr", 0): "leave it unset: text encoders are trained only if text_encoder is true",
+    ("prior_weight", 0): "set prior to false (--no-prior), which also skips the class images",
+    ("pivotal_lr", 0): "leave it unset and pivotal at 0: the token then keeps the base's embedding",
+    ("lr", 0): "set targets to none to leave the UNet unchanged",
+    ("alpha", 0): "leave it unset: it then equals the rank, which is scale 1",
+    ("snr_gamma", 0): "leave it unset to weight all noise levels equally",
+    ("huber_c", 0): "leave it unset for the squared error",
+    ("max_grad_norm", 0): "to turn clipping off, set a norm that no gradient reaches, e.g. 1e9",
+    ("lora_plus_ratio", 0): "set it to 1 for plain LoRA",
+    ("keep_checkpoints", 0): "the newest is always kept; checkpoint_every = 0 saves only the last",
+    ("lr_schedule", "constant_with_warmup"): "use constant, with warmup_steps",
+    ("lr_schedule", "cosine_with_restarts"): "use cosine-restarts, which decays to zero lr_cycles times",
+    ("lr_schedule", "polynomial"): "the closest is linear",
+    ("precision", "no"): "use fp32",
+    ("precision", False): "use fp32",  # what YAML makes of a bare `no`
+    ("precision", "full"): "use fp32",
 }
 
 
 def answer_to(key: str, value: Any) -> str | None:
-    """What does what somebody wants who sets `key` to the bad `value`; None if that is not known."""
+    """What to use instead of the bad `value` of `key`; None if that is not known."""
     if isinstance(value, Hashable) and (key, value) in VALUES:
         return VALUES[key, value]
     if key == "warmup_steps" and isinstance(value, float) and 0 < value < 1:
-        return "it is a number of steps, not a share of them"
+        return "it is a number of steps, not a fraction of them"
     if key == "text_encoder_lr" and isinstance(value, list | tuple):
-        return "there is one rate for all text encoders"
+        return "all text encoders share one rate: set a single number"
     if key in ("optimizer", "method") and isinstance(value, str) and value != value.lower():
-        return f"write it in small letters ({value.lower()})"
+        return f"write it in lower case ({value.lower()})"
     return None

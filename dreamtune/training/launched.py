@@ -6,7 +6,7 @@ import os
 
 
 def is_first() -> bool:
-    """Whether this is the only process of its training or the first one, which alone writes and speaks."""
+    """Whether this is the only process of its training, or the first one, the only one that writes and prints."""
     return os.environ.get("RANK", "0") == "0"
 
 

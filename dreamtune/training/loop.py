@@ -1,4 +1,4 @@
-"""The DreamBooth loop: cached latents in, a trained adapter out, nothing but the UNet in between."""
+"""The DreamBooth training loop: from cached latents to a trained adapter; runs only the UNet."""
 
 from __future__ import annotations
 
@@ -68,7 +68,8 @@ def fit(
             cast(Any, unet).enable_gradient_checkpointing()
         first = "" if config.gradient_checkpointing else "set gradient_checkpointing=true, "
         too_little = TrainingError(
-            f"the device's memory is not enough: {first}lower batch_size (and raise accumulation), or the resolution"
+            f"out of device memory: {first}lower batch_size (and raise gradient_accumulation_steps), "
+            "or lower the resolution"
         )
         try:
             with enough_memory(too_little):

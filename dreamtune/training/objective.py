@@ -1,4 +1,4 @@
-"""What a training minimises: the base's own objective, with the variations that the user chose."""
+"""The training objective: the base's own, with the variations that the user chose."""
 
 from __future__ import annotations
 
@@ -40,12 +40,12 @@ class Objective:
         """The base's objective with what `config` changes in it. Raises ConfigError where that makes no sense."""
         if config.zero_terminal_snr and prediction_type != "v_prediction":
             raise ConfigError(
-                f"zero_terminal_snr needs a base that predicts v, this one predicts {prediction_type}: leave it out"
+                f"zero_terminal_snr needs a v-prediction base, this one predicts {prediction_type}: turn it off"
             )
         if config.debiased and prediction_type == "epsilon" and float(alphas_cumprod.min()) == 0:
             raise ConfigError(
-                "debiased has no weight for the last step of this base, which is pure noise and predicts epsilon: "
-                "leave it out"
+                "debiased has no weight for the last timestep of this base, which is pure noise and predicts epsilon: "
+                "turn it off"
             )
         for name, value, most in (
             ("timestep_min", config.timestep_min, len(alphas_cumprod) - 1),
@@ -53,7 +53,7 @@ class Objective:
         ):
             if value is not None and value > most:
                 raise ConfigError(
-                    f"{name} = {value} is beyond the base's {len(alphas_cumprod)} timesteps: at most {most}"
+                    f"{name} = {value} is beyond the base's {len(alphas_cumprod)} timesteps: use at most {most}"
                 )
         return cls(
             losses.zero_terminal_snr(alphas_cumprod) if config.zero_terminal_snr else alphas_cumprod,

@@ -1,4 +1,4 @@
-"""Optimizers by name, with the learning rates and the decay that the method's parameters ask for."""
+"""Optimizers by name, with the learning rates and the weight decay of the method's parameters."""
 
 from __future__ import annotations
 
@@ -29,16 +29,15 @@ def check(config: TrainConfig, groups: Groups) -> None:
         _package(config.optimizer)
     if config.lora_plus_ratio != 1 and not any(options.is_up for options in groups):
         raise ConfigError(
-            f"lora_plus_ratio = {config.lora_plus_ratio:g} is for methods with LoRA's factors B and A (lora, dora, "
-            f"lora-dash), which {config.method} does not have: leave it at 1"
+            f"lora_plus_ratio = {config.lora_plus_ratio:g} works only for methods with LoRA's factors B and A (lora, "
+            f"dora, lora-dash), not for {config.method}: set it to 1"
         )
     ratios = {_ratio(config, options) for options in groups}
     if config.optimizer == "prodigy" and len(ratios) > 1:
         raise ConfigError(
-            "optimizer = 'prodigy' finds one step size for all, but there are parameters with "
+            "optimizer = 'prodigy' finds one step size for all parameters, but some have "
             f"{' and '.join(f'{ratio:g}' for ratio in sorted(ratios))} times the learning rate: set text_encoder_lr "
-            "and pivotal_lr to lr, lora_plus_ratio and the method's own ratio (dash_lr_ratio in method_options) to 1, "
-            "or take adamw"
+            "and pivotal_lr to lr, and lora_plus_ratio and dash_lr_ratio (in method_options) to 1, or use adamw"
         )
 
 
@@ -90,6 +89,6 @@ def _package(optimizer: str) -> Any:
         missing = isinstance(error, ModuleNotFoundError) and error.name == name
         raise ConfigError(
             f"optimizer = {optimizer!r} needs the package {name}, which "
-            + (f"is not here: pip install 'dreamtune[{name}]'" if missing else f"cannot be used here ({error})")
-            + ", or take adamw"
+            + (f"is not installed: pip install 'dreamtune[{name}]'" if missing else f"cannot be used here ({error})")
+            + ", or use adamw"
         ) from None

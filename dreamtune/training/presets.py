@@ -26,7 +26,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "sd1": {},
     "sd2": _usual("sd2"),
     # Four pictures of 1024 px at once rarely fit a card, four after one another do.
-    "sdxl": {**_usual("sdxl"), "accumulation": 4, "precision": "bf16"},
+    "sdxl": {**_usual("sdxl"), "gradient_accumulation_steps": 4, "precision": "bf16"},
     # A small UNet wants larger steps. It has seen nothing but squares. Its attention alone moves too little: with
     # feed-forward layers and projections subjects are more like themselves, and heard where their word comes second.
     "pocket": {

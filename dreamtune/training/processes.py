@@ -1,4 +1,4 @@
-"""One training in several processes: every one computes a share of each step, the first one alone writes."""
+"""One training in several processes: each computes a share of every step, only the first one writes."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def wait_for_all(config: TrainConfig) -> None:
         with accelerated(config) as accelerator:
             accelerator.wait_for_everyone()
     except RuntimeError:  # the connection is lost
-        raise TrainingError("another process of this training has ended: see what it said") from None
+        raise TrainingError("another process of this training has exited: see its output") from None
 
 
 @contextmanager

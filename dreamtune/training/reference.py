@@ -1,4 +1,4 @@
-"""The settings as text for people: a list for the terminal, tables for the documentation, recipes to start from."""
+"""The settings as text: a list for the terminal, tables for the documentation, recipes to start from."""
 
 from __future__ import annotations
 
@@ -24,11 +24,20 @@ FAMILIES = {
 
 IN_RECIPES = (
     *("method", "rank", "alpha", "method_options", "targets", "instance_prompt", "class_prompt"),
-    *("steps", "optimizer", "lr", "lr_schedule", "warmup_steps", "batch_size", "accumulation", "weight_decay"),
+    *(
+        "steps",
+        "optimizer",
+        "lr",
+        "lr_schedule",
+        "warmup_steps",
+        "batch_size",
+        "gradient_accumulation_steps",
+        "weight_decay",
+    ),
     *("snr_gamma", "ema_decay", "precision", "buckets", "flip"),
     *("prior", "prior_from", "prior_weight", "prior_images", "sampling_steps", "guidance"),
 )
-"""What somebody who writes a recipe thinks about; all else has the same default everywhere."""
+"""Settings worth considering in a recipe; the others have the same default everywhere."""
 
 
 @dataclass(frozen=True)
@@ -37,9 +46,9 @@ class Setting:
 
     name: str
     default: str
-    """As it would stand in a recipe; "needed" where there is none."""
+    """As it would stand in a recipe; "required" where there is none."""
     presets: dict[str, str]
-    """Family of base -> what it has instead."""
+    """Family of base -> its own default."""
     meaning: str
 
 
@@ -48,7 +57,7 @@ def settings() -> list[Setting]:
     return [
         Setting(
             name,
-            "needed" if field.is_required() else show(field.get_default(call_default_factory=True)),
+            "required" if field.is_required() else show(field.get_default(call_default_factory=True)),
             {family: show(row[name]) for family, row in PRESETS.items() if name in row},
             " ".join((field.description or "").split()),
         )
@@ -57,7 +66,7 @@ def settings() -> list[Setting]:
 
 
 def show(value: Any) -> str:
-    """A value as YAML on one line, the way that people write it."""
+    """A value as YAML on one line, as people write it."""
     if value is None or (isinstance(value, tuple | list | dict) and not value):
         return "none"
     if isinstance(value, float) and value and not 1e-2 <= abs(value) < 1e4:
@@ -67,17 +76,8 @@ def show(value: Any) -> str:
     return text.removesuffix("...\n").strip()
 
 
-def settings_lines() -> list[str]:
-    """A line per key for the terminal: name, default, presets, meaning."""
-    lines = []
-    for setting in settings():
-        presets = "".join(f"; {family} {value}" for family, value in setting.presets.items())
-        lines.append(f"{setting.name} ({setting.default}{presets}): {setting.meaning}")
-    return lines
-
-
 def settings_table() -> str:
-    """The same as a table in Markdown."""
+    """Every key with its default, presets and meaning, as a table in Markdown."""
     rows = [
         (
             f"`{s.name}`",
@@ -107,22 +107,22 @@ def equivalents_table() -> str:
 
 
 def habits_table() -> str:
-    """What others have settings for and here is had in another way, in Markdown."""
+    """Settings of other trainers that do not exist here, and what to use instead, in Markdown."""
     return table(("sd-scripts or diffusers", "here"), [(_names(habit.names), habit.answer) for habit in HABITS])
 
 
 def preset_config(family: str, method: str) -> TrainConfig:
-    """The complete settings of somebody who chose nothing but base and method; pictures and class are placeholders."""
+    """The complete settings for a base and a method, all else left unset; images and class are placeholders."""
     return TrainConfig(images="pictures", class_word="class", method=method).with_presets(family)  # pyright: ignore[reportArgumentType]
 
 
 def recipe(family: str, method: str) -> str:
-    """A recipe in YAML for a method on a family of bases, with what each key means."""
+    """A YAML recipe for a method on a family of bases, with the meaning of each key."""
     config = preset_config(family, method)
     place = "" if family == "pocket" else " --base MODEL"
     lines = [
         f"# {method} on {FAMILIES[family]}.",
-        f"# dreamtune train PICTURES --class WORD{place} --config examples/recipes/{family}/{method}.yaml",
+        f"# dreamtune train IMAGES_DIR --class WORD{place} --config examples/recipes/{family}/{method}.yaml",
         "",
     ]
     for setting in settings():

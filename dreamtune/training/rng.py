@@ -34,7 +34,7 @@ def set_state(state: dict[str, Any]) -> None:
 
 @contextlib.contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Seed all generators for the block and put them back afterwards, so that the caller's numbers go on."""
+    """Seed all generators within the block and restore them afterwards, so that the caller's sequence continues."""
     before = get_state()
     random.seed(seed)
     np.random.seed(seed % 2**32)

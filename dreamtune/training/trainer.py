@@ -1,4 +1,4 @@
-"""Model, optimizer and data on their device, the step that uses them, and its state on disk."""
+"""Model, optimizer and data on their device, one training step, and its state on disk."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ class Trainer:
         return step
 
     def step(self, step: int, on_method: Callable[[int, int], None] | None) -> StepRecord:
-        """One optimizer step (0 for the first): `accumulation` forward and backward passes, clip, update."""
+        """Optimizer step `step` (0, 1, ...): gradient_accumulation_steps forward and backward passes, clip, update."""
         began = time.perf_counter()
         config, accelerator = self.config, self.accelerator
         lr = config.lr * lr_factor(step, config.steps, config.lr_schedule, config.warmup_steps, config.lr_cycles)
@@ -106,10 +106,11 @@ class Trainer:
         if remarks:
             equalize(accelerator, self.attached)
         parts = []
-        for micro in range(config.accumulation):
-            place = (step * config.accumulation + micro) * accelerator.num_processes + accelerator.process_index
+        micro_batches = config.gradient_accumulation_steps
+        for micro in range(micro_batches):
+            place = (step * micro_batches + micro) * accelerator.num_processes + accelerator.process_index
             loss, subject, prior = self._loss(place)
-            accelerator.backward(loss / config.accumulation)
+            accelerator.backward(loss / micro_batches)
             parts.append(torch.stack([loss.detach(), subject.detach(), (subject if prior is None else prior).detach()]))
         average_gradients(accelerator, self.parameters)
         loss, subject, prior = mean(accelerator, torch.stack(parts).mean(0)).tolist()
@@ -172,10 +173,10 @@ class Trainer:
             return
         causes = [f"a learning rate that is too high (lr = {self.config.lr:g}; try a third of it)"]
         if self.config.precision == "fp16":
-            causes.append("overflow in fp16 (try precision bf16 or fp32)")
+            causes.append("an overflow in fp16 (try precision bf16 or fp32)")
         causes.append("a base with damaged weights")
         last = checkpoints.latest(self.files.checkpoints)
-        kept = f"the checkpoint of step {last.step} is kept" if last else "no checkpoint had been written yet"
+        kept = f"the checkpoint of step {last.step} is kept" if last else "no checkpoint was written yet"
         raise TrainingError(f"the {what} became {value} at step {step + 1}; likely {', or '.join(causes)}; {kept}")
 
     def save(self, step: int) -> None:
@@ -211,13 +212,13 @@ class Trainer:
         for key, value in self.files.identity.items():
             if checkpoint.identity.get(key, value) != value:  # those of former versions tell less
                 raise RunFolderError(
-                    f"{checkpoint.path} was trained with other {key}: put the former {key} back, or start a new run"
+                    f"{checkpoint.path} was trained with different {key}: restore the original, or start a new run"
                 )
         state = checkpoint.load()
         before, now = state["progress"]["processes"], self.accelerator.num_processes
         if before != now:  # micro-batches are dealt out by their number: some would be seen twice, others never
             raise RunFolderError(
-                f"{checkpoint.path} was trained in {before} processes, not {now}: launch as many as before"
+                f"{checkpoint.path} was trained with {before} processes, not {now}: launch {before} processes"
             )
         self.attached.load_state_dict(state["adapter"])
         self.optimizer.load_state_dict(state["optimizer"])

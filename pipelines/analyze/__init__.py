@@ -1,1 +1,1 @@
-"""What adapters change and how they get along: `run.analyze` is the flow."""
+"""What adapters change and how much they interfere: `run.analyze` is the flow."""

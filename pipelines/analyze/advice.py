@@ -1,4 +1,4 @@
-"""What the figures of an analysis suggest, in a line each."""
+"""What the results of an analysis suggest, one line each."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from dreamtune.pipelines.analyze.study import RELATIONS, Study
 from dreamtune.pipelines.analyze.together import footnote, sentences
 
 CLEAR = 3.0
-"""Standard deviations of chance from which an overlap is more than that."""
+"""Standard deviations above chance from which an overlap counts as more than chance."""
 _ROUTES_SHOWN = 3
 
 
 def advice(study: Study) -> list[str]:
-    """All lines: what was found to tell; then on all adapters together, on each, on each pair."""
+    """All lines: the reliable ones first, then those on all adapters together, on each adapter and on each pair."""
     return [*leading(study), *overall(study), *on_adapters(study), *on_pairs(study)]
 
 
 def leading(study: Study) -> list[str]:
-    """What was found to tell: who is of one subject, and what each will lose where two are in one picture."""
+    """The reliable lines: which adapters are of one subject, and what each will lose in an image of two."""
     found = [line for pair, it in study.together.items() for line in sentences(study.names, pair, it)]
     return [*found, footnote(study.base)] if found else []
 
@@ -32,14 +32,14 @@ def overall(study: Study) -> list[str]:
     lines = [order] if order else []
     if alike:
         lines.append(
-            f"{_count(alike, 'pair')} of {len(study.numbers)} come from one seed: they began with the same random "
-            "values and so share more, whatever their subjects. Adapters that are to be used together are better "
-            "trained from different seeds."
+            f"{_count(alike, 'pair')} of {len(study.numbers)} used the same seed: the adapters started from the same "
+            "random values and so share more, whatever their subjects. Use different seeds for adapters that you want "
+            "to combine."
         )
     if free:
         lines.append(
-            f"A Spectral Adapter that is to go with {'these' if len(study.adapters) > 1 else 'this'} disturbs least "
-            f"with column_offset {', '.join(free)} (in that order)."
+            f"A Spectral Adapter to combine with {'these' if len(study.adapters) > 1 else 'this one'} disturbs least "
+            f"with column_offset {', '.join(free)} (best first)."
         )
     return lines
 
@@ -80,28 +80,28 @@ def ordering(study: Study) -> str | None:
         and found[one]["above_chance_low"] > found[other]["above_chance_high"]
         for one, other in pairwise(names)
     )
-    certain = "and the intervals are apart" if apart else "but the intervals overlap"
-    return f"The overlap falls in the order {' > '.join(names)}, {certain}: {told}."
+    certain = "and the intervals do not overlap" if apart else "but the intervals overlap"
+    return f"Overlap decreases in the order {' > '.join(names)}, {certain}: {told}."
 
 
 def _alone(study: Study, number: int) -> list[str]:
     name, health, info = study.names[number], study.health(number), study.adapters[number]
     lines = []
     if health["near_zero_layers"] == health["layers"]:
-        return [f"{name} changes nothing: train it longer, or with a larger learning rate."]
+        return [f"{name} changes nothing: train it longer, or with a higher learning rate."]
     if health["near_zero_layers"]:
-        lines.append(f"{name} changes next to nothing in {health['near_zero_layers']} of {health['layers']} layers.")
+        lines.append(f"{name} changes almost nothing in {health['near_zero_layers']} of {health['layers']} layers.")
     if health["trim_to"] < health["rank"] and health["trimmed_parameters"] < info.parameters:
         base = f" --base {study.base}" if info.needs_base else ""
         lines.append(
-            f"{name} has rank {health['rank']} and needs {health['trim_to']} at most for 95 % of its change (median "
-            f"{health['trim_to_median']}); so trimmed it has {health['trimmed_parameters'] / info.parameters:.0%} of "
-            f"its size: dreamtune trim {info.file} --energy 0.95{base} --out smaller.safetensors"
+            f"{name} has rank {health['rank']} but needs at most {health['trim_to']} for 95% of its change (median "
+            f"{health['trim_to_median']}). Trim it to {health['trimmed_parameters'] / info.parameters:.0%} of its size "
+            f"with: dreamtune trim {info.file} --energy 0.95{base} --out smaller.safetensors"
         )
     if health["intruder_dimensions"]:
         lines.append(
-            f"{name} brings {health['intruder_dimensions']} directions that the base has not among its strongest: such "
-            "adapters tend to forget more; a smaller alpha or learning rate avoids them."
+            f"{name} has {health['intruder_dimensions']} intruder dimensions: strong directions that the base does not "
+            "have. Such adapters tend to forget more; a lower alpha or learning rate avoids them."
         )
     return lines
 
@@ -111,27 +111,27 @@ def _overlap(study: Study, a: int, b: int) -> str:
     if not pair["layers"]:
         return f"{names} have no layer in common."
     if pair["overlap"] is None:
-        return f"{names}: overlap is not defined, since one of them changes nothing where the other does."
+        return f"{names}: overlap is undefined because one of them changes nothing where the other does."
     told = (
-        f"{names} share {_share(pair['overlap'])} of their {study.top_k} directions a layer, "
+        f"{names} share {_share(pair['overlap'])} of their {study.top_k} directions per layer, "
         f"{'no ' if (pair['z'] or 0) < CLEAR else ''}more than unrelated adapters do ({_share(pair['overlap_chance'])})"
     )
     if study.same_seed(a, b):
-        return f"{told}; both come from seed {study.adapters[a].seed}, which alone makes them share more."
-    return f"{told}. This alone does not tell whether they can be used together."
+        return f"{told}; both used seed {study.adapters[a].seed}, which alone makes them share more."
+    return f"{told}. This alone does not show whether they can be used together."
 
 
 def _forecast(study: Study, forecast: Advice) -> str:
     a, b = study.names[forecast.a], study.names[forecast.b]
     if forecast.strengths is None or study.interference is None:
-        return f"{a} and {b}: interference is not defined, since one of them changes nothing."
+        return f"{a} and {b}: interference is undefined because one of them changes nothing."
     total = study.interference.total()
     lines = [
-        f"Adding {b} to {a} changes the layers' outputs by {_times(total[forecast.a, forecast.b])} of what {a} does; "
-        f"the other way {_times(total[forecast.b, forecast.a])}."
+        f"Adding {b} to {a} changes the layers' outputs by {_times(total[forecast.a, forecast.b])} of {a}'s own "
+        f"effect; the other way around, by {_times(total[forecast.b, forecast.a])}."
     ]
     if forecast.dominant is not None:
-        lines.append(f"{study.names[forecast.dominant]} would drown the other.")
+        lines.append(f"{study.names[forecast.dominant]} would drown out the other.")
     lines.append(f"Balanced strengths: {a} {forecast.strengths[0]:.2f}, {b} {forecast.strengths[1]:.2f}.")
     if forecast.route:
         more = ", ..." if len(forecast.route) > _ROUTES_SHOWN else ""
@@ -150,5 +150,5 @@ def _share(value: float | None) -> str:
 
 
 def _times(value: Any) -> str:
-    """A crosstalk, as a ratio of lengths rather than of their squares."""
+    """Crosstalk as a ratio of norms, not of squared norms."""
     return f"{float(value) ** 0.5:.0%}"

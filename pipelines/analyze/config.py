@@ -13,30 +13,29 @@ class AnalyzeConfig(Config):
     """What to compare, and how."""
 
     adapters: tuple[str, ...] = Field(min_length=1, max_length=100)
-    """Adapter files, of any known tool; one alone gives its health, and no pairs."""
+    """Adapter files of any supported tool. A single file gets a health report without pairs."""
     subjects: tuple[str, ...] = ()
-    """A name of each adapter's subject, in the same order: those that have the same are seeds of one subject, whose
+    """Name of each file's subject, in their order. Files with the same name count as seeds of one subject; their
     overlap is the ceiling for the others."""
     base: str = "auto"
-    """Base model; auto is the one that the adapters were trained on."""
+    """Base model. auto: the one the adapters were trained on."""
     any_base: bool = False
-    """Put adapters on a base with other weights than the one they were trained on."""
+    """Allow a base whose weights differ from the one the adapters were trained on."""
     layers: str = ""
-    """Only layers in whose path this regular expression is found."""
+    """Only layers whose path matches this regular expression."""
     blocks: tuple[Literal["down", "mid", "up", "text"], ...] = ()
-    """Only layers of these parts of the UNet, or of the text encoders."""
+    """Only these parts: down, mid, up or text. May be given several times."""
     trajectories: tuple[str, ...] = ()
-    """Run folders of trainings with `track_tsd`: how early their directions agreed with those of each adapter here, for
-    example of full fine-tuning."""
+    """Run folder of a training with track_tsd: reports how early its directions agree with those of each adapter."""
     top_k: int = Field(default=8, ge=1, le=64)
-    """How many directions make up a layer's list."""
+    """Directions per layer."""
     interference: bool = True
-    """Draw a picture with each adapter, and forecast from what its layers see how much the others disturb it."""
+    """Generate an image with each adapter, and forecast how much the others disturb it."""
     timestep_profile: bool = False
-    """Also show at which steps of the drawing each adapter acts."""
+    """Also show at which denoising steps each adapter acts."""
     steps: int = Field(default=6, ge=1, le=999)
-    """Denoising steps of the recorded drawing."""
+    """Denoising steps of that image."""
     seed: int = Field(default=0, ge=0, lt=2**32)
-    """Of its noise."""
+    """Seed of its noise."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
-    """Where to draw; the decompositions are computed on the CPU always."""
+    """Where to compute: auto, cpu, cuda or mps. Decompositions are always computed on the CPU."""

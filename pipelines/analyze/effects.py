@@ -1,4 +1,4 @@
-"""Asking the base what adapters do to its predictions, alone and in pairs."""
+"""Measures what adapters do to the base's predictions, alone and in pairs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from dreamtune.pipelines.progress import OnProgress, Progress
 from dreamtune.words import same as same_word
 
 PICTURES = 4
-"""Pictures of the base for each question."""
+"""Images of the base per measurement."""
 
 
 @dataclass(frozen=True)
@@ -28,25 +28,25 @@ class Together:
     agreement: float
     """Cosine of what both do to a picture of their class: see analysis.effects. NaN where it is not defined."""
     heard: tuple[float, float]
-    """How much each does, alone, in a picture of two: as a multiple of what it does in a picture of one."""
+    """Effect of each, alone, in an image of two subjects: as a multiple of its effect in an image of one."""
     kept: tuple[float, float]
-    """Share of that which is left of each when both act; NaN where that is not defined, as for two that have vectors of
-    their own for one word, of which no prompt can mean both."""
+    """Share of that effect that remains when both act; NaN if undefined, e.g. for two adapters with embeddings for the
+    same token, which no prompt can tell apart."""
 
     @property
     def left(self) -> tuple[float, float]:
-        """What is left of each in a picture of both, as a share of what it does in a picture of itself."""
+        """Remaining effect of each in an image of both, as a share of its effect in an image of its own."""
         return self.heard[0] * self.kept[0], self.heard[1] * self.kept[1]
 
 
 class Asking:
-    """What adapters do to the base's predictions, each asked once."""
+    """What adapters do to the base's predictions, each measured once."""
 
     def __init__(self, uses: Sequence[AdapterRef], base: Base, steps: int, seed: int = 0, any_base: bool = False):
-        """steps: in which the base draws the pictures it is asked about."""
+        """steps: denoising steps of the base's images that predictions are measured on."""
         known = [number for number, use in enumerate(uses) if len(use.file.subjects) == 1 and all(use.file.subjects[0])]
         self.words = {number: uses[number].file.subjects[0] for number in known}
-        """Token and class of each adapter that tells both."""
+        """Token and class of each adapter that records both."""
         self._uses, self._base, self._steps, self._seed, self._any_base = uses, base, steps, seed, any_base
         self._drawn: dict[str, Tensor] = {}
         self._own: dict[tuple[int, str], Tensor] = {}

@@ -1,4 +1,4 @@
-"""The figures of an analysis, each with a caption for somebody who sees such a figure for the first time."""
+"""The figures of an analysis, each with a caption for a reader who has never seen such a figure."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from dreamtune.pipelines.analyze.figures_alone import COLORS, name_blocks
 from dreamtune.pipelines.analyze.study import Study
 
 GRID_LAYERS, GRID_PAIRS = 4, 6
-"""Columns and rows of the grid of matches; the figures in report.json are of all."""
+"""Columns and rows of the grid of matches; report.json has the numbers of all."""
 
 
 def figures(study: Study) -> Iterator[tuple[str, Figure, str]]:
@@ -39,24 +39,24 @@ def figures(study: Study) -> Iterator[tuple[str, Figure, str]]:
 
 
 _MATCHES = (
-    "Each square compares two adapters in one layer. Along an axis stand the {k} directions of the base's weight that "
-    "an adapter changes most in proportion, the strongest first (top left). A dark cell is a match: both have that "
-    "direction in their lists. A dark diagonal would be the same directions in the same order; an empty square means "
-    "that the two have nothing in common. Some matches are chance, see the next figure."
+    "Each square compares two adapters in one layer. Each axis lists the {k} directions of the base's weight that an "
+    "adapter changes most relative to their strength, the most changed first (top left). A dark cell is a match: both "
+    "lists contain that direction. A dark diagonal would mean the same directions in the same order; an empty square "
+    "means that the two have nothing in common. Some matches are chance: see the next figure."
 )
 _OVERLAP = (
-    "How many of their directions two adapters share, layer by layer from the noisy input to the output. The grey band "
-    "is what 95 % of pairs of unrelated changes of the same sizes share on these very weights, the thin line their "
-    "mean: only a pair above the band says something about the subjects in that layer. Means of many pairs are to be "
-    "compared with the thin line. The dotted line is the mean of adapters of one subject from two seeds, the most that "
+    "The share of directions that two adapters have in common, layer by layer from the noisy input to the output. The "
+    "gray band is where 95% of pairs of unrelated changes of the same sizes fall on these very weights; the thin line "
+    "is their mean. Only a pair above the band says something about the subjects in that layer. Compare means of many "
+    "pairs with the thin line. The dotted line is the mean for adapters of one subject from two seeds, the most that "
     "can be expected."
 )
-_BLOCKS = "The same as means over the blocks of the model, of some pairs if there are many. Dark dashes: chance."
+_BLOCKS = "The same as means over the model's blocks; a selection if there are many pairs. Dark dashes: chance."
 _MATRICES = (
-    "Every pair at a glance. Overlap above chance: share of directions in common, less what unrelated changes have. "
-    "Rank-biased overlap less chance: the same, but the strongest directions count most. Cosine: whether the whole "
-    "changes point the same way (1), have nothing to do with each other (0) or undo each other (-1). Sign conflict: "
-    "share of single weights pulled in opposite directions, less what the cosine explains. A blank is not defined."
+    "Every pair at a glance. Overlap above chance: share of directions in common, minus what unrelated changes share. "
+    "Rank-biased overlap above chance: the same, but the strongest directions count most. Cosine: whether the full "
+    "changes point the same way (1), are unrelated (0) or cancel out (-1). Sign conflict: share of single weights "
+    "pulled in opposite directions, minus what the cosine explains. A blank is undefined."
 )
 
 
@@ -81,7 +81,7 @@ def _matches(study: Study) -> Figure:
                 axes.set_ylim(study.top_k - 0.5, -0.5)
                 axes.set_xlabel(study.names[a], fontsize=7)
             else:
-                axes.text(0.5, 0.5, "not defined", ha="center", va="center", transform=axes.transAxes, fontsize=7)
+                axes.text(0.5, 0.5, "undefined", ha="center", va="center", transform=axes.transAxes, fontsize=7)
             if axes in grid[0]:
                 axes.set_title(_short(layer.name), fontsize=7)
         row[0].set_ylabel(study.names[b], fontsize=7)
@@ -112,8 +112,8 @@ def _overlap(study: Study) -> Figure:
         high.append(max(((p.chance_high or 0) / p.k for p in known), default=float("nan")))
         mean.append(sum((p.chance or 0) / p.k for p in known) / len(known) if known else float("nan"))
     x = range(len(layers))
-    axes.fill_between(x, low, high, color="#cccccc", label="chance for a pair (95 %)", step="mid")
-    axes.plot(x, mean, color="#555555", linewidth=0.8, label="mean by chance")
+    axes.fill_between(x, low, high, color="#cccccc", label="chance for a pair (95%)", step="mid")
+    axes.plot(x, mean, color="#555555", linewidth=0.8, label="mean of chance")
     pairs = study.numbers if len(study.numbers) <= len(COLORS) else []
     for (a, b), color in zip(pairs, COLORS, strict=False):
         found = [next((p for p in layer.pairs if (p.a, p.b) == (a, b)), None) for layer in layers]

@@ -18,25 +18,26 @@ SPECTRUM = (
     "Where in the weight's spectrum each adapter acts, in the layer {layer}. Left: the rate of change of every "
     "direction of the base's weight, from its strongest (0) to its weakest. Middle: the same against the direction's "
     "strength on a logarithmic scale; task-specific directions (dots) tend to be weak but not the weakest. Right: "
-    "rates in falling order; a steep start means that few directions do most of the work."
+    "rates in descending order; a steep start means that a few directions do most of the work."
 )
 PROJECTIONS = (
     "What each adapter does to the weight of the layer {layer}, in terms of the weight's own directions. Maps: each "
-    "cell is a part of the change that reads one band of the weight's input directions (across, strongest first) and "
-    "writes to one band of its output directions (down); yellow is ten times the even share, dark violet a tenth. On "
-    "the dashed diagonal the change makes directions stronger or weaker that the weight has (the core); beside it, it "
-    "joins directions that the weight keeps apart. Right: the parts along single directions in falling order, of the "
-    "core (solid) and of the strongest anywhere (dashed). The directions of the other figures are core directions."
+    "cell is the part of the change that reads one band of the weight's input directions (across, strongest first) and "
+    "writes to one band of its output directions (down); yellow is ten times an even share, dark violet a tenth. On "
+    "the dashed diagonal (the core), the change strengthens or weakens directions the weight already has; off the "
+    "diagonal, it connects directions that the weight keeps apart. Right: the parts along single directions in "
+    "descending order, in the core (solid) and anywhere (dashed). The directions in the other figures are core "
+    "directions."
 )
 TRAJECTORY = (
-    "How early a training shows which directions it will change most. Recall: how many of the true strongest {half} "
-    "are among its {k} strongest at that step. Accuracy: how many of these are among the true strongest {twice}. The "
-    "true ones are those of the adapter named second."
+    "How early a training shows which directions it will change most. Recall: the share of the true top {half} that "
+    "are in its top {k} at that step. Accuracy: the share of its top {k} that are in the true top {twice}. The true "
+    "directions are those of the adapter named second."
 )
 HEALTH = (
-    "Size and concentration of each adapter, layer by layer. Top: change over weight; a layer far above the others is "
-    "the first to suspect when pictures look burnt. Bottom: stable rank, the number of directions that really matter; "
-    "far below the adapter's rank, a smaller rank would do."
+    "Size and concentration of each adapter, layer by layer. Top: change relative to the weight; if images look burnt, "
+    "suspect a layer far above the others first. Bottom: stable rank, the number of directions that really matter; if "
+    "it is far below the adapter's rank, a smaller rank would do."
 )
 
 
@@ -53,7 +54,7 @@ def spectrum(study: Study) -> Figure:
         by_sigma.plot(sigma, rates, ".", color=color, markersize=2, alpha=0.5)
         by_sigma.plot(sigma[seen.tsd], rates[seen.tsd], "o", color=color, markersize=5)
         ordered.plot(rates.sort(descending=True).values, color=color, label=study.names[number])
-    for axes, label in ((by_index, "direction, by index"), (by_sigma, "its strength σ"), (ordered, "place by rate")):
+    for axes, label in ((by_index, "direction index"), (by_sigma, "strength σ"), (ordered, "position by rate")):
         axes.set_yscale("log")
         axes.set_ylim(bottom=1e-7)
         axes.set_xlabel(label)
@@ -92,7 +93,7 @@ def projections(study: Study) -> Figure:
     curves.set_xscale("log")
     curves.set_yscale("log")
     curves.set_ylim(bottom=1e-8)
-    curves.set_xlabel("place by size")
+    curves.set_xlabel("position by size")
     curves.set_ylabel("share of ‖ΔW‖²")
     curves.tick_params(labelsize=7)
     curves.legend(fontsize=7)
@@ -110,7 +111,7 @@ def trajectory(study: Study) -> Figure:
             known = [float("nan") if value is None else value for value in values]
             label = f"{name}: {one.run} for {study.names[one.true]}"
             axes.plot(steps, known, line, color=color, markersize=4, label=label)
-    axes.set_xlabel("step of the training")
+    axes.set_xlabel("training step")
     axes.set_ylabel("share found")
     axes.set_ylim(-0.02, 1.02)
     axes.grid(alpha=0.3)
@@ -138,7 +139,7 @@ def health(study: Study) -> Figure:
 
 
 def most_changed(study: Study) -> Layer:
-    """The layer that the spectrum is shown of: the one that all adapters together change most."""
+    """The layer whose spectrum is shown: the one that all adapters together change most."""
 
     def size(layer: Layer) -> tuple[int, float]:
         return len(layer.seen), sum(one.health.relative or 0 for one in layer.seen.values())

@@ -1,4 +1,4 @@
-"""Figures of how adapters act on a drawing, and on each other."""
+"""Figures of how adapters act during denoising, and on each other."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from dreamtune.pipelines.analyze.figures_alone import COLORS, name_blocks
 from dreamtune.pipelines.analyze.study import Study, block_of
 
 CROSSTALK = (
-    "What adding one adapter (column) does to pictures of another (row), forecast from what the layers saw while the "
-    "row's adapter drew: size of the added change over the own one, squared. Below 1 (blue) the own change is larger. "
-    "Above: all layers together; below: layer by layer for each pair, both ways. It says how large a disturbance is, "
-    "not whether pictures suffer: in 45 pairs on the embedded base, with X from 0.3 to 1.5, the loss of likeness did "
-    "not follow it."
+    "What adding one adapter (column) does to images of another (row), predicted from what the layers saw while the "
+    "row's adapter generated: the squared size of the added change relative to the adapter's own. Below 1 (blue), its "
+    "own change is larger. Top: all layers together. Bottom: layer by layer for each pair, both ways. This shows how "
+    "large a disturbance is, not whether images suffer: in 45 pairs on the embedded base, with X from 0.3 to 1.5, the "
+    "loss of likeness did not follow it."
 )
 TIMESTEPS = (
-    "When each adapter acts: the share of the layers' outputs that is its change, at each step of the drawing, from "
-    "noise to picture. Early steps decide on the layout, late ones on detail."
+    "When each adapter acts: the share of the layers' outputs that comes from its change, at each denoising step from "
+    "noise to image. Early steps decide the layout, late steps the detail."
 )
 
 
@@ -37,7 +37,7 @@ def crosstalk(study: Study) -> Figure:
     whole.set_xticks(range(n), names, rotation=45, ha="right", fontsize=8)
     whole.set_yticks(range(n), names, fontsize=8)
     whole.set_xlabel("added", fontsize=8)
-    whole.set_ylabel("drawing", fontsize=8)
+    whole.set_ylabel("generating", fontsize=8)
     for row, values in enumerate(total):
         for column, value in enumerate(values):
             if value == value:  # not NaN
@@ -58,7 +58,7 @@ def _logs(rows: Sequence[Sequence[float]]) -> Any:
 
 
 def timesteps(study: Study) -> Figure:
-    """The share of the outputs that is each adapter's, over the steps of a drawing."""
+    """The share of the outputs that comes from each adapter, over the denoising steps."""
     assert study.interference is not None
     figure = Figure(figsize=(8, 3.5), layout="constrained")
     axes = figure.add_subplot()
@@ -67,7 +67,7 @@ def timesteps(study: Study) -> Figure:
         profile = study.interference.profile(number, names)
         values = [float("nan") if value is None else value for value in profile]
         axes.plot(range(1, len(values) + 1), values, "o-", color=color, markersize=4, label=study.names[number])
-    axes.set_xlabel("step of the drawing, from noise (1) to picture")
+    axes.set_xlabel("denoising step, from noise (1) to image")
     axes.set_ylabel("change / output")
     axes.set_ylim(bottom=0)
     axes.grid(alpha=0.3)

@@ -21,7 +21,7 @@ th, td { padding: .3rem .7rem; border-bottom: 1px solid #ccc; text-align: right;
 th { white-space: normal; overflow-wrap: normal; vertical-align: bottom; } summary { cursor: pointer; }
 th:first-child, td:first-child { text-align: left; } dt { font-weight: 600; margin-top: .6rem; }"""
 _SHOWN = 8
-"""Lines of advice from which a list is closed at first."""
+"""Longest list of advice that is open at first."""
 _TITLES = {
     "matches": "Which directions match",
     "overlap": "Overlap by layer",
@@ -31,28 +31,29 @@ _TITLES = {
     "projections": "Which parts of the weight",
     "crosstalk": "Interference by layer",
     "timesteps": "When each adapter acts",
-    "trajectory": "How early the directions show",
+    "trajectory": "How early the directions emerge",
     "health": "Health by layer",
 }
 _INTRODUCTION = (
-    "A weight of the base is a sum of directions, few strong and many weak. An adapter changes some of them much in "
-    "proportion, and most hardly: the former are its task-specific directions in that layer. Two adapters that have "
-    "many of them in common do alike things to the base. Whether they disturb each other is another question, which "
-    "the table and figures on interference are about."
+    "A weight of the base is a sum of directions, a few strong and many weak. Relative to their strength, an adapter "
+    "changes a few of them a lot and most of them hardly at all: the former are its task-specific directions in that "
+    "layer. Two adapters that share many of them change the base in similar ways. Whether they disturb each other is a "
+    "separate question: see the table and figures on interference."
 )
 _MEANINGS = {
-    "Delta": "Median over layers of the size of the change over that of the weight.",
-    "Rank": "Number of directions of the change, in the layer that has most.",
-    "Stable rank": "Median number of directions that really matter in the change of a layer.",
-    "Rank for 95 %": "The smallest rank that keeps 95 % of the change in every layer.",
-    "On the core": "Median share of the change that only makes stronger or weaker what the weight has.",
-    "Intruders": "Directions among the ten strongest of the changed weights that are like none of the base's.",
-    "Amplification": "How much stronger the adapter makes the directions that it changes most; 1 is not at all.",
-    "Overlap, chance": "Share of the directions that both change most; what unrelated changes share on these weights.",
-    "z": "Standard deviations of chance between the two: above 3 the overlap is no accident.",
+    "Change": "Size of the change relative to the weight, ‖ΔW‖ / ‖W‖; median over layers.",
+    "Rank": "Number of directions in the change, for the layer with the most.",
+    "Stable rank": "Number of directions that really matter in a layer's change; median over layers.",
+    "Rank for 95%": "The smallest rank that keeps 95% of the change in every layer.",
+    "On the core": "Share of the change that only strengthens or weakens directions the weight already has; median.",
+    "Intruders": "Directions among the ten strongest of the changed weights that resemble none of the base's.",
+    "Amplification": "How much the adapter strengthens the directions it changes most; 1 means not at all.",
+    "Overlap, chance": "Share of most-changed directions that both have in common; the same for unrelated changes on "
+    "these weights.",
+    "z": "Overlap above chance in standard deviations of chance: above 3 it is no accident.",
     "Rank-biased": "The same as overlap, but the strongest directions count most.",
-    "Cosine": "Whether the whole changes point the same way (1), are unrelated (0) or undo each other (-1).",
-    "Norms": "Size of the first change over that of the second.",
+    "Cosine": "Whether the full changes point the same way (1), are unrelated (0) or cancel out (-1).",
+    "Norms": "Size of the first change relative to the second.",
 }
 Picture = tuple[str, bytes, str]
 """Name, PNG and caption."""
@@ -69,7 +70,7 @@ def document(study: Study, pictures: Sequence[Picture]) -> str:
 
 
 def body(study: Study) -> str:
-    """What the page holds, with the figures in it, to stand in another."""
+    """The content of the page, with its figures, to embed in another page."""
     return _body(study, list(drawn(study)))
 
 
@@ -95,8 +96,8 @@ def _body(study: Study, pictures: Sequence[Picture]) -> str:
     )
     meanings = "".join(f"<dt>{escape(name)}</dt><dd>{escape(text)}</dd>" for name, text in _MEANINGS.items())
     return f"""<h1>{escape(_title(study))}</h1>
-<p>{len(study.adapters)} adapters on the base {escape(study.base)}, {len(study.layers)} layers, lists of
-{study.top_k} directions. All numbers are in report.json.</p>
+<p>{len(study.adapters)} adapters on the base {escape(study.base)}, {len(study.layers)} layers, the top
+{study.top_k} directions of each. All numbers are in report.json.</p>
 <p>{_INTRODUCTION}</p>
 {_together(study)}
 {about}
@@ -105,13 +106,13 @@ def _body(study: Study, pictures: Sequence[Picture]) -> str:
 {_relations(study)}
 {_interference(study)}
 {shown}
-<h2>What the figures mean</h2><dl>{meanings}</dl>"""
+<h2>What the numbers mean</h2><dl>{meanings}</dl>"""
 
 
 def _together(study: Study) -> str:
-    """What was found to tell, before all else."""
+    """The reliable lines, first of all."""
     lines = leading(study)
-    return f"<h2>Together in one picture</h2>{_list(lines[:-1])}<p>{escape(lines[-1])}</p>" if lines else ""
+    return f"<h2>Together in one image</h2>{_list(lines[:-1])}<p>{escape(lines[-1])}</p>" if lines else ""
 
 
 def _list(lines: Sequence[str]) -> str:
@@ -119,7 +120,7 @@ def _list(lines: Sequence[str]) -> str:
 
 
 def _folded(title: str, lines: Sequence[str]) -> str:
-    """A list that can be opened and closed; long ones are closed at first."""
+    """A collapsible list; long ones are closed at first."""
     if not lines:
         return ""
     shown = " open" if len(lines) <= _SHOWN else ""
@@ -152,7 +153,7 @@ def _health(study: Study) -> str:
         "change",
         "rank",
         "stable rank",
-        "rank for 95 %",
+        "rank for 95%",
         "on the core",
         "intruders",
         "amplification",
@@ -179,8 +180,8 @@ def _relations(study: Study) -> str:
     rows = [(name, *(figures[key] for key in keys)) for name, figures in found.items()]
     head = ("", "pairs", "overlap", "lowest", "highest", "above chance", "from", "to")
     note = (
-        "The interval is two standard errors over the layers. Pairs of the same seed began with the same random values "
-        "and are alike for that reason."
+        "The interval is two standard errors over the layers on each side. Pairs of the same seed started from the "
+        "same random values and are similar for that reason."
     )
     return f"<h2>Kinds of pairs</h2>{_table(head, rows)}<p>{note}</p>"
 
@@ -211,13 +212,14 @@ def _interference(study: Study) -> str:
         "first on second",
         "strength of first",
         "strength of second",
-        "drowns the other",
+        "drowns out the other",
         "layers to route",
     )
     note = (
-        "The first two columns are X, the size of the added change over the own one, squared, on what the layers see "
-        "while the other draws; then the strengths at which both act alike, and the layers where each still changes "
-        "more of the other's output than the other's own adapter does: there regions do better than a merge."
+        "The first two columns are X: the squared size of the added adapter's change relative to the other's own "
+        "change, on what the layers see while the other generates. Next are the strengths at which both act equally, "
+        "and the number of layers where even then each changes the other's output more than the other's own adapter "
+        "does: there regions work better than a merge."
     )
     return f"<h2>Interference of each pair</h2>{_table(head, rows)}<p>{note}</p>"
 
@@ -229,7 +231,7 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[str | float | None]]) ->
 
 
 def _cell(value: str | float | None) -> str:
-    """A dash for what is not defined."""
+    """A dash for an undefined value."""
     if value is None:
         return "–"
     return value if isinstance(value, str) else str(value) if isinstance(value, int) else f"{value:.3g}"

@@ -1,4 +1,4 @@
-"""What layers see while each adapter draws, for the forecast of interference."""
+"""Records what layers see while each adapter generates, to predict interference."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def record(
     on_progress: OnProgress,
     prompts: Sequence[Sequence[str]] | None = None,
 ) -> Interference:
-    """Draw with each adapter alone and record its layers; the pictures are not kept.
+    """Generate with each adapter alone and record its layers; the images are not kept.
 
     prompts: of each adapter, from the seeds `config.seed`, `config.seed` + 1, ...; without them one with all of its
     subjects, in the form that is usual for the base.
@@ -70,7 +70,7 @@ def record(
     for number, use in enumerate(uses):
         own = [_named(use, usual)] if prompts is None else prompts[number]
         if prompts is None and not use.file.subjects:
-            remarks.append(f"{use.path.name} does not tell its token: interference was recorded with {own[0]!r}")
+            remarks.append(f"{use.path.name} does not record its token: interference was measured with {own[0]!r}")
         with use.on(base, config.any_base), recorded(modules, gains, len(uses), number) as recording:
             for seed, prompt in enumerate(own, config.seed):
                 base.draw([prompt], [seed], size=base.resolution, steps=config.steps, guidance=usual.guidance)

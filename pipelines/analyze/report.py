@@ -1,4 +1,4 @@
-"""What `analyze` gives: for programs plain values, for notebooks a page."""
+"""The result of `analyze`: plain values for programs, a page for notebooks."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def _shares(shares: Shares) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    """The same with None for numbers that JSON does not have."""
+    """The same with None for numbers that JSON cannot represent."""
     if isinstance(value, dict):
         return {key: _plain(one) for key, one in value.items()}
     if isinstance(value, (list, tuple)):

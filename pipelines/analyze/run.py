@@ -1,4 +1,4 @@
-"""From adapter files to a report of the directions they change, and of how they get along."""
+"""From adapter files to a report on the directions they change, and on how much they interfere."""
 
 from __future__ import annotations
 
@@ -21,26 +21,24 @@ from dreamtune.pipelines.analyze.effects import effects
 from dreamtune.pipelines.analyze.recording import record
 from dreamtune.pipelines.analyze.report import Report, write_report
 from dreamtune.pipelines.analyze.study import AdapterInfo, Trajectory, block_of
-from dreamtune.pipelines.output import check_place, complete
-from dreamtune.pipelines.progress import OnProgress, Printer, Progress
+from dreamtune.pipelines.output import check_new_folder, complete
+from dreamtune.pipelines.progress import OnProgress, Progress, on_stderr, shows_progress
 from dreamtune.pipelines.train.directions_log import read_directions
 
 Runs = Mapping[str, Mapping[int, Mapping[str, Tensor]]]
 """Run folder -> step -> layer -> its leading directions."""
 
 
-def analyze(config: AnalyzeConfig, out: str | Path | None = None, on_progress: OnProgress | None = None) -> Report:
+@shows_progress
+def analyze(config: AnalyzeConfig, out: str | Path | None = None, on_progress: OnProgress = on_stderr) -> Report:
     """Study the adapters, and write report.html, report.json and the figures into the new folder `out` if it is given.
 
-    Singular vectors of the base's weights are computed once and kept in the cache. Nothing is written before all has
-    been measured. Progress goes to `on_progress`, else to stderr.
+    Singular vectors of the base's weights are computed once and kept in the cache. Nothing is written until everything
+    has been measured. Progress goes to `on_progress`, else to stderr.
 
-    Raises ConfigError (also when `out` holds something, or no layer is common to any two), AdapterFileError,
+    Raises ConfigError (also when `out` is not empty, or no two adapters have a layer in common), AdapterFileError,
     BaseModelError, IncompatibleModelError and RunFolderError for bad input.
     """
-    if on_progress is None:
-        with Printer() as printer:
-            return analyze(config, out, printer)
     began = time.monotonic()
     folder = None if out is None else Path(out).expanduser()
     uses, runs, chosen = check(config, folder)
@@ -76,14 +74,12 @@ def analyze(config: AnalyzeConfig, out: str | Path | None = None, on_progress: O
 
 
 def check(config: AnalyzeConfig, folder: Path | None) -> tuple[list[AdapterRef], Runs, list[str]]:
-    """Look at all that can be looked at without a base: adapters, runs to compare with, and the layers to be studied.
+    """Check everything that needs no base: adapters, runs to compare with, and the layers to be studied.
 
     Raises what :func:`analyze` does.
     """
     if folder is not None:
-        if folder.is_dir() and any(folder.iterdir()):
-            raise ConfigError(f"{folder} holds something already: choose a new folder for the report")
-        check_place(folder)
+        check_new_folder(folder)
     uses = _load_all(config)
     runs = {run: read_directions(Path(run).expanduser()) for run in config.trajectories}
     return uses, runs, _choose(config, uses)
@@ -100,25 +96,24 @@ def _trajectories(runs: Runs, layers: Sequence[Layer], adapters: int, top_k: int
 def _load_all(config: AnalyzeConfig) -> list[AdapterRef]:
     if config.subjects and len(config.subjects) != len(config.adapters):
         raise ConfigError(
-            f"{len(config.subjects)} subjects for {len(config.adapters)} adapters: name one for each, in their order"
+            f"{len(config.subjects)} subjects for {len(config.adapters)} adapters: set one for each, in the same order"
         )
     uses = [AdapterRef.load(text) for text in config.adapters]
     for use in uses:
         if not use.as_trained:
-            raise ConfigError(f"{use.path}: adapters are compared at strength 1; give the file alone")
+            raise ConfigError(f"{use.path}: adapters are compared at strength 1; use the file name alone")
         if not use.file.layers:
-            raise ConfigError(f"{use.path} changes no layer, it holds embeddings alone: there is nothing to analyze")
+            raise ConfigError(f"{use.path} contains only embeddings and changes no layer: there is nothing to analyze")
     return uses
 
 
 def _info(config: AnalyzeConfig, index: int, use: AdapterRef, chosen: Sequence[str]) -> AdapterInfo:
     path, subject, file = use.path, config.subjects[index] if config.subjects else None, use.file
-    own = path.resolve().parent.name if path.name == "adapter.safetensors" else path.stem
     with torch.device("meta"):
         blanks = [file.blank(layer) for layer in chosen if layer in file.layers]
     return AdapterInfo(
         file=path.name,
-        name=subject or own,
+        name=subject or use.name,
         method=file.method,
         parameters=sum(tensor.numel() for blank in blanks for tensor in blank.state_dict().values()),
         needs_base=any(blank.uses_weight for blank in blanks),
@@ -138,7 +133,9 @@ def _choose(config: AnalyzeConfig, uses: list[AdapterRef]) -> list[str]:
         p for p in paths if matcher.found(config.layers, p) and (not config.blocks or block_of(p) in config.blocks)
     ]
     if not chosen:
-        raise ConfigError(f"none of the {len(paths)} layers is chosen by layers and blocks; the first is {paths[0]}")
+        raise ConfigError(
+            f"layers and blocks select none of the {len(paths)} layers: relax them; the first layer is {paths[0]}"
+        )
     if len(uses) > 1 and not any(sum(path in use.file.layers for use in uses) > 1 for path in chosen):
         names = " and ".join(use.path.name for use in uses)
         raise ConfigError(f"{names} have no layer in common: there is nothing to compare; analyze them one by one")
@@ -146,12 +143,14 @@ def _choose(config: AnalyzeConfig, uses: list[AdapterRef]) -> list[str]:
         shapes = {use.file.layers[path].shape: use for use in uses if path in use.file.layers}
         if len(shapes) > 1:
             told = ", ".join(f"{out}x{inside} in {use.path.name}" for (out, inside), use in shapes.items())
-            raise ConfigError(f"the adapters are for different bases: layer {path} is {told}")
+            raise ConfigError(
+                f"the adapters are for different bases (layer {path} is {told}): use adapters of one base"
+            )
     return sorted(chosen, key=lambda path: ("text", "down", "mid", "up").index(block_of(path)))
 
 
 def _load_base(config: AnalyzeConfig, uses: list[AdapterRef]) -> Base:
-    """The one base of all, in fp32; certain to fit."""
+    """The common base of all, in fp32, checked to fit."""
     name = base_name(uses) if config.base == "auto" else config.base
 
     base = drawn_by(load_base(name, config.device, local=config.base == "auto"), uses)

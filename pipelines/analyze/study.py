@@ -1,4 +1,4 @@
-"""What `analyze` found, and what follows from it for adapters, pairs and kinds of pairs."""
+"""The results of `analyze`, and summaries of adapters, pairs and kinds of pairs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from dreamtune.pipelines.analyze.recording import Interference
 
 BLOCKS = ("down", "mid", "up", "text")
 RELATIONS = ("same subject", "same class", "different class", "same seed")
-"""What two adapters may have to do with each other; see Study.relation."""
+"""How two adapters can be related; see Study.relation."""
 SPECTRAL_WIDTH, SPECTRAL_BLOCKS = 8, 8
 """Columns in a block for a Spectral Adapter of the usual rank, and how many blocks are looked at."""
 
@@ -31,15 +31,15 @@ class AdapterInfo:
     file: str
     """Its name, without the folder."""
     name: str
-    """Of its subject if that is named, else of its run folder or file."""
+    """Name of its subject if set, else of its run folder or file."""
     method: str
     parameters: int
-    """Numbers that the file holds for the layers studied."""
+    """Parameters in the file for the layers studied."""
     needs_base: bool
     """Whether the change depends on the base's weights."""
     class_word: str
     seed: int | None
-    """Of its training, if the file tells."""
+    """Seed of its training, if recorded."""
     subject: str | None
     """As named by the user."""
     sha256: str
@@ -88,9 +88,9 @@ class Study:
         return summarize([layer for layer in self.layers if block in (None, block_of(layer.name))], a, b)
 
     def same_seed(self, a: int, b: int) -> bool:
-        """Whether both began with the same random values and saw the same noise: alike for no reason of the subjects'.
+        """Whether both started from the same random values and saw the same noise: alike whatever the subjects.
 
-        True only where both files tell.
+        True only if both files record it.
         """
         one, other = self.adapters[a], self.adapters[b]
         return one.seed is not None and (one.seed, one.method) == (other.seed, other.method)

@@ -1,4 +1,4 @@
-"""What two adapters will do in one picture, in sentences a person can act on, with how far they were found to hold."""
+"""What two adapters will do in one image, in sentences a person can act on, with their measured reliability."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from typing import Any
 from dreamtune.pipelines.analyze.effects import Together
 
 RELIABILITY = Path(__file__).with_name("foretold.json")
-"""What `python -m benchmarks.foretold` measured, as far as it is said here; a part of the package."""
+"""The part of what `python -m benchmarks.foretold` measured that is used here; shipped with the package."""
 MEASURED_ON = "pocket"
 ALIKE = 0.65
-"""Agreement from which on two adapters are said to be of one subject: between the least of one subject and the most of
-two that were measured."""
+"""Agreement from which two adapters are said to be of one subject: between the lowest measured for one subject and the
+highest measured for two."""
 HEARD = 0.6
-"""What is left of an adapter in a picture of two below which it is said to be lost."""
+"""Remaining effect of an adapter in an image of two below which it is said to be lost."""
 TELLS = 0.5
-"""Rank correlation below which a figure is said to tell nothing: then nothing is recommended from it."""
+"""Rank correlation below which a measure is said to predict nothing: then nothing is recommended from it."""
 
 
 @cache
@@ -30,16 +30,16 @@ def reliability() -> dict[str, Any] | None:
 
 
 def sentences(names: Sequence[str], pair: tuple[int, int], together: Together) -> list[str]:
-    """Whether both are of one subject, and what each will lose where both are in one picture."""
+    """Whether both are of one subject, and what each will lose in an image of both."""
     a, b = (names[number] for number in pair)
     if math.isnan(together.agreement):
-        return [f"{a} and {b}: one of them changes nothing, so that there is nothing to compare."]
+        return [f"{a} and {b}: one of them changes nothing, so there is nothing to compare."]
     if together.agreement >= ALIKE:
         return [
-            f"{a} and {b} do the same to a picture (agreement {together.agreement:.2f}): they are of one subject. Use "
-            "one of them."
+            f"{a} and {b} do the same to an image (agreement {together.agreement:.2f}): they are of one subject. Use "
+            "only one of them."
         ]
-    lines = [f"{a} and {b} do different things to a picture (agreement {together.agreement:.2f}): two subjects."]
+    lines = [f"{a} and {b} do different things to an image (agreement {together.agreement:.2f}): two subjects."]
     if _tells_losses() is not False and not any(map(math.isnan, together.left)):
         lines.append(_left(a, b, together))
     return lines
@@ -47,15 +47,15 @@ def sentences(names: Sequence[str], pair: tuple[int, int], together: Together) -
 
 def _left(a: str, b: str, together: Together) -> str:
     first, second = together.left
-    told = f"Added up in one picture, {a} is left with {first:.0%} of what it does alone and {b} with {second:.0%}."
+    told = f"Summed in one image, {a} keeps {first:.0%} of the effect it has alone and {b} keeps {second:.0%}."
     if not _tells_losses():  # a figure nobody has checked is shown, and nothing is recommended from it
         return told
     lost = [name for name, share in ((a, first), (b, second)) if share < HEARD]
     if not lost:
-        return f"{told} Both can act at once; in a place of its own (--layout auto) each is disturbed least."
+        return f"{told} Both can act at once; a separate region for each (--layout auto) disturbs them least."
     return (
-        f"{told} {' and '.join(lost)} would be lost: give each a place of its own (--layout auto), or train with "
-        "compose, which shows the subject beside others."
+        f"{told} {' and '.join(lost)} would be lost: give each its own region (--layout auto), or train with "
+        "compose, which shows the subject next to other things."
     )
 
 
@@ -66,24 +66,24 @@ def _tells_losses() -> bool | None:
 
 
 def footnote(base: str) -> str:
-    """How far these sentences were found to hold."""
+    """The measured reliability of these sentences."""
     measured = reliability()
     if measured is None:
-        return "How far this holds was not measured, so nothing is recommended from it."
+        return "The reliability of this was not measured, so nothing is recommended from it."
     same, loss = measured["same_subject"], measured["loss"]
     told = (
-        f"Agreement told adapters of one subject from those of two of a class in {same['auc']:.0%} of all comparisons "
-        f"({same['same']} and {same['other']} pairs on {MEASURED_ON}; one subject {same['least_same']:.2f} at least, "
-        f"two {same['most_other']:.2f} at most). "
+        f"Agreement told adapters of one subject from adapters of two subjects of a class in {same['auc']:.0%} of all "
+        f"comparisons ({same['same']} and {same['other']} pairs on {MEASURED_ON}; one subject: at least "
+        f"{same['least_same']:.2f}, two subjects: at most {same['most_other']:.2f}). "
     )
     if _tells_losses():
         told += (
-            f"What is left of each followed what pictures of two lost by a rank correlation of {loss['judged_on']:.2f} "
-            f"on pairs that were not used to choose it ({loss['all']:.2f} over all {loss['ways']})."
+            f"What each keeps predicted the loss in images of two with a rank correlation of {loss['judged_on']:.2f} "
+            f"on held-out pairs ({loss['all']:.2f} over all {loss['ways']})."
         )
     else:
         told += (
-            "Nothing that was tried tells what each loses in a picture of two (rank correlation "
-            f"{loss['judged_on'] or 0.0:.2f} on pairs that were not used to choose it): so nothing is said of it here."
+            "No measure that was tried predicts what each loses in an image of two (rank correlation "
+            f"{loss['judged_on'] or 0.0:.2f} on held-out pairs), so none is shown here."
         )
-    return told if base == MEASURED_ON else f"{told} On {base} it was not measured."
+    return told if base == MEASURED_ON else f"{told} This was not measured on {base}."

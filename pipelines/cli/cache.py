@@ -8,7 +8,9 @@ import typer
 from typer import Option
 
 from dreamtune.pipelines import console
+from dreamtune.pipelines.cache import clear_cache, list_cache
 from dreamtune.pipelines.cli.options import Json
+from dreamtune.pipelines.output import human
 
 app = typer.Typer(help="What training keeps to be quicker the next time; it can be deleted at any moment.")
 
@@ -16,9 +18,6 @@ app = typer.Typer(help="What training keeps to be quicker the next time; it can 
 @app.command("list")
 def list_(as_json: Json = False) -> None:
     """Show what the cache holds: kinds, entries, sizes and days since they were used."""
-    from dreamtune.pipelines.cache import list_cache
-    from dreamtune.pipelines.output import human
-
     use = list_cache()
     if as_json:
         console.print_json(use.to_dict())
@@ -40,9 +39,6 @@ def clear(
     as_json: Json = False,
 ) -> None:
     """Remove entries from the cache; what is needed again is computed again."""
-    from dreamtune.pipelines.cache import clear_cache
-    from dreamtune.pipelines.output import human
-
     cleared = clear_cache(kind, older_than)
     if as_json:
         console.print_json(cleared.to_dict())

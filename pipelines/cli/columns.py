@@ -8,8 +8,10 @@ from typing import Annotated
 import typer
 from typer import Argument, Option
 
+from dreamtune.fusion import Columns
 from dreamtune.pipelines import console
 from dreamtune.pipelines.cli.options import Json
+from dreamtune.storage import data_dir
 
 app = typer.Typer(help="Which concept has which directions of a base, so that its adapters add up without a conflict.")
 
@@ -23,9 +25,6 @@ def list_(
     as_json: Json = False,
 ) -> None:
     """Show the blocks that are reserved."""
-    from dreamtune.fusion import Columns
-    from dreamtune.storage import data_dir
-
     found = Columns(data_dir() / "columns.json").blocks(base)
     if as_json:
         console.print_json({"blocks": [asdict(block) for block in found]})
@@ -46,9 +45,6 @@ def reserve(
     as_json: Json = False,
 ) -> None:
     """Give a concept a block of its own, and say how to train on it."""
-    from dreamtune.fusion import Columns
-    from dreamtune.storage import data_dir
-
     block = Columns(data_dir() / "columns.json").reserve(base, concept, kind, rank, offset)
     if as_json:
         console.print_json(asdict(block))
@@ -61,9 +57,6 @@ def reserve(
 @app.command()
 def free(concept: Concept, base: BaseName = "pocket", as_json: Json = False) -> None:
     """Take a concept's blocks back."""
-    from dreamtune.fusion import Columns
-    from dreamtune.storage import data_dir
-
     gone = Columns(data_dir() / "columns.json").free(base, concept)
     if as_json:
         console.print_json({"freed": [asdict(block) for block in gone]})

@@ -5,91 +5,69 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from typer import Argument, Option
+from typer import Option
 
+from dreamtune.names import FUSIONS
 from dreamtune.pipelines import console
+from dreamtune.pipelines.cli.from_config import options_of
 from dreamtune.pipelines.cli.jobs import enqueue
-from dreamtune.pipelines.cli.options import Device, Json, Queue
+from dreamtune.pipelines.cli.options import Json, Queue
+from dreamtune.pipelines.fuse.config import FuseConfig
+from dreamtune.pipelines.generate.config import read_prompts
 
 if TYPE_CHECKING:
     from dreamtune.pipelines.fuse.explain import Explanation
     from dreamtune.pipelines.fuse.run import FuseResult
 
 
+@options_of(
+    FuseConfig,
+    metavars={"adapters": "FILE[:[WEIGHT,][BLOCK=FACTOR,...]]..."},
+    choices={"method": FUSIONS},
+    argument="adapters",
+    without=("prompts", "captions"),
+)
 def fuse(
-    files: Annotated[
-        list[str],
-        Argument(
-            metavar="FILE[:[WEIGHT,][BLOCK=FACTOR,...]]...",
-            help="Adapter files, of any tool; BLOCK: down.0, mid, up.1, te.",
-        ),
-    ],
-    out: Annotated[Path, Option(help="File to write, which must not exist.")],
-    method: Annotated[
-        str, Option(help="sum, mean, ties, dare, magnitude, tsv, knots, gradient or custom-diffusion.")
-    ] = "sum",
-    density: Annotated[
-        float | None, Option(help="Share of the numbers that ties, dare, magnitude and knots keep (0.5).")
-    ] = None,
-    balance: Annotated[
-        str | None,
-        Option(help="First make all changes of a layer as large: their weights, or what they do to its output."),
-    ] = None,
-    rank: Annotated[
-        str | None,
-        Option(help="The most that a layer may have (exact where that is small, else 64), or full: all of it."),
-    ] = None,
-    form: Annotated[str, Option("--format", help="adapter, or checkpoint for the base's file, changed.")] = "adapter",
-    base: Annotated[str | None, Option(help="The base, where it is needed (the adapters' own).")] = None,
-    any_base: Annotated[bool, Option("--any-base", help="Allow another base than the adapters'.")] = False,
-    seed: Annotated[int, Option(help="Of what dare draws, and of the pictures that are recorded.")] = 0,
+    given: dict[str, Any],
+    out: Annotated[Path, Option(help="File to write; it must not exist.")],
     prompts: Annotated[
         Path | None,
         Option(
-            help="What gradient, custom-diffusion and --explain draw, a prompt a line (each subject, in ten places)."
+            metavar="FILE",
+            help="Prompts to record, one per line, for gradient, custom-diffusion and --explain. (each subject in ten "
+            "places)",
         ),
     ] = None,
     captions: Annotated[
-        Path | None, Option(help="What custom-diffusion leaves alone, a caption a line (common things in ten places).")
+        Path | None,
+        Option(
+            metavar="FILE",
+            help="Captions that custom-diffusion leaves unchanged, one per line. (common things in ten places)",
+        ),
     ] = None,
-    steps: Annotated[int, Option(help="Denoising steps of the pictures that are recorded, also by --explain.")] = 10,
-    device: Device = "auto",
     explained: Annotated[
-        bool, Option("--explain", help="First tell how the adapters get along, and which method that speaks for.")
+        bool, Option("--explain", help="First report how the adapters get along and which method suits them.")
     ] = False,
     queue: Queue = False,
     as_json: Json = False,
 ) -> None:
-    """Make one adapter of several, and say how much of each layer it keeps."""
+    """Fuse several adapters into one, and report how much of each layer is kept."""
     from dreamtune.pipelines.fuse.check import reads_prompts
-    from dreamtune.pipelines.fuse.config import FuseConfig
     from dreamtune.pipelines.fuse.explain import explain
     from dreamtune.pipelines.fuse.run import check
     from dreamtune.pipelines.fuse.run import fuse as run
-    from dreamtune.pipelines.generate.config import read_prompts
 
-    config: dict[str, Any] = {
-        "adapters": files,
-        "method": method,
-        "density": density,
-        "balance": balance,
-        "rank": rank,
-        "format": form,
-        "base": base,
-        "any_base": any_base,
-        "seed": seed,
-        "prompts": read_prompts(prompts) if prompts else (),
-        "captions": read_prompts(captions) if captions else (),
-        "steps": steps,
-        "device": device,
-    }
-    settings, explanation = FuseConfig(**config), None
+    for name, file in (("prompts", prompts), ("captions", captions)):
+        if file is not None:
+            given[name] = read_prompts(file)
+    config, explanation = FuseConfig(**given), None
+    settings = config
     with console.stdout_kept():
         if explained:
             if not reads_prompts(settings):  # these are for the forecast alone then
                 settings = settings.changed(prompts=())
             check(settings, out.expanduser())
-            explanation = explain(FuseConfig(**config))
+            explanation = explain(config)
     if explanation is not None and not as_json:
         show_explanation(explanation)
     if queue:

@@ -10,6 +10,9 @@ from typer import Argument, Option
 
 from dreamtune.pipelines import console
 from dreamtune.pipelines.cli.options import Json
+from dreamtune.pipelines.jobs.queue import Jobs
+from dreamtune.pipelines.progress import clock
+from dreamtune.training.signals import stop_on_signal
 
 if TYPE_CHECKING:
     from dreamtune.config import Config
@@ -22,8 +25,6 @@ Id = Annotated[str, Argument(metavar="ID", help="Number of the job, as `jobs lis
 @app.command("list")
 def list_(as_json: Json = False) -> None:
     """Show all jobs: what runs, what waits in its order, and what has ended, the newest first."""
-    from dreamtune.pipelines.jobs.queue import Jobs
-
     jobs = Jobs().list()
     if as_json:
         console.print_json({"jobs": [job.to_dict() for job in jobs]})
@@ -39,24 +40,18 @@ def list_(as_json: Json = False) -> None:
 @app.command()
 def stop(job_id: Id, as_json: Json = False) -> None:
     """Stop a job that runs: a training with a checkpoint, others with nothing written. A second time: at once."""
-    from dreamtune.pipelines.jobs.queue import Jobs
-
     _show(Jobs().stop(job_id), as_json)
 
 
 @app.command()
 def resume(job_id: Id, as_json: Json = False) -> None:
     """Put a job that failed or was interrupted into the queue again; a training goes on where it was."""
-    from dreamtune.pipelines.jobs.queue import Jobs
-
     _show(Jobs().resume(job_id), as_json)
 
 
 @app.command()
 def cancel(job_id: Id, as_json: Json = False) -> None:
     """Take a job that has not begun out of the queue."""
-    from dreamtune.pipelines.jobs.queue import Jobs
-
     _show(Jobs().cancel(job_id), as_json)
 
 
@@ -67,8 +62,6 @@ def move(
     as_json: Json = False,
 ) -> None:
     """Give a job that waits another place in the queue."""
-    from dreamtune.pipelines.jobs.queue import Jobs
-
     _show(Jobs().move(job_id, position), as_json)
 
 
@@ -77,8 +70,6 @@ def log(
     job_id: Id, lines: Annotated[int, Option(min=1, help="How many lines at most.")] = 200, as_json: Json = False
 ) -> None:
     """Show the end of what a job has printed."""
-    from dreamtune.pipelines.jobs.queue import Jobs
-
     text = Jobs().log(job_id, lines)
     if as_json:
         console.print_json({"id": job_id, "log": text})
@@ -96,7 +87,6 @@ def worker(
     import threading
 
     from dreamtune.pipelines.jobs.worker import run_worker
-    from dreamtune.training.signals import stop_on_signal
 
     stop = threading.Event()
     with stop_on_signal(stop):
@@ -105,7 +95,6 @@ def worker(
 
 def enqueue(kind: JobKind, config: Config, out: Path, as_json: bool) -> None:
     """What `--queue` does instead of running a pipeline."""
-    from dreamtune.pipelines.jobs.queue import Jobs
     from dreamtune.pipelines.jobs.worker import WorkerProcess
 
     jobs = Jobs()
@@ -122,8 +111,6 @@ def _show(job: Job, as_json: bool) -> None:
 
 
 def _state(job: Job) -> str:
-    from dreamtune.pipelines.progress import clock
-
     if job.state == "queued":
         return f"queued at {job.position}"
     if job.state not in ("running", "stopping") or not job.total:

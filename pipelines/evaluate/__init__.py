@@ -1,1 +1,1 @@
-"""How well an adapter does on held-out prompts: `run.evaluate` is the flow."""
+"""Evaluation of an adapter on held-out prompts: `run.evaluate` is the flow."""

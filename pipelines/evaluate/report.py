@@ -1,4 +1,4 @@
-"""The report of `evaluate`: JSON for programs, a page and a sheet of pictures for people."""
+"""The report of `evaluate`: JSON for programs, a page and a sheet of images for people."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from dreamtune.pipelines.contact_sheet import sheet
 from dreamtune.pipelines.output import write_png
 
 COLUMNS = 10
-"""Prompts that the sheet of pictures shows; the figures are of all."""
+"""Prompts shown on the sheet of images; the numbers cover all of them."""
 _STYLE = """body { font: 16px/1.5 system-ui, sans-serif; max-width: 76rem; margin: 2rem auto; padding: 0 1rem; }
 table { border-collapse: collapse; margin: 1rem 0; } th, td { padding: .3rem .8rem; border-bottom: 1px solid #ccc; }
 th, td:first-child { text-align: left; } td { text-align: right; } img { max-width: 100%; }
 dt { font-weight: 600; margin-top: .6rem; }"""
 _MEANINGS = {
-    "Subject fidelity": "How far pictures of the subject's name have come from what the base draws for the class (0) "
-    "to real pictures (1), by likeness.",
-    "Likeness": "Mean cosine of identity embeddings with the real pictures; among these, each with the others.",
-    "Prompt fidelity": "How well the pictures fit their prompt, read without the subject's name. On pocket the share "
-    "of what it asks for that is there (class, place, colour); else CLIP's cosine of picture and text.",
-    "Leak": "Subject fidelity of the bare class word with the adapter on: 0 when it still means any of its kind.",
-    "Drift": "Mean 1 - cosine of identity embeddings of the class's pictures without and with the adapter, from the "
-    "same noise: 0 when the adapter leaves the class alone.",
+    "Subject fidelity": "How much of the gap between the base's images of the class (0) and real images of the subject "
+    "(1) the adapter closes, by likeness.",
+    "Likeness": "Mean cosine similarity of identity embeddings to the real images; for real images, to each other.",
+    "Prompt fidelity": "How well the images match their prompt, without the token. On pocket: the share of what the "
+    "prompt asks for that is there (class, place, color). On other bases: CLIP's cosine similarity of image and text.",
+    "Leak": "Subject fidelity of the bare class word with the adapter on: 0 if it still means the class in general.",
+    "Drift": "Mean 1 - cosine similarity of identity embeddings of the class images without and with the adapter, from "
+    "the same noise: 0 if the adapter leaves the class unchanged.",
 }
 
 
@@ -48,10 +48,10 @@ def _pictures(figures: dict[str, Any], m: Measurement, references: Sequence[Imag
     token, of_class = figures["token"], figures["class"]
     shown = slice(min(COLUMNS, len(m.by_prompt)))
     rows = {
-        "real pictures of the subject": references[:COLUMNS],
-        f"the base: {of_class}": m.pictures_before[shown],
-        f"the adapter: {token} {of_class}, from the same noise": m.pictures_after[shown],
-        f"the adapter: {of_class}, from the same noise": m.pictures_class[shown],
+        "real images of the subject": references[:COLUMNS],
+        f"base: {of_class}": m.pictures_before[shown],
+        f"adapter: {token} {of_class}, from the same noise": m.pictures_after[shown],
+        f"adapter: {of_class}, from the same noise": m.pictures_class[shown],
     }
     return sheet(rows, [f"prompt {number}" for number, _ in enumerate(m.by_prompt[shown], 1)])
 
@@ -80,8 +80,8 @@ def _page(figures: dict[str, Any]) -> str:
     blocks = "".join(f", {block} × {factor:g}" for block, factor in adapter.get("blocks", {}).items())
     about = (
         f"Strength {adapter['strength']:g}{blocks} on the base {figures['base']}, judged by {figures['judge']}; "
-        f"{s['per_prompt']} pictures of each prompt, {s['size']} pixels, {s['steps']} steps, "
-        f"guidance {s['guidance']:g}, seed {s['seed']}; compared with {figures['references']} real pictures."
+        f"{s['per_prompt']} images per prompt, {s['size']} pixels, {s['steps']} steps, "
+        f"guidance {s['guidance']:g}, seed {s['seed']}; compared with {figures['references']} real images."
     )
     meanings = "".join(f"<dt>{escape(name)}</dt><dd>{escape(text)}</dd>" for name, text in _MEANINGS.items())
     remarks = "".join(f"<li>{escape(remark)}</li>" for remark in figures["remarks"])
@@ -89,11 +89,11 @@ def _page(figures: dict[str, Any]) -> str:
 <html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title><style>{_STYLE}</style></head><body>
 <h1>{escape(title)}</h1>
 <p>{escape(about)}</p>
-{_table(("", "base", "adapter", "real pictures"), whole)}
+{_table(("", "base", "adapter", "real images"), whole)}
 <ul>{remarks}</ul>
-<img src="pictures.png" alt="real pictures, and those of the base and the adapter from the same noise">
+<img src="pictures.png" alt="real images, and images of the base and the adapter from the same noise">
 {_table(("prompt", "likeness, base", "adapter", "prompt fidelity, base", "adapter", "drift"), each)}
-<h2>What the figures mean</h2><dl>{meanings}</dl>
+<h2>What the numbers mean</h2><dl>{meanings}</dl>
 </body></html>
 """
 
@@ -105,5 +105,5 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[str | float | None]]) ->
 
 
 def show(value: str | float | None) -> str:
-    """A cell of a table; a dash for what is not known."""
+    """A table cell; a dash for an unknown value."""
     return "–" if value is None else value if isinstance(value, str) else f"{value:.2f}"

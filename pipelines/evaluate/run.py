@@ -1,4 +1,4 @@
-"""From an adapter file and pictures of its subject to a report: how well it does, in figures and pictures."""
+"""From an adapter file and images of its subject to a report on its quality, in numbers and images."""
 
 from __future__ import annotations
 
@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field
-
 from dreamtune.data.buckets import Framing
 from dreamtune.data.subject import check_folder, load_subject
 from dreamtune.errors import ConfigError
@@ -17,33 +15,13 @@ from dreamtune.evaluation import Evaluation, Measurement, PromptPair, Sampling, 
 from dreamtune.evaluation.best_step import rounded
 from dreamtune.evaluation.prompts import default_prompts, parse_prompts
 from dreamtune.pipelines.adapter_ref import AdapterRef
+from dreamtune.pipelines.evaluate.config import EvaluateConfig
 from dreamtune.pipelines.evaluate.report import write_report
-from dreamtune.pipelines.generate.config import DrawingConfig, prompt_lines
+from dreamtune.pipelines.generate.config import prompt_lines
 from dreamtune.pipelines.generate.prompt_remarks import too_long
-from dreamtune.pipelines.output import check_place, complete
-from dreamtune.pipelines.progress import OnProgress, Printer, Progress
+from dreamtune.pipelines.output import check_new_folder, complete
+from dreamtune.pipelines.progress import OnProgress, Progress, on_stderr, shows_progress
 from dreamtune.words import same
-
-
-class EvaluateConfig(DrawingConfig):
-    """What to examine, and how. Picture i starts from the same noise without the adapter and with it."""
-
-    adapter: str
-    """Adapter file as FILE or FILE:STRENGTH, of dreamtune or another tool."""
-    images: Path
-    """Folder with pictures of the subject; those it was trained on will do."""
-    prompts: Path | None = None
-    """Text file with one prompt per line, {token} and {class} filled in; ten places if not set."""
-    token: str | None = None
-    """The word for the subject; the one that the file tells if not set."""
-    class_word: str | None = None
-    """What the subject is; what the file tells if not set."""
-    dino: str | None = None
-    """Identity encoder (DINO, DINOv2 or DINOv3), a folder or a hub id; needed for bases other than pocket."""
-    clip: str | None = None
-    """Image-text encoder (CLIP), a folder or a hub id; needed for bases other than pocket."""
-    n: int = Field(default=2, ge=1, le=1000)
-    """Pictures per prompt; each is drawn three times: class by the base, subject and class with the adapter."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +36,7 @@ class EvaluateResult:
     token: str
     class_word: str
     references: int
-    """Pictures of the subject that were compared with."""
+    """Real images of the subject that were compared with."""
     sampling: Sampling
     measured: Measurement
     remarks: tuple[str, ...]
@@ -98,18 +76,16 @@ class EvaluateResult:
         }
 
 
-def evaluate(config: EvaluateConfig, out: str | Path, on_progress: OnProgress | None = None) -> EvaluateResult:
-    """Examine an adapter and write report.json, report.html and pictures.png into the new folder `out`.
+@shows_progress
+def evaluate(config: EvaluateConfig, out: str | Path, on_progress: OnProgress = on_stderr) -> EvaluateResult:
+    """Evaluate an adapter and write report.json, report.html and pictures.png into the new folder `out`.
 
-    Nothing is written before all has been measured. Progress goes to `on_progress`, else to stderr.
+    Nothing is written until everything has been measured. Progress goes to `on_progress`, else to stderr.
 
-    Raises ConfigError (also when `out` holds something, or nothing here can judge pictures of the base),
-    AdapterFileError, DatasetError, BaseModelError and IncompatibleModelError for bad input, GenerationError when a
-    picture comes out as NaN or memory runs out.
+    Raises ConfigError (also when `out` is not empty, or there is no judge for images of the base),
+    AdapterFileError, DatasetError, BaseModelError and IncompatibleModelError for bad input, GenerationError when
+    an image comes out as NaN or memory runs out.
     """
-    if on_progress is None:
-        with Printer() as printer:
-            return evaluate(config, out, printer)
     began = time.monotonic()
     folder = Path(out).expanduser()
     use, pairs = check(config, folder)
@@ -126,7 +102,9 @@ def evaluate(config: EvaluateConfig, out: str | Path, on_progress: OnProgress | 
     references = reference_pictures(subject)
     sampling = Sampling(size, steps, guidance, config.seed, config.n)
     with use.on(base, config.any_base) as attached:
-        on_progress(Progress("remark", message=f"{3 * config.n * len(pairs)} pictures, judged by {judge.name}"))
+        on_progress(
+            Progress("remark", message=f"{3 * config.n * len(pairs)} images to generate, judged by {judge.name}")
+        )
         evaluation = Evaluation(base, attached, judge, references, pairs, sampling)
         measured = evaluation.measure(use.strength)
     missing = _remarks(measured, len(references))
@@ -152,10 +130,8 @@ def evaluate(config: EvaluateConfig, out: str | Path, on_progress: OnProgress | 
 
 
 def check(config: EvaluateConfig, folder: Path) -> tuple[AdapterRef, list[PromptPair]]:
-    """Look at all that can be looked at without a base, and return adapter and prompts. Raises what evaluate does."""
-    if folder.is_dir() and any(folder.iterdir()):
-        raise ConfigError(f"{folder} holds something already: choose a new folder for the report")
-    check_place(folder)
+    """Check everything that needs no base, and return adapter and prompts. Raises what evaluate does."""
+    check_new_folder(folder)
     use = AdapterRef.load(config.adapter)
     pairs = _prompts(config, *_names(config, use))
 
@@ -167,14 +143,14 @@ def _names(config: EvaluateConfig, use: AdapterRef) -> tuple[str, str]:
     """Token and class word of the subject. Raises ConfigError where neither file nor settings tell them."""
     if len(use.file.tokens) > 1 and not config.token:
         raise ConfigError(
-            f"{use.path} has several subjects ({use.file.called}): name one, for example --token {use.file.token}"
+            f"{use.path} has several subjects ({use.file.called}): choose one, e.g. --token {use.file.token}"
         )
     token = config.token or use.file.token
     known = next((kind for word, kind in use.file.subjects if same(word, token)), "")
     class_word = config.class_word or known or (use.file.class_word if len(use.file.tokens) < 2 else "")
     for what, value, example in (("token", token, "sks"), ("class", class_word, "dog")):
         if not value:
-            raise ConfigError(f"{use.path} does not tell its {what}: give it, for example --{what} {example}")
+            raise ConfigError(f"{use.path} does not record its {what}: set it, e.g. --{what} {example}")
     return token, class_word
 
 
@@ -185,12 +161,15 @@ def _prompts(config: EvaluateConfig, token: str, class_word: str) -> list[Prompt
 
 
 def _remarks(measured: Measurement, references: int) -> list[str]:
-    """Why a figure is missing."""
+    """Why a number is missing."""
     if references < 2:
-        return ["with one picture of the subject it is not known how alike real ones are: give more for its fidelity"]
+        return ["subject fidelity is undefined with only one real image of the subject: add more"]
     remarks = []
     if math.isnan(measured.subject.share):
-        remarks.append("the judge finds the base's class pictures as like the subject as its own: it cannot tell it")
+        remarks.append(
+            "subject fidelity is undefined: to the judge, the base's class images are as similar to the subject as its "
+            "real images"
+        )
     if math.isnan(measured.prompt):
-        remarks.append("the judge knows nothing of what the prompts ask for: their fidelity cannot be told")
+        remarks.append("prompt fidelity is undefined: the judge recognizes nothing that the prompts ask for")
     return remarks

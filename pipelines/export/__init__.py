@@ -1,1 +1,1 @@
-"""Adapters for other tools, smaller adapters, and what is in a file: `run.export` is the flow."""
+"""Exporting adapters to other tools, trimming and inspecting them: `run.export` is the flow."""

@@ -1,4 +1,4 @@
-"""How far what was exported is from the adapter."""
+"""The error between an export and the adapter."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from dreamtune.adapters import AdapterFile
 
 @dataclass(frozen=True)
 class LayerError:
-    """How far what was written is from the adapter's own ΔW in one layer."""
+    """The difference between the written ΔW and the adapter's own in one layer."""
 
     path: str
     max_abs: float
@@ -21,7 +21,7 @@ class LayerError:
     relative: float
     """‖difference‖/‖ΔW‖ (Frobenius), or ‖difference‖ where ΔW = 0."""
     energy: float
-    """Share of ‖ΔW‖² that is kept before rounding; below 1 where plain LoRA only comes near."""
+    """Share of ‖ΔW‖² that is kept before rounding; below 1 where plain LoRA is only an approximation."""
 
 
 def changes_of(file: AdapterFile, weights: Mapping[str, Tensor] | None) -> Iterator[tuple[str, Tensor]]:

@@ -1,4 +1,4 @@
-"""What an adapter file holds."""
+"""The contents of an adapter file."""
 
 from __future__ import annotations
 
@@ -41,13 +41,13 @@ class InspectResult:
     summary: dict[str, Any]
     """See AdapterFile.summary."""
     layers: tuple[LayerReport, ...]
-    """Without the base those are left out whose ΔW depends on its weights."""
+    """Without the base, layers whose ΔW depends on its weights are missing."""
     tool: str
     """What wrote the file: dreamtune and its version, or another tool."""
     state: tuple[str, ...]
-    """What there is to know of the state of a method that has several, for example whether LoRA-Dash has launched."""
+    """The state of a method that has several, e.g. whether LoRA-Dash has launched."""
     remarks: tuple[str, ...]
-    """What was left out or assumed of another tool's file."""
+    """What was skipped or assumed when reading another tool's file."""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""

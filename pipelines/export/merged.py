@@ -1,4 +1,4 @@
-"""A base with an adapter's change in its weights, as a diffusers folder or as a single file."""
+"""A base with an adapter merged in, as a diffusers folder or as a single file."""
 
 # diffusers annotates more narrowly than it accepts.
 # pyright: reportAttributeAccessIssue=false
@@ -97,7 +97,7 @@ def _write_checkpoint(
             merged = merged.reshape(-1, *tensors[name].shape[1:])  # kernels of 1x1 are linear layers here or there
         if name not in tensors or tensors[name].shape != merged.shape:
             what = "text encoder" if split_part(path)[0] in TEXT_ENCODERS else "layer"
-            raise ConfigError(f"{source} does not hold the {what} {path} in a known form: use the format diffusers")
+            raise ConfigError(f"{source} has no {what} {path} in a known form: use the format diffusers")
         tensors[name], names[path] = _fits(path, merged, dtype or tensors[name].dtype), name
     if base.scheduler.config.get("rescale_betas_zero_snr"):  # told so in single files, ComfyUI looks for them too
         tensors = {"ztsnr": torch.zeros(0), "v_pred": torch.zeros(0)} | tensors
@@ -112,7 +112,7 @@ def _write_checkpoint(
 def _fits(path: str, weight: Tensor, dtype: torch.dtype) -> Tensor:
     cast = weight.to(dtype)
     if not cast.isfinite().all():
-        raise ConfigError(f"the values of layer {path} do not fit into {dtype}: use fp32 or bf16")
+        raise ConfigError(f"the values of layer {path} exceed the range of {dtype}: use fp32 or bf16")
     return cast
 
 

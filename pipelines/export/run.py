@@ -21,12 +21,12 @@ from dreamtune.pipelines.export.write import converted, write_adapter, write_emb
 from dreamtune.pipelines.output import check_place, complete
 
 FORMATS = {
-    "lora": "plain LoRA for diffusers and ComfyUI, of any method",
-    "peft": "LoRA or DoRA for diffusers, or with an --out that is no .safetensors file a folder for PEFT",
-    "kohya": "for kohya's sd-scripts, LyCORIS and ComfyUI: LoRA, DoRA, LoHa, LoKr, full, the others as plain LoRA",
-    "diffusers": "a folder with the whole base, changed",
-    "checkpoint": "the base's single file, changed",
-    "embedding": "the embeddings of a new word alone, as a file of textual inversion",
+    "lora": "plain LoRA for diffusers and ComfyUI, from any method",
+    "peft": "LoRA or DoRA for diffusers; a PEFT folder if --out does not end in .safetensors",
+    "kohya": "for kohya's sd-scripts, LyCORIS and ComfyUI: LoRA, DoRA, LoHa, LoKr, full; other methods as plain LoRA",
+    "diffusers": "a diffusers folder of the whole base with the adapter merged in",
+    "checkpoint": "the base's single file with the adapter merged in",
+    "embedding": "only the embeddings of a new token, as a textual inversion file",
 }
 """Format -> what is written."""
 DTYPES = ("fp32", "fp16", "bf16")
@@ -36,7 +36,7 @@ _WHOLE = ("diffusers", "checkpoint")
 
 @dataclass(frozen=True)
 class ExportResult:
-    """What was written, and how exact it is."""
+    """The output, and how exact it is."""
 
     out: Path
     format: str
@@ -108,13 +108,15 @@ def export(
     _check_options(form, dtype, rank, bundle, token, place)
     use = AdapterRef.load(str(adapter))
     if not use.as_trained:
-        raise ConfigError("a strength cannot be exported: give the file alone, and the strength where it is used")
+        raise ConfigError(
+            "a strength cannot be exported: use the file name alone, and set the strength when you load the export"
+        )
     file, precision = use.file, _precision(form, dtype)
     remarks = [*use.remarks, *_check_embeddings(file, form, bundle)]
     name = base_name([use]) if base is None and form in _WHOLE else base
     if form == "checkpoint" and not Path(str(name)).expanduser().is_file():
         raise ConfigError(
-            f"{name} is no single file to write a changed copy of: give a .safetensors checkpoint as base"
+            f"{name} is not a single-file checkpoint to write a changed copy of: set base to a .safetensors checkpoint"
         )
     model = None if name is None else _load(name, use, any_base, told=base is None)
     # copies: merging changes the weights in place
@@ -139,7 +141,7 @@ def export(
         written = write(target)
         errors = () if form == "embedding" else tuple(compare(file, written, weights, energy))
     if not errors and form != "embedding":
-        remarks.append(f"the change of {file.method} depends on the base's weights: give --base to have it compared")
+        remarks.append(f"the change of {file.method} depends on the base's weights: use --base to compare the export")
     return ExportResult(
         out=place,
         format=form,
@@ -153,21 +155,21 @@ def export(
 
 
 def _check_embeddings(file: AdapterFile, form: str, bundle: bool) -> list[str]:
-    """A remark if a format leaves the embeddings out. Raises ConfigError if nothing, or not the same, would be left."""
+    """A remark if a format omits the embeddings. Raises ConfigError if nothing, or something else, would remain."""
     if not file.embeddings or form == "embedding":
         return []
     words = " and ".join(map(repr, file.new_tokens))
     if form in _WHOLE:
         raise ConfigError(
-            f"the embeddings of {words} cannot be merged into a base: export the adapter as lora, peft or kohya, and "
-            "once more as embedding"
+            f"the embeddings for {words} cannot be merged into a base: export the adapter as lora, peft or kohya, and "
+            "separately as embedding"
         )
     if not file.layers:
-        raise ConfigError(f"the adapter holds nothing but embeddings of {words}: use the format embedding")
+        raise ConfigError(f"the adapter contains only embeddings for {words}: use the format embedding")
     if bundle:
-        return [f"A1111 and Forge read {words} from this file; diffusers reads none that has embeddings, not even LoRA"]
+        return [f"A1111 and Forge load {words} from this file; diffusers cannot load such a file, not even its LoRA"]
     also = ", or bundle them for A1111 and Forge" if form == "kohya" else ""
-    return [f"the embeddings of {words} are not in there: export them too, with the format embedding{also}"]
+    return [f"the embeddings for {words} are not included: export them too, with the format embedding{also}"]
 
 
 def _check_options(
@@ -178,20 +180,22 @@ def _check_options(
     if dtype not in (None, *DTYPES):
         raise ConfigError(f"dtype = {dtype!r} must be one of {', '.join(DTYPES)}")
     if rank is not None and form not in _LORA:
-        raise ConfigError(f"a rank is for the formats {', '.join(_LORA)}: leave it out with {form}")
+        raise ConfigError(f"rank applies only to the formats {', '.join(_LORA)}: omit it with {form}")
     if rank is not None and rank < 1:
         raise ConfigError(f"rank = {rank} must be at least 1")
     if bundle and form != "kohya":
-        raise ConfigError(f"embeddings are bundled with the format kohya alone, not with {form}: leave it out")
+        raise ConfigError(f"embeddings can be bundled only in the format kohya, not in {form}: omit that option")
     if token is not None and form != "embedding":
-        raise ConfigError(f"a token is for the format embedding, not for {form}, which has all words: leave it out")
+        raise ConfigError(
+            f"token applies only to the format embedding, not to {form}, which is for all tokens: omit it"
+        )
     is_file = place.suffix == ".safetensors"
     if form == "diffusers" and is_file:
-        raise ConfigError(f"{place} is to be a folder: give a name without .safetensors")
+        raise ConfigError(f"the output {place} must be a folder: use a name without .safetensors")
     if form in ("lora", "kohya", "checkpoint", "embedding") and not is_file:
-        raise ConfigError(f"{place} is to be a file: give it a name that ends in .safetensors")
+        raise ConfigError(f"the output {place} must be a file: use a name that ends in .safetensors")
     if place.exists():
-        raise ConfigError(f"{place} is there already: remove it or choose another name")
+        raise ConfigError(f"{place} already exists: delete it or choose another name")
     check_place(place)
 
 

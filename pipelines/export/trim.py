@@ -1,4 +1,4 @@
-"""A smaller adapter: in every layer the rank that keeps a share of its change."""
+"""A smaller adapter: each layer gets the smallest rank that keeps a given share of its change."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from dreamtune.adapters.formats import plain_lora
 from dreamtune.errors import AdapterFileError, ConfigError
 from dreamtune.models import load_base
 from dreamtune.pipelines.adapter_ref import AdapterRef
-from dreamtune.pipelines.output import check_place, complete
+from dreamtune.pipelines.output import check_new_file, complete
 
 
 @dataclass(frozen=True)
@@ -43,28 +43,26 @@ def trim(adapter: str | Path, out: str | Path, energy: float = 0.95, base: str |
 
     base: the model that it is for, needed where ΔW depends on its weights. Embeddings of its words are kept.
 
-    Raises ConfigError for an `energy` that is no share, for `out` that is there already, or where the base is needed
-    and missing; AdapterFileError, BaseModelError and IncompatibleModelError for files that cannot be used.
+    Raises ConfigError for an `energy` outside (0, 1], if `out` exists, or if the base is needed and missing;
+    AdapterFileError, BaseModelError and IncompatibleModelError for files that cannot be used.
     """
     if not 0 < energy <= 1:
-        raise ConfigError(f"energy = {energy} must be more than 0 and at most 1: 0.95 keeps 95 % of the change")
+        raise ConfigError(f"energy = {energy} must be above 0 and at most 1: 0.95 keeps 95% of the change")
     place = Path(out).expanduser()
-    if place.suffix != ".safetensors":
-        raise ConfigError(f"{place} is to be a file: give it a name that ends in .safetensors")
-    if place.exists():
-        raise ConfigError(f"{place} is there already: remove it or choose another name")
-    check_place(place.parent)
+    check_new_file(place)
     use = AdapterRef.load(str(adapter))
     file = use.file
     if not use.as_trained:
-        raise ConfigError("a strength cannot be trimmed: give the file alone, and the strength where it is used")
+        raise ConfigError(
+            "a strength cannot be trimmed: use the file name alone, and set the strength when you load the result"
+        )
     if not file.layers:
-        raise ConfigError(f"{use.path} changes no layer, it holds embeddings alone: there is nothing to trim")
+        raise ConfigError(f"{use.path} contains only embeddings and changes no layer: there is nothing to trim")
 
     weights = None if base is None else _weights(base, use)
     spectra = file.spectra(weights)
     if len(spectra) < len(file.layers):
-        raise ConfigError(f"the change of {file.method} depends on the base's weights: give --base")
+        raise ConfigError(f"the change of {file.method} depends on the base's weights: use --base")
     ranks = {path: max(1, spectrum.rank_for(energy)) for path, spectrum in spectra.items()}
     plain = plain_lora(file, ranks, weights)
     smaller = plain.file.with_vectors(file.vectors)

@@ -1,4 +1,4 @@
-"""Adapters written for other tools, and what is read from there."""
+"""Adapters written in the formats of other tools, and read back."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What can be said of a fusion before any base is loaded: whether its settings and files fit together."""
+"""Checks of a fusion that need no base: whether its settings and files fit together."""
 
 from __future__ import annotations
 
@@ -9,19 +9,20 @@ from pathlib import Path
 from torch import Tensor
 
 from dreamtune.errors import ConfigError, IncompatibleModelError
-from dreamtune.fusion import MEASURED, FusionOptions, WeightedAdapter, weighted
+from dreamtune.fusion import FusionOptions, WeightedAdapter, weighted
 from dreamtune.models.families import USUAL, Usual
+from dreamtune.names import RECORDED
 from dreamtune.pipelines.adapter_ref import AdapterRef
 from dreamtune.pipelines.fuse.config import FuseConfig
 from dreamtune.pipelines.fuse.prompts import adapter_prompts, usual_captions
 from dreamtune.pipelines.fuse.stages import WORDS
-from dreamtune.pipelines.output import check_place
+from dreamtune.pipelines.output import check_new_file
 from dreamtune.words import same
 
 
 @dataclass(frozen=True)
 class Checked:
-    """What settings and files say together."""
+    """Settings and files that were found to fit together."""
 
     uses: Sequence[AdapterRef]
     """Those of a weight other than 0."""
@@ -31,14 +32,14 @@ class Checked:
     vectors: Mapping[str, Mapping[str, Tensor]]
     """Embeddings of new words, as AdapterFile.vectors has them, of all adapters."""
     reads: bool
-    """Whether prompts are read and drawn, see :func:`texts`."""
+    """Whether prompts are encoded and images generated, see :func:`texts`."""
     remarks: tuple[str, ...]
     """On all files."""
 
 
 def check(config: FuseConfig, place: Path) -> Checked:
-    """Look at all that can be looked at without a base. Raises what fuse does."""
-    _check_place(place)
+    """Check everything that needs no base. Raises what fuse does."""
+    check_new_file(place)
     given = [AdapterRef.load(text) for text in config.adapters]
     uses = [use for use in given if use.strength != 0]
 
@@ -53,47 +54,39 @@ def check(config: FuseConfig, place: Path) -> Checked:
     )
 
 
-def _check_place(place: Path) -> None:
-    if place.suffix != ".safetensors":
-        raise ConfigError(f"{place} is to be a file: give it a name that ends in .safetensors")
-    if place.exists():
-        raise ConfigError(f"{place} is there already: remove it or choose another name")
-    check_place(place.parent)
-
-
 def one_word(uses: Sequence[AdapterRef]) -> list[str]:
-    """Remarks on adapters that are called by one word: seeds or checkpoints of one subject, or else a mistake."""
+    """Remarks on adapters that share a token: seeds or checkpoints of one subject, or a mistake."""
     owners: dict[str, list[AdapterRef]] = {}
     for use in uses:
         for token in dict.fromkeys(token.lower() for token in use.file.tokens):
             owners.setdefault(token, []).append(use)
     return [
-        f"{' and '.join(use.path.name for use in found)} are called by the same word {token!r} and count as adapters "
-        "of one subject: if they are of several, no prompt can tell them apart; train one again with another token"
+        f"{' and '.join(use.path.name for use in found)} share the token {token!r} and count as adapters of one "
+        "subject: if they are different subjects, no prompt can tell them apart; retrain one with another token"
         for token, found in owners.items()
         if len(found) > 1
     ]
 
 
 def reads_prompts(config: FuseConfig) -> bool:
-    """Whether what layers get plays a part."""
-    return config.method in MEASURED or config.balance == "output"
+    """Whether the fusion needs the layers' inputs."""
+    return config.method in RECORDED or config.balance == "output"
 
 
 def texts(config: FuseConfig, uses: Sequence[AdapterRef], usual: Usual) -> tuple[list[list[str]], Sequence[str]] | None:
-    """Each adapter's prompts, and captions, where what layers get plays a part; None where it does not.
+    """Each adapter's prompts, and captions, if the fusion needs the layers' inputs; None if it does not.
 
-    usual: of the base, for prompts that are not given.
+    usual: the base's usual prompts, for those that are not set.
 
-    Raises ConfigError for texts that are missing or not asked for.
+    Raises ConfigError for texts that are missing or not used.
     """
     if not reads_prompts(config):
         given = "prompts" if config.prompts else "captions" if config.captions else None
         if given:
-            raise ConfigError(f"{config.method} reads no {given}: leave them out, or use {' or '.join(MEASURED)}")
+            raise ConfigError(f"{config.method} uses no {given}: omit them, or use {' or '.join(RECORDED)}")
         return None
     if config.method != WORDS and config.captions:
-        raise ConfigError(f"{config.method} reads no captions: leave them out, or use {WORDS}")
+        raise ConfigError(f"{config.method} uses no captions: omit them, or use {WORDS}")
     if len(uses) < 2:  # one alone stays as it is, whatever its layers get
         return None
     prompts = adapter_prompts(config.prompts, uses, config.method, usual)
@@ -103,25 +96,25 @@ def texts(config: FuseConfig, uses: Sequence[AdapterRef], usual: Usual) -> tuple
 
 
 def _vectors(config: FuseConfig, uses: Sequence[AdapterRef]) -> dict[str, dict[str, Tensor]]:
-    """The embeddings of new words that go along. Raises ConfigError and IncompatibleModelError where they cannot."""
+    """The embeddings of new tokens to fuse. Raises ConfigError and IncompatibleModelError if they cannot be fused."""
     found: dict[str, dict[str, Tensor]] = {}
     owners: dict[str, AdapterRef] = {}
     for use in uses:
         for word, own in use.file.vectors.items():
             if config.format == "checkpoint":
                 raise ConfigError(
-                    f"the embeddings of {word!r} cannot be in a checkpoint: fuse to an adapter, or export "
-                    f"{use.path.name} with the format embedding and train without a new word"
+                    f"the embeddings for {word!r} cannot be stored in a checkpoint: fuse into an adapter, or export "
+                    f"{use.path.name} with the format embedding and train without pivotal"
                 )
             for known, owner in owners.items():
                 if same(known, word):
                     raise ConfigError(
-                        f"{owner.path.name} and {use.path.name} both have embeddings of {word!r}, and one word has "
-                        "those of one: train one again with another token"
+                        f"{owner.path.name} and {use.path.name} both have embeddings for {word!r}, but a token can "
+                        "have only one set: retrain one with another token"
                     )
                 if _widths(found[known]) != _widths(own):
                     raise IncompatibleModelError(
-                        f"the embeddings of {known!r} in {owner.path.name} and of {word!r} in {use.path.name} are for "
+                        f"the embeddings for {known!r} in {owner.path.name} and for {word!r} in {use.path.name} are of "
                         "different bases: fuse adapters of one base"
                     )
             found[word], owners[word] = own, use

@@ -13,34 +13,34 @@ class FuseConfig(Config):
     """What to fuse, and how."""
 
     adapters: tuple[str, ...] = Field(min_length=1, max_length=100)
-    """Adapter files as FILE, FILE:WEIGHT or FILE:WEIGHT,BLOCK=FACTOR."""
+    """Adapter files of any supported tool, each with a weight and factors by block (down.0, mid, up.1, te)."""
     method: str = "sum"
-    """A name in dreamtune.fusion.FUSIONS."""
+    """Fusion method."""
     density: float | None = None
-    """Share of the numbers that ties, dare, magnitude and knots keep; 0.5 if not set."""
+    """Share of the numbers that ties, dare, magnitude and knots keep. Default: 0.5."""
     balance: Literal["weights", "output"] | None = None
-    """First bring all changes of a layer to one size, the geometric mean of theirs: the size of the changes themselves,
-    or of what they do to the layer's output, which is recorded as for gradient."""
+    """First scale all changes of a layer to the same size: weights compares the changes themselves, output what they do
+    to the layer's output (recorded as for gradient)."""
     rank: int | Literal["full"] | None = None
-    """The most that a layer of the adapter may have; if not set, exact factors stay whole and other layers have 64.
-    full keeps all of every layer, in a larger file."""
+    """Maximum rank per layer. Default: exact factors are kept, other layers get rank 64. full: keep everything, in a
+    larger file."""
     format: Literal["adapter", "checkpoint"] = "adapter"
-    """An adapter file, or a copy of the base's single file with the result in its weights."""
+    """adapter: an adapter file. checkpoint: a copy of the base's single file with the result merged in."""
     base: str | None = None
-    """The base, needed where a change depends on its weights and for a checkpoint; by default the adapters' own."""
+    """Base model, needed for a checkpoint and where a change depends on its weights. Default: the adapters' own."""
     any_base: bool = False
-    """Use a base with other weights than those that the adapters were trained on."""
+    """Allow a base whose weights differ from the one the adapters were trained on."""
     seed: int = Field(default=0, ge=0, lt=2**32)
-    """Of what dare draws, and of the pictures that are recorded."""
+    """Seed of dare's random choice and of the recorded images."""
     prompts: tuple[str, ...] = Field(default=(), max_length=1000)
-    """What is read and drawn to record it, each for the adapters whose word it holds, or for all where it holds
-    {token}; if not set, each adapter's subject in ten places. The first four of an adapter are drawn."""
+    """Prompts to record, each for the adapters whose token it holds, or for all where it holds {token}. Default: each
+    subject in ten places. The first four per adapter are generated."""
     captions: tuple[str, ...] = Field(default=(), max_length=1000)
-    """What custom-diffusion is to leave alone; if not set, common things in ten places."""
+    """Captions that custom-diffusion leaves unchanged. Default: common things in ten places."""
     steps: int = Field(default=10, ge=1, le=999)
-    """Denoising steps of the pictures that are recorded."""
+    """Denoising steps of the recorded images."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
-    """Where they are drawn."""
+    """Where to compute: auto, cpu, cuda or mps."""
 
     @field_validator("rank", mode="before")
     @classmethod

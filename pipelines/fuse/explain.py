@@ -1,4 +1,4 @@
-"""How adapters that are to be fused get along, and the fusion that this speaks for."""
+"""How much the adapters of a fusion interfere, and which fusion method this recommends."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from dreamtune.pipelines.analyze.together import footnote, sentences
 from dreamtune.pipelines.fuse.config import FuseConfig
 from dreamtune.pipelines.fuse.prompts import adapter_prompts
 from dreamtune.pipelines.fuse.stages import DRAWN
-from dreamtune.pipelines.progress import OnProgress, Printer, Progress
+from dreamtune.pipelines.progress import OnProgress, Progress, on_stderr, shows_progress
 
 QUIET = 0.09
 """Crosstalk X below which adapters are taken to leave each other alone where nothing was measured: an adapter's
@@ -47,7 +47,7 @@ class Pair:
     """X = E‖ΔW_b x‖² / E‖ΔW_a x‖² on what layers get while a draws, and the same of a where b draws; None where one
     changes nothing."""
     dominant: str | None
-    """The one that drowns the other, if one does."""
+    """The one that drowns out the other, if one does."""
     routed: int
     """Layers where each changes what the other draws more than the other itself does, even at balanced strengths."""
     forecast: tuple[float | None, float | None]
@@ -56,38 +56,35 @@ class Pair:
 
 @dataclass(frozen=True)
 class Explanation:
-    """What speaks for a fusion."""
+    """The recommended fusion, and the reasons for it."""
 
     pairs: tuple[Pair, ...]
     prompts: tuple[str, ...]
-    """What was drawn, by the first adapter first."""
+    """The prompts that were recorded, those of the first adapter first."""
     method: str
-    """The fusion that is recommended."""
+    """The recommended fusion method."""
     balance: str | None
     reasons: tuple[str, ...]
     calibration: dict[str, Any] | None
     """Rank correlation of measured loss and crosstalk, with its interval, the number of pairs, and whether the base
     had the weights that it has now (`same_base`); None without."""
     together: tuple[str, ...] = ()
-    """First of all: who is of one subject and what each will lose in a picture of two, with how far that holds."""
+    """Shown first: which adapters are of one subject, what each will lose in an image of two, and the reliability."""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
         return asdict(self)
 
 
-def explain(config: FuseConfig, on_progress: OnProgress | None = None) -> Explanation:
-    """Draw with each adapter of a weight other than 0, and forecast how much they disturb each other.
+@shows_progress
+def explain(config: FuseConfig, on_progress: OnProgress = on_stderr) -> Explanation:
+    """Generate an image with each adapter of non-zero weight, and predict how much they disturb each other.
 
-    `config.prompts` are drawn where there are some, the first four of each adapter, else one of its subject; with
-    `config.steps` as a fusion that records would.
+    Uses the first four of `config.prompts` per adapter, if there are any, else one prompt of its subject, with
+    `config.steps` as in a fusion that records.
 
     Raises ConfigError, AdapterFileError, BaseModelError and IncompatibleModelError for adapters that cannot be fused.
     """
-    if on_progress is None:
-        with Printer() as printer:
-            return explain(config, printer)
-
     given = [AdapterRef.load(text) for text in config.adapters]
     uses = [use for use in given if use.strength != 0]
     name = base_name(uses) if config.base is None else config.base
@@ -100,7 +97,7 @@ def explain(config: FuseConfig, on_progress: OnProgress | None = None) -> Explan
     settings = AnalyzeConfig(adapters=config.adapters, any_base=config.any_base, seed=config.seed, steps=config.steps)
     found = record(settings, uses, base, _gains(uses, base, on_progress), on_progress, prompts)
     total, measured = found.total().tolist(), _calibration() if base.id == CALIBRATED else None
-    names = [_name(use) for use in uses]
+    names = [use.name for use in uses]
     advice = {(it.a, it.b): it for it in found.advice()}
     pairs = []
     for a, b in combinations(range(len(uses)), 2):
@@ -146,30 +143,25 @@ def _recommend(pairs: Sequence[Pair]) -> tuple[str, str | None, list[str]]:
     disturbed = [pair for pair in pairs if any(map(_disturbs, pair.crosstalk, pair.forecast))]
     reasons = []
     if not disturbed:
-        reasons.append("sum is exact, and no adapter is forecast to disturb another by much.")
+        reasons.append("sum is exact, and no adapter is predicted to disturb another much.")
     else:
         names = ", ".join(f"{pair.a} and {pair.b}" for pair in disturbed)
         reasons.append(
-            f"{names} disturb each other where their changes add up; gradient does on each adapter's own inputs what "
-            "that adapter does, as far as one weight can."
+            f"{names} disturb each other when their changes are summed; on each adapter's own inputs, gradient "
+            "reproduces its outputs as closely as a single weight can."
         )
     drowned = [pair for pair in pairs if pair.dominant]
     for pair in drowned:
         other = pair.b if pair.dominant == pair.a else pair.a
-        reasons.append(f"{pair.dominant} would drown {other}: balance the outputs, or weigh it less.")
+        reasons.append(f"{pair.dominant} would drown out {other}: set balance = output, or lower its weight.")
     for pair in pairs:
         if pair.routed:
             layers = "layer" if pair.routed == 1 else "layers"
             reasons.append(
-                f"In {pair.routed} {layers} no weight can serve both {pair.a} and {pair.b}: with `dreamtune generate "
-                "--region` each adapter acts in its own part of the picture, without fusing."
+                f"In {pair.routed} {layers} no single weight can serve both {pair.a} and {pair.b}: use `dreamtune "
+                "generate --region` to apply each adapter in its own part of the image, without fusing."
             )
     return "gradient" if disturbed else "sum", "output" if drowned else None, reasons
-
-
-def _name(use: AdapterRef) -> str:
-    """Of its run where the file has the name that all runs give it, else of the file."""
-    return use.path.resolve().parent.name if use.path.name == "adapter.safetensors" else use.path.stem
 
 
 def _disturbs(crosstalk: float | None, loss: float | None) -> bool:

@@ -1,4 +1,4 @@
-"""What a fusion writes: the file and what it says of itself, or a changed copy of a checkpoint."""
+"""What a fusion writes: an adapter file with its metadata, or a changed copy of a checkpoint."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dreamtune.pipelines.adapter_ref import AdapterRef
 from dreamtune.pipelines.fuse.config import FuseConfig
 
 _ENOUGH = 0.99
-"""Share of ‖ΔW‖² of a layer below which a fusion says that it was cut."""
+"""Share of a layer's ‖ΔW‖² below which a fusion warns that it was truncated."""
 
 if TYPE_CHECKING:
     from dreamtune.adapters import AdapterFile
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def description(config: FuseConfig, uses: Sequence[AdapterRef], new_tokens: Sequence[str]) -> dict[str, Any]:
-    """What the file says of itself: the words and classes of all subjects, those of `new_tokens` first."""
+    """The file's metadata: tokens and classes of all subjects, those of `new_tokens` first."""
     first, *others = subjects([use.file for use in uses], new_tokens) or [("", "")]
     parts = [
         use.to_dict() | {"method": use.file.method, "trigger": use.file.token, "class": use.file.class_word}
@@ -55,7 +55,7 @@ def subjects(files: Sequence[AdapterFile], new_tokens: Sequence[str] = ()) -> li
 
 
 def with_energy(fused: Fused) -> AdapterFile:
-    """The file, which says of all layers how much they keep if any does not keep all."""
+    """The file, with the share that each layer keeps unless all of them keep everything."""
     if all(share == 1 for share in fused.energy.values()):
         return fused.file
     energy = {path: round(share, 6) for path, share in fused.energy.items()}
@@ -72,12 +72,12 @@ def loss_of(energy: Mapping[str, float]) -> str | None:
     layers = "1 layer keeps" if len(few) == 1 else f"{len(few)} of {len(energy)} layers keep"
     return (
         f"{layers} less than {_ENOUGH:.0%} of the fusion, {worst} as little as {few[worst]:.0%}: fuse with --rank full "
-        "(in the app: Keep all), which keeps all of it in a larger file"
+        "(in the app: Keep all) to keep all of it in a larger file"
     )
 
 
 def loss_of_file(training: Mapping[str, Any]) -> str | None:
-    """The same of a file by what it says of its training, which may be anybody's; None for what is no fusion."""
+    """The same warning from a file's training metadata, which is untrusted; None for anything but a fusion."""
     fusion = training.get("fusion")
     energy = fusion.get("energy") if isinstance(fusion, Mapping) else None
     if not isinstance(energy, Mapping):

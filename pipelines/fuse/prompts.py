@@ -1,4 +1,4 @@
-"""What a fusion asks the base to read and draw: prompts of each adapter, and captions without any subject."""
+"""Texts that a fusion records: prompts of each adapter, and captions without any subject."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ _THINGS = ("man", "woman", "child", "bird", "horse", "house", "tree", "flower", 
 
 
 def adapter_prompts(prompts: Sequence[str], uses: Sequence[AdapterRef], method: str, usual: Usual) -> list[list[str]]:
-    """For each adapter those of the prompts that name its subject, or without any those that are usual for the base.
+    """For each adapter, the prompts that name its subject; without any prompts, the base's usual ones.
 
-    {token} and {class} stand for the words of each adapter. A prompt that holds no adapter's word is for those that do
-    not tell theirs. Raises ConfigError for one that is nobody's, and for an adapter that has none.
+    {token} and {class} stand for those of each adapter. A prompt without any adapter's token is for the adapters that
+    do not record theirs. Raises ConfigError for a prompt without an adapter, and for an adapter without a prompt.
     """
     if not prompts:
         return [_usual(use, method, usual) for use in uses]
@@ -26,8 +26,10 @@ def adapter_prompts(prompts: Sequence[str], uses: Sequence[AdapterRef], method: 
     for prompt in prompts:
         owners = _owners(prompt, uses)
         if not owners:
-            known = " nor ".join(repr(token) for use in uses for token in use.file.tokens)
-            raise ConfigError(f"the prompt {prompt!r} names neither {known}: write {{token}}, which is each of them")
+            known = ", ".join(repr(token) for use in uses for token in use.file.tokens)
+            raise ConfigError(
+                f"the prompt {prompt!r} contains none of the tokens {known}: add one, or {{token}} for each of them"
+            )
         for number in owners:
             found[number] += dict.fromkeys(_filled(prompt, uses[number]))
     for use, own in zip(uses, found, strict=True):
@@ -66,7 +68,7 @@ def _usual(use: AdapterRef, method: str, usual: Usual) -> list[str]:
     named = [it for it in use.file.subjects if it[0]]
     if not named:
         raise ConfigError(
-            f"{use.path.name} does not tell the word for its subject, and {method} reads prompts with it: give prompts"
+            f"{use.path.name} does not record its token, which {method} needs for its own prompts: set prompts"
         )
     by_subject = [[usual.prompt(*it), *_placed(" ".join(filter(None, it)))] for it in named]
     return [prompt for prompts in zip(*by_subject, strict=True) for prompt in prompts]

@@ -1,7 +1,7 @@
-"""What layers get while a base reads and draws with changes that are not in a file yet, recorded for a fusion.
+"""Records the inputs of layers while a base encodes prompts and generates images with changes not yet in a file.
 
-Recordings of pictures are kept in the cache, each whole or absent: a process that was killed goes on after its last
-whole picture.
+Recordings are kept in the cache per image, each complete or absent: a process that was killed continues after its last
+complete image.
 """
 
 from __future__ import annotations
@@ -69,9 +69,10 @@ class Recorder:
     def draw(
         self, paths: Sequence[str], prompts: Sequence[str], changes: Changes, on_progress: Callable[[int], None]
     ) -> dict[str, Tensor]:
-        """Layer path -> C (in, in), of layers of the UNet while it draws the prompts; tell is told how many are done.
+        """Layer path -> C (in, in), of UNet layers while images of the prompts are generated.
 
-        Raises ConfigError for a cache that cannot be written, or a device or machine without memory for it.
+        on_progress gets the number of images that are done. Raises ConfigError for a cache that cannot be written, or
+        if the device or machine has too little memory.
         """
         self._check_room(paths)
         cache, moments, done = _cache(), Moments(), 0
@@ -84,8 +85,8 @@ class Recorder:
                 break
         on_progress(done)
         device = self.base.device.type
-        remedy = "close other programs" if device == "cpu" else "record on another device, for example cpu"
-        too_little = ConfigError(f"the memory of {device} is not enough to draw with {self.base.id} in fp32: {remedy}")
+        remedy = "close other programs" if device == "cpu" else "set another device, e.g. cpu"
+        too_little = ConfigError(f"not enough {device} memory to generate with {self.base.id} in fp32: {remedy}")
         with self._acting(changes), recorded(self._modules(paths), moments):
             for number in range(done, len(prompts)):
                 with enough_memory(too_little):
@@ -113,8 +114,8 @@ class Recorder:
         needed, free = 2 * sum(sizes), psutil.virtual_memory().available  # while they are summed, and their means
         if needed > free:
             raise ConfigError(
-                f"what {len(paths)} layers get while a picture is drawn takes {needed / 1e9:.0f} GB of memory, of "
-                f"which {free / 1e9:.0f} GB are free: fuse by sum or ties, or adapters without convolutions"
+                f"recording the inputs of {len(paths)} layers needs {needed / 1e9:.0f} GB of memory, but only "
+                f"{free / 1e9:.0f} GB are free: use sum or ties, or adapters without convolutions"
             )
 
     @contextmanager

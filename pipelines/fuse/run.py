@@ -1,4 +1,4 @@
-"""From several adapter files to one adapter file, or to a base with all of them in its weights."""
+"""From several adapter files to one adapter file, or to a base with all of them merged in."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from dreamtune.pipelines.fuse.output import description, loss_of, with_energy, w
 from dreamtune.pipelines.fuse.recording import Recorder
 from dreamtune.pipelines.fuse.stages import Stages
 from dreamtune.pipelines.output import complete
-from dreamtune.pipelines.progress import OnProgress, Printer, Progress
+from dreamtune.pipelines.progress import OnProgress, Progress, on_stderr, shows_progress
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class FuseResult:
     energy: dict[str, float]
     """Layer path -> share of ‖ΔW‖² of the fusion that is kept, 1 where it is exact."""
     warning: str | None
-    """Where a layer keeps too little, with the remedy."""
+    """Set if a layer keeps too little, with the remedy."""
     remarks: tuple[str, ...]
     seconds: float
 
@@ -59,16 +59,14 @@ class FuseResult:
         )
 
 
-def fuse(config: FuseConfig, out: str | Path, on_progress: OnProgress | None = None) -> FuseResult:
+@shows_progress
+def fuse(config: FuseConfig, out: str | Path, on_progress: OnProgress = on_stderr) -> FuseResult:
     """Write the fusion of `config.adapters` to `out`, which must not exist.
 
     Raises ConfigError for settings that fit neither each other nor the adapters, AdapterFileError and BaseModelError
     for files that cannot be read or written, IncompatibleModelError for adapters of different bases. Nothing is
     written then.
     """
-    if on_progress is None:
-        with Printer() as printer:
-            return fuse(config, out, printer)
     began = time.monotonic()
     place = Path(out).expanduser()
     checked = check(config, place)
@@ -112,7 +110,7 @@ def fuse(config: FuseConfig, out: str | Path, on_progress: OnProgress | None = N
 
 
 def _base(config: FuseConfig, uses: Sequence[AdapterRef], *, to_record: bool) -> Base | None:
-    """The base, if it is needed, and certain to be one that all adapters fit; on the CPU unless it is to draw."""
+    """The base, if it is needed, checked to fit all adapters; on the CPU unless it has to generate."""
     dependent = any(adapter.uses_weight for use in uses for adapter in use.file.adapters().values())
     if config.format == "adapter" and config.base is None and not dependent and not to_record:
         return None
@@ -120,7 +118,7 @@ def _base(config: FuseConfig, uses: Sequence[AdapterRef], *, to_record: bool) ->
     name = base_name(uses) if config.base is None else config.base
     if config.format == "checkpoint" and not Path(name).expanduser().is_file():
         raise ConfigError(
-            f"{name} is no single file to write a changed copy of: give a .safetensors checkpoint as base"
+            f"{name} is not a single-file checkpoint to write a changed copy of: set base to a .safetensors checkpoint"
         )
     base = drawn_by(load_base(name, config.device if to_record else "cpu", local=config.base is None), uses)
     for use in uses:

@@ -1,8 +1,8 @@
-"""Fusions that ask what layers get while each adapter is used, in the order of Mix-of-Show (arXiv 2305.18292).
+"""Fusions that record the layers' inputs while each adapter is used, in the order of Mix-of-Show (arXiv 2305.18292).
 
-Text encoders come first, then the keys and values of cross-attention, which get what the fused text encoders make of
-the prompts, and last all other layers, whose inputs are recorded while each adapter draws with the fused keys and
-values.
+Text encoders come first, then the keys and values of cross-attention, whose inputs are the prompts as encoded by the
+fused text encoders, and last all other layers, whose inputs are recorded while each adapter generates with the fused
+keys and values.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from dreamtune.pipelines.fuse.recording import Changes, Recorder
 from dreamtune.pipelines.progress import OnProgress, Progress
 
 DRAWN = 4
-"""Of each adapter's prompts the first so many are drawn: a picture has thousands of pixels, so that few tell enough."""
+"""Images per adapter, of its first prompts: each has thousands of positions, so a few are enough."""
 WORDS = "custom-diffusion"
-"""The fusion of keys and values by the words of prompts; other layers are summed, of which its paper changes none."""
+"""Fuses keys and values by the prompts' tokens; all other layers, which its paper does not change, are summed."""
 
 
 @dataclass

@@ -1,1 +1,1 @@
-"""From prompts and adapters to pictures: `run.generate` is the flow."""
+"""From prompts and adapters to images: `run.generate` is the flow."""

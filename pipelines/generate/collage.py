@@ -1,4 +1,4 @@
-"""Pictures to start from for mode = collage: each region's subject, drawn alone, in a draft of the whole scene."""
+"""Start images for mode = collage: each region's subject, generated alone, in a draft of the whole scene."""
 
 from __future__ import annotations
 
@@ -25,21 +25,21 @@ from dreamtune.words import one_form, places
 
 
 def check_classes(regions: Sequence[RegionUse]) -> None:
-    """Raise ConfigError for a region of which no class is known: nothing could be cut out."""
+    """Raise ConfigError for a region without a known class: nothing could be cut out."""
     for number, region in enumerate(regions, 1):
         if _class_of(region) is None:
-            names = " and ".join(use.path.name for use in region.uses) or "no adapter"
+            names = " and ".join(use.path.name for use in region.uses) or "any adapter"
             raise ConfigError(
-                f"mode = collage cuts the subject of region {number} out of a picture of it, and {names} tells no "
-                "class to look for: use mode = routed"
+                f"mode = collage must cut out the subject of region {number}, but its class is not recorded in "
+                f"{names}: use mode = routed"
             )
 
 
 def collages(plan: Plan, on_progress: OnProgress) -> list[Tensor]:
-    """Scaled latents (1, c, h, w) that each picture of `plan` starts from.
+    """Scaled latents (1, c, h, w) that each image of `plan` starts from.
 
-    A picture needs a draft and one drawing of each subject, from its own noise; pictures that differ in `denoise`
-    alone share them. Raises ConfigError where a subject cannot be cut out, GenerationError as generate does.
+    An image needs a draft and an image of each subject, from its own noise; images that differ only in `denoise`
+    share them. Raises ConfigError where a subject cannot be cut out, GenerationError as generate does.
     """
     kinds = [_kind(spec) for spec in plan.specs]
     made: dict[ImageSpec, Tensor] = {}
@@ -62,7 +62,7 @@ def _start(plan: Plan, spec: ImageSpec) -> Tensor:
         mask, problem = _mask(plan, alone, cls, _taught(plan, region, alone))
         if problem:
             raise ConfigError(
-                f"the {cls} of region {number}, drawn alone from seed {spec.seed}, {problem}: take another seed, or "
+                f"the {cls} of region {number}, generated alone from seed {spec.seed}, {problem}: use another seed, or "
                 "mode = routed, which needs no mask"
             )
         cuts.append((CutOut.of(alone, mask), region.box))
@@ -83,13 +83,13 @@ def _taught(plan: Plan, region: RegionUse, picture: Image.Image) -> Tensor:
 
 
 def _mask(plan: Plan, picture: Image.Image, cls: str, taught: Tensor | None = None) -> tuple[np.ndarray, str]:
-    """Where the base sees a thing of that class in a picture of its own, and what is wrong with that, or nothing."""
+    """Where the base sees the class in an image it generated, and what is wrong with that mask, or nothing."""
     mask = drawn_mask(plan.base, picture, cls, taught)
     return mask, failure(float(mask.mean()), cls)
 
 
 def _drawn(plan: Plan, adapters: Sequence[AdapterRef], prompt: str, spec: ImageSpec) -> Image.Image:
-    """The picture that those adapters draw of a prompt, with the noise and in the sampling of `spec`."""
+    """The image that those adapters generate of a prompt, with the noise and sampling of `spec`."""
     sampling: SamplingParams = spec.sampling
     with staged(plan.config, adapters, (), plan.base, guided=sampling.guidance > 1) as stage:
         latents = plan.base.draw(
@@ -107,5 +107,5 @@ def _drawn(plan: Plan, adapters: Sequence[AdapterRef], prompt: str, spec: ImageS
 
 
 def _class_of(region: RegionUse) -> str | None:
-    """What its subject is, in the words of the first adapter that tells one."""
+    """The class of its subject, from the first adapter that records one."""
     return next((cls for use in region.uses for token, cls in use.file.subjects if token and cls), None)

@@ -1,4 +1,4 @@
-"""How pictures are to be drawn."""
+"""Settings of `generate`, and what everything that generates images has in common."""
 
 from __future__ import annotations
 
@@ -30,25 +30,24 @@ SEEDS = 2**32
 
 
 class DrawingConfig(Config):
-    """How to draw with a base, whatever for."""
+    """How to generate with a base model, whatever for."""
 
     base: str = "auto"
-    """Base model, as in training; auto is the one that the adapters were trained on, or pocket without any."""
+    """Base model, as in training. auto: the one the adapters were trained on, or pocket without adapters."""
     steps: int | None = Field(default=None, ge=1, le=999)
-    """Denoising steps; if not set, what suits the base. With 1000 some samplers would begin beyond the noise."""
+    """Denoising steps. Default: what suits the base."""
     guidance: float | None = Field(default=None, ge=0, le=1000, allow_inf_nan=False)
-    """Classifier-free guidance, 1 for none; if not set, what suits the base."""
+    """Classifier-free guidance scale; 1 turns it off. Default: what suits the base."""
     size: int | None = Field(default=None, ge=8, le=8192)
-    """Side of the square pictures in pixels; the base's own if not set."""
+    """Width and height of the images in pixels. Default: the base's own."""
     seed: int = Field(default=0, ge=0, lt=SEEDS)
-    """Picture i of the call (0, 1, ...) starts from noise of the seed `seed + i`, whatever is drawn beside it."""
+    """Seed of the first image; each further image has the next seed."""
     any_base: bool = False
-    """Put adapters on a base with other weights than the one they were trained on."""
+    """Allow a base whose weights differ from the one the adapters were trained on."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
-    """Where to compute; auto takes the accelerator if there is one."""
+    """Where to compute: auto, cpu, cuda or mps. auto uses an accelerator if there is one."""
     precision: Literal["fp32", "bf16", "fp16"] | None = None
-    """Of the base's weights and the arithmetic; if not set, bf16 for SDXL, which then takes half the memory, else
-    fp32."""
+    """Precision of the base: fp32, bf16 or fp16. Default: bf16 for SDXL, which halves its memory, else fp32."""
 
     _told_base: bool = PrivateAttr(default=False)
 
@@ -85,38 +84,37 @@ class DrawingConfig(Config):
 
 
 class GenerateConfig(DrawingConfig):
-    """What to draw."""
+    """What to generate."""
 
     prompts: tuple[str, ...] = Field(min_length=1, max_length=10_000)
-    """Prompts, each drawn `n` times."""
+    """Prompt; may be given several times. Each is generated `n` times."""
     adapters: tuple[str, ...] = Field(default=(), max_length=100)
-    """Adapter files as FILE[:STRENGTH[,BLOCK=STRENGTH...]][@START-STOP]; the changes of several add up."""
+    """Adapter file with its strength, and the part of the steps it acts in (0.0-1.0). Several adapters add up."""
     regions: tuple[str, ...] = Field(default=(), max_length=100)
-    """FILE[:STRENGTH][+FILE...]@x0,y0,x1,y1=PROMPT or FILE@mask.png=PROMPT: what is to be in a part of the picture, by
-    adapters of its own."""
+    """Part of the image with adapters and a prompt of its own. PLACE is x0,y0,x1,y1 in shares of the image, or a mask
+    image that is white there."""
     mode: Literal["routed", "switch", "composite", "blend", "collage"] = "routed"
-    """How adapters act together: routed lets them add up, and each region's act there, in one pass; switch lets them
-    take turns; composite averages what is predicted with each alone; blend draws every region by passes of its own;
-    collage draws each region's subject alone, sets it into a draft, and draws on from there."""
+    """How adapters act together. routed: they add up, and those of a region act there, in one pass. switch: they take
+    turns. composite: the predictions with each alone are averaged. blend: each region has passes of its own. collage:
+    each region's subject is generated alone, pasted into a draft, and the last steps are redone."""
     softness: float = Field(default=0.05, ge=0, le=0.5)
-    """Width of the edges of regions, as a share of the picture."""
+    """Width of the soft edge of regions, as a share of the image."""
     layout: Literal["none", "auto"] = "none"
-    """auto finds a place for each adapter whose word the prompt holds, in a draft that the base draws first."""
+    """auto: find a region for each adapter whose token the prompt holds, in a draft by the base."""
     n: int = Field(default=4, ge=1, le=10_000)
-    """Pictures per prompt."""
+    """Images per prompt."""
     negative_prompt: str = ""
-    """What guidance leads away from."""
+    """Negative prompt."""
     prompt_weights: bool = False
-    """Let (word:1.3) in prompts weigh a word as in other programs; if not, brackets are letters as any other."""
+    """Read (word:1.3) in prompts as the weight of a word, as AUTOMATIC1111 does."""
     scheduler: str = "auto"
-    """Sampler by its name (ddim, euler, dpm++2m, ...); auto is the one that the base ships."""
+    """Sampler. auto: the one the base ships with."""
     init: Path | None = None
-    """A picture to start from; its middle is used if it is not square."""
+    """Image to start from (img2img); cropped to a square in the middle."""
     denoise: float | None = Field(default=None, gt=0, le=1)
-    """Share of the steps that are done from `init` or a collage: the more, the less is left of it. If not set 0.6, or
-    0.15 for a collage."""
+    """Denoising strength for --init or a collage: the share of the steps that are redone. Default: 0.6 or 0.15."""
     grid: tuple[str, ...] = Field(default=(), max_length=2)
-    """One or two axes NAME=VALUE,VALUE,... of a sheet that compares pictures, see GRID in generate_grid."""
+    """Axis of a contact sheet: strength, seed, guidance, steps, scheduler or denoise with its values. At most two."""
 
     @field_validator("init")
     @classmethod

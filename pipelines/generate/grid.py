@@ -1,4 +1,4 @@
-"""Which pictures a call draws, and the sheet that compares them along one or two axes."""
+"""Which images a call generates, and the sheet that compares them along one or two axes."""
 
 from __future__ import annotations
 
@@ -13,12 +13,10 @@ from PIL import Image
 from dreamtune.config import suggest
 from dreamtune.errors import ConfigError
 from dreamtune.models import Base
+from dreamtune.names import GRID
 from dreamtune.pipelines.contact_sheet import sheet
 from dreamtune.pipelines.generate.config import SEEDS, GenerateConfig
 from dreamtune.pipelines.generate.image_spec import ImageSpec, SamplingParams
-
-GRID = ("strength", "seed", "guidance", "steps", "scheduler", "denoise")
-"""What can be an axis: these settings, and strength, which is a factor on the strength of all adapters."""
 
 
 @dataclass(frozen=True)
@@ -33,44 +31,44 @@ class Axis:
         """Read NAME=VALUE,VALUE,...; values are checked as those of the settings. Raises ConfigError."""
         name, _, rest = text.partition("=")
         if name not in GRID:
-            raise ConfigError(f"the grid {text!r} has no axis of that name{suggest(name, list(GRID))}")
+            raise ConfigError(f"the grid {text!r} has no valid axis{suggest(name, list(GRID))}")
         words = [word.strip() for word in rest.split(",")]
         if not all(words):
-            raise ConfigError(f"the grid {text!r} must be written NAME=VALUE,VALUE,..., as in strength=0,0.5,1")
+            raise ConfigError(f"invalid grid {text!r}: use NAME=VALUE,VALUE,..., e.g. strength=0,0.5,1")
         if name == "strength":
             return cls(name, tuple(_strength(word, text) for word in words))
         return cls(name, tuple(getattr(config.changed(**{name: word}), name) for word in words))
 
     def label(self, value: Any) -> str:
-        """What stands at the column or row of `value`."""
+        """The label of the column or row of `value`."""
         return f"{self.name} {value:g}" if isinstance(value, float) else f"{self.name} {value}"
 
 
 def axes_of(config: GenerateConfig) -> list[Axis]:
-    """The axes of the grid, first that of the columns. Raises ConfigError for some that cannot be."""
+    """The axes of the grid, that of the columns first. Raises ConfigError for invalid ones."""
     axes = [Axis.parse(text, config) for text in config.grid]
     names = [axis.name for axis in axes]
     if len(set(names)) < len(names):
-        raise ConfigError(f"both axes of the grid are {names[0]}: give all its values in one")
+        raise ConfigError(f"both axes of the grid are {names[0]}: put all its values into one")
     if "strength" in names and not config.adapters and all(region.startswith("@") for region in config.regions):
-        raise ConfigError("the axis strength needs an adapter: give one, or take another axis")
+        raise ConfigError("the axis strength needs an adapter: add one, or use another axis")
     if "seed" in names and "n" in config.model_fields_set and config.n > 1:
-        raise ConfigError("the axis seed says which pictures are drawn of each prompt: leave n out")
+        raise ConfigError("the axis seed already sets the images per prompt: omit n")
     return axes
 
 
 def image_specs(config: GenerateConfig, axes: Sequence[Axis], base: Base) -> list[ImageSpec]:
-    """All pictures, in the order of their numbers.
+    """All images, in the order of their numbers.
 
-    Without axes the pictures of every prompt follow each other, each of the next seed. With axes there is a row for
-    each prompt, value of the second axis, and seed (the same ones in all), and a column for each value of the first.
+    Without axes, the images of each prompt follow one another, each with the next seed. With axes, there is a row for
+    each prompt, value of the second axis and seed (the same seeds in all), and a column for each value of the first.
 
-    Raises ConfigError if they need seeds that there are not.
+    Raises ConfigError if they need seeds beyond the largest.
     """
     count = config.n if axes else config.n * len(config.prompts)
     seeds = [config.seed] if any(axis.name == "seed" for axis in axes) else range(config.seed, config.seed + count)
     if seeds[-1] >= SEEDS:
-        raise ConfigError(f"{count} pictures from seed {config.seed} on need seeds beyond {SEEDS - 1}: lower seed or n")
+        raise ConfigError(f"{count} images from seed {config.seed} on need seeds above {SEEDS - 1}: lower seed or n")
     steps, guidance, _ = config.sampling(base)
     plain = SamplingParams(steps, guidance, config.scheduler, config.denoised(steps), 1.0)
     if not axes:
@@ -91,7 +89,7 @@ def image_specs(config: GenerateConfig, axes: Sequence[Axis], base: Base) -> lis
 
 
 def grid_sheet(specs: Sequence[ImageSpec], pictures: Sequence[Image.Image]) -> Image.Image:
-    """The sheet of all pictures, which are in the order of the specs."""
+    """The sheet of all images, which are in the order of the specs."""
     rows: dict[str, list[Image.Image]] = {}
     for spec, picture in zip(specs, pictures, strict=True):
         rows.setdefault(spec.row, []).append(picture)

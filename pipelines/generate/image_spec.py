@@ -1,4 +1,4 @@
-"""One picture that is to be drawn: its prompt, seed, sampling and layout."""
+"""One image to generate: its prompt, seed, sampling and layout."""
 
 from __future__ import annotations
 
@@ -12,28 +12,28 @@ class Layout:
     """Where the subjects of one picture are."""
 
     asked: str
-    """The prompt that was given. What draws outside of the regions is that with any of each class."""
+    """The prompt as given. Outside the regions, the same prompt with classes in place of subjects is used."""
     regions: tuple[RegionUse, ...]
     remark: str = ""
-    """What the user should know of it."""
+    """What the user should know about it."""
 
 
 @dataclass(frozen=True)
 class SamplingParams:
-    """How a picture is drawn, besides its prompt and seed."""
+    """Sampling settings of an image, besides its prompt and seed."""
 
     steps: int
     guidance: float
     scheduler: str
     denoise: float
-    """Share of the steps that are done; 1 without a picture to start from."""
+    """Share of the steps that are run; 1 without an init image."""
     strength: float
     """A factor on the strength of all adapters."""
 
 
 @dataclass(frozen=True)
 class ImageSpec:
-    """One picture to draw, and what stands at its row and column of the sheet."""
+    """One image to generate, and the labels of its row and column on the sheet."""
 
     prompt: str
     seed: int

@@ -1,4 +1,4 @@
-"""Automatic layouts: where a draft by the base puts the subjects of a prompt, each adapter gets a region."""
+"""Automatic layouts: each adapter gets a region where a draft by the base puts its subject."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def class_prompts(config: GenerateConfig, adapters: Sequence[AdapterRef]) -> dic
 
 
 def everywhere(adapters: Sequence[AdapterRef]) -> list[AdapterRef]:
-    """Those that tell no word, as styles do: they act on the whole picture, and on its draft."""
+    """Adapters without a token, such as styles: they act on the whole image, and on its draft."""
     return [use for use in adapters if not use.file.tokens]
 
 
@@ -34,10 +34,10 @@ def laid_out(
     size: int,
     on_progress: OnProgress,
 ) -> list[ImageSpec]:
-    """The same pictures, each with its layout and the class prompt, from drafts by `base` as it is.
+    """The same images, each with its layout and the class prompt, from drafts by `base` as it is.
 
-    A picture gets one draft for each sampler and guidance that it is drawn with, from its own noise.
-    Raises ConfigError where a draft does not show all subjects, each in a place of its own.
+    An image gets one draft for each of its samplers and guidance values, from its own noise. Raises ConfigError if a
+    draft does not show every subject in a separate place.
     """
     drafts = dict.fromkeys((it.prompt, it.seed, it.sampling.guidance, it.sampling.scheduler) for it in specs)
     found: dict[tuple[str, int, float, str], Layout] = {}
@@ -72,17 +72,19 @@ def _layout(
         prompt_weights=config.prompt_weights,
     )
     if not maps.isfinite().all():
-        raise GenerationError(f"the draft of seed {seed} came out as NaN: lower the guidance, or check the base")
+        raise GenerationError(f"the draft of seed {seed} came out as NaN: lower guidance, or check the base")
     lost = missing(maps)
     if lost is not None:
         subject = read.subjects[lost]
-        problem = (
-            f"the draft of seed {seed} shows no place of its own for '{subject.token} {subject.cls}' in {prompt!r}"
-        )
+        problem = f"the draft of seed {seed} shows no separate place for '{subject.token} {subject.cls}' in {prompt!r}"
         if config.mode == "collage":  # which needs a place, and not that the draft shows anybody there
-            return Layout(prompt, _side_by_side(read, range(len(read.subjects))), f"{problem}: all stand side by side")
+            return Layout(
+                prompt,
+                _side_by_side(read, range(len(read.subjects))),
+                f"{problem}: all subjects are placed side by side",
+            )
         raise ConfigError(
-            f"{problem}: take another seed, say in the prompt where each is ('on the left'), give boxes with --region, "
+            f"{problem}: use another seed, say in the prompt where each is ('on the left'), set boxes with --region, "
             "or use mode = collage"
         )
     places, sides = strips(boxes(maps))

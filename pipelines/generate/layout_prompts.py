@@ -1,4 +1,4 @@
-"""What a prompt with several adapters' words says: its subjects, and the prompts that lay them out and draw them."""
+"""Reads a prompt with several adapters' tokens: its subjects, and the prompts that lay them out and generate them."""
 
 from __future__ import annotations
 
@@ -33,16 +33,16 @@ class Naming:
     token: str
     cls: str
     prompt: str
-    """It alone: the subject, and of the rest of the prompt what is about the whole picture."""
+    """Prompt of it alone: the subject, and whatever the prompt says about the whole image."""
     phrase: str
-    """What is said of the subject itself, without a side."""
+    """The part of the prompt about the subject itself, without a side."""
     side: str = ""
     """The side that the prompt gives it: left, middle, right or none."""
 
 
 @dataclass(frozen=True)
 class ClassPrompt:
-    """A prompt in which every subject is any of its class."""
+    """A prompt in which every subject is replaced by its class."""
 
     text: str
     subjects: tuple[Naming, ...]
@@ -83,10 +83,10 @@ class ClassPrompt:
 
 
 def class_prompt(prompt: str, adapters: Sequence[AdapterRef]) -> ClassPrompt:
-    """Find the subjects of `adapters` in a prompt: each by its word, which its class word may follow.
+    """Find the subjects of `adapters` in a prompt: each by its token, which its class word may follow.
 
-    Adapters that tell no word have no subject there. Raises ConfigError for an adapter that the prompt does not name,
-    for a word that two adapters have, for a subject of which no class is known, and for less than two subjects.
+    Adapters without a recorded token have no subject there. Raises ConfigError for an adapter that the prompt does not
+    name, a token shared by two adapters, a subject without a known class, and fewer than two subjects.
     """
     _refuse_shared_words(adapters)
     prompt = one_form(prompt)
@@ -101,12 +101,12 @@ def class_prompt(prompt: str, adapters: Sequence[AdapterRef]) -> ClassPrompt:
         if use.file.tokens and not any(it[3] is use for it in named):
             token, cls = next(it for it in use.file.subjects if it[0])
             raise ConfigError(
-                f"the prompt {prompt!r} names no subject of {use.path.name}: write for example "
-                f"'a {f'{token} {cls}'.strip()}' in it, or leave the adapter out"
+                f"the prompt {prompt!r} names no subject of {use.path.name}: add e.g. "
+                f"'a {f'{token} {cls}'.strip()}', or omit the adapter"
             )
     if len(named) < 2:
         raise ConfigError(
-            f"layout = auto places two subjects or more, and the prompt {prompt!r} names {len(named)}: leave layout out"
+            f"layout = auto needs two subjects or more, but the prompt {prompt!r} names {len(named)}: omit layout"
         )
     return _read(prompt, named)
 
@@ -116,8 +116,8 @@ def _refuse_shared_words(adapters: Sequence[AdapterRef]) -> None:
         for token in first.file.tokens:
             if any(same(token, other) for other in second.file.tokens):
                 raise ConfigError(
-                    f"{first.path.name} and {second.path.name} both have the word {token!r}: no prompt can tell them "
-                    "apart; give each a region, or train one with another token"
+                    f"{first.path.name} and {second.path.name} both use the token {token!r}: no prompt can tell them "
+                    "apart; give each its own region, or retrain one with another token"
                 )
 
 
@@ -128,8 +128,8 @@ def _read(prompt: str, named: Sequence[tuple[tuple[int, int], str, str, AdapterR
     for number, ((start, end), token, cls, use) in enumerate(named):
         if not cls:
             raise ConfigError(
-                f"{use.path.name} does not tell the class of {token!r}, which the draft of a layout needs: give each "
-                "adapter a region"
+                f"{use.path.name} does not record the class of {token!r}, which layout = auto needs: give each adapter "
+                "its own region"
             )
         until = named[number + 1][0][0] if number + 1 < len(named) else len(prompt)
         own = places(prompt[end:until], [one_form(cls)])

@@ -1,4 +1,4 @@
-"""What a picture says of how it was made, and the settings that make it again."""
+"""The generation metadata of an image, and the settings that reproduce it."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _PRECISIONS = {"torch.float32": "fp32", "torch.bfloat16": "bf16", "torch.float16
 
 @dataclass(frozen=True)
 class Start:
-    """A picture to start from."""
+    """The init image."""
 
     path: Path
     image: Image.Image
@@ -41,16 +41,16 @@ class Start:
 
     @classmethod
     def load(cls, path: Path) -> Self:
-        """Raises ConfigError for a file that is no picture."""
+        """Raises ConfigError for a file that is not an image."""
         picture = named_picture(path)
         return cls(path, picture.image, picture.digest)
 
     def remarks(self, size: int) -> list[str]:
-        """What the user should know of it."""
+        """What the user should know about it."""
         width, height = self.image.size
         if width == height:
             return []
-        return [f"{self.path.name} is {width}x{height}: its middle is used, the picture is {size}x{size}"]
+        return [f"{self.path.name} is {width}x{height}: it is center-cropped and resized to {size}x{size}"]
 
     def latents(self, base: Base, size: int) -> Tensor:
         """Scaled latents (1, c, h, w) of its middle, `size` pixels wide and high."""
@@ -66,7 +66,7 @@ def record(
     regions: Sequence[RegionUse],
     start: Start | None,
 ) -> dict[str, str]:
-    """Text chunks of the picture of `spec`; with them :func:`again` finds all that it needs but the files."""
+    """Text chunks for the image of `spec`; from them :func:`again` restores everything but the files."""
     sampling = spec.sampling
     own = type(base.scheduler).__name__.removesuffix("Scheduler")
     settings: dict[str, Any] = {
@@ -102,11 +102,11 @@ def record(
 
 
 def again(picture: Path, **changes: Any) -> GenerateConfig:
-    """The settings by which `picture` was drawn, with `changes`.
+    """The settings that `picture` was generated with, with `changes`.
 
-    Adapters, masks and the picture it started from are looked for by their names in the working directory, beside the
-    picture, and two folders deep in both, and known by their hashes. Raises ConfigError for a picture that does not say
-    how it was made, and for a file that is not there or has changed since; one in `changes` is not looked for.
+    Adapters, masks and the init image are searched for by name in the working directory, next to the image, and up to
+    two folders deep in both, and verified by their hashes. Raises ConfigError for an image without generation metadata,
+    and for a file that is missing or has changed since; files in `changes` are not searched for.
     """
     told = _told(picture)
     places = [Path(), picture.parent, picture.parent.parent]
@@ -119,18 +119,19 @@ def again(picture: Path, **changes: Any) -> GenerateConfig:
         if "regions" not in changes:
             values["regions"] = [_region(it, picture, places, used) for it in told.get("regions", [])]
         if "init" in told and "init" not in changes:
-            values["init"] = _found(told["init"], "the picture it started from", "--init", picture, places, _hash)
+            values["init"] = _found(told["init"], "the init image", "--init", picture, places, _hash)
     except (KeyError, TypeError, AttributeError):
-        raise ConfigError(f"what {picture} says of how it was made is damaged: use another copy of it") from None
+        raise ConfigError(f"the generation metadata of {picture} is damaged: use another copy of the image") from None
     from_picture = "base" not in changes
     name = changes.get("base", told["base"])
     if from_picture and name != "pocket" and not is_name(name):
-        raise ConfigError(f"{picture} names {shown(name)} as its base, which is no name of one: give --base")
+        raise ConfigError(f"{picture} records the invalid base name {shown(name)}: use --base")
     if name not in ("pocket", "auto") and "/" not in name and not Path(name).exists():
         known = next(filter(None, (base_in_run(path, name) for path in used)), None)
         if known is None:
             raise ConfigError(
-                f"{picture} was drawn with the base {name!r}, a folder or file which is not here: give its path as base"
+                f"{picture} was generated with the base {name!r}, a local folder or file that is not here: set base to "
+                "its path"
             )
         changes["base"] = known
     return GenerateConfig.from_mapping({**values, **changes}, str(picture)).with_told_base(from_picture)
@@ -140,7 +141,7 @@ _SAME = (
     *("negative_prompt", "seed", "steps", "guidance", "size", "scheduler", "precision"),
     *("mode", "softness", "denoise", "prompt_weights", "any_base"),
 )
-"""What is called the same in pictures and settings."""
+"""Names that are the same in metadata and settings."""
 
 
 def _told(picture: Path) -> dict[str, Any]:
@@ -149,17 +150,17 @@ def _told(picture: Path) -> dict[str, Any]:
             opened.load()  # text may stand behind the pixels
             text = opened.info.get("dreamtune")
     except (OSError, SyntaxError, ValueError):
-        raise ConfigError(f"cannot read the picture {picture}: check that it is there, and a PNG") from None
+        raise ConfigError(f"cannot read the image {picture}: check that it exists and is a PNG") from None
     try:
         told = json.loads(text) if isinstance(text, str) else None
     except ValueError:
         told = None
     if isinstance(told, dict) and "grid" in told:
-        raise ConfigError(f"{picture} is the sheet of a grid: give one of its pictures ({', '.join(told['pictures'])})")
+        raise ConfigError(f"{picture} is the sheet of a grid: use one of its images ({', '.join(told['pictures'])})")
     if not isinstance(told, dict):
         raise ConfigError(
-            f"{picture} does not say how it was made: only PNGs as `dreamtune generate` wrote them do, and editing or "
-            "sending them may take it away"
+            f"{picture} has no generation metadata: use a PNG as `dreamtune generate` wrote it (editing or sending an "
+            "image can remove its metadata)"
         )
     return told
 
@@ -180,7 +181,7 @@ def _region(told: Mapping[str, Any], picture: Path, places: Sequence[Path], used
 
 
 def _found(told: Mapping[str, Any], what: str, option: str, picture: Path, places: Sequence[Path], digest: Any) -> Path:
-    """The file of the name and hash that a picture tells. Raises ConfigError if there is none, or only other ones."""
+    """The file with the recorded name and hash. Raises ConfigError if there is none, or only different ones."""
     name, wanted, others = Path(told["file"]).name, told["sha256"], dict[Path, str]()
     for path in _named(name, places):
         try:
@@ -191,13 +192,13 @@ def _found(told: Mapping[str, Any], what: str, option: str, picture: Path, place
             return path
     if not others:
         raise ConfigError(
-            f"{what} {name} of {picture} is not here (SHA-256 {wanted[:12]}…): work in a folder that has it, or name "
+            f"{what} {name} of {picture} was not found (SHA-256 {wanted[:12]}…): run in a folder that has it, or set "
             f"it with {option}"
         )
     path, found = next(iter(others.items()))
     raise ConfigError(
-        f"{what} {path} has changed since {picture} was drawn: its SHA-256 is {found[:12]}…, that of the picture "
-        f"{wanted[:12]}…; name it with {option} to use it nevertheless"
+        f"{what} {path} has changed since {picture} was generated (SHA-256 {found[:12]}… instead of {wanted[:12]}…): "
+        f"set it with {option} to use it anyway"
     )
 
 

@@ -1,4 +1,4 @@
-"""What a call of generate draws, and what it takes."""
+"""What a call of generate produces, and what it needs."""
 
 from __future__ import annotations
 
@@ -36,24 +36,24 @@ class Plan:
     start: Start | None
     specs: Sequence[ImageSpec]
     starts: Sequence[Tensor] = ()
-    """Of each picture, scaled latents (1, c, h, w) of a collage, for mode = collage."""
+    """For mode = collage: scaled latents (1, c, h, w) of each image's collage."""
 
     def check(self, every: Sequence[AdapterRef]) -> None:
-        """Raise ConfigError for manners of drawing that cannot be."""
+        """Raise ConfigError for impossible sampling settings."""
         for sampling in dict.fromkeys(spec.sampling for spec in self.specs):
             make_sampler(sampling.scheduler, self.base.scheduler)
             steps = int(sampling.steps * sampling.denoise)
             if steps < 1:
                 raise ConfigError(
-                    f"denoise = {sampling.denoise:g} of {sampling.steps} steps leaves none: raise one of them"
+                    f"denoise = {sampling.denoise:g} leaves none of {sampling.steps} steps: raise one of them"
                 )
             for use in every:
                 use.check_window(steps)
 
     @property
     def too_little(self) -> GenerationError:
-        """What is said where memory runs out."""
-        return GenerationError(f"the device's memory is not enough for {self.size} pixels: lower size")
+        """The error if memory runs out."""
+        return GenerationError(f"not enough device memory for size = {self.size}: lower size")
 
     def scaled(self, factor: float) -> Plan:
         """The same with `factor` times the strength of all adapters."""
@@ -86,10 +86,8 @@ class Plan:
         """The pictures of latents (n, c, h, w), one of each of `specs`. Raises GenerationError for NaN."""
         for spec, latent in zip(specs, latents, strict=True):
             if not latent.isfinite().all():
-                what = "the strength of the adapters" if self.adapters else "the guidance"
-                raise GenerationError(
-                    f"the picture of seed {spec.seed} came out as NaN: lower {what}, or check the base"
-                )
+                what = "the adapter strengths" if self.adapters else "guidance"
+                raise GenerationError(f"the image of seed {spec.seed} came out as NaN: lower {what}, or check the base")
         return self.base.to_pictures(latents)
 
     def provenance(self, spec: ImageSpec) -> dict[str, str]:

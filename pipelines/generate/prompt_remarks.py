@@ -1,4 +1,4 @@
-"""What the user should know of prompts before pictures are drawn: words of subjects that are missing or not read."""
+"""Remarks on prompts before images are generated: tokens of subjects that are missing or cut off."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from dreamtune.words import holds, same
 def prompt_remarks(
     config: GenerateConfig, adapters: Sequence[AdapterRef], regions: Sequence[RegionUse], base: Base
 ) -> list[str]:
-    """Remarks on the prompts of a call, for `adapters` of the whole picture and those of regions.
+    """Remarks on the prompts of a call, for `adapters` of the whole image and those of regions.
 
-    Raises ConfigError for weights of words that are too large.
+    Raises ConfigError for prompt weights that are too large.
     """
     found = [remark for use in adapters for remark in missing_word(config.prompts, use)]
     named = [(f"the prompt {brief(prompt)!r}", prompt, adapters) for prompt in config.prompts]
@@ -37,31 +37,31 @@ def prompt_remarks(
 
 
 def region_remarks(regions: Sequence[RegionUse], masks: Sequence[Tensor], size: int) -> list[str]:
-    """What the user should know of regions of a picture of `size` pixels."""
+    """Remarks on the regions of an image of `size` pixels."""
     found = []
     for region in regions:
         if isinstance(region.place, Painted) and region.place.image.size != (size, size):
             width, height = region.place.image.size
             found.append(
-                f"the mask {region.place.path.name} is {width}x{height}, the picture {size}x{size}: it is resized"
+                f"the mask {region.place.path.name} is {width}x{height}, the image {size}x{size}: the mask is resized"
             )
     for first, second, share in overlaps(masks):
         found.append(
-            f"the regions {first + 1} and {second + 1} overlap on {max(share, 0.01):.0%} of the picture: they are "
+            f"the regions {first + 1} and {second + 1} overlap on {max(share, 0.01):.0%} of the image: they are "
             "averaged there"
         )
     for number, region in enumerate(regions, 1):
         for use in region.uses:
-            found += missing_word([region.prompt], use, f"the prompt of region {number} does not hold")
+            found += missing_word([region.prompt], use, f"the prompt of region {number} does not contain")
     return found
 
 
 def too_long(
     prompt: str, uses: Iterable[AdapterRef], base: Base, *, name: str | None = None, token: str | None = None
 ) -> list[str]:
-    """At most one remark: on a prompt of which `base` does not read all while `uses` are on it.
+    """At most one remark: on a prompt that is too long for `base` while `uses` are on it.
 
-    name: what the prompt is called, if not by how it begins. token: the word for the subject, if not the adapters' own.
+    name: of the prompt, by default its beginning. token: of the subject, by default the adapters' own.
     """
     on = [use for use in uses if use.strength]
     new = [it for use in on for it in use.file.new_tokens.items()]
@@ -71,15 +71,15 @@ def too_long(
     return [str(remark) for remark in remarks]
 
 
-def missing_word(prompts: Sequence[str], use: AdapterRef, where: str = "no prompt holds") -> list[str]:
-    """A remark if no prompt holds any word for a subject of an adapter: none of them would appear."""
+def missing_word(prompts: Sequence[str], use: AdapterRef, where: str = "no prompt contains") -> list[str]:
+    """A remark if no prompt contains any token of an adapter: none of its subjects would appear."""
     tokens = use.file.tokens
     if not tokens or any(holds(prompt, token) for prompt in prompts for token in tokens):
         return []
     names = " or ".join(map(repr, tokens))
-    what = "the word for the subject" if len(tokens) == 1 else "the words for the subjects"
+    what = "the token" if len(tokens) == 1 else "the tokens"
     example = " and ".join(f"a {token} {kind}".strip() for token, kind in use.file.subjects if token)
-    return [f"{where} {names}, {what} of {use.path.name}: write for example '{example}'"]
+    return [f"{where} {names}, {what} of {use.path.name}: use e.g. '{example}'"]
 
 
 def _same_words(adapters: Sequence[AdapterRef]) -> list[str]:
@@ -88,9 +88,9 @@ def _same_words(adapters: Sequence[AdapterRef]) -> list[str]:
     for first, second in combinations(adapters, 2):
         shared = [word for word in first.file.tokens if any(same(word, other) for other in second.file.tokens)]
         if shared and first.digest != second.digest:
-            words = f"the word {shared[0]!r}" if len(shared) == 1 else f"the words {', '.join(map(repr, shared))}"
+            words = f"the token {shared[0]!r}" if len(shared) == 1 else f"the tokens {', '.join(map(repr, shared))}"
             found.append(
-                f"{first.path} and {second.path} both have {words}: if that is not one subject, no prompt can tell "
-                "them apart; give each a region, or train one with another token"
+                f"{first.path} and {second.path} both use {words}: if they are different subjects, no prompt can tell "
+                "them apart; give each its own region, or retrain one with another token"
             )
     return found

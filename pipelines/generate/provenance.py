@@ -1,4 +1,4 @@
-"""How a picture was made, as text inside the picture."""
+"""Generation metadata as text chunks inside the image."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ _SIDE = 256
 
 @dataclass(frozen=True)
 class Painted:
-    """A mask that was painted: white is the region."""
+    """A mask image: white is the region."""
 
     path: Path
     image: Image
@@ -48,11 +48,11 @@ class Painted:
 
 @dataclass(frozen=True)
 class RegionUse:
-    """Adapters, where they are to act, and what is to be there."""
+    """Adapters, the place where they act, and the prompt of that place."""
 
     uses: tuple[AdapterRef, ...]
     place: tuple[float, float, float, float] | Painted
-    """Left, top, right and bottom in shares of the picture, or a mask."""
+    """Left, top, right and bottom as fractions of the image, or a mask."""
     prompt: str
 
     @classmethod
@@ -61,7 +61,7 @@ class RegionUse:
         found = _FORM.fullmatch(text)
         if found is None:
             raise ConfigError(
-                f"the region {text!r} must be written FILE@x0,y0,x1,y1=PROMPT, in shares of the picture, or "
+                f"invalid region {text!r}: use FILE@x0,y0,x1,y1=PROMPT with fractions of the image, or "
                 "FILE@mask.png=PROMPT"
             )
         place = _place(found["place"])
@@ -77,7 +77,7 @@ class RegionUse:
 
     @property
     def box(self) -> tuple[float, float, float, float]:
-        """Left, top, right and bottom of its place in shares of the picture."""
+        """Left, top, right and bottom of its place as fractions of the image."""
         if not isinstance(self.place, Painted):
             return self.place
         width, height = self.place.image.size
@@ -153,7 +153,7 @@ def _place(text: str) -> tuple[float, float, float, float] | Painted:
         x0, y0, x1, y1 = (float(number) for number in text.split(","))
     except ValueError:
         raise ConfigError(
-            f"the place {text!r} of a region must be four numbers x0,y0,x1,y1, or a picture of a mask that exists"
+            f"invalid region box {text!r}: use four numbers x0,y0,x1,y1, or an existing mask image"
         ) from None
     return x0, y0, x1, y1
 

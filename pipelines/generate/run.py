@@ -1,4 +1,4 @@
-"""From prompts and adapter files to pictures that say how they were made."""
+"""From prompts and adapter files to images with generation metadata."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ from dreamtune.pipelines.generate.prompt_remarks import prompt_remarks, region_r
 from dreamtune.pipelines.generate.regions import RegionUse
 from dreamtune.pipelines.generate.stage import staged
 from dreamtune.pipelines.output import check_place, write_png
-from dreamtune.pipelines.progress import OnProgress, Printer, Progress
+from dreamtune.pipelines.progress import OnProgress, Progress, on_stderr, shows_progress
 
 _NUMBERED = re.compile(r"(\d{4,})\.png$")
 
 
 @dataclass(frozen=True)
 class GenerateResult:
-    """What was drawn."""
+    """What was generated."""
 
     files: tuple[Path, ...]
     seeds: tuple[int, ...]
@@ -66,21 +66,18 @@ class GenerateResult:
         }
 
 
-def generate(config: GenerateConfig, out: str | Path, on_progress: OnProgress | None = None) -> GenerateResult:
-    """Draw pictures into the folder `out` as 0000.png, 0001.png, ...: after the highest number that is there already.
+@shows_progress
+def generate(config: GenerateConfig, out: str | Path, on_progress: OnProgress = on_stderr) -> GenerateResult:
+    """Generate images into the folder `out` as 0000.png, 0001.png, ..., after the highest number that exists.
 
-    Each says in its text chunks how it was made: "parameters" in the form that other tools show, "dreamtune" as JSON,
-    of which generate_record.again makes the same settings anew. A grid also gets a sheet, 0000-grid.png for one that
-    begins with 0000.png. Nothing is written before settings, adapters and base have been checked. Progress goes to
+    Each has generation metadata in its text chunks: "parameters" in the form that other tools show, "dreamtune" as
+    JSON, from which metadata.again restores the settings. A grid also gets a sheet, 0000-grid.png for one that begins
+    with 0000.png. Nothing is written until settings, adapters and base have been checked. Progress goes to
     `on_progress`, else to stderr.
 
     Raises ConfigError, AdapterFileError, BaseModelError and IncompatibleModelError for bad input, GenerationError
-    when a picture comes out as NaN, memory runs out or `out` cannot be written.
+    when an image comes out as NaN, memory runs out or `out` cannot be written.
     """
-    if on_progress is None:
-        with Printer() as printer:
-            return generate(config, out, printer)
-
     began = time.monotonic()
     folder = Path(out).expanduser()
     check_place(folder)
@@ -142,9 +139,7 @@ def _draw(plan: Plan, folder: Path, on_progress: OnProgress) -> tuple[list[Path]
             if plan.config.grid:
                 pictures[index] = picture
             if len(picture.getcolors(1) or ()) == 1:
-                remarks.append(
-                    f"{files[index].name} is of one colour: lower the strength of the adapters, or the guidance"
-                )
+                remarks.append(f"{files[index].name} is a single color: lower the adapter strengths, or guidance")
                 on_progress(Progress("remark", message=remarks[-1]))
             done += 1
         on_progress(Progress("draw", done, len(files)))
@@ -192,7 +187,7 @@ def _latents(plan: Plan, sampling: SamplingParams, part: Sequence[int], on_step:
 
 
 def _write(path: Path, picture: Image.Image, texts: dict[str, str]) -> Path:
-    """Write a picture, under the next number if there is one of this number by now, by another process."""
+    """Write an image, under the next number if another process has taken this one."""
     while True:
         try:
             write_png(path, picture, texts, replace=False)
@@ -201,7 +196,7 @@ def _write(path: Path, picture: Image.Image, texts: dict[str, str]) -> Path:
             number, dash, rest = path.stem.partition("-")
             path = path.with_name(f"{max(int(number) + 1, _next_number(path.parent)):04d}{dash}{rest}.png")
         except OSError as error:
-            raise GenerationError(f"cannot write {path}: {error.strerror or error}") from None
+            raise GenerationError(f"cannot write {path}: {error.strerror or error}; free some disk space") from None
 
 
 def _next_number(folder: Path) -> int:

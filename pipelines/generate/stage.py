@@ -1,4 +1,4 @@
-"""What acts on a base while pictures are drawn, and at which steps."""
+"""Which adapters and regions act on a base during generation, and at which steps."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from dreamtune.pipelines.generate.regions import Placed, RegionUse, place_region
 
 
 class Stage:
-    """Adapters and regions on a base; :meth:`on_step` has to be told of every step."""
+    """Adapters and regions on a base; call :meth:`on_step` at every step."""
 
     def __init__(
         self,

@@ -1,1 +1,1 @@
-"""The queue of trainings, fusions, analyses and evaluations, and the worker that runs it."""
+"""The job queue (trainings, fusions, analyses and evaluations), and the worker that runs it."""

@@ -1,4 +1,4 @@
-"""What is known of one job of the queue."""
+"""The public view of one job in the queue."""
 
 from __future__ import annotations
 
@@ -14,32 +14,32 @@ UNFINISHED: tuple[JobState, ...] = ("queued", "running", "stopping")
 
 @dataclass(frozen=True)
 class Job:
-    """One job as it stands at this moment."""
+    """The current state of one job."""
 
     id: str
-    """A number, which no later job of the same home gets again."""
+    """A number that is never reused within the same home."""
     kind: JobKind
     title: str
     state: JobState
     out: Path
-    """Run folder, report folder or file that it writes; absolute."""
+    """Absolute path of the run folder, report folder or file that it writes."""
     created: float
     """Seconds since 1970, as all times here."""
     started: float | None
-    """When its process began last."""
+    """When its process last started."""
     finished: float | None
-    """None also where a process ended without a word and nobody saw it."""
+    """None also if its process died without reporting and no worker saw it."""
     done: int | None
-    """Parts of `phase` that are done: for phase "train" optimizer steps, as metrics.jsonl has them."""
+    """Units of `phase` that are done: for phase "train" optimizer steps, from metrics.jsonl."""
     total: int | None
     phase: str | None
-    """What is being done, or was last, as in :class:`~dreamtune.pipelines.progress.Progress`."""
+    """Current or last phase, as in :class:`~dreamtune.pipelines.progress.Progress`."""
     eta: float | None
-    """Seconds until `phase` is over; None unless it runs."""
+    """Seconds until `phase` ends; None unless the job is running."""
     message: str | None
-    """Last remark of a job that runs; why one failed or was interrupted, in the command line's words; else None."""
+    """Last remark of a running job; the error of a failed or interrupted one, as the CLI prints it; else None."""
     resumable: bool
-    """Whether :meth:`~dreamtune.pipelines.jobs.queue.Jobs.resume` goes on with it."""
+    """Whether :meth:`~dreamtune.pipelines.jobs.queue.Jobs.resume` can resume it."""
     position: int | None
     """Place in the queue: 1 is the next to run. None unless queued."""
 

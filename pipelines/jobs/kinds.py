@@ -1,4 +1,4 @@
-"""What can be a job: each kind's settings, its checks before it is queued, and its run. Loads nothing heavy itself."""
+"""The kinds of jobs: settings, checks before queueing, and how to run them. Imports nothing heavy itself."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any, get_args
 
 from dreamtune.config import Config
-from dreamtune.errors import Interrupted, JobError
+from dreamtune.errors import JobError
 from dreamtune.pipelines.jobs.job import JobKind
-from dreamtune.pipelines.progress import OnProgress, Progress
+from dreamtune.pipelines.progress import OnProgress, stoppable
 
 Run = Callable[[Any, Path, OnProgress, threading.Event], object]
 
@@ -22,15 +22,15 @@ class Kind:
 
     config_class: type[Config]
     check: Callable[[Any, Path], object]
-    """The pipeline's own checks of settings and place, as far as they need no base; raises what the pipeline does."""
+    """The pipeline's own checks of settings and output path that need no base; raises what the pipeline does."""
     run: Run
-    """Writes to the place. When the event is set it raises Interrupted, with a checkpoint where there can be one."""
+    """Writes to the output path. When the event is set it raises Interrupted, after a checkpoint where possible."""
 
 
 def kind_of(name: str) -> Kind:
     """The kind of this name. Raises JobError."""
     if name not in get_args(JobKind):
-        raise JobError(f"no kind of job {name!r}: there are {', '.join(get_args(JobKind))}")
+        raise JobError(f"unknown job kind {name!r}: use one of {', '.join(get_args(JobKind))}")
     return {"train": _train, "fuse": _fuse, "analyze": _analyze, "evaluate": _evaluate}[name]()
 
 
@@ -54,7 +54,11 @@ def _fuse() -> Kind:
     from dreamtune.pipelines.fuse.run import FuseConfig, check, fuse
 
     return Kind(
-        FuseConfig, check, lambda config, out, on_progress, stop: fuse(config, out, _stoppable(on_progress, stop))
+        FuseConfig,
+        check,
+        lambda config, out, on_progress, stop: fuse(
+            config, out, stoppable(on_progress, stop, "stopped; nothing was written")
+        ),
     )
 
 
@@ -63,7 +67,11 @@ def _analyze() -> Kind:
     from dreamtune.pipelines.analyze.run import analyze, check
 
     return Kind(
-        AnalyzeConfig, check, lambda config, out, on_progress, stop: analyze(config, out, _stoppable(on_progress, stop))
+        AnalyzeConfig,
+        check,
+        lambda config, out, on_progress, stop: analyze(
+            config, out, stoppable(on_progress, stop, "stopped; nothing was written")
+        ),
     )
 
 
@@ -73,34 +81,25 @@ def _evaluate() -> Kind:
     return Kind(
         EvaluateConfig,
         check,
-        lambda config, out, on_progress, stop: evaluate(config, out, _stoppable(on_progress, stop)),
+        lambda config, out, on_progress, stop: evaluate(
+            config, out, stoppable(on_progress, stop, "stopped; nothing was written")
+        ),
     )
 
 
 def _stopped_at_progress(flow: Callable[[Any, Path, OnProgress], object]) -> Run:
-    """A pipeline without a stop of its own, which writes all at its end: it is left at its next sign of life."""
+    """A pipeline that cannot stop by itself and writes only at its end: it is left at its next progress report."""
 
     def run(config: Any, out: Path, on_progress: OnProgress, stop: threading.Event) -> object:
-        return flow(config, out, _stoppable(on_progress, stop))
+        return flow(config, out, stoppable(on_progress, stop, "stopped; nothing was written"))
 
     return run
 
 
-def _stoppable(on_progress: OnProgress, stop: threading.Event) -> OnProgress:
-    """Raises Interrupted when the event has been set."""
-
-    def told(progress: Progress) -> None:
-        if stop.is_set():
-            raise Interrupted("stopped; nothing was written")
-        on_progress(progress)
-
-    return told
-
-
 def read_config(kind: Kind, config: Config | Mapping[str, Any]) -> Config:
-    """`config` as the kind's own settings. Raises ConfigError for what does not belong there, or JobError."""
+    """`config` as the kind's own settings class. Raises ConfigError for invalid settings, or JobError."""
     if isinstance(config, Mapping):
         return kind.config_class(**config)
     if not isinstance(config, kind.config_class):
-        raise JobError(f"the job needs a {kind.config_class.__name__}, not a {type(config).__name__}")
+        raise JobError(f"this job needs a {kind.config_class.__name__}, not a {type(config).__name__}")
     return config

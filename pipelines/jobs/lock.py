@@ -1,8 +1,8 @@
-"""Locks that tell whether a process lives: the kernel gives them up when it ends, in whatever way.
+"""Locks that show whether a process is alive: the kernel releases them when it ends, however it ends.
 
-Other than process ids they are never those of somebody else, and other than filelock's they can be handed to a child:
-a job's lock is held from before its process begins until after it has ended, without a gap. Windows has none of the
-kind: there is no queue there, and everything else works.
+Unlike process ids they never belong to somebody else, and unlike filelock's they can be handed to a child: a job's lock
+is held from before its process starts until after it has ended, without a gap. Windows has no such locks: there is no
+queue there, but everything else works.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import psutil
 from dreamtune.errors import JobError
 
 _SAME = 5.0
-"""Seconds that two readings of when a process began may differ: the clock is set now and then."""
+"""Seconds by which two readings of a process's start time may differ: the clock is adjusted now and then."""
 
 
 def check_system() -> None:
@@ -93,7 +93,7 @@ def _fcntl() -> ModuleType:
         import fcntl
     except ImportError:
         raise JobError(
-            "there is no queue of jobs on this system, which has no locks that a child inherits: run the command "
-            "without --queue, or dreamtune within WSL"
+            "the job queue needs file locks that a child process inherits, which this system lacks: run the command "
+            "without --queue, or use dreamtune in WSL"
         ) from None
     return fcntl

@@ -1,6 +1,6 @@
 """The process of one job: `python -m dreamtune.pipelines.jobs.process HOME NUMBER LOCK`, which a worker starts.
 
-It needs nobody: it tells the table what it does and how it ended, and reads there whether it is to stop.
+It runs on its own: it writes its progress and result to the table, and reads there whether it has to stop.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from dreamtune.pipelines.jobs.store import JobStore, Row
 from dreamtune.pipelines.progress import OnProgress, Printer, Progress
 
 BEAT = 0.5
-"""Seconds between two looks at the table. A thread does that, so that no step waits for the disk."""
+"""Seconds between two accesses to the table, in a thread of their own, so that no step waits for the disk."""
 
 
 class Heartbeat:
-    """Tells the table of the job's progress, and the job that it is to stop; use as a context manager."""
+    """Writes the job's progress to the table and passes on a request to stop; use as a context manager."""
 
     def __init__(self, store: JobStore, number: int) -> None:
         self.store, self.number = store, number
@@ -83,7 +83,7 @@ class Heartbeat:
 
 
 def run_job(home: Path, number: int) -> int:
-    """Run a job that was started in the table, and return what the command line would exit with."""
+    """Run a job that is marked as started in the table, and return the exit code that the CLI would have."""
     store = JobStore(home)
     row = store.get(number)
     assert row is not None and row.state == "started", "the worker has claimed it"
@@ -93,7 +93,7 @@ def run_job(home: Path, number: int) -> int:
             printer(progress)
             beat(progress)
 
-        printer(Progress(f"job {number}", message=f"begins at {time.strftime('%Y-%m-%d %H:%M:%S')}"))
+        printer(Progress(f"job {number}", message=f"started at {time.strftime('%Y-%m-%d %H:%M:%S')}"))
         state, message, code = _outcome(row, on_progress, beat.stop)
     store.update(number, "state = 'started'", state=state, finished=time.time(), eta=None, message=message)
     return code
@@ -104,13 +104,13 @@ def _outcome(row: Row, on_progress: OnProgress, stop: threading.Event) -> tuple[
         try:
             os.chdir(row.cwd)  # relative paths of the settings count from there
         except OSError as error:
-            raise JobError(f"cannot enter {row.cwd}, where the job was given: {error.strerror}") from None
+            raise JobError(f"cannot open {row.cwd}, the folder the job was submitted from: {error.strerror}") from None
         kind = kind_of(row.kind)
         kind.run(read_config(kind, json.loads(row.config)), Path(row.out), on_progress, stop)
     except Interrupted as error:
         return "interrupted", str(error), console.print_error(error, debug=False)
     except KeyboardInterrupt:
-        return "interrupted", "stopped at once", 130
+        return "interrupted", "stopped immediately", 130
     except DreamtuneError as error:
         return "failed", str(error), console.print_error(error, debug=False)
     except Exception as error:

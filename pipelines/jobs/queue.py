@@ -1,7 +1,7 @@
-"""The queue of jobs: trainings, fusions, analyses and evaluations that wait, run, and have ended.
+"""The job queue: queued, running and finished trainings, fusions, analyses and evaluations.
 
-It outlives all processes: what is asked for stands in a table on the disk, a worker (see :mod:`~.worker`) starts one
-job after the other, and each job has a process of its own, which goes on whatever becomes of worker and user interface.
+It outlives all processes: requests are stored in a table on disk, a worker (see :mod:`~.worker`) starts one job after
+another, and each job runs in its own process, which continues whatever happens to the worker and the user interface.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _TITLE = 200
 
 
 def jobs_home() -> Path:
-    """Where the queue lies: $DREAMTUNE_JOBS, else jobs/ in the data folder. It need not exist yet."""
+    """The queue's folder: $DREAMTUNE_JOBS, else jobs/ in the data folder. It need not exist yet."""
     return Path(os.environ.get("DREAMTUNE_JOBS") or data_dir() / "jobs").expanduser()
 
 
@@ -51,15 +51,15 @@ class Jobs:
         name; paths in it, and `out`, count from the current folder. out: where the pipeline is to write. title: for
         people; the name of `out` if not given.
 
-        Checks what the pipeline checks before it needs a base, and raises the same errors; JobError when another job is
-        going to write to `out`, or on a system where there is no queue. Nothing is written then. Whether a worker is
-        there makes no difference.
+        Runs the pipeline's checks that need no base, and raises the same errors; raises JobError if another job writes
+        to `out`, or on a system without a queue. Nothing is written then. It makes no difference whether a worker is
+        running.
         """
         from dreamtune.pipelines.jobs.kinds import kind_of, read_config
 
         check_system()
         if "\0" in str(out):
-            raise JobError(f"{str(out)!r} is no path: leave out the zero character")
+            raise JobError(f"{str(out)!r} is not a valid path: remove the null character")
         flow = kind_of(kind)
         settings, place = read_config(flow, config), Path(os.path.abspath(Path(out).expanduser()))
         flow.check(settings, place)
@@ -74,7 +74,7 @@ class Jobs:
                 text.encode()
         except ValueError:  # as file names may be
             raise JobError(
-                "the queue cannot keep a name that is not valid Unicode: rename the file or folder"
+                "the queue cannot store a name that is not valid Unicode: rename the file or folder"
             ) from None
         with self._store.writing() as changes:
             self._check_free(changes, texts["out"])
@@ -82,7 +82,7 @@ class Jobs:
         return self.get(str(number))
 
     def list(self) -> list[Job]:
-        """All jobs: those that run, those that wait in their order, then the others, the newest first."""
+        """All jobs: running ones, queued ones in their order, then the others, newest first."""
         rows = self._store.rows()
         places = _places(rows)
         known = [_placed(observe(self._store, row), places) for row in rows]
@@ -98,32 +98,34 @@ class Jobs:
         return _placed(observe(self._store, row), places)
 
     def stop(self, id: str) -> Job:
-        """Ask a job that runs to stop: a training at its next step, with a checkpoint, others with nothing written.
+        """Ask a running job to stop: a training after its next step, with a checkpoint; others with nothing written.
 
-        A job that stops already is killed by the worker, within a second or two whatever it does. Raises JobError for
-        one that does not run.
+        A job that is already stopping is killed by the worker within a second or two. Raises JobError for a job that is
+        not running.
         """
         job = self.get(id)
         if job.state not in ("running", "stopping"):
-            raise JobError(f"job {id} is {job.state}, it does not run: there is nothing to stop")
+            raise JobError(f"job {id} is {job.state}, not running: there is nothing to stop")
         self._store.update(int(id), "state = 'started'", stop=1 if job.state == "running" else 2)
         if job.state == "stopping" and not is_held(self.home / WORKER_LOCK):
             kill_holder(lock_path(self.home, int(id)))  # nobody else would
         return self.get(id)
 
     def resume(self, id: str) -> Job:
-        """Put a job that failed or was interrupted at the end of the queue again.
+        """Put a failed or interrupted job at the end of the queue again.
 
-        A training goes on from its newest checkpoint, and on the CPU ends bit for bit as if nothing had happened; other
-        kinds begin anew. Raises JobError for a job that can not be resumed, and where another job is going to write to
-        its place or a process is training there.
+        A training resumes from its newest checkpoint, and on the CPU ends bit for bit as if nothing had happened; other
+        kinds start over. Raises JobError for a job that cannot be resumed, and if another job writes to its output path
+        or a process is training there.
         """
         number = self._row(id).id
         with self._store.writing() as changes:  # within, so that nobody else resumes it, or gives its place away
             job = self.get(id)
             if not job.resumable:
-                hint = {"done": "it has its result", "cancelled": "give it anew"}.get(job.state, "it is not over yet")
-                raise JobError(f"job {id} is {job.state}, so that there is nothing to resume: {hint}")
+                hint = {"done": "its result is complete", "cancelled": "submit it again"}.get(
+                    job.state, "it has not ended yet"
+                )
+                raise JobError(f"job {id} is {job.state}, so there is nothing to resume: {hint}")
             self._check_free(changes, str(job.out), but=number)
             if job.kind == "train" and RunFolder(job.out).is_held():
                 raise JobError(f"another process is training in {job.out}: wait for it or stop it")
@@ -132,7 +134,7 @@ class Jobs:
         return self.get(id)
 
     def cancel(self, id: str) -> Job:
-        """Take a job out of the queue, for good. Raises JobError for one that has begun."""
+        """Remove a job from the queue for good. Raises JobError for a job that has started."""
         if not self._store.update(self._row(id).id, "state = 'queued'", state="cancelled", finished=time.time()):
             job = self.get(id)
             hint = "stop it instead" if job.state in ("running", "stopping") else "there is nothing to cancel"
@@ -140,17 +142,17 @@ class Jobs:
         return self.get(id)
 
     def move(self, id: str, to: int) -> Job:
-        """Give a queued job the position `to` in the queue, 1 for the next to run; too large means last.
+        """Move a queued job to position `to`, where 1 runs next; larger than the queue means last.
 
-        Raises JobError for a job that has begun.
+        Raises JobError for a job that has started.
         """
         row = self._row(id)
         with self._store.writing() as changes:
             queued = [it.id for it in changes.rows("state = 'queued'")]
             if row.id not in queued:
-                raise JobError(f"job {id} is {self.get(id).state}, no longer in the queue: its place cannot change")
+                raise JobError(f"job {id} is {self.get(id).state}, no longer in the queue: it cannot be moved")
             if to < 1:
-                raise JobError(f"position {to}: must be 1, which is the next to run, or more")
+                raise JobError(f"position = {to} must be at least 1, which runs next")
             queued.remove(row.id)
             queued.insert(to - 1, row.id)
             first = changes.last_place() + 1  # places only grow, so that none is given twice
@@ -159,7 +161,7 @@ class Jobs:
         return self.get(id)
 
     def log(self, id: str, lines: int = 200) -> str:
-        """The last `lines` lines of what the job has printed; empty before it began."""
+        """The last `lines` lines of the job's output; empty before it started."""
         path = log_path(self.home, self._row(id).id)
         try:
             with open(path, encoding="utf-8", errors="replace") as file:
@@ -170,11 +172,11 @@ class Jobs:
             raise JobError(f"cannot read {path}: {error.strerror}") from None
 
     def settings(self, id: str) -> dict[str, Any]:
-        """The settings that a job was given; what is left to presets is not among them."""
+        """The settings that the job was submitted with, without those left to presets."""
         return json.loads(self._row(id).config)
 
     def wait(self, id: str, timeout: float) -> Job:
-        """The job when it is over, or as it is after `timeout` seconds."""
+        """Wait until the job has ended, at most `timeout` seconds; return its state then."""
         end = time.monotonic() + timeout
         while (job := self.get(id)).state in UNFINISHED and time.monotonic() < end:
             time.sleep(0.1)
@@ -184,12 +186,14 @@ class Jobs:
         """Raise JobError if a job other than `but` is going to write to `place`."""
         for row in changes.rows("out = ? and id != ? and state in ('queued', 'started')", place, but):
             if observe(self._store, row).state in UNFINISHED:
-                raise JobError(f"job {row.id} is going to write to {place}: choose another place, or cancel it")
+                raise JobError(
+                    f"job {row.id} already writes to {place}: choose another output path, or cancel that job"
+                )
 
     def _row(self, id: str) -> Row:
         row = self._store.get(int(id)) if id.isascii() and id.isdecimal() and len(id) < 19 else None
         if row is None:
-            raise JobError(f"no job {id!r}: `dreamtune jobs list` shows all")
+            raise JobError(f"no job {id!r}: run `dreamtune jobs list` to see all jobs")
         return row
 
 

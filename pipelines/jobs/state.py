@@ -1,4 +1,4 @@
-"""The state of a job from what is certain: the table, the lock of its process, and the folder it writes."""
+"""The state of a job, derived from the table, the lock of its process and the folder it writes."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from dreamtune.pipelines.run_folder import RunFolder
 
 WORKER_LOCK = "worker.lock"
 """The file in the queue's folder whose lock is held as long as a worker is at work."""
-STOPPED = "stopped at once"
-"""Message of a job that was asked twice."""
-LOST = "its process ended without a word: it was killed, or the machine went down"
+STOPPED = "stopped immediately"
+"""Message of a job that was told to stop twice."""
+LOST = "its process ended without a message: it was killed, or the machine went down"
 _TAIL = 8192
 """Bytes at the end of metrics.jsonl among which there is a whole line."""
 

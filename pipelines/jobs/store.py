@@ -1,4 +1,4 @@
-"""The table of all jobs in SQLite: what was asked for, in which order, what was told last, and how it ended."""
+"""The SQLite table of all jobs: what was requested, in which order, the last progress, and the outcome."""
 
 from __future__ import annotations
 
@@ -37,16 +37,16 @@ create table if not exists job (
 
 @dataclass(frozen=True)
 class Row:
-    """A job as it stands in the table; :mod:`~dreamtune.pipelines.jobs.state` knows whether that is still so."""
+    """A job as recorded in the table; :mod:`~dreamtune.pipelines.jobs.state` knows whether that is still true."""
 
     id: int
     kind: str
     title: str
     config: str
-    """JSON of the settings that were given; what was not given is left to presets."""
+    """JSON of the settings that were set; the rest is left to presets."""
     out: str
     cwd: str
-    """Folder in which it was asked for, from which relative paths in `config` count."""
+    """Folder it was submitted from, to which paths in `config` are relative."""
     created: float
     state: str
     """queued, started, done, failed, interrupted or cancelled."""
@@ -69,7 +69,7 @@ _COLUMNS = ", ".join(field.name for field in fields(Row))
 
 
 class JobStore:
-    """Reads and changes the table; each call stands for itself, so that any thread or process may make it.
+    """Reads and changes the table. Each call is independent, so any thread or process may make it.
 
     Every method raises JobError where the file is damaged, of a newer version, or cannot be written.
     """
@@ -91,7 +91,7 @@ class JobStore:
 
     @contextmanager
     def writing(self) -> Iterator[Changes]:
-        """Delta several things at once or none: within the block nobody else writes."""
+        """Change several things at once or none: nobody else writes within the block."""
         try:
             self.home.mkdir(parents=True, exist_ok=True, mode=0o700)
             os.close(os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600))  # prompts and paths are their owner's
@@ -99,8 +99,7 @@ class JobStore:
                 os.chmod(self.path, 0o600)
         except OSError as error:
             raise JobError(
-                f"cannot use the folder of jobs {self.home}: {error.strerror}; "
-                "set DREAMTUNE_JOBS to a folder that can be written"
+                f"cannot use the jobs folder {self.home}: {error.strerror}; set DREAMTUNE_JOBS to a writable folder"
             ) from None
         with self._open() as connection:
             connection.execute("begin immediate")
@@ -124,8 +123,8 @@ class JobStore:
                 yield connection
         except sqlite3.Error as error:
             raise JobError(
-                f"cannot use the queue {self.path}: {error}; if that stays so, move the file away: "
-                "what jobs wrote is not in it"
+                f"cannot use the queue {self.path}: {error}; if this persists, move the file away (it contains no job "
+                "results)"
             ) from None
 
     def _prepare(self, connection: sqlite3.Connection) -> None:
@@ -133,7 +132,9 @@ class JobStore:
         if version == _VERSION:
             return
         if version:
-            raise JobError(f"the queue {self.path} was made by a newer dreamtune: update this one, or move the file")
+            raise JobError(
+                f"the queue {self.path} was made by a newer dreamtune: update dreamtune, or move the file away"
+            )
         with suppress(sqlite3.OperationalError):  # two at once: the other one does it
             connection.execute("pragma journal_mode=wal")  # readers and the one writer do not wait for each other
         connection.execute(_TABLE)

@@ -1,4 +1,4 @@
-"""The worker: starts the jobs of a queue one after the other, each in a process of its own."""
+"""The worker: starts the jobs of a queue one after another, each in its own process."""
 
 from __future__ import annotations
 
@@ -35,13 +35,12 @@ def run_worker(
 ) -> None:
     """Run jobs of the queue in `home` until `stop_event` is set, at most `workers` at a time.
 
-    With `idle` it also ends when there has been nothing to do for so many seconds.
-    Jobs whose processes outlived an earlier worker count as well. At the end the jobs that run are asked to stop, and
-    it waits until they have; they can be resumed. Raises JobError where another worker is at work or the queue
-    cannot be used, ConfigError for a number of workers below 1.
+    With `idle` it also ends after that many seconds without a job. Jobs whose processes outlived an earlier worker
+    count too. At the end it asks running jobs to stop and waits until they have; they can be resumed. Raises JobError
+    if another worker is running or the queue cannot be used, ConfigError for `workers` below 1.
     """
     if workers < 1:
-        raise ConfigError(f"workers = {workers}: must be 1 or more")
+        raise ConfigError(f"workers = {workers} must be at least 1")
     home = (home or jobs_home()).absolute()
     store = JobStore(home)
     with store.writing():
@@ -50,7 +49,9 @@ def run_worker(
         (home / STOP).unlink(missing_ok=True)  # for an earlier one; from when the lock is held on it is for this one
     lock = _take_patiently(home / WORKER_LOCK)
     if lock is None:
-        raise JobError(f"another worker is at work in {home}: one is enough, it takes several jobs with --workers")
+        raise JobError(
+            f"another worker is already running in {home}: one is enough; --workers sets how many jobs it runs at once"
+        )
     try:
         with Printer() as printer:
             _Worker(store, workers, on_progress or printer).run(stop_event or threading.Event(), idle)
@@ -142,13 +143,13 @@ class _Worker:
         self.store.update(row.id, f"state = 'started' and attempt = {row.attempt}", **values)
 
     def _reason(self, row: Row) -> str:
-        """Why a process has ended that did not tell."""
+        """Why a process has ended that did not report it."""
         code = self._children[row.id].wait() if row.id in self._children else None
         if row.stop > 1:
             return STOPPED
         if code == -signal.SIGKILL:
-            return "its process was killed, by somebody or because memory ran out"
-        return LOST if code is None or code < 0 else f"its process ended with the code {code}: see its log"
+            return "its process was killed, by a user or because memory ran out"
+        return LOST if code is None or code < 0 else f"its process exited with code {code}: see its log"
 
     def _start_next(self) -> bool:
         """Start the first job of the queue, if there is one."""
@@ -166,7 +167,7 @@ class _Worker:
                 sign(lock, child.pid)
                 self._say(row.id, f"{row.kind} {row.title}")
         except OSError as error:
-            message = f"its process could not begin: {error.strerror or error}"
+            message = f"its process could not start: {error.strerror or error}"
             self.store.update(
                 row.id, "state in ('queued', 'started')", state="failed", finished=time.time(), message=message
             )
@@ -184,21 +185,21 @@ _started: dict[Path, subprocess.Popen[bytes]] = {}
 
 
 class WorkerProcess:
-    """A worker in a process of its own, for a user interface that wants one to be there."""
+    """A worker in its own process, for a user interface that needs one."""
 
     def __init__(self, home: Path | None = None, workers: int = 1) -> None:
         self.home, self.workers = (home or jobs_home()).absolute(), workers
         self._mutex = threading.Lock()
 
     def alive(self) -> bool:
-        """Whether a worker is at work in `home`, whoever started it. Quick: it may be asked at any moment."""
+        """Whether a worker is running in `home`, whoever started it. Cheap enough to call at any time."""
         return is_held(self.home / WORKER_LOCK)
 
     def ensure(self) -> None:
-        """Start a worker unless one is alive. Raises JobError where it does not begin.
+        """Start a worker unless one is running. Raises JobError if it does not start.
 
-        It outlives this process, and ends when there was nothing to do for :data:`IDLE` seconds: call this again
-        whenever there is work, for example every few seconds.
+        It outlives this process, and ends after :data:`IDLE` seconds without a job: call this again whenever there is
+        work, e.g. every few seconds.
         """
         with self._mutex:
             if not self.alive():
@@ -210,7 +211,7 @@ class WorkerProcess:
             self.home.mkdir(parents=True, exist_ok=True, mode=0o700)
             with open(self.home / LOG, "wb") as log:
                 process = subprocess.Popen(
-                    [sys.executable, "-P", "-m", "dreamtune.pipelines.cli.app", "worker", *options],
+                    [sys.executable, "-P", "-m", "dreamtune.pipelines.cli", "worker", *options],
                     env=os.environ | {"DREAMTUNE_JOBS": str(self.home)},
                     stdin=subprocess.DEVNULL,
                     stdout=log,
@@ -226,20 +227,22 @@ class WorkerProcess:
         while not self.alive():
             if process.poll() is not None or time.monotonic() > end:
                 lines = (self.home / LOG).read_text(encoding="utf-8", errors="replace").strip().splitlines()
-                raise JobError(f"the worker did not begin: {lines[-1] if lines else 'it said nothing'}")
+                raise JobError(f"the worker did not start: {lines[-1] if lines else 'its log is empty'}")
             time.sleep(0.05)
 
     def stop(self, timeout: float = 60.0) -> bool:
-        """Ask the worker to end; jobs that run stop with a checkpoint. Says whether all of that came to its end.
+        """Ask the worker to end; running jobs stop with a checkpoint. Return whether it has ended within `timeout`.
 
-        Raises JobError where the home cannot be written.
+        Raises JobError if the home is not writable.
         """
         end = time.monotonic() + timeout
         try:
             if self.alive():
                 (self.home / STOP).touch()
         except OSError as error:
-            raise JobError(f"cannot write to {self.home}: {error.strerror}; make room, or stop it by Ctrl-C") from None
+            raise JobError(
+                f"cannot write to {self.home}: {error.strerror}; free some disk space, or stop the worker with Ctrl-C"
+            ) from None
         while self.alive() and time.monotonic() < end:
             time.sleep(0.05)
         if self.alive():

@@ -1,1 +1,1 @@
-"""From a folder of pictures to an adapter: `run.train` is the flow, read it first."""
+"""From a folder of images to an adapter: `run.train` is the flow, read it first."""

@@ -1,4 +1,4 @@
-"""What training would make of a folder of pictures, and what is wrong with it."""
+"""What training would do with a folder of images, and what is wrong with it."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class CheckResult:
 
     @property
     def shapes(self) -> dict[str, int]:
-        """How many pictures are trained at each size, as "576x448", the most frequent first."""
+        """How many images are trained at each size, as "576x448", the most frequent first."""
         return dict(Counter("{}x{}".format(*photo.crop.size) for photo in self.photos).most_common())
 
     @property
@@ -71,7 +71,7 @@ class CheckResult:
 
 
 def patiently(on_progress: OnProgress) -> Callable[[int, int], None]:
-    """Tells of pictures that were looked at, but nothing as long as that takes a moment only."""
+    """Reports progress on the images, but only once it has taken more than a moment."""
     began = time.monotonic()
 
     def looked(done: int, total: int) -> None:
@@ -90,11 +90,11 @@ def check(
     strict: bool = False,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> CheckResult:
-    """Look through a folder as `train` does before it begins, for a base at `resolution` pixels (its own if not given).
+    """Check a folder as `train` does before it starts, for a base at `resolution` pixels (default: the base's own).
 
-    Captions are searched for `token` if one is given, and it is told whether that is rare enough. Nothing is
-    written. Raises DatasetError if there is no such folder, ConfigError and BaseModelError for a base or a resolution
-    that cannot be; that no picture can be used, or with `strict` that one cannot, is in the result.
+    If `token` is given, captions are searched for it and its rarity is checked. Nothing is written. Raises DatasetError
+    if there is no such folder, ConfigError and BaseModelError for an invalid base or resolution. That no image can be
+    used, or with `strict` that one cannot, is in the result.
     """
     folder = check_folder(images)
     settings = TrainConfig(images=folder, class_word=class_word or "subject", base=base, resolution=resolution)

@@ -1,4 +1,4 @@
-"""Hashes of what a training is trained with, by which a run that goes on knows it again wherever it lies."""
+"""Hashes of what a run is trained with, to recognize it on resume wherever it is stored by then."""
 
 from __future__ import annotations
 
@@ -16,6 +16,6 @@ def weights_of(base: Base) -> dict[str, str]:
 
 
 def weights_of_judge(judge: Judge | None) -> dict[str, str]:
-    """Of those that it brought along; nothing for pocket's own, which comes with the package, and without a judge."""
+    """Of the judge's encoders; empty without a judge, and for pocket's own judge, which ships with the package."""
     parts = [] if judge is None else [weights_digest(it) for it in vars(judge).values() if isinstance(it, nn.Module)]
     return {"judge": " ".join(parts)} if parts else {}

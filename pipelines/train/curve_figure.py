@@ -1,4 +1,4 @@
-"""The curve of a training's scores as a picture."""
+"""The curve of a training's scores as a figure."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from dreamtune.storage import atomic
 
 
 def draw_curve(path: Path, scores: Sequence[Score], best: Score | None) -> None:
-    """Write a PNG of the figures over the steps, with the best step and the limits that a step must keep to.
+    """Write a PNG of the scores over the steps, with the best step and the limits that the best step must keep.
 
     scores: at least one, in order. Raises OSError.
     """
@@ -36,7 +36,7 @@ def draw_curve(path: Path, scores: Sequence[Score], best: Score | None) -> None:
     if best is not None:
         axes.axvline(best.step, color="#333333", linewidth=1)
         axes.annotate(f" best: {best.step}", (best.step, 1), xycoords=("data", "axes fraction"), va="bottom")
-    axes.set_xlabel("step (dotted: least prompt fidelity and most leak of a step that may be the best)")
+    axes.set_xlabel("step (dotted: minimum prompt fidelity and maximum leak for the best step)")
     axes.set_xlim(0, steps[-1])
     axes.grid(alpha=0.3)
     figure.legend(loc="outside right upper")

@@ -1,4 +1,4 @@
-"""Which directions an adapter changes most while it is trained: lines of tsd.jsonl, and how early they were known."""
+"""The directions an adapter changes most during training: lines of tsd.jsonl, and how early they emerged."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class DirectionsLog:
             self._write()
 
     def step(self, record: StepRecord) -> None:
-        """Write down the directions if it is time. Raises TrainingError when the disk is full."""
+        """Record the directions if they are due. Raises TrainingError when the disk is full."""
         if self.every and record.step % self.every == 0:
             self._lines.append({"step": record.step, "layers": directions(self.attached)})
             self._write()
@@ -59,7 +59,7 @@ class DirectionsLog:
 
 
 def directions(attached: AttachedParts) -> dict[str, list[int]]:
-    """Layer of the UNet -> indices (≤ 16) of the directions that are changed most in proportion, by falling δ."""
+    """Layer of the UNet -> indices (≤ 16) of the directions with the largest relative change δ, in descending order."""
     store, found = default_store(), {}
     with torch.no_grad():
         for path, layer, adapter in attached.parts["unet"].layers():
@@ -72,7 +72,7 @@ def read_directions(run: Path) -> dict[int, dict[str, Tensor]]:
     """Step -> layer -> indices, of a run with `track_tsd`. Raises RunFolderError if it has none."""
     lines = RunFolder(run).read_lines(run / FILE)
     if not lines:
-        raise RunFolderError(f"{run} holds no {FILE}: train with --track-tsd, for example every 10 steps")
+        raise RunFolderError(f"{run} has no {FILE}: train with track_tsd set, e.g. --track-tsd 10")
     return {line["step"]: _tensors(line["layers"]) for line in lines}
 
 

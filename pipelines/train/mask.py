@@ -1,17 +1,15 @@
-"""Masks that nobody has to draw: where the base sees the subject, written beside the pictures for users to correct."""
+"""Automatic masks from where the base sees the subject, written next to the images for users to correct."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from PIL import Image
-from pydantic import Field, field_validator
 
-from dreamtune.config import Config
 from dreamtune.data.auto_masks import enlarged, failure, found_mask
 from dreamtune.data.buckets import Framing
 from dreamtune.data.images import Remark, UnusablePicture, open_picture, quiet
@@ -21,48 +19,12 @@ from dreamtune.errors import ConfigError, DatasetError
 from dreamtune.models import Base, load_base
 from dreamtune.pipelines.output import check_place, write_png
 from dreamtune.pipelines.progress import OnProgress, Progress
+from dreamtune.pipelines.train.mask_config import MaskConfig
 from dreamtune.pipelines.train.mask_places import check_sheet, masks_to_make
 from dreamtune.pipelines.train.mask_sheet import write_mask_sheet
 
 DOUBTFUL = 0.8
-"""Agreement below which a mask is said to need a look."""
-
-
-class MaskConfig(Config):
-    """What to make masks of, and how."""
-
-    images: Path
-    """Folder with pictures of the subject."""
-    class_word: str = Field(min_length=1)
-    """What the subject is, in a word that the base knows: dog, backpack, ..."""
-    base: str = "pocket"
-    """Base model that is asked where it sees the subject; as in training."""
-    refine: Literal["grabcut", "none"] = "grabcut"
-    """How edges are found: grabcut follows the picture's own colours, none cuts the base's map at a threshold."""
-    overwrite: bool = False
-    """Write x.mask.png anew where there is one; pictures that have a mask are left alone otherwise."""
-    strict: bool = False
-    """Write nothing if any picture cannot be used or gets no mask."""
-    sheet: Path | None = None
-    """PNG to write: every picture with its mask's outline and what the mask shows, to look through."""
-    seed: int = Field(default=0, ge=0, lt=2**31)
-    """Of the noise under which the base looks at the pictures."""
-    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
-    """Where to compute; auto takes the accelerator if there is one."""
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    """Of the base's weights; bf16 takes half the memory."""
-
-    @field_validator("images", "sheet")
-    @classmethod
-    def _home(cls, value: Path | None) -> Path | None:
-        return value and value.expanduser()
-
-    @field_validator("class_word")
-    @classmethod
-    def _a_word(cls, value: str) -> str:
-        if not value.strip():
-            raise ValueError("class_word is empty: say what the subject is, as dog or teapot")
-        return value.strip()
+"""Agreement below which a mask is reported as doubtful."""
 
 
 @dataclass(frozen=True)
@@ -76,16 +38,16 @@ class WrittenMask:
     covers: float
     """Share of the picture that it shows, 0 to 1."""
     agreement: float
-    """How much of it stays when the base's map is read more widely, as intersection over union, 0 to 1."""
+    """Intersection over union with the mask at a looser threshold of the base's map, 0 to 1."""
 
     @property
     def doubtful(self) -> bool:
-        """Whether it needs a look before others."""
+        """Whether it should be checked before the others."""
         return self.agreement < DOUBTFUL
 
     def line(self) -> str:
-        """The figures as one line."""
-        look = "  look at it first" if self.doubtful else ""
+        """The numbers on one line."""
+        look = "  check it first" if self.doubtful else ""
         return f"{self.file}  covers {self.covers:.0%}, agreement {self.agreement:.2f}{look}"
 
 
@@ -155,7 +117,7 @@ def mask(config: MaskConfig, on_progress: OnProgress = lambda progress: None) ->
             written += _write(it, config.overwrite, refused)
     if refused and config.strict:
         more = f" (and {len(refused) - 1} more)" if len(refused) > 1 else ""
-        raise DatasetError(f"{folder}: {refused[0]}{more}; or go on without strict, which leaves such pictures out")
+        raise DatasetError(f"{folder}: {refused[0]}{more}; or run without strict to skip such images")
     if config.strict:
         written = [mask for it in made for mask in _write(it, config.overwrite, refused)]
     if not written:
@@ -179,7 +141,7 @@ def _make(
             with quiet():
                 picture = open_picture(photo.path, 2 * max(size)).image
         except UnusablePicture as error:
-            refused.append(Remark(photo.file, f"has changed meanwhile: it {error.problem}", error.remedy, True))
+            refused.append(Remark(photo.file, f"has changed in the meantime: it {error.problem}", error.remedy, True))
             yield None
             continue
         small, made, agreement = found_mask(
@@ -187,7 +149,7 @@ def _make(
         )
         problem = failure(float(made.mean()), config.class_word)
         if problem:
-            refused.append(Remark(photo.file, problem, "draw it by hand, or try another class word or base", True))
+            refused.append(Remark(photo.file, problem, "draw a mask by hand, or try another class word or base", True))
             yield None
         else:
             yield _Made(photo, target, small, made, agreement)
@@ -199,9 +161,11 @@ def _write(made: _Made, overwrite: bool, refused: list[Remark]) -> list[WrittenM
     try:
         write_png(made.target, large, replace=overwrite)
     except FileExistsError:
-        refused.append(Remark(made.photo.file, f"has got the mask {made.target.name} meanwhile", "it stays", True))
+        refused.append(
+            Remark(made.photo.file, f"got the mask {made.target.name} in the meantime", "that one is kept", True)
+        )
         return []
     except OSError as error:
         reason = error.strerror or error
-        raise ConfigError(f"cannot write {made.target}: {reason}; masks written before it are whole") from None
+        raise ConfigError(f"cannot write {made.target}: {reason}; masks written before it are complete") from None
     return [WrittenMask(made.photo.file, made.target.name, float(made.mask.mean()), made.agreement)]

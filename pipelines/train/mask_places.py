@@ -1,4 +1,4 @@
-"""Where new masks and their sheet go, and which pictures have a mask that stays."""
+"""Where new masks and their sheet are written, and which images keep the mask they have."""
 
 from __future__ import annotations
 
@@ -10,23 +10,19 @@ from dreamtune.data.images import Remark
 from dreamtune.data.mask_files import MaskFiles, marked
 from dreamtune.data.survey import Photo
 from dreamtune.errors import ConfigError, DatasetError
-from dreamtune.pipelines.output import check_place
+from dreamtune.pipelines.output import check_new_file
 from dreamtune.words import one_form
 
-_AGAIN = "set overwrite (--overwrite) to have it made anew"
+_AGAIN = "set overwrite (--overwrite) to make a new one"
 
 
 def check_sheet(sheet: Path | None, folder: Path) -> None:
-    """Raise ConfigError for a sheet that cannot be written, or that would be a picture of the `folder`."""
+    """Raise ConfigError for a sheet that cannot be written, or that would be one of the images in `folder`."""
     if sheet is None:
         return
-    if sheet.suffix.lower() != ".png":
-        raise ConfigError(f"the sheet {sheet} is to be a PNG: give it a name that ends in .png")
-    if sheet.exists() or sheet.is_symlink():
-        raise ConfigError(f"{sheet} is there already: remove it or choose another name for the sheet")
-    check_place(sheet.parent)
+    check_new_file(sheet, ".png")
     if sheet.parent.resolve() == folder:
-        raise ConfigError(f"the sheet {sheet} would be trained on: choose a place outside the folder of pictures")
+        raise ConfigError(f"the sheet {sheet} would be trained on: choose a path outside the image folder")
 
 
 def masks_to_make(
@@ -50,14 +46,14 @@ def masks_to_make(
         if there is not None and own and there.path.suffix.lower() == ".png":
             place = there.path  # its name may be written in another Unicode form, or in capitals
         if there is not None and own and place != there.path:
-            problem = f"has the mask {there.name}, which would be read before {place.name}"
-            remarks.append(Remark(photo.file, problem, "rename or remove it to have one made"))
+            problem = f"has the mask {there.name}, which takes precedence over {place.name}"
+            remarks.append(Remark(photo.file, problem, "rename or delete it to make a new one"))
         elif there is not None and not overwrite:
-            remarks.append(Remark(photo.file, f"has the mask {there.name} already, which stays", _AGAIN))
+            remarks.append(Remark(photo.file, f"already has the mask {there.name}, which is kept", _AGAIN))
         elif there is None and "laid on white" in photo.conversions and not overwrite:
-            remarks.append(Remark(photo.file, "is cut out: what is opaque in it is its mask, which stays", _AGAIN))
+            remarks.append(Remark(photo.file, "is transparent: its opaque part is its mask, which is kept", _AGAIN))
         elif place.is_dir():
-            remarks.append(Remark(photo.file, f"gets no mask: {place.name} is a folder", "rename that"))
+            remarks.append(Remark(photo.file, f"gets no mask: {place.name} is a folder", "rename that folder"))
         else:
             places.append((photo, place))
     if not places:

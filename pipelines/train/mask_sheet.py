@@ -1,4 +1,4 @@
-"""A sheet of pictures with the outlines of their masks, to see which ones to correct."""
+"""A contact sheet of images with the outlines of their masks, to see which masks to correct."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ SIDE = 240
 """Pixels of each picture on the sheet."""
 OUTLINE = (255, 0, 200)
 HIDDEN = (120, 124, 130)
-"""What a mask leaves out."""
+"""Color of what a mask hides."""
 
 
 def mask_sheet(masked: Mapping[str, tuple[Image.Image, np.ndarray]]) -> Image.Image:
-    """Rows of a picture with its outlined mask beside what that shows; label -> RGB picture, (h, w) bool mask."""
+    """Rows of an image with its mask's outline next to the masked image; label -> RGB picture, (h, w) bool mask."""
     rows = {label: [_outlined(picture, mask), _alone(picture, mask)] for label, (picture, mask) in masked.items()}
-    return sheet(rows, ["outline", "what it shows"])
+    return sheet(rows, ["outline", "masked image"])
 
 
 def write_mask_sheet(path: Path, masked: Mapping[str, tuple[Image.Image, np.ndarray]]) -> None:
@@ -31,7 +31,7 @@ def write_mask_sheet(path: Path, masked: Mapping[str, tuple[Image.Image, np.ndar
         write_png(path, mask_sheet(masked), replace=False)
     except OSError as error:
         reason = error.strerror or error
-        raise ConfigError(f"cannot write the sheet {path}: {reason}; the masks themselves are written") from None
+        raise ConfigError(f"cannot write the sheet {path}: {reason}; the masks themselves were written") from None
 
 
 def _outlined(picture: Image.Image, mask: np.ndarray) -> Image.Image:

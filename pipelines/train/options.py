@@ -14,7 +14,7 @@ from dreamtune.plain_yaml import parse_yaml, read_yaml
 from dreamtune.training.config import TrainConfig
 
 RUNS = Path("runs")
-"""Where runs lie if nothing else is said."""
+"""Default folder of runs."""
 
 
 def train_config(
@@ -26,7 +26,7 @@ def train_config(
     """
     if resume is not None:
         if recipe is not None:
-            raise ConfigError("a run is resumed with its own settings: leave --config away")
+            raise ConfigError("a run is resumed with its own settings: omit --config")
         recorded = RunFolder(resume).read_config()
         values = {name: getattr(recorded, name) for name in recorded.model_fields_set}
     else:
@@ -42,17 +42,17 @@ def _put(values: dict[str, Any], text: str) -> None:
     key, equals, value = text.partition("=")
     key, dot, entry = key.strip().partition(".")
     if not equals or not key or (dot and not entry):
-        raise ConfigError(f"--set {text}: write KEY=VALUE, for example --set batch_size=2")
+        raise ConfigError(f"--set {text}: use KEY=VALUE, e.g. --set batch_size=2")
     try:
         parsed = parse_yaml(value)
     except yaml.YAMLError:
-        raise ConfigError(f"--set {text}: the value is not valid YAML, put it in quotes") from None
+        raise ConfigError(f"--set {text}: the value is not valid YAML: put it in quotes") from None
     if not dot:
         values[key] = parsed
         return
     mapping = values.get(key) or {}
     if not isinstance(mapping, Mapping):
-        raise ConfigError(f"--set {text}: {key} is set to {mapping!r}, which has no entries")
+        raise ConfigError(f"--set {text}: {key} is {mapping!r}, which has no entries: set {key} itself")
     values[key] = {**mapping, entry: parsed}
 
 
@@ -62,7 +62,7 @@ def run_folder(config: TrainConfig, name: str | None, out: Path | None, resume: 
     Raises ConfigError for contradictions, and for a name that is no plain folder name.
     """
     if sum(given is not None for given in (name, out, resume)) > 1:
-        raise ConfigError("--name, --out and --resume each say where the run is: give one of them")
+        raise ConfigError("--name, --out and --resume all set the run folder: use only one of them")
     place = resume or out
     if place is not None:
         return place

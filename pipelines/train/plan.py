@@ -1,4 +1,4 @@
-"""`train --dry-run`: what a training would do, cost and need, without doing it."""
+"""`train --dry-run`: what a training would do and how much time, memory and disk it would take."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import torch
 from dreamtune.data.example import Example
 from dreamtune.data.prior import picture_time_ids, prior_examples
 from dreamtune.leftovers import temporary_folder
-from dreamtune.pipelines.progress import OnProgress, Printer, Progress
+from dreamtune.pipelines.progress import OnProgress, Progress, on_stderr, shows_progress
 from dreamtune.pipelines.run_folder import RunFolder
 from dreamtune.pipelines.train.preflight import preflight
 from dreamtune.pipelines.train.prepared import Prepared
@@ -24,12 +24,12 @@ from dreamtune.training.loop import fit
 from dreamtune.training.trainer import RunFiles, StepRecord
 
 PROBE_STEPS = 2
-"""Optimizer steps of the probe; the first also sets up, so that the last is taken for the time of a step."""
+"""Optimizer steps of the probe; the first includes setup, so the last one counts as the time per step."""
 
 
 @dataclass(frozen=True)
 class PlanResult:
-    """What is known of a training before it begins."""
+    """What is known about a training before it starts."""
 
     run: Path
     """The folder it would write; nothing is there yet."""
@@ -44,13 +44,13 @@ class PlanResult:
     buckets: tuple[tuple[int, int, int], ...]
     """Width, height and number of pictures of each shape, mirrored ones counted too, the most frequent first."""
     captions: int
-    """Different prompts that these pictures are seen with, the empty one aside."""
+    """Different prompts of these images, without the empty one."""
     class_pictures: int
-    """Of the prior; 0 without, or when it needs none."""
+    """Class images for prior preservation; 0 if there is none, or if it needs none."""
     composites: int
     """Pictures of the subject beside other things; 0 without `compose`."""
     batch: int
-    """Subject pictures per optimizer step: batch_size times accumulation."""
+    """Subject pictures per optimizer step: batch_size times gradient_accumulation_steps."""
     steps_per_epoch: float
     """Optimizer steps until each picture has been seen once."""
     epochs: float
@@ -59,11 +59,11 @@ class PlanResult:
     """What the trained change is multiplied by: alpha/rank, or alpha/√rank with rslora."""
     layers: int
     parameters: int
-    """Numbers that are trained."""
+    """Trainable parameters."""
     seconds_per_step: float
     """Of the probe's last step."""
     seconds: float
-    """All steps at that speed; loading, encoding, class and sample pictures are not in it."""
+    """All steps at that speed, without loading, encoding, class images and sample images."""
     memory: int
     """Bytes: peak of the device's memory during the probe; on the CPU of the whole process until its end."""
     disk: int
@@ -82,7 +82,8 @@ class PlanResult:
         }
 
 
-def plan(config: TrainConfig, out: str | Path, on_progress: OnProgress | None = None) -> PlanResult:
+@shows_progress
+def plan(config: TrainConfig, out: str | Path, on_progress: OnProgress = on_stderr) -> PlanResult:
     """Check all that `train` checks, take two real optimizer steps on random latents, and write nothing.
 
     Only singular vectors, where a method needs them, stay in the cache: the training finds them there. The probe's
@@ -91,9 +92,6 @@ def plan(config: TrainConfig, out: str | Path, on_progress: OnProgress | None = 
     Raises what :func:`~dreamtune.pipelines.train.run.train` raises for bad input, and TrainingError when the device's
     memory is not enough or the loss is NaN.
     """
-    if on_progress is None:
-        with Printer() as printer:
-            return plan(config, out, printer)
     folder = RunFolder(out)
     prepared = preflight(config, folder, False, on_progress)
     config, subject, base = prepared.config, prepared.subject, prepared.base
@@ -102,7 +100,7 @@ def plan(config: TrainConfig, out: str | Path, on_progress: OnProgress | None = 
     with temporary_folder() as temporary:
         seconds, checkpoint = _probe(prepared, data, temporary, on_progress)
     examples = len(data.subjects)
-    batch = config.batch_size * config.accumulation
+    batch = config.batch_size * config.gradient_accumulation_steps
     sizes = Counter(photo.crop.size for photo in subject.photos)
     method = config.method_config()
     return PlanResult(
@@ -135,7 +133,7 @@ def plan(config: TrainConfig, out: str | Path, on_progress: OnProgress | None = 
 
 
 def _random_data(prepared: Prepared) -> TrainingData:
-    """Data of the training's own shapes, masks and prompts, with noise for latents: encoding takes no part."""
+    """Data with the training's own shapes, masks and prompts, but noise for latents, so that nothing is encoded."""
     config, base, subject = prepared.config, prepared.base, prepared.subject
     generator = torch.Generator().manual_seed(config.seed)
     channels = base.unet.config["in_channels"]

@@ -1,4 +1,4 @@
-"""The first phase of a training: everything that can be checked, before anything is computed or written."""
+"""The first phase of a training: all checks, before anything is computed or written."""
 
 from __future__ import annotations
 
@@ -38,6 +38,8 @@ def preflight(config: TrainConfig, folder: RunFolder, resume: bool, on_progress:
     Writes nothing, but for singular vectors in the cache. Raises ConfigError, DatasetError, BaseModelError and
     RunFolderError.
     """
+    for remark in config.remarks:
+        on_progress(Progress("remark", message=remark))
     past = Past.of(folder) if resume else None
     if past:
         config = find_places(config, past, on_progress)
@@ -95,7 +97,7 @@ def preflight(config: TrainConfig, folder: RunFolder, resume: bool, on_progress:
 
 
 def check(config: TrainConfig, folder: RunFolder, resume: bool = False) -> Path:
-    """The part of the preflight that takes no time; returns the folder of pictures. Raises what preflight does."""
+    """The part of the preflight that takes no time; returns the image folder. Raises what preflight does."""
     folder.check(resume)
 
     images = check_folder(config.images)
@@ -106,7 +108,7 @@ def check(config: TrainConfig, folder: RunFolder, resume: bool = False) -> Path:
 
 
 def _check_length(config: TrainConfig, resume: bool, on_progress: OnProgress) -> None:
-    """Raise ConfigError for a method that would not come to all it does; a run that has begun is only told so."""
+    """Raise ConfigError if there are too few steps for all that the method does; a resumed run only gets a remark."""
     missing = config.method_config().too_short(config.steps)
     if missing and not resume:
         raise ConfigError(missing)
@@ -117,9 +119,9 @@ def _check_length(config: TrainConfig, resume: bool, on_progress: OnProgress) ->
 def _composites(
     config: TrainConfig, subject: Subject, asked: bool
 ) -> tuple[TrainConfig, tuple[Composite, ...], tuple[Remark, ...]]:
-    """The composites of a training; those that a preset wants and the pictures do not allow are left out.
+    """The composites of a training. If a preset asks for them but the images do not allow them, they are skipped.
 
-    asked: whether the user wants them: then ConfigError or DatasetError is raised.
+    asked: whether the user set them: then ConfigError or DatasetError is raised instead.
     """
     if not config.compose:
         return config, (), ()
@@ -128,7 +130,7 @@ def _composites(
     except (ConfigError, DatasetError) as error:
         if asked:
             raise
-        remark = Remark("composites", "are left out", str(error).removesuffix(", or set compose to 0"))
+        remark = Remark("composites", "are skipped", str(error).removesuffix(", or set compose to 0"))
         return config.changed(compose=0.0), (), (remark,)
 
 
@@ -143,9 +145,9 @@ def _with_masks(subject: Subject, base: Base, on_progress: OnProgress) -> Subjec
 
 
 def _prompt_remarks(config: TrainConfig, base: Base) -> list[Remark]:
-    """Remarks on prompts of the settings that are longer than the base reads, or hold what is for other programs.
+    """Remarks on prompts of the settings that are too long for the base, or contain other programs' syntax.
 
-    Raises ConfigError for one of pictures of which it does not read the token: it would be trained without.
+    Raises ConfigError for an instance prompt whose token would be cut off: it would be trained without it.
     """
     words, prompts = _new_words(config), list[tuple[str, str]]()
     for prompt in config.instance_prompts:
@@ -153,8 +155,8 @@ def _prompt_remarks(config: TrainConfig, base: Base) -> list[Remark]:
         if reading.loses(config.token):
             name = "prompts" if config.prompts else "instance_prompt"
             raise ConfigError(
-                f"{name} = {brief(prompt)!r} has {reading.length} tokens, of which the base reads "
-                f"{reading.room}; the token {config.token!r} is not among those: write it nearer to the beginning"
+                f"{name} = {brief(prompt)!r} has {reading.length} tokens, but the base reads only the first "
+                f"{reading.room}, without {config.token!r}: move it closer to the beginning"
             )
         prompts.append((f"prompt {brief(prompt)!r}" if config.prompts else "instance_prompt", prompt))
     if config.prior:
@@ -173,7 +175,7 @@ def _new_words(config: TrainConfig) -> dict[str, range]:
 
 
 def _on_singular_vectors(config: TrainConfig, on_progress: OnProgress) -> Callable[[int, int], None] | None:
-    """Shows the start of a method that may take minutes for it; others start in a moment."""
+    """Progress of a method's initialization that can take minutes; None for methods that start at once."""
     if not METHODS[config.method].needs_singular_vectors:
         return None
     return lambda done, total: on_progress(Progress("singular vectors", done, total))

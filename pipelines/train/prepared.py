@@ -1,4 +1,4 @@
-"""A training that has been checked and waits to begin."""
+"""A training that has been checked and is ready to start."""
 
 from __future__ import annotations
 
@@ -27,32 +27,32 @@ class Prepared:
     """What has been checked, and is ready to be trained."""
 
     config: TrainConfig
-    """Complete: nothing is left to presets."""
+    """Complete, with presets filled in."""
     base: Base
     contents: Mapping[str, str]
-    """Hashes of what it is trained with: pictures, base, judge; a run goes on with the same ones only."""
+    """Hashes of what it is trained with (images, base, judge); a run can only be resumed with the same ones."""
     subject: Subject
     objective: Objective
     attached: AttachedParts
     """On the base with strength 0, which is exactly the base, until training begins."""
     judge: Judge | None = None
-    """Who scores the run's pictures; None without scores."""
+    """The judge of the run's images; None without scores."""
     composites: Sequence[Composite] = ()
-    """Those that are to be made of the subject's pictures; none without `compose`."""
+    """Composites to make from the subject's images; none without `compose`."""
     past: Past | None = None
-    """Of a run that goes on."""
+    """Of a run that is resumed."""
     told: Mapping[str, Any] = field(default_factory=dict)
-    """What the adapter's file tells of its training beside the settings, see resume.CARRIED."""
+    """What the adapter file records about its training besides the settings, see resume.CARRIED."""
 
     @property
     def drawing(self) -> Base:
-        """The base under the noise of the training, to draw samples and scores; class pictures are drawn by itself."""
+        """The base with the training's noise schedule, for samples and scores; class images use the base's own."""
         return self.base.with_zero_terminal_snr() if self.config.zero_terminal_snr else self.base
 
     @cached_property
     def texts(self) -> tuple[str, ...]:
-        """Every prompt that training needs, once: the pictures', with prior preservation the class prompts, with
-        caption dropout the empty one, those of composites.
+        """Every prompt that training needs, once: those of the images, the class prompts (with prior preservation), the
+        empty one (with caption dropout), and those of composites.
         """
         prior = self.config.prior_prompts if self.config.prior else ()
         empty = ("",) if self.config.caption_dropout else ()
@@ -80,18 +80,18 @@ class Prepared:
         return self.texts.index("") if self.config.caption_dropout else None
 
     def read(self, texts: Sequence[str], gradients: bool = False) -> list[Conditioning]:
-        """What the UNet is told of `texts` now, an empty one being what guidance leads away from."""
+        """Current text conditioning of `texts`; an empty one is the unconditional prompt of guidance."""
         found = self.base.condition(texts, gradients=gradients)
         return [it if text else self.base.emptied(it) for text, it in zip(texts, found, strict=True)]
 
     def conditioner(self) -> Conditioner | None:
-        """What tells the UNet of :attr:`texts` while they change their meaning; None if the cached prompts do."""
+        """Encodes :attr:`texts` during training if their meaning changes; None if the cached embeddings are used."""
         if not self.config.trains_text:
             return None
         return LiveConditioner(self.texts, partial(self.read, gradients=True))
 
     def release(self) -> None:
-        """Give back the memory of what the loop does not need, once prompts and pictures are encoded."""
+        """Free the memory of what the loop does not need, once prompts and images are encoded."""
         config = self.config
         if not (config.sample_every or config.score_every or config.trains_text):
             self.base.release()  # it sees nothing but the UNet; pictures on the way and trained prompts need the rest

@@ -1,4 +1,4 @@
-"""Going on with a run: what may be other than it was, and what must be the same."""
+"""Resuming a run: what may have changed, and what must be the same."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from dreamtune.training.config import TrainConfig
 from dreamtune.training.schedules import lr_factor
 
 PLACES = {
-    "images": ("pictures", "PICTURES"),
+    "images": ("images", "IMAGES_DIR"),
     "base": ("weights of the base", "--base MODEL"),
     "dino": ("weights of dino", "--set dino=FOLDER"),
     "clip": ("weights of clip", "--set clip=FOLDER"),
     "start_from": ("adapter to start from", "--start-from FILE"),
 }
-"""Settings that say where something lies -> what that is, and how to say where it lies now. Their contents count."""
+"""Settings that are paths -> what is there, and the option for its new path. Contents must stay the same."""
 CARRIED = ("started_from", "extended_after")
-"""What an adapter's training tells of the run's past, beside its settings."""
+"""What an adapter file records about the run's past, besides its settings."""
 
 
 def find_places(config: TrainConfig, past: Past, on_progress: OnProgress) -> TrainConfig:
-    """`config` with every place that is gone replaced by the same one nearer to the run, where there is one.
+    """`config` with every missing path replaced by one near the run, if the folders were moved together.
 
-    Whether it holds what it did is for :meth:`Past.check` to tell. Raises RunFolderError for what is nowhere.
+    :meth:`Past.check` verifies the contents. Raises RunFolderError for what cannot be found.
     """
     folder = past.folder
     for name, (what, option) in PLACES.items():
@@ -40,17 +40,17 @@ def find_places(config: TrainConfig, past: Past, on_progress: OnProgress) -> Tra
         found = _moved_along(place, folder.path.resolve())
         if found is None:
             raise RunFolderError(
-                f"{place} is gone, which has the {what} of {folder.path}: say where it lies now: "
+                f"{place} with the {what} of {folder.path} is gone; set its new path with: "
                 f"dreamtune train {option} --resume {folder.path}"
             )
-        on_progress(Progress("remark", message=f"{place} is gone: the {what} of {found} are taken"))
+        on_progress(Progress("remark", message=f"{place} is gone: using {found} for the {what}"))
         config = config.changed(**{name: found if isinstance(getattr(config, name), Path) else str(found)})
     return config
 
 
 def _moved_along(place: Path, run: Path) -> Path | None:
-    """Where `place` would lie if a folder that holds it and `run` was moved or renamed: its end, as much as can be, in
-    one of the folders that hold the run.
+    """Where `place` would be if a folder that contains both it and `run` was moved or renamed: as much of the end of
+    its path as possible, in one of the folders that contain the run.
     """
     for start in range(1, len(place.parts)):
         for above in run.parents:
@@ -62,7 +62,7 @@ def _moved_along(place: Path, run: Path) -> Path | None:
 
 @dataclass(frozen=True)
 class Past:
-    """What a run has done before, as its newest checkpoint tells."""
+    """What a run has done before, from its newest checkpoint."""
 
     folder: RunFolder
     step: int = 0
@@ -70,7 +70,7 @@ class Past:
     contents: Mapping[str, Any] = field(default_factory=dict)
     """Hashes of what it was trained with, see Prepared.contents."""
     training: Mapping[str, Any] = field(default_factory=dict)
-    """Those of CARRIED that its adapter tells."""
+    """Those of CARRIED that its adapter records."""
 
     @classmethod
     def of(cls, folder: RunFolder) -> Self:
@@ -83,7 +83,7 @@ class Past:
     def check_settings(self, config: TrainConfig, on_progress: OnProgress) -> Past:
         """Raise ConfigError that shows each setting in which `config` may not differ from the run's.
 
-        Places may, and the number of steps; what that does is told, and remembered in what is returned.
+        Paths and the number of steps may differ; the effect is reported, and recorded in the result.
         """
         if not self.folder.config.is_file():
             return self  # stopped before anything was decided
@@ -93,7 +93,9 @@ class Past:
         if config.steps == recorded.steps:
             return self
         if config.steps < self.step:
-            raise ConfigError(f"steps = {config.steps}, but {self.folder.path} has done {self.step}: give more")
+            raise ConfigError(
+                f"steps = {config.steps}, but {self.folder.path} has already done {self.step}: set more steps"
+            )
         on_progress(Progress("remark", message=_extended(recorded, config, self.step)))
         if config.lr_schedule == "constant" or not self.step:  # it is as if they had been so many from the beginning
             return self
@@ -108,8 +110,9 @@ class Past:
         what = other[0]
         option = PLACES["images" if what == "pictures" else "base" if what != "judge" else "dino"][1]
         raise RunFolderError(
-            f"{self.folder.path} was trained with other {what} than there are in {place}: put the former back, or say "
-            f"where it lies (dreamtune train {option} --resume {self.folder.path}), or start a new run"
+            f"{self.folder.path} was trained with different {'images' if what == 'pictures' else what} than {place} "
+            f"has: restore the original, set its path (dreamtune train {option} --resume {self.folder.path}), or start "
+            "a new run"
         )
 
 
@@ -120,15 +123,15 @@ def _carried(checkpoint: Checkpoint, folder: RunFolder) -> dict[str, Any]:
 
 
 def _extended(before: TrainConfig, now: TrainConfig, done: int) -> str:
-    """What another number of steps does."""
+    """What a new number of steps does."""
     text = f"steps was {before.steps} and is now {now.steps}: "
     if now.lr_schedule == "constant":
-        return f"{text}the learning rate is constant, so that it ends as if it had been so from the beginning"
+        return f"{text}the learning rate is constant, so the result is the same as with that number from the start"
 
     def rate(config: TrainConfig, step: int) -> float:
         return config.lr * lr_factor(step, config.steps, config.lr_schedule, config.warmup_steps, config.lr_cycles)
 
-    text += f"from here on the learning rate has the course of {now.steps} steps ({now.lr_schedule})"
+    text += f"from here on the learning rate follows the schedule for {now.steps} steps ({now.lr_schedule})"
     if not 0 < done < now.steps:
         return text
     return f"{text}: step {done} had {rate(before, done - 1):.3g}, step {done + 1} has {rate(now, done):.3g}"

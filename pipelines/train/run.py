@@ -18,7 +18,7 @@ from dreamtune.data.encode import prompt_conditionings, subject_examples
 from dreamtune.data.prior import all_prior_latents, prior_examples
 from dreamtune.errors import Interrupted
 from dreamtune.models.families import USUAL
-from dreamtune.pipelines.progress import OnProgress, Printer, Progress
+from dreamtune.pipelines.progress import OnProgress, Progress, on_stderr, shows_progress
 from dreamtune.pipelines.run_folder import RunFolder
 from dreamtune.pipelines.train.directions_log import DirectionsLog
 from dreamtune.pipelines.train.preflight import preflight
@@ -98,11 +98,12 @@ def load_run_config(run: str | Path) -> TrainConfig:
     return RunFolder(run).read_config()
 
 
+@shows_progress
 def train(
     config: TrainConfig,
     out: str | Path,
     resume: bool = False,
-    on_progress: OnProgress | None = None,
+    on_progress: OnProgress = on_stderr,
     stop: threading.Event | None = None,
 ) -> TrainResult:
     """Train an adapter in the run folder `out`.
@@ -118,9 +119,6 @@ def train(
     Raises ConfigError, DatasetError, BaseModelError and RunFolderError for bad input, TrainingError on NaN or a
     full disk, Interrupted when it was stopped and can be resumed.
     """
-    if on_progress is None:
-        with Printer() as printer:
-            return train(config, out, resume, printer, stop)
     began = time.monotonic()
     folder = RunFolder(out)
     if not is_first():  # under accelerate launch the first process alone speaks and writes
@@ -133,7 +131,7 @@ def train(
         with folder.exclusive() if is_first() else nullcontext(), stop_on_signal(stop):
             return _run(plan, folder, resume, on_progress, stop, began)
     except Interrupted as error:
-        raise Interrupted(f"{error}; go on with: dreamtune train --resume {folder.path}") from None
+        raise Interrupted(f"{error}; resume with: dreamtune train --resume {folder.path}") from None
 
 
 def _silent(progress: Progress) -> None:
@@ -242,11 +240,11 @@ def _encode(plan: Prepared, on_progress: OnProgress, stop: threading.Event) -> T
         )
 
     predicted = config.prior and config.prior_from == "prediction"
-    prior = () if predicted or not config.prior else drawn(config.prior_shares, "class pictures").items()
+    prior = () if predicted or not config.prior else drawn(config.prior_shares, "class images").items()
     composites = ()
     if plan.composites:
         asked = {thing: USUAL[base.family].prompt("", thing) for thing in plan.other_shares}
-        others = drawn({asked[thing]: count for thing, count in plan.other_shares.items()}, "pictures of other things")
+        others = drawn({asked[thing]: count for thing, count in plan.other_shares.items()}, "images of other things")
         composites = composite_examples(
             base,
             plan.composites,

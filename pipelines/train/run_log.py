@@ -1,4 +1,4 @@
-"""What a run writes while it trains: a line of metrics per step, progress, and sample pictures."""
+"""What a run writes while it trains: a line of metrics per step, progress, and sample images."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from dreamtune.training.config import TrainConfig
 from dreamtune.training.trainer import StepRecord
 
 SMOOTH = 20
-"""Losses are shown and reported as the mean of this many steps: a single one says nothing."""
+"""Losses are shown and reported as the mean of this many steps: a single one is too noisy."""
 
 
 class Pace:
-    """How fast the steps are done, and how long the rest will take."""
+    """Steps per second, and the time left."""
 
     def __init__(self, steps: int) -> None:
         """steps: of the whole training."""
@@ -34,14 +34,14 @@ class Pace:
         self._first, self._began, self._stepping = 0, time.monotonic(), 0.0
 
     def start(self, step: int) -> None:
-        """Steps are done from now on, `step` of them earlier: how fast those were says nothing of this machine now."""
+        """Start timing after `step` earlier steps, whose speed says nothing about this machine now."""
         self._first, self._began = step, time.monotonic()
 
     def step(self, step: int, seconds: float) -> tuple[float, float]:
         """Steps per second, and seconds left, after `step` steps of which the last took `seconds`.
 
-        The median of the last steps: a pause within one, such as LoRA-Dash's launch, does not count for the others.
-        What happens between steps (samples, checkpoints) is taken to go on as it did in this call.
+        Uses the median of the last steps, so that a pause within one, such as LoRA-Dash's launch, does not count.
+        Time between steps (samples, checkpoints) is assumed to continue as in this call.
         """
         self._seconds.append(seconds)
         self._stepping += seconds
@@ -116,7 +116,7 @@ class RunLog:
             self._draw(record.step)
 
     def method(self, done: int, total: int) -> None:
-        """The method has to do something between two steps, for `total` layers."""
+        """The method has work to do between two steps, for `total` layers."""
         self.on_progress(Progress(self.config.method, done, total))
 
     def _draw(self, step: int) -> None:
@@ -138,7 +138,7 @@ class RunLog:
                 self._trackers.picture(step, f"samples/{index}", picture)
             else:
                 self.on_progress(
-                    Progress("remark", message=f"the sample of step {step} came out as NaN and is left out")
+                    Progress("remark", message=f"the sample of step {step} came out as NaN and was skipped")
                 )
         self.attached.train()
 

@@ -1,4 +1,4 @@
-"""What a run folder shows of a training at this moment, read at most once per change however many look at it."""
+"""The current state of a training from its run folder, read at most once per change however many users watch it."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from pathlib import Path
 from dreamtune.pipelines.run_folder import RunFolder
 
 POINTS = 300
-"""Of a curve; more are not seen."""
+"""Points of a curve; more would not be visible."""
 _SMOOTH = 20
-"""Steps whose mean is shown: a single loss says nothing."""
+"""Steps whose mean is shown: a single loss is too noisy."""
 
 
 @dataclass(frozen=True)
@@ -25,15 +25,15 @@ class RunView:
     losses: tuple[tuple[int, float], ...]
     """(step, mean of the last steps' losses)"""
     subject: tuple[tuple[int, float], ...]
-    """(step, likeness to the subject), 0 for the base and 1 for real pictures."""
+    """(step, subject fidelity), 0 for the base and 1 for real images."""
     prompt: tuple[tuple[int, float], ...]
-    """(step, how well prompts are followed)."""
+    """(step, prompt fidelity)."""
     samples: tuple[Path, ...]
     """The newest of each sample prompt comes last."""
     report: bool
     """Whether the training is finished."""
     token: str
-    """The word for the subject, and its class; empty before the run has begun."""
+    """Token of the subject, and its class; empty before the run has started."""
     class_word: str
 
 
@@ -80,7 +80,7 @@ def _words(folder: RunFolder) -> tuple[str, str]:
 
 
 class _Losses:
-    """The curve of one metrics.jsonl, which grows with every step: each look reads what is new and nothing else."""
+    """The curve of one metrics.jsonl, which grows with every step: each read takes only what is new."""
 
     def __init__(self, path: Path) -> None:
         self.path = path

@@ -1,4 +1,4 @@
-"""Scores of a run while it trains: the curve, the best weights, and the end when nothing better comes."""
+"""Scores of a run while it trains: the curve, the best weights, and early stopping."""
 
 from __future__ import annotations
 
@@ -33,35 +33,36 @@ from dreamtune.training.config import TrainConfig
 from dreamtune.training.trainer import StepRecord
 
 PROMPTS = 8
-"""Places in which the subject, and its class, are drawn for a score."""
+"""Prompts (places) that a score generates images for, with the subject and with its class."""
 
 
 def find_judge(config: TrainConfig, base: Base, subject: Subject) -> Judge | None:
-    """Who judges the run's pictures; None if nobody is asked to.
+    """The judge of the run's images; None without scores.
 
-    Raises ConfigError when nobody can, or with a single photo, which does not tell how alike real pictures are.
+    Raises ConfigError if there is no judge for the base, or only one photo, which does not show how similar real images
+    are to each other.
     """
     if not config.score_every:
         return None
 
     if len(subject.photos) < 2:
-        raise ConfigError("score_every needs at least two pictures of the subject: add some, or leave it away")
+        raise ConfigError("score_every needs at least two images of the subject: add more, or omit it")
     return load_judge(base.id, base.device, config.dino, config.clip)
 
 
 class Scores:
     """Listener of the training loop. Without `score_every` it only writes the adapter at the end.
 
-    Pictures are drawn from seeds of their own and the random state is put back, so that the weights are those of a
-    training without scores, bit for bit. The best adapter is stored as soon as it is the best, and a copy goes with
-    each checkpoint: after a resume all is as it was at the checkpoint.
+    Images use their own seeds and the random state is restored, so that the weights are bit for bit those of a training
+    without scores. The best adapter is stored as soon as it is the best, and each checkpoint gets a copy: after a
+    resume everything is as it was at the checkpoint.
     """
 
     def __init__(self, folder: RunFolder, plan: Prepared, on_progress: OnProgress) -> None:
         """Nothing is drawn before the first score."""
         self.folder, self.plan, self.config, self.on_progress = folder, plan, plan.config, on_progress
         self.early_stop = threading.Event()
-        """Set when `early_stop` says that training is done."""
+        """Set when `early_stop` ends the training."""
         self.done = 0
         """Steps of the run so far."""
         self.kept = 0
@@ -91,7 +92,7 @@ class Scores:
         due = {n for n in range(1, step + 1) if self._is_due(n)}  # beside what was the last step of a shorter run
         if not due <= {score.step for score in self._scores}:
             raise RunFolderError(
-                f"{self.folder.curve} is not what it was at step {step}: put it back, or start a new run"
+                f"{self.folder.curve} is not what it was at step {step}: restore it, or start a new run"
             )
         self.best_step_so_far = BestStep(self._scores)
         self._write_curve()
@@ -144,13 +145,13 @@ class Scores:
             with self.folder.writing(self.folder.adapter):
                 self.plan.save(self.folder.adapter)
         if self.config.keep == "best" and self.best is None:
-            self.on_progress(Progress("remark", message="no step was acceptable (see curve.png): the last one is kept"))
+            self.on_progress(Progress("remark", message="no step was acceptable (see curve.png): keeping the last one"))
         if self._scores:
             with self.folder.writing(self.folder.curve_figure):
                 draw_curve(self.folder.curve_figure, self._scores, self.best)
 
     def files(self) -> list[Path]:
-        """What there is to see of the scores."""
+        """The files of the scores."""
         return [path for path in (self.folder.best, self.folder.curve, self.folder.curve_figure) if path.exists()]
 
     def _is_due(self, step: int) -> bool:
@@ -189,5 +190,5 @@ class Scores:
     def _stop_if_enough(self) -> None:
         if self.best_step_so_far.exhausted(self.config.early_stop) and self.done < self.config.steps:
             self.early_stop.set()
-            message = f"nothing better in {self.best_step_so_far.waited} scores: stopped after step {self.done}"
+            message = f"no improvement in {self.best_step_so_far.waited} scores: stopped early after step {self.done}"
             self.on_progress(Progress("remark", message=message))

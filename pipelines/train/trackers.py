@@ -1,7 +1,7 @@
-"""TensorBoard and Weights & Biases as listeners of a training, for those who ask for them.
+"""TensorBoard and Weights & Biases as optional listeners of a training.
 
-Both get the numbers of metrics.jsonl and the sample pictures. A run that is resumed goes on with the same curves: steps
-which are done again, because they came after the newest checkpoint, are not told twice.
+Both get the numbers of metrics.jsonl and the sample images. A resumed run continues the same curves: steps that are
+repeated because they came after the newest checkpoint are not logged twice.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ PROJECT = "dreamtune"
 
 
 class Tracker(Protocol):
-    """What a training is shown to."""
+    """An experiment tracker."""
 
     def numbers(self, step: int, values: Mapping[str, float]) -> None:
         """Points of curves at `step`."""
@@ -38,7 +38,7 @@ class Tracker(Protocol):
         ...
 
     def close(self) -> None:
-        """Write out what is left; without a problem even if nothing was told."""
+        """Flush what is left; fine even if nothing was logged."""
         ...
 
 
@@ -49,8 +49,8 @@ def check(names: tuple[str, ...]) -> None:
             importlib.import_module(name)
         except ImportError as error:
             raise ConfigError(
-                f"trackers: {name} cannot be used here ({first_line(error)}): pip install 'dreamtune[{name}]', or "
-                "leave it out; metrics.jsonl is written anyway"
+                f"trackers: cannot import {name} ({first_line(error)}): pip install 'dreamtune[{name}]', or omit it; "
+                "metrics.jsonl is written anyway"
             ) from None
 
 
@@ -129,7 +129,7 @@ class _TensorBoard:
 class _WandB:
     """A run at Weights & Biases, or with WANDB_MODE=offline in the run folder's `wandb`.
 
-    It is told what an adapter file says of its training, and nothing of this machine, its paths, code or output.
+    It gets what an adapter file records about its training, and nothing about this machine, its paths, code or output.
     """
 
     def __init__(self, folder: RunFolder, config: TrainConfig, run: str) -> None:
@@ -157,8 +157,8 @@ class _WandB:
             )
         except wandb.Error as error:
             raise ConfigError(
-                f"trackers: wandb does not start ({first_line(error)}): log in with `wandb login`, or set "
-                "WANDB_MODE=offline, and resume; or leave it out"
+                f"trackers: wandb failed to start ({first_line(error)}): log in with `wandb login` or set "
+                "WANDB_MODE=offline, then resume; or omit wandb"
             ) from None
 
     def numbers(self, step: int, values: Mapping[str, float]) -> None:

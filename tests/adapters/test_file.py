@@ -261,7 +261,7 @@ def test_parts_are_attached_all_or_none() -> None:
 
 
 def test_parts_of_one_file_share_the_method_and_have_known_names() -> None:
-    with pytest.raises(AdapterFileError, match="lora on 'vae' cannot stand in one file"):
+    with pytest.raises(AdapterFileError, match="lora on 'vae' cannot share a file"):
         text_file(vae=attached_to(frozen_net(), "lora"))
 
 
@@ -274,5 +274,5 @@ def test_weights_that_are_not_known_are_not_compared(path: Path) -> None:
     net.first.weight[0, 0] += 1
     assert file.attach(net).attached
     del net.block["second"]
-    with pytest.raises(IncompatibleModelError, match=r"no layer block\.second.*does not tell its base"):
+    with pytest.raises(IncompatibleModelError, match=r"no layer block\.second.*does not record its base"):
         file.attach(net)

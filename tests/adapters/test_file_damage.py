@@ -18,7 +18,7 @@ Tensors = dict[str, Tensor]
 Header = dict[str, str]
 CONTENT_DAMAGES: dict[str, tuple[Callable[[Tensors, Header], object], str]] = {
     "missing tensor": (lambda t, h: t.pop("first.up"), r"lacks 1 tensors, first\.up"),
-    "surplus tensor": (lambda t, h: t.update({"first.mid": torch.ones(2)}), r"surplus of 1 tensors, first\.mid"),
+    "surplus tensor": (lambda t, h: t.update({"first.mid": torch.ones(2)}), r"has 1 extra tensors, first first\.mid"),
     "wrong shape": (lambda t, h: t.update({"first.up": torch.ones(2, 5)}), r"first\.up is 2x5, not 5x2"),
     "scalar": (lambda t, h: t.update({"first.up": torch.tensor(1.0)}), r"first\.up is one number, not 5x2"),
     "wrong type": (lambda t, h: t.update({"first.up": torch.ones(5, 2, dtype=torch.int32)}), r"first\.up is of type"),
@@ -44,7 +44,7 @@ CONTENT_DAMAGES: dict[str, tuple[Callable[[Tensors, Header], object], str]] = {
     **{
         f"subjects {value[:20]}": (
             lambda t, h, value=value: h.update({"dreamtune.subjects": value}),
-            "dreamtune.subjects does not begin with the word and class of the first",
+            "dreamtune.subjects does not begin with the first subject's token and class",
         )
         for value in (
             "{",
@@ -85,8 +85,8 @@ def flipped(content: bytes) -> bytes:
 
 
 BYTE_DAMAGES: dict[str, tuple[Callable[[bytes], bytes], str]] = {
-    "empty": (lambda b: b"", "cut short or not a safetensors file"),
-    "seven bytes": (lambda b: b[:7], "cut short or not a safetensors file"),
+    "empty": (lambda b: b"", "truncated or not a safetensors file"),
+    "seven bytes": (lambda b: b[:7], "truncated or not a safetensors file"),
     "within the header": (lambda b: b[:100], "cut short"),
     "within the tensors": (lambda b: b[:-10], "cut short"),
     "too long": (lambda b: b + b"\0" * 8, "damaged"),
@@ -96,7 +96,7 @@ BYTE_DAMAGES: dict[str, tuple[Callable[[bytes], bytes], str]] = {
     "a pickle": (lambda b: b"\x80\x02}q\x00." + b"\0" * 100, "pickle.*never opened"),
     "header a list": (lambda b: (8).to_bytes(8, "little") + b"[1]     ", "not a safetensors file"),
     "metadata a list": (lambda b: (24).to_bytes(8, "little") + b'{"__metadata__":["a"]}  ', "no adapter"),
-    "one bit": (flipped, "not hold the tensors that were saved"),
+    "one bit": (flipped, "has changed since it was saved"),
     "unknown data type": (lambda b: b.replace(b'"F32"', b'"X32"'), "damaged"),
     "another version": (lambda b: b.replace(b'format":"1"', b'format":"2"'), "format version 2, not 1.*dreamtune"),
 }
@@ -145,7 +145,7 @@ def test_files_of_other_tools_are_recognised(tmp_path: Path, name: str, tool: st
 
 def test_whole_models_are_no_adapters(tmp_path: Path) -> None:
     save_file({"model.diffusion_model.x.weight": torch.ones(2, 2)}, tmp_path / "model.safetensors")
-    with pytest.raises(AdapterFileError, match="holds no adapter"):
+    with pytest.raises(AdapterFileError, match="contains no adapter"):
         AdapterFile.load(tmp_path / "model.safetensors")
 
 

@@ -45,20 +45,20 @@ def test_vectors_of_one_word(width: int, tensors: dict[str, Tensor], found: dict
 @pytest.mark.parametrize(
     ("width", "tensors", "remark"),
     [
-        (2048, {"a.clip_l": vectors(2, 768)}, "they are no vectors of one word of that base"),
-        (1024, {"a.emb_params": vectors(2, 768)}, "they are no vectors of one word of that base"),
-        (768, {"a.clip_l": vectors(2, 768), "a.clip_g": vectors(2, 1280)}, "no vectors of one word of that base"),
+        (2048, {"a.clip_l": vectors(2, 768)}, "they do not fit one word of that base"),
+        (1024, {"a.emb_params": vectors(2, 768)}, "they do not fit one word of that base"),
+        (768, {"a.clip_l": vectors(2, 768), "a.clip_g": vectors(2, 1280)}, "they do not fit one word of that base"),
         (768, {"my dog.emb_params": vectors(2, 768)}, "the embeddings of 'my dog' are left out"),
         (
             768,
             {f"{word}.emb_params": vectors(2, 100) for word in "abcd"},
             r"the embeddings of 4 words \('a', 'b', 'c', ...\)",
         ),
-        (768, {"a.emb_params": vectors(2, 100)}, "they are no vectors of one word"),
-        (768, {"a.emb_params": vectors(76, 768)}, "they are no vectors of one word"),
-        (768, {"a.emb_params": torch.full((2, 768), torch.nan)}, "they are no vectors of one word"),
-        (768, {"a.t5xxl": vectors(2, 768)}, "they are no vectors of one word"),
-        (2048, {"a.clip_l": vectors(2, 768), "a.clip_g": vectors(3, 1280)}, "they are no vectors of one word"),
+        (768, {"a.emb_params": vectors(2, 100)}, "they do not fit one word"),
+        (768, {"a.emb_params": vectors(76, 768)}, "they do not fit one word"),
+        (768, {"a.emb_params": torch.full((2, 768), torch.nan)}, "they do not fit one word"),
+        (768, {"a.t5xxl": vectors(2, 768)}, "they do not fit one word"),
+        (2048, {"a.clip_l": vectors(2, 768), "a.clip_g": vectors(3, 1280)}, "they do not fit one word"),
     ],
 )
 def test_what_is_left_out(width: int, tensors: dict[str, Tensor], remark: str, tmp_path: Path) -> None:
@@ -90,4 +90,4 @@ def test_vectors_of_several_words(tmp_path: Path) -> None:
     assert (first.word, second.word) == ("SKS", "zwx")
     assert torch.equal(second.vectors["text_encoder"], given["zwx"])
     left_out = [remark for remark in imported.remarks if "embeddings" in remark]
-    assert len(left_out) == 2 and "'x'" in left_out[0] and "of a word that has others already" in left_out[1]
+    assert len(left_out) == 2 and "'x'" in left_out[0] and "the same word has others already" in left_out[1]

@@ -170,7 +170,7 @@ def test_magnitudes_of_a_kernels_columns_have_no_place() -> None:
     weights = {path: weight for path, weight in WEIGHTS.items() if not path.endswith("conv1")}
     tensors, _ = to_kohya(file_on("dora", weights, by_input=True), torch.float32)
     assert tensors["lora_unet_down_blocks_1_attentions_0_proj_in.dora_scale"].shape == (1, 8, 1, 1)
-    with pytest.raises(ConfigError, match="one magnitude for all of an input's kernel"):
+    with pytest.raises(ConfigError, match="one magnitude per input, but this adapter has one per kernel element"):
         to_kohya(file_on("dora", WEIGHTS, by_input=True), torch.float32)
 
 
@@ -191,16 +191,16 @@ def test_how_far_comfy_is_off_with_magnitudes(method: str) -> None:
     weights = {path: weight.flatten(1) for path, weight in WEIGHTS.items()}
     assert worst > 0.1
     assert limits(file, "kohya", weights)[1] == (
-        f"ComfyUI divides magnitudes by the norms of the base's weights, and differs, here by up to {worst:.1%} of a "
-        "layer's change"
+        f"ComfyUI divides magnitudes by the norms of the base's weights, so its result differs, by up to {worst:.1%} "
+        "of a layer's change"
     )
-    assert limits(file, "kohya")[1].endswith(", and differs")
+    assert limits(file, "kohya")[1].endswith(", so its result differs")
 
 
 def test_what_other_readers_do_is_said() -> None:
     assert limits(file_on("lora", WEIGHTS), "kohya") == ()
     assert limits(file_on("lora", WEIGHTS), "lora") == ()
-    assert "for it use the format kohya" in limits(file_on("dora", WEIGHTS), "peft")[0]
+    assert "for ComfyUI, use the format kohya" in limits(file_on("dora", WEIGHTS), "peft")[0]
     assert "do not read loha" in limits(file_on("loha", WEIGHTS), "kohya")[0]
     (remark,) = limits(file_on("lora", {**WEIGHTS, "time_embedding.linear_1": torch.ones(4, 5)}), "kohya")
     assert remark == "sd-scripts leaves out 1 layers outside the blocks, time_embedding.linear_1 the first"

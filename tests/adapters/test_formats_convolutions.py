@@ -89,13 +89,13 @@ def test_magnitudes_of_input_channels_are_left_out(tmp_path: Path) -> None:
     """Older LyCORIS has one number for all of a channel's kernel, which no method here has."""
     tensors = lycoris("dora", conv())
     tensors[f"{NAME}.dora_scale"] = torch.ones(1, 8, 1, 1)
-    with pytest.raises(AdapterFileError, match="changes no layer that can be adapted here, only convolutions with mag"):
+    with pytest.raises(AdapterFileError, match="changes no supported layer, only convolutions with mag"):
         read(tmp_path, tensors)
     name = "lora_unet_conv_in"
     other = {tensor.replace(NAME, name): value.clone() for tensor, value in lycoris("dora", conv()).items()}
     imported = read_adapter(saved(tmp_path / "b.safetensors", tensors | other))
     assert list(imported.file.layers) == ["conv_in"]
-    assert imported.remarks[0].startswith("1 convolutions with magnitudes of input channels are left out, ")
+    assert imported.remarks[0].startswith("1 convolutions with magnitudes per input channel are left out, ")
 
 
 def saved(path: Path, tensors: Tensors) -> Path:

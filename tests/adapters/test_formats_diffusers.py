@@ -139,7 +139,7 @@ def test_keys_of_the_text_tell_the_base(width: int, start: str) -> None:
 )
 def test_layers_that_do_not_tell_the_base(path: str, first: str) -> None:
     file = real_layer(file_of("lora"), path)
-    with pytest.raises(ConfigError, match="layers do not tell whether they are of SDXL.*give the base"):
+    with pytest.raises(ConfigError, match="layers do not show whether they are SDXL's.*set the base"):
         any_to_kohya(file, torch.float32)
     assert all(name.startswith(first) for name in any_to_kohya(file, torch.float32, sdxl=True)[0])
 

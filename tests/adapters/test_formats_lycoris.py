@@ -98,7 +98,7 @@ def test_layers_of_several_factors_keep_their_own(tmp_path: Path) -> None:
     first, second = f"{INNER}_attn1_to_q", f"{INNER}_attn1_to_k"
     file = read(tmp_path, lokr(first, 32, 32, rank=100, factor=2) | lokr(second, 32, 32, rank=100, factor=4))
     assert {path[-1]: a.state_dict()["w1"].shape[0] for path, a in file.adapters().items()} == {"q": 2, "k": 4}
-    with pytest.raises(ConfigError, match="PEFT has one factor for all layers|PEFT splits"):
+    with pytest.raises(ConfigError, match="PEFT has a single factor for all layers|PEFT splits"):
         to_peft_folder(file, torch.float32)
     file.save(tmp_path / "own.safetensors")
     again = AdapterFile.load(tmp_path / "own.safetensors")
@@ -137,13 +137,13 @@ def test_any_two_matrices_are_a_lokr(
 )
 def test_the_projection_of_pooled_texts_is_left_out(name: str, tmp_path: Path) -> None:
     tensors = lokr(name, 32, 32)
-    with pytest.raises(AdapterFileError, match="only projections of pooled texts$"):
+    with pytest.raises(AdapterFileError, match="only text projections$"):
         read(tmp_path, tensors)
     file = read(tmp_path, tensors | lokr(f"{INNER}_attn1_to_q", 32, 32))
     assert list(file.layers) == [f"{PATH}.transformer_blocks.0.attn1.to_q"]
     assert file.training["layers_left_out"] == 1
     (remark,) = read_adapter(tmp_path / "a.safetensors").remarks
-    assert remark.startswith(f"1 projections of pooled texts are left out, {name} the first: pictures may differ")
+    assert remark.startswith(f"1 text projections are left out, first {name}: images may differ")
 
 
 def test_a_layer_under_two_names_is_read_once(tmp_path: Path) -> None:
@@ -153,5 +153,5 @@ def test_a_layer_under_two_names_is_read_once(tmp_path: Path) -> None:
     file, alone = read(tmp_path, tensors | twins), read(tmp_path, tensors)
     assert file.tensors.keys() == alone.tensors.keys()
     assert all(torch.equal(file.tensors[key], alone.tensors[key]) for key in alone.tensors)
-    with pytest.raises(AdapterFileError, match="are one layer, but differ"):
+    with pytest.raises(AdapterFileError, match="are the same layer, but differ"):
         read(tmp_path, tensors | twins | {f"{SDXL_TWIN}.alpha": torch.tensor(7.0)})

@@ -63,5 +63,5 @@ def test_names_as_sd_scripts_has_them() -> None:
     ],
 )
 def test_layers_of_sdxl_without_a_name(path: str) -> None:
-    with pytest.raises(ConfigError, match=f"kohya has no name for the layer {path} of an SDXL base: use the format"):
+    with pytest.raises(ConfigError, match=f"kohya has no name for the SDXL layer {path}: use the format"):
         kohya_name(path, xl=True)

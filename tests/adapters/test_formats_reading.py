@@ -84,7 +84,7 @@ def test_file_of_diffusers(kind: str, prefix: str, tmp_path: Path) -> None:
         torch.testing.assert_close(own(x), expected)
     assert imported.remarks == ()
     guess = read_adapter(written(tmp_path / "b.safetensors", state))
-    assert "the alpha of 2 layers is not in the file: it was taken to be the rank" in guess.remarks[0]
+    assert "the file has no alpha for 2 layers: the rank is assumed" in guess.remarks[0]
     assert guess.file.config.scale == 1
 
 
@@ -167,7 +167,7 @@ def test_alpha_that_peft_keeps_elsewhere_is_remarked_on(kind: str, prefix: str, 
     state = {f"{prefix}{name}": value for name, value in get_peft_model_state_dict(net).items()}
     imported = read_adapter(written(tmp_path / "a.safetensors", state))
     assert imported.tool == "PEFT"
-    assert "the alpha of 2 layers is not in the file" in imported.remarks[0]
+    assert "the file has no alpha for 2 layers" in imported.remarks[0]
 
 
 @pytest.mark.parametrize("start", ["", "text_model."])
@@ -253,9 +253,9 @@ def test_what_is_beside_an_adapter_is_left_out_and_counted(
     assert all(torch.equal(tensor, alone.file.tensors[name]) for name, tensor in imported.file.tensors.items())
     (remark,) = imported.remarks
     assert remark.startswith(f"{kind} are left out, ")
-    assert f"{first} the first: pictures may differ" in remark
+    assert f"first {first}: images may differ" in remark
     assert imported.file.training["layers_left_out"] == len(tensors)
-    with pytest.raises(AdapterFileError, match="holds no adapter"):
+    with pytest.raises(AdapterFileError, match="contains no adapter"):
         read_adapter(written(tmp_path / "c.safetensors", tensors))
 
 
@@ -266,7 +266,7 @@ REFUSED: dict[str, tuple[Callable[[], Tensors], str]] = {
             {f"{KOHYA}.{name}": tensor for name, tensor in KOHYA_LAYERS["dora"]().items()}
             | {f"{KOHYA.replace('to_q', 'to_k')}.{name}": tensor for name, tensor in KOHYA_LAYERS["loha"]().items()}
         ),
-        "mixes methods .*, and a change by magnitudes has no form in the others",
+        "mixes methods .*, and a change by magnitudes cannot be converted",
     ),
     "two methods in a layer": (
         lambda: lora() | {f"{KOHYA}.hada_w1_a": rand(12, 2), f"{KOHYA}.lokr_w1_a": rand(12, 2)},
@@ -277,7 +277,7 @@ REFUSED: dict[str, tuple[Callable[[], Tensors], str]] = {
     "missing": (lambda: {f"{KOHYA}.lora_up.weight": rand(12, 2)}, "lacks down: the file is incomplete"),
     "surplus": (lambda: lora() | {f"{KOHYA}.hada_w1_a": rand(12, 2)}, "the file is incomplete"),
     "half a lokr": (lambda: {f"{KOHYA}.lokr_w1": rand(2, 2)}, "lacks lokr_w1 or lokr_w2"),
-    "two alphas": (lambda: lora() | {f"{KOHYA}.alpha": rand(2)}, "alpha is not one number"),
+    "two alphas": (lambda: lora() | {f"{KOHYA}.alpha": rand(2)}, "alpha is not a single number"),
     "infinite alpha": (lambda: lora() | {f"{KOHYA}.alpha": torch.tensor(float("inf"))}, "alpha is inf"),
     "NaN": (lambda: lora() | {f"{KOHYA}.lora_up.weight": torch.full((12, 2), torch.nan)}, "holds NaN or infinity"),
     "unlike ranks": (lambda: lora() | {f"{KOHYA}.lora_up.weight": rand(12, 3)}, r"is 12x3, not|do not fit together"),
@@ -287,7 +287,7 @@ REFUSED: dict[str, tuple[Callable[[], Tensors], str]] = {
     ),
     "unlike twins": (
         lambda: lora() | lora(ORIGINAL) | {f"{ORIGINAL}.alpha": torch.tensor(1.0)},
-        "one layer, but differ",
+        "the same layer, but differ",
     ),
     "twin without alpha": (
         lambda: {k: t for k, t in (lora() | lora(ORIGINAL)).items() if k != f"{KOHYA}.alpha"},
@@ -307,13 +307,16 @@ def test_refused(kind: str, tmp_path: Path) -> None:
     ("config", "message"),
     [
         ("{", "is not a JSON object"),
-        (json.dumps({"peft_type": "IA3"}), "is of the method IA3"),
-        (json.dumps({"peft_type": "LORA", "r": 2, "lora_alpha": "x"}), "r = 2, alpha = 'x' of .* give no scale"),
-        (json.dumps({"peft_type": "LORA", "r": 0, "lora_alpha": 1}), "give no scale"),
-        (json.dumps({"peft_type": "LORA", "r": 2, "lora_alpha": float("nan")}), "alpha = nan .* give no scale"),
-        (json.dumps({"peft_type": "LORA", "r": 2, "lora_alpha": 10**400}), "alpha = 10{39} of .* give no scale"),
-        (json.dumps({"peft_type": "LORA", "r": 2, "lora_alpha": 2, "use_qalora": True}), "says use_qalora"),
-        (json.dumps({"peft_type": "LORA", "r": 2, "lora_alpha": 1, "rank_pattern": {"(": 3}}), "no valid regular expr"),
+        (json.dumps({"peft_type": "IA3"}), "has the method IA3"),
+        (json.dumps({"peft_type": "LORA", "r": 2, "lora_alpha": "x"}), "r = 2, alpha = 'x' of .* are not valid"),
+        (json.dumps({"peft_type": "LORA", "r": 0, "lora_alpha": 1}), "are not valid"),
+        (json.dumps({"peft_type": "LORA", "r": 2, "lora_alpha": float("nan")}), "alpha = nan .* are not valid"),
+        (json.dumps({"peft_type": "LORA", "r": 2, "lora_alpha": 10**400}), "alpha = 10{39} of .* are not valid"),
+        (json.dumps({"peft_type": "LORA", "r": 2, "lora_alpha": 2, "use_qalora": True}), "sets use_qalora"),
+        (
+            json.dumps({"peft_type": "LORA", "r": 2, "lora_alpha": 1, "rank_pattern": {"(": 3}}),
+            "not a valid regular expr",
+        ),
         (json.dumps({"peft_type": "LORA", "init_lora_weights": "pissa_niter_4"}), "= pissa_nit"),
     ],
 )

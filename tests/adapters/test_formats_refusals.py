@@ -136,7 +136,7 @@ def test_methods_that_cannot_be_read(tensor: str, tmp_path: Path) -> None:
     """Also where a LoRA stands beside them: what they do would be missing."""
     for beside in ([], lora(f"base_model.model.{PATH.replace('to_q', 'to_k')}")):
         message = refusal(tmp_path, [f"base_model.model.{PATH}.{tensor}", *beside])
-        assert f"it is of the method {METHODS[tensor]}, which cannot be read: only LoRA, DoRA, LoHa, LoKr" in message
+        assert f"its method is {METHODS[tensor]}, which is not supported: only LoRA, DoRA, LoHa, LoKr" in message
 
 
 def test_methods_that_sizes_and_prefixes_tell(tmp_path: Path) -> None:
@@ -149,11 +149,11 @@ def test_methods_that_sizes_and_prefixes_tell(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        (["emb_params"], "an embedding of textual inversion"),
-        (["clip_l", "clip_g"], "an embedding of textual inversion"),
-        (["model.diffusion_model.input_blocks.0.0.weight"], "a whole model, no adapter: give it as --base"),
-        (["down_blocks.0.attentions.0.proj_in.weight", "conv_in.weight"], "a whole model"),
-        (["something"], "holds no adapter: give the adapter.safetensors of a run"),
+        (["emb_params"], "a textual inversion embedding, not an adapter"),
+        (["clip_l", "clip_g"], "a textual inversion embedding, not an adapter"),
+        (["model.diffusion_model.input_blocks.0.0.weight"], "a complete model, not an adapter: use it as --base"),
+        (["down_blocks.0.attentions.0.proj_in.weight", "conv_in.weight"], "a complete model, not an adapter"),
+        (["something"], "contains no adapter: use the adapter.safetensors of a run"),
         ([f"{KOHYA}.alpha"], "lacks down: the file is incomplete"),
     ],
 )
@@ -164,12 +164,12 @@ def test_files_that_hold_something_else(names: list[str], message: str, tmp_path
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n", "is a pointer of Git LFS"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n", "is a Git LFS pointer"),
         (b"<!DOCTYPE html><html></html>", "is a web page"),
         (b"PK\x03\x04" + bytes(99), "is a pickle"),
         (b"\x80\x04" + bytes(99), "is a pickle"),
         (b"GGUF\x03" + bytes(99), "is a GGUF file"),
-        (b"", "is cut short or not a safetensors file"),
+        (b"", "is truncated or not a safetensors file"),
     ],
 )
 def test_files_that_are_mistaken_for_adapters(content: bytes, message: str, tmp_path: Path) -> None:
@@ -196,7 +196,7 @@ def test_folders(tmp_path: Path) -> None:
         assert read_adapter(path).file.config.scale == 3
     other = saved(tmp_path / "peft" / "cat", "adapter_model.safetensors")
     (other / "adapter_config.json").write_text(config)
-    with pytest.raises(AdapterFileError, match=r"holds 2 adapters \(.*cat, .*dog\): give one of them"):
+    with pytest.raises(AdapterFileError, match=r"contains 2 adapters \(.*cat, .*dog\): use one of them"):
         read_adapter(peft.parent)
     for name, message in (("adapter_model.bin", "is a pickle"), ("other.txt", "no adapter_model.safetensors: copy")):
         folder = tmp_path / name
@@ -214,5 +214,5 @@ def test_folders(tmp_path: Path) -> None:
 def test_folders_of_other_methods(method: str, tmp_path: Path) -> None:
     (tmp_path / "adapter_config.json").write_text(f'{{"peft_type": "{method}"}}')
     save_file({"base_model.model.x": torch.ones(2)}, tmp_path / "adapter_model.safetensors")
-    with pytest.raises(AdapterFileError, match=f"is of the method {method}: only LORA, LOHA, LOKR can be read"):
+    with pytest.raises(AdapterFileError, match=f"has the method {method}: only LORA, LOHA, LOKR can be read"):
         read_adapter(tmp_path)

@@ -171,7 +171,7 @@ def test_lycoris_reads_ranks_of_layers(method: str) -> None:
 def test_own_files_are_read_back(kind: str, path: str, form: Any, tmp_path: Path) -> None:
     file = real_layer(file_of(kind), path)
     if form is to_diffusers and file.method not in ("lora", "dora"):
-        with pytest.raises(ConfigError, match=f"diffusers reads no {file.method} file: for PEFT give a folder"):
+        with pytest.raises(ConfigError, match=f"diffusers does not read {file.method} files: for PEFT, write a folder"):
             form(file, torch.float32)
         return
     tensors, metadata = form(file, torch.float32)

@@ -71,7 +71,7 @@ def test_hooked_first_it_is_refused_and_nothing_changes(hook: Any, make: Any, da
     hook(net)
     with torch.no_grad():
         before = net(x)
-        with pytest.raises(IncompatibleModelError, match="layer first is a .* attach the adapter first and offload"):
+        with pytest.raises(IncompatibleModelError, match="layer first is a .* attach the adapter before offloading"):
             attach(net, config_of("lora"), TARGETS)
         assert torch.equal(net(x), before)
 
@@ -172,7 +172,7 @@ def test_quantised_weights_are_refused(kind: nn.Linear | nn.Conv2d) -> None:
     """As torchao has them: a tensor of its own class in a plain layer."""
     kind.weight = quantised(kind.weight)
     with pytest.raises(
-        IncompatibleModelError, match=r"layer it is a .* a weight of Int8Tensor: load .* without quantisation"
+        IncompatibleModelError, match=r"layer it is a .* a weight of Int8Tensor: load .* without quantization"
     ):
         attach(nn.ModuleDict({"it": kind}), config_of("lora"), "it")
     assert type(kind) in (nn.Linear, nn.Conv2d)
@@ -190,7 +190,7 @@ def test_what_is_quantised_later_acts_or_says_that_it_cannot(make: Any, data: An
         layer.weight = quantised(layer.weight)
     assert type(net.first.weight) is Int8Tensor
     if next(iter(attached.adapters.values())).uses_weight:
-        with pytest.raises(IncompatibleModelError, match="change of DoRA depends on weights that have been quantised"):
+        with pytest.raises(IncompatibleModelError, match="change of DoRA depends on weights that were quantized"):
             net(x)
     else:
         torch.testing.assert_close(net(x), expected)

@@ -180,7 +180,9 @@ def test_block_outside_the_matrix_names_the_last_one(method: str) -> None:
 
 
 def test_rotation_of_one_column_is_refused() -> None:
-    with pytest.raises(ConfigError, match="rank = 1 has nothing to rotate: use at least 2, or train_singular_values"):
+    with pytest.raises(
+        ConfigError, match="rank = 1 has nothing to rotate: use at least 2, or set train_singular_values"
+    ):
         config_of("spectral-r", rank=1)
     config = config_of("spectral-r", rank=1, train_singular_values=True)
     adapter = METHODS["spectral-r"](config, 5, 7)

@@ -107,7 +107,7 @@ def test_others_refuse_with_one_line(method: str) -> None:
         start_at(fresh(method), file, weights)
     file, weights = file_of(method)
     options: dict[str, object] = {"train_singular_values": True} if "spectral" in method else {}
-    with pytest.raises(ConfigError, match=f"{method} can only begin at {method} with the same options: .*rank 2"):
+    with pytest.raises(ConfigError, match=f"{method} can only start from {method} with the same options: .*rank 2"):
         start_at(fresh(method, TARGETS, rank=1, **options), file, weights)
 
 
@@ -121,7 +121,7 @@ def test_layers_that_are_not_trained_are_counted() -> None:
     assert start.left_out == ("block.second",)
     assert start.energy_left_out == pytest.approx(outside, rel=1e-6)
     assert start.energy == pytest.approx(1 - outside, rel=1e-6)
-    with pytest.raises(ConfigError, match="changes none of the layers that are trained"):
+    with pytest.raises(ConfigError, match="changes none of the trained layers"):
         start_at(fresh("lora", "last"), file, weights)
 
 

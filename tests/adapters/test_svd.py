@@ -205,5 +205,5 @@ def test_processes_share_a_folder(tmp_path: Path) -> None:
 def test_damaged_base_is_named(tmp_path: Path) -> None:
     weight = matrix(9, 6)
     weight[3, 3] = torch.nan
-    with pytest.raises(IncompatibleModelError, match="NaN.*get the base model again"):
+    with pytest.raises(IncompatibleModelError, match="NaN.*download the base model again"):
         SvdStore(tmp_path).top(weight, 2)

@@ -184,7 +184,7 @@ def test_file_of_a_word_alone(tmp_path: Path) -> None:
 )
 def test_damaged_description_of_embeddings(whole: AttachedParts, embeddings: str) -> None:
     file = file_of(whole)
-    with pytest.raises(AdapterFileError, match="embeddings|surplus"):
+    with pytest.raises(AdapterFileError, match="embeddings|extra tensors"):
         AdapterFile.from_content(file.tensors, file.to_header() | {"dreamtune.embeddings": embeddings})
 
 
@@ -226,15 +226,15 @@ def test_several_words_are_switched_as_one(whole: AttachedParts) -> None:
     ("told", "message"),
     [
         ("7", "further_embeddings is not a JSON object"),
-        ('{"z.x":7}', "that are not those of the token's"),
-        ('{"z.x":{}}', "that are not those of the token's"),
-        ('{"z.x":{"text_encoder":[3,5]}}', "that are not those of the token's"),
-        ('{"z.x":{"text_encoder_2":[3,4]}}', "that are not those of the token's"),
+        ('{"z.x":7}', "other sizes for 'z.x' than for the token"),
+        ('{"z.x":{}}', "other sizes for 'z.x' than for the token"),
+        ('{"z.x":{"text_encoder":[3,5]}}', "other sizes for 'z.x' than for the token"),
+        ('{"z.x":{"text_encoder_2":[3,4]}}', "other sizes for 'z.x' than for the token"),
         ('{"z.x":{"text_encoder":[3]}}', "no size of the text_encoder's"),
-        ('{"sks":{"text_encoder":[3,4]}}', "'sks', no word of another subject"),
-        ('{"other":{"text_encoder":[3,4]}}', "'other', no word of another subject"),
+        ('{"sks":{"text_encoder":[3,4]}}', "'sks', which is not another subject's token"),
+        ('{"other":{"text_encoder":[3,4]}}', "'other', which is not another subject's token"),
         ('{"none":{"text_encoder":[3,4]}}', "it lacks 1 tensors"),
-        ("{}", "surplus of 1 tensors"),
+        ("{}", "has 1 extra tensors"),
     ],
 )
 def test_damaged_description_of_further_words(whole: AttachedParts, told: str, message: str) -> None:

@@ -19,7 +19,7 @@ def test_both_are_measured_in_turn(tiny: Path) -> None:
     def draw() -> None:
         unet(x, 10, context)
         attention = unet.get_submodule("mid_block.attentions.0.transformer_blocks.0.attn2")
-        seen.append("fusion.regions" in type(attention.processor).__module__)
+        seen.append("generation.regions" in type(attention.processor).__module__)
 
     found = measure(unet, draw, [context[0], context[1]], repeats=2)
     assert seen == [False, True] * 3

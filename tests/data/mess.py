@@ -126,22 +126,22 @@ BROKEN: dict[str, tuple[Callable[[Path, int], str], str]] = {
     "30,000x2": (_write("line{}.png", lambda seed: encoded(Image.new("RGB", (30_000, 2)))), "is only 30000x2"),
     "bomb": (_write("bomb{}.png", lambda seed: png_header(10_000, 10_000)), "is too large"),
     "unreadable": (_unreadable, "cannot be read"),
-    "loop": (_loop, "is a link that leads nowhere"),
+    "loop": (_loop, "is a broken link"),
     "folder": (_folder, "is a folder"),
     "odd name": (_newline, "is empty"),
-    "duplicate": (_duplicate, "is the same file as"),
+    "duplicate": (_duplicate, "is a copy of"),
     "near duplicate": (_near, "looks like"),
-    "lonely caption": (_lonely_caption, "belongs to no picture"),
+    "lonely caption": (_lonely_caption, "matches no image"),
     "empty caption": (_empty_caption, "is empty"),
 }
 """Ways to be a problem: what makes one and returns the name it is told under, and how the remark begins."""
 
 ODD: dict[str, tuple[Callable[[Path, int], str], str]] = {
     "CMYK": (_write("print{}.jpg", lambda seed: encoded(noise(seed).convert("CMYK"), "JPEG")), "CMYK to RGB"),
-    "16-bit": (_write("deep{}.png", sixteen_bits), "16 bit to 8"),
+    "16-bit": (_write("deep{}.png", sixteen_bits), "16-bit to 8-bit"),
     "palette": (_write("palette{}.png", lambda seed: encoded(noise(seed).quantize(64))), "palette to RGB"),
     "alpha": (_write("cutout{}.png", transparent), "laid on white"),
-    "rotated": (_write("phone{}.jpg", rotated), "turned upright"),
+    "rotated": (_write("phone{}.jpg", rotated), "rotated upright"),
 }
 """Ways to be odd and yet usable as it is: what makes one, and what is done to it."""
 

@@ -213,7 +213,7 @@ def test_an_empty_or_missing_cache(tmp_path: Path) -> None:
 CLEANER = """
 import sys, time
 from pathlib import Path
-from dreamtune.data import room
+from dreamtune.data import cache_eviction
 cache_eviction.HOUR, cache_eviction._STARTED = -3600.0, time.time() + 3600
 print("ready", flush=True)
 removed = 0

@@ -40,9 +40,9 @@ def test_what_is_wrong_with_metadata(tmp_path: Path) -> None:
     (tmp_path / "metadata.jsonl").write_text("\n".join(lines))
     told = [str(remark) for remark in load(tmp_path).remarks]
     assert len(told) == 5
-    assert any("metadata.jsonl (0.png): does not hold the token" in line for line in told)
-    assert any("line 2 is not as expected" in line for line in told)
-    assert any("line 3 is not as expected" in line for line in told)
+    assert any("metadata.jsonl (0.png): does not contain the token" in line for line in told)
+    assert any("line 2 is malformed" in line for line in told)
+    assert any("line 3 is malformed" in line for line in told)
     assert any("line 4 has an empty caption" in line for line in told)
     assert any("metadata.jsonl (9.png): belongs to no picture" in line for line in told)
 
@@ -58,7 +58,7 @@ def test_the_second_file_of_a_picture_is_told_to_lose(tmp_path: Path) -> None:
     (tmp_path / "0.caption").write_text("a sks dog, second")
     subject = load(tmp_path)
     assert subject.captions[0] == ("a sks dog, first",)
-    assert problems(subject) == {"0.caption": "is not used, since there is 0.txt"}
+    assert problems(subject) == {"0.caption": "is ignored in favor of 0.txt"}
 
 
 def test_suffix_in_capitals(tmp_path: Path) -> None:
@@ -72,8 +72,8 @@ def test_what_is_no_caption_is_never_waited_for(tmp_path: Path) -> None:
     (tmp_path / "2.txt").write_text("sks " * 20_000)
     told = problems(load(tmp_path))
     assert told == {
-        "0.txt": "is no regular file",
-        "1.txt": "is no regular file",
+        "0.txt": "is not a regular file",
+        "1.txt": "is not a regular file",
         "2.txt": "is longer than 64 KiB",
     }
 
@@ -111,8 +111,8 @@ def test_a_caption_that_was_broken_into_lines_is_remarked_on(tmp_path: Path) -> 
     (tmp_path / "2.txt").write_text("\n".join(f"a sks dog {n}" for n in range(101)))
     subject = load(tmp_path)
     assert problems(subject) == {
-        "0.txt": "does not hold the token 'sks' in captions 2, 3 of 3",
-        "1.txt": "does not hold the token 'sks'",
+        "0.txt": "does not contain the token 'sks' in captions 2, 3 of 3",
+        "1.txt": "does not contain the token 'sks'",
         "2.txt": "has 101 captions, a line each",
     }
     assert len(subject.captions[2]) == 100
@@ -132,7 +132,7 @@ def test_captions_of_pictures_with_one_name(tmp_path: Path) -> None:
     assert subject.captions == (("a sks dog on grass",), ("a sks dog on a sofa",))
     assert not subject.remarks
     (tmp_path / "0.jpg").unlink()
-    assert problems(load(tmp_path, 1)) == {"0.txt": "is not used, since there is 0.png.txt"}
+    assert problems(load(tmp_path, 1)) == {"0.txt": "is ignored in favor of 0.png.txt"}
 
 
 def test_names_are_compared_in_one_form(tmp_path: Path) -> None:
@@ -152,7 +152,7 @@ def test_names_are_compared_in_one_form(tmp_path: Path) -> None:
     }
     assert not subject.remarks
     (tmp_path / f"{apart}.txt").write_text("a sks dog again")
-    assert next(remark.problem for remark in load(tmp_path, 0).remarks).startswith("is not used, since there is")
+    assert next(remark.problem for remark in load(tmp_path, 0).remarks).startswith("is ignored in favor of")
 
 
 def test_metadata_that_is_none_or_says_things_twice(tmp_path: Path) -> None:
@@ -166,8 +166,8 @@ def test_metadata_that_is_none_or_says_things_twice(tmp_path: Path) -> None:
     subject = load(tmp_path)
     assert subject.captions[0] == ("a sks dog on grass",)
     assert problems(subject) == {
-        "metadata.jsonl (0.png)": "stands there twice",
-        "metadata.jsonl": "line 3 is not as expected",
+        "metadata.jsonl (0.png)": "is listed twice",
+        "metadata.jsonl": "line 3 is malformed",
     }
 
 

@@ -120,19 +120,20 @@ def test_examples_are_made_once(tiny: Path, tmp_path: Path) -> None:
 def test_what_is_left_out(tmp_path: Path) -> None:
     """With a reason; it is an error only where nothing is left."""
     with pytest.raises(
-        DatasetError, match="no picture can stand.*at 8x8 pixels, which.*enlarge 3.6 times.*set compose to 0"
+        DatasetError,
+        match="no image can be used in composites.*at 8x8 pixels, which.*upscale 3.6 times.*set compose to 0",
     ):
         pictures(tmp_path / "small", (8, 8, 16, 16))
         large = Framing(64, buckets=False, cell=4, step=8)
         plan_composites(load_subject(tmp_path / "small", "dog", framing=large), ["mug"], 0)
     subject = pictures(tmp_path / "part", (8, 8, 56, 56))
     _, (remark, *others) = plan_composites(pictures(tmp_path / "whole", (0, 0, 64, 64)), ["mug"], 0)
-    assert "has a mask that shows everything; composites show the whole picture" in str(remark) and len(others) == 2
+    assert "has a mask that shows everything; composites show the whole image" in str(remark) and len(others) == 2
     faint = Image.new("L", (64, 64))
     faint.paste(60, (8, 8, 56, 56))
     faint.save(tmp_path / "part" / "0.mask.png")
     plan, (remark,) = plan_composites(load_subject(tmp_path / "part", "dog", framing=SQUARE), ["mug"], 0)
-    assert "0.png: has a mask that shows next to nothing; composites leave it out" in str(remark)
+    assert "0.png: has a mask that shows almost nothing; composites leave it out" in str(remark)
     assert {it.photo.file for it in plan} == {"1.png", "2.png"}
     with pytest.raises(ConfigError, match="resolution = 32 is too small for composites.*use 64 at least"):
         plan_composites(load_subject(tmp_path / "part", "dog", framing=Framing(32, cell=8)), ["mug"], 0)
@@ -149,5 +150,5 @@ def test_masks_decide_what_is_seen(tmp_path: Path) -> None:
     mask.save(tmp_path / "a" / "0.mask.png")
     assert mask_digest(plan) != before
     (tmp_path / "a" / "0.mask.png").unlink()
-    with pytest.raises(DatasetError, match="cannot read the mask .*0.mask.png again"):
+    with pytest.raises(DatasetError, match="cannot re-read the mask .*0.mask.png"):
         mask_digest(plan)

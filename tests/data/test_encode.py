@@ -93,7 +93,7 @@ def test_a_file_that_changed_meanwhile_is_refused(base: Base, subject: Subject, 
     with pytest.raises(DatasetError, match=r"2\.png has changed"):
         subject_examples(base, subject, cache=Cache("latents", tmp_path))
     subject.photos[2].path.unlink()
-    with pytest.raises(DatasetError, match=r"2\.png.*could be read before"):
+    with pytest.raises(DatasetError, match=r"2\.png.*was readable earlier"):
         subject_examples(base, subject, cache=Cache("latents", tmp_path))
 
 
@@ -174,7 +174,8 @@ def test_what_another_arithmetic_computed_is_not_taken(
     first = everything()
     assert everything() == first
     for kind in ("cuda", "cuda, products in TF32 or less"):
-        monkeypatch.setattr("dreamtune.models.arithmetic.arithmetic", lambda device, kind=kind: kind)
+        for user in ("encode", "prior"):
+            monkeypatch.setattr(f"dreamtune.data.{user}.arithmetic", lambda device, kind=kind: kind)
         before = everything()
         assert len(before) == 2 * len(first), kind
         for path in set(before) - set(first):

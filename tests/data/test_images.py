@@ -95,7 +95,7 @@ def test_first_frame_of_an_animation_with_a_note() -> None:
 
 def test_content_beats_the_extension() -> None:
     picture = decode(encoded(halves(), "PNG"), ".jpg")
-    assert picture.notes[0][0] == "is a PNG in spite of its name"
+    assert picture.notes[0][0] == "is a PNG despite its extension"
 
 
 @pytest.mark.parametrize(
@@ -104,14 +104,14 @@ def test_content_beats_the_extension() -> None:
         (b"", "empty"),
         (b"<!DOCTYPE html><html>404</html>", "web page"),
         (b"\0\0\0\x18ftypheic" + b"\0" * 40, "HEIC"),
-        (b"not a picture at all", "not a picture"),
+        (b"not a picture at all", "not a readable image"),
         (encoded(halves(400, 300), "JPEG")[:700], "damaged"),
         (encoded(halves(400, 300), "PNG")[:90], "damaged"),
         (encoded(Image.new("RGB", (1, 1))), "1x1"),
         (encoded(Image.new("RGB", (3000, 2))), "3000x2"),
         (png_header(10_000, 10_000), "too large"),
         (png_header(60_000, 60_000), "too large"),
-        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 50 50\n", "not a picture"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 50 50\n", "not a readable image"),
     ],
 )
 def test_unusable_pictures_say_why(data: bytes, problem: str) -> None:

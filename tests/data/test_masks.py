@@ -91,10 +91,10 @@ def test_what_is_wrong_with_a_mask(tmp_path: Path) -> None:
     subject = load(tmp_path)
     told = {remark.file: str(remark) for remark in subject.remarks if remark.file.endswith("mask.png")}
     assert "is all black" in told["black.mask.png"]
-    assert "not a picture" in told["broken.mask.png"]
-    assert "nothing of what is left after cropping" in told["cropped.mask.png"]
+    assert "not a readable image" in told["broken.mask.png"]
+    assert "nothing inside the crop" in told["cropped.mask.png"]
     assert "wrong size (64x64, the picture 64x32)" in told["wide.mask.png"]
-    assert "belongs to no picture" in told["none.mask.png"]
+    assert "matches no image" in told["none.mask.png"]
     assert len(told) == 5
     assert [photo.mask for photo in subject.photos] == [None] * 4
 
@@ -107,8 +107,7 @@ def test_a_mask_that_shows_everything_is_remarked_on(tmp_path: Path) -> None:
     subject = load(tmp_path)
     assert [photo.mask for photo in subject.photos] == [None, None]
     assert [str(remark) for remark in subject.remarks] == [
-        f"{name}.mask.png: shows all of the picture that is used; it masks nothing; paint black what is not the "
-        "subject, or remove it"
+        f"{name}.mask.png: shows the whole crop, so it masks nothing; paint all but the subject black, or remove it"
         for name in ("beside", "white")
     ]
     assert subject.skipped == ()
@@ -126,7 +125,7 @@ def test_unused_masks_are_named(tmp_path: Path) -> None:
     painted(tmp_path / "a.mask.png", (32, 32), (0, 0, 9, 9))
     subject = load(tmp_path, masks=False)
     assert subject.photos[0].mask is None
-    assert [str(remark) for remark in subject.remarks] == ["masks: 1 are not used; set masks to true if they shall be"]
+    assert [str(remark) for remark in subject.remarks] == ["masks: 1 are ignored; set masks to true to use them"]
 
 
 def test_masks_are_mirrored_and_part_of_the_digest(tmp_path: Path, tiny: Path) -> None:
@@ -180,7 +179,7 @@ def test_of_several_masks_one_is_used(tmp_path: Path) -> None:
     (photo,) = subject.photos
     assert photo.mask is not None and photo.mask[0].all() and not photo.mask[-1].any()
     assert [(it.file, it.problem) for it in subject.remarks] == [
-        (name, "is not used, since there is a.mask.png") for name in ("a-masklabel.png", "a_mask.png", "masks/a.png")
+        (name, "is ignored in favor of a.mask.png") for name in ("a-masklabel.png", "a_mask.png", "masks/a.png")
     ]
 
 
@@ -195,10 +194,10 @@ def test_what_may_be_a_mask_or_a_picture_is_remarked_on(tmp_path: Path) -> None:
     assert [photo.file for photo in subject.photos] == ["dog.jpg", "gas_mask.jpg"]
     assert [photo.mask for photo in subject.photos] == [None, None]
     assert {it.file: (it.problem, it.skipped) for it in subject.remarks} == {
-        "away_mask.png": ("is a mask by its name and belongs to no picture", True),
-        "cat-masklabel.png": ("belongs to no picture", False),
-        "dog_mask.jpg": ("is called a mask but has colour; it masks nothing", True),
-        "gas_mask.jpg": ("is called a mask but has colour", False),
+        "away_mask.png": ("is named like a mask but matches no image", True),
+        "cat-masklabel.png": ("matches no image", False),
+        "dog_mask.jpg": ("is named like a mask but has color, so it is ignored", True),
+        "gas_mask.jpg": ("is named like a mask but has color", False),
     }
 
 
@@ -214,8 +213,8 @@ def test_a_folder_of_masks(tmp_path: Path) -> None:
     assert {it.file: str(it) for it in subject.remarks} == {
         "a.png": "a.png: is the mask of a.jpg and a.png alike; rename one of them, or give it a file of its own, "
         "a.png.png",
-        "masks/b.png": "masks/b.png: belongs to no picture; name it after its picture: x.mask.png for x.jpg",
-        "masks/notes.txt": "masks/notes.txt: is no picture; it is not used",
+        "masks/b.png": "masks/b.png: matches no image; give it the name of its image: x.mask.png for x.jpg",
+        "masks/notes.txt": "masks/notes.txt: is not an image; it is ignored",
     }
     without = load(tmp_path, masks=False)
     assert [photo.mask for photo in without.photos] == [None, None]
@@ -237,5 +236,5 @@ def test_a_mask_that_would_never_end(tmp_path: Path) -> None:
     noise(1, (64, 64)).save(tmp_path / "b.jpg")
     subject = load(tmp_path)
     assert [photo.mask for photo in subject.photos] == [None, None]
-    why = ("cannot be read (not a regular file); it masks nothing", "give a picture that can")
+    why = ("cannot be read (not a regular file), so it is ignored", "use an image that can be read")
     assert [(it.file, it.problem, it.remedy) for it in subject.remarks] == [("a.mask.png", *why), ("b_mask.png", *why)]

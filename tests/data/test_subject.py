@@ -70,10 +70,10 @@ def test_captions(folder: Path) -> None:
     subject = load(folder, prompts=["a photo of sks dog", "sks dog, a photo"])
     assert subject.captions == (("a sks dog on grass",), ("a dog",), ("a photo of sks dog", "sks dog, a photo"))
     told = {remark.file: remark.problem for remark in subject.remarks}
-    assert "does not hold the token" in told["1.caption"]
+    assert "does not contain the token" in told["1.caption"]
     assert "empty" in told["2.txt"]
-    assert "belongs to no picture" in told["9.txt"]
-    assert told["README.md"] == "is no picture"
+    assert "matches no image" in told["9.txt"]
+    assert told["README.md"] == "is not an image"
     assert subject.skipped == ()
 
 
@@ -114,7 +114,7 @@ def test_exact_duplicates_are_used_once_and_near_ones_remarked(folder: Path) -> 
     Image.open(folder / "1.png").save(folder / "near.jpg", quality=90)
     subject = load(folder, strict=True)
     told = {remark.file: remark.problem for remark in subject.remarks}
-    assert told == {"copy.png": "is the same file as 0.png", "near.jpg": "looks like 1.png"}
+    assert told == {"copy.png": "is a copy of 0.png", "near.jpg": "looks like 1.png"}
     assert "copy.png" not in names(subject)
     assert "near.jpg" in names(subject)
 
@@ -136,7 +136,7 @@ def test_odd_names_stay_on_one_line(folder: Path) -> None:
 def test_small_and_long_pictures_are_remarked(folder: Path) -> None:
     picture(folder / "wide.png", 6, (200, 50))
     problems = {r.problem for r in load(folder, 128).remarks if r.file == "wide.png"}
-    assert problems == {"is enlarged 2.6 times", "loses 75% by cropping (200x50 to 128x128)"}
+    assert problems == {"is upscaled 2.6 times", "loses 75% to cropping (200x50 to 128x128)"}
 
 
 def test_loading_is_repeatable(folder: Path) -> None:

@@ -56,7 +56,7 @@ def test_attention_is_that_of_the_layer(base: Base) -> None:
 
 def test_tokens_of_the_class(base: Base) -> None:
     assert class_tokens(base, "a dog", "dog") == [2, 3, 4]  # one per letter here; 0 is the beginning
-    with pytest.raises(ConfigError, match="is longer than the base reads: name it in a word or two"):
+    with pytest.raises(ConfigError, match="is too long for the base: name it in a word or two"):
         class_tokens(base, "a " + "x" * 80, "x" * 80)
     with pytest.raises(ConfigError, match="no word"):
         class_tokens(base, "a dog", "cat")

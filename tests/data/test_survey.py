@@ -176,7 +176,7 @@ def test_a_large_photograph_from_a_phone_is_upright(tmp_path: Path) -> None:
     (tmp_path / "a.jpg").write_bytes(encoded(stored, "JPEG", exif=exif, quality=95))
     (photo,) = survey(tmp_path, Framing(128, step=32))[0]
     assert photo.crop.original == (1200, 1600)
-    assert photo.conversions == ("turned upright",)
+    assert photo.conversions == ("rotated upright",)
     expected = to_tensor(photo.crop.apply(upright))
     assert (read_pixels(photo) - expected).abs().mean() < 0.02
 

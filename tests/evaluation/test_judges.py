@@ -91,12 +91,12 @@ def test_photographs_on_pocket_can_have_a_judge_of_their_own(folders: tuple[Path
 def test_who_is_missing(folders: tuple[Path, Path], tmp_path: Path) -> None:
     dino, clip = map(str, folders)
     cases = {
-        (None, None): r"nothing here can judge pictures of the base 'tiny': give an identity encoder as dino \(for "
-        r"example facebook/dinov2-small\) and an image-text encoder as clip",
-        (dino, None): "dino is given, but clip is not",
-        (None, clip): "clip is given, but dino is not",
-        (clip, clip): "dino = '.*my-clip' is a clip: a model of the type vit or dinov2 .* is needed",
-        (dino, dino): "clip = '.*my-dino' is a dinov2: a model of the type clip is needed",
+        (None, None): r"no judge for images of the base 'tiny': set dino to an identity encoder \(e.g. "
+        r"facebook/dinov2-small\) and clip to an image-text encoder",
+        (dino, None): "dino is set, but clip is not",
+        (None, clip): "clip is set, but dino is not",
+        (clip, clip): "dino = '.*my-clip' is a clip: use a model of the type vit or dinov2 ",
+        (dino, dino): "clip = '.*my-dino' is a dinov2: use a model of the type clip",
         (str(tmp_path / "none"), clip): "cannot load dino = '.*none'",
     }
     for given, message in cases.items():

@@ -30,7 +30,7 @@ def test_file_of_prompts() -> None:
 @pytest.mark.parametrize(
     ("lines", "message"),
     [
-        (["a {token} {class}", "a cat"], r"p\.txt, line 2: .* does not name the subject: write \{token\}"),
+        (["a {token} {class}", "a cat"], r"p\.txt, line 2: .* does not name the subject: add \{token\}"),
         (["a {token} dog"], r"line 1: .* does not say what the subject is"),
         (["# nothing", ""], r"p\.txt holds no prompt"),
     ],

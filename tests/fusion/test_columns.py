@@ -47,7 +47,7 @@ def test_nobody_gets_what_another_got_at_the_same_time(book: Columns) -> None:
 
 def test_bad_input(book: Columns) -> None:
     for bad, message in (
-        (("", "a", "spectral", 8), "names of both"),
+        (("", "a", "spectral", 8), "set both names"),
         (("b", "a", "rows", 8), "kind = 'rows' must be one of spectral, orthogonal"),
         (("b", "a", "spectral", 0), "rank = 0"),
         (("b", "a", "spectral", 8, -1), "offset = -1"),
@@ -60,9 +60,9 @@ def test_bad_input(book: Columns) -> None:
     row = {"base": "b", "concept": "a", "kind": "spectral", "offset": 0, "rank": 8}
     for content in ("{", "[1]", *(json.dumps([row | bad]) for bad in ({"offset": "0"}, {"rank": 0}, {"kind": "rows"}))):
         book.path.write_text(content)
-        with pytest.raises(ConfigError, match="mend it, or remove it"):
+        with pytest.raises(ConfigError, match="repair it, or remove it"):
             book.blocks()
-        with pytest.raises(ConfigError, match="mend it, or remove it"):
+        with pytest.raises(ConfigError, match="repair it, or remove it"):
             book.reserve("b", "c", "spectral", 8)
         assert book.path.read_text() == content
 

@@ -58,5 +58,5 @@ def test_subjects_that_want_different_things_of_one_word_share_it() -> None:
 
 
 def test_captions_are_asked_for() -> None:
-    with pytest.raises(ConfigError, match="needs captions"):
+    with pytest.raises(ConfigError, match="needs inputs recorded with captions"):
         fuse_custom_diffusion([LayerDelta(part.delta, 1.0, inputs=part.inputs) for part in parts()], 1.0)

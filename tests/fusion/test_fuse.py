@@ -187,9 +187,12 @@ def test_embeddings_of_one_adapter_go_along(tmp_path: Path, make: Make, capsys: 
     assert (fused.token, fused.embeddings) == ("sks", {"text_encoder": (2, 32)})
     assert torch.equal(fused.tensors["embedding.text_encoder"], torch.full((2, 32), 0.5))
     for given, message in (
-        ([str(first), str(with_word(make("dddd"), "SKS"))], "both have embeddings of 'SKS', and one word has those of"),
-        ([str(first), str(with_word(make("ee"), "xyz", width=16))], "are for different bases: fuse adapters of one"),
-        ([str(plain), str(first), "--format", "checkpoint"], "embeddings of 'sks' cannot be in a checkpoint"),
+        (
+            [str(first), str(with_word(make("dddd"), "SKS"))],
+            "both have embeddings for 'SKS', but a token can have only one set",
+        ),
+        ([str(first), str(with_word(make("ee"), "xyz", width=16))], "are of different bases: fuse adapters of one"),
+        ([str(plain), str(first), "--format", "checkpoint"], "embeddings for 'sks' cannot be stored in a checkpoint"),
     ):
         assert main(["fuse", *given, "--out", str(tmp_path / "none.safetensors")]) == 2
         assert message in capsys.readouterr().err
@@ -201,7 +204,7 @@ def test_two_of_one_subject_are_fused_with_a_remark(
     first, second, out = make("a"), make("bb", token="A"), tmp_path / "out.safetensors"
     assert main(["fuse", f"{first}:0.5", f"{second}:0.5", "--out", str(out), "--json"]) == 0
     (remark,) = json.loads(capsys.readouterr().out)["remarks"]
-    assert "a.safetensors and bb.safetensors are called by the same word 'a'" in remark
+    assert "a.safetensors and bb.safetensors share the token 'a'" in remark
     fused = AdapterFile.load(out)
     assert fused.subjects == (("a", "dog"),)
     weight = torch.empty(0)
@@ -227,8 +230,8 @@ def test_a_fused_file_knows_all_its_subjects(
     assert main(["generate", "--adapter", str(all_three), "--prompt", "two at night", *pictures, "--json"]) == 0
     (remark,) = json.loads(capsys.readouterr().out)["remarks"]
     assert remark == (
-        "no prompt holds 'a' or 'bb' or 'ccc', the words for the subjects of three.safetensors: "
-        "write for example 'a a dog and a bb cat and a ccc dog'"
+        "no prompt contains 'a' or 'bb' or 'ccc', the tokens of three.safetensors: "
+        "use e.g. 'a a dog and a bb cat and a ccc dog'"
     )
     assert main(["generate", "--adapter", str(all_three), "--prompt", "one BB", *pictures, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["remarks"] == []
@@ -246,7 +249,7 @@ def test_an_adapter_of_weight_zero_may_be_any(tmp_path: Path, make: Make) -> Non
 BAD: list[tuple[Callable[[Make, Path], list[Any]], str]] = [
     (lambda make, folder: [f"{make('a')}:nan"], "'nan' of .* is not a number"),
     (lambda make, folder: [f"{make('a')}:x"], "'x' of .* is not a number"),
-    (lambda make, folder: [f"{make('a')}:1,up.x=1"], "'up.x=1' of .* is no block with a strength"),
+    (lambda make, folder: [f"{make('a')}:1,up.x=1"], "invalid block strength 'up.x=1' of "),
     (lambda make, folder: [f"{make('a')}:1,up.7=1"], "changes nothing in the block up.7"),
     (lambda make, folder: [f"{make('a')}:0"], "all adapters have the weight 0"),
     (lambda make, folder: [f"{make('a')}:0", "--format", "checkpoint"], "all adapters have the weight 0"),
@@ -260,7 +263,7 @@ BAD: list[tuple[Callable[[Make, Path], list[Any]], str]] = [
         )
         for rank in ("0", "-1", "1.5", "all", "9" * 20)
     ),
-    (lambda make, folder: [make("a"), "--format", "checkpoint", "--base", "pocket"], "is no single file"),
+    (lambda make, folder: [make("a"), "--format", "checkpoint", "--base", "pocket"], "is not a single-file checkpoint"),
     (lambda make, folder: [folder / "none.safetensors"], "none.safetensors"),
     (
         lambda make, folder: [make("a"), make("bb", base=tiny_folder(folder / "wide", width=48))],
@@ -301,7 +304,7 @@ def test_weights_are_checked_before_all_else(
     assert not (tmp_path / "data").exists()
 
 
-@pytest.mark.parametrize("out, message", [("a.safetensors", "is there already"), ("out.bin", "ends in .safetensors")])
+@pytest.mark.parametrize("out, message", [("a.safetensors", "already exists"), ("out.bin", "ends in .safetensors")])
 def test_places_that_will_not_do(
     out: str, message: str, tmp_path: Path, make: Make, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -110,7 +110,7 @@ def test_it_draws_with_the_steps_and_prompts_that_it_is_given(
     ]
     assert json.loads(capsys.readouterr().out)["explanation"]["prompts"] == expected
     assert main(["fuse", *files, "--prompts", str(texts), "--out", str(tmp_path / "2.safetensors")]) == 2
-    assert "sum reads no prompts" in capsys.readouterr().err
+    assert "sum uses no prompts" in capsys.readouterr().err
 
 
 def test_it_draws_as_generate_does_if_nothing_else_is_said(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -130,4 +130,4 @@ def test_a_strong_adapter_is_named(make: Make) -> None:
     a, bb = make("a"), make("bb")
     found = told(a, f"{bb}:9")
     assert (found.pairs[0].dominant, found.balance) == ("bb", "output")
-    assert any("bb would drown a:" in reason for reason in found.reasons)
+    assert any("bb would drown out a:" in reason for reason in found.reasons)

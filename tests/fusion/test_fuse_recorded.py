@@ -204,20 +204,20 @@ def test_one_adapter_alone_needs_nothing_drawn(options: dict[str, Any], make: Ma
 
 
 BAD: list[tuple[Callable[[Make], list[Any]], dict[str, Any], str]] = [
-    (lambda make: [make("a"), make("bb", token="")], {"prompts": ()}, "bb.safetensors does not tell the word"),
+    (lambda make: [make("a"), make("bb", token="")], {"prompts": ()}, "bb.safetensors does not record its token"),
     (
         lambda make: [make("a"), make("bb")],
         {"prompts": ("an a", "the cat")},
-        "the prompt 'the cat' names neither 'a' nor 'bb'",
+        "the prompt 'the cat' contains none of the tokens 'a', 'bb'",
     ),
     (
         lambda make: [make("a"), make("bb")],
         {"prompts": ("an a",)},
         "no prompt names 'bb', the subject of bb.safetensors",
     ),
-    (lambda make: [make("a")], {"method": "sum"}, "sum reads no prompts"),
-    (lambda make: [make("a")], {"method": "sum", "prompts": (), "captions": ("x",)}, "sum reads no captions"),
-    (lambda make: [make("a")], {"captions": ("x",)}, "gradient reads no captions"),
+    (lambda make: [make("a")], {"method": "sum"}, "sum uses no prompts"),
+    (lambda make: [make("a")], {"method": "sum", "prompts": (), "captions": ("x",)}, "sum uses no captions"),
+    (lambda make: [make("a")], {"captions": ("x",)}, "gradient uses no captions"),
 ]
 
 
@@ -239,6 +239,6 @@ def test_too_little_memory_is_told_with_the_remedy(make: Make, tmp_path: Path, m
 
     files = [make("a"), make("bb")]
     monkeypatch.setattr(Base, "draw", lambda *_, **__: torch.empty(2**58))
-    with pytest.raises(ConfigError, match="the memory of cpu is not enough to draw with tiny.*close other programs"):
+    with pytest.raises(ConfigError, match="not enough cpu memory to generate with tiny.*close other programs"):
         run(tmp_path / "out.safetensors", *files)
     assert not (tmp_path / "out.safetensors").exists()

@@ -97,10 +97,10 @@ def test_words_are_exported(tmp_path: Path, make: Make, capsys: pytest.CaptureFi
     given = [make("a", token="sks", words=2), make("bb", token="xyz", words=1)]
     assert main(["fuse", *map(str, given), "--out", str(both)]) == 0
     for options, message in (
-        (["embedding"], "embeddings of 'sks' and 'xyz', and such a file holds one word: say which"),
+        (["embedding"], "embeddings of 'sks' and 'xyz', but such a file holds one word: choose one"),
         (["embedding", "--token", "rar"], "no embeddings of 'rar', only of 'sks' and 'xyz'"),
-        (["lora", "--token", "sks"], "a token is for the format embedding"),
-        (["diffusers"], "is to be a folder"),
+        (["lora", "--token", "sks"], "token applies only to the format embedding"),
+        (["diffusers"], "must be a folder"),
     ):
         assert main(["export", str(both), "--out", str(out), "--format", *options]) == 2
         assert message in capsys.readouterr().err
@@ -109,7 +109,7 @@ def test_words_are_exported(tmp_path: Path, make: Make, capsys: pytest.CaptureFi
     bundled, trimmed = tmp_path / "bundled.safetensors", tmp_path / "trimmed.safetensors"
     capsys.readouterr()
     assert main(["export", str(both), "--format", "kohya", "--bundle", "--out", str(bundled)]) == 0
-    assert "A1111 and Forge read 'sks' and 'xyz' from this file" in capsys.readouterr().out
+    assert "A1111 and Forge load 'sks' and 'xyz' from this file" in capsys.readouterr().out
     tensors = load_file(bundled)
     for word, path in zip(("sks", "xyz"), given, strict=True):
         assert torch.equal(tensors[f"bundle_emb.{word}.string_to_param.*"], vectors_of(path))

@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from dreamtune.adapters import METHODS, AdapterFile
-from dreamtune.fusion import FUSIONS, THINNED, FusionOptions, WeightedAdapter, as_file, fuse_layers
+from dreamtune.fusion import FUSIONS, FusionOptions, WeightedAdapter, as_file, fuse_layers
 from dreamtune.models import Base
+from dreamtune.names import THINNED
 
 Make = Callable[..., Path]
 

@@ -10,8 +10,9 @@ from torch import Tensor
 
 from dreamtune.adapters import METHODS, AdapterFile, Delta
 from dreamtune.errors import ConfigError
-from dreamtune.fusion import FUSIONS, MEASURED, THINNED, FusionOptions, Inputs, WeightedAdapter, fuse_layers
+from dreamtune.fusion import FUSIONS, FusionOptions, Inputs, WeightedAdapter, fuse_layers
 from dreamtune.fusion.layer_deltas import LayerDelta, balanced
+from dreamtune.names import RECORDED, THINNED
 from tests.adapters.nets import attached_to, frozen_net
 
 NET = frozen_net(torch.float32)
@@ -136,7 +137,7 @@ def test_a_weight_is_a_factor_on_its_change(fusion: str, weights: tuple[float, .
         given = Delta.of_factors((u * s).float(), vh.float()) if low_rank else delta
         parts.append(LayerDelta(given, weight, 0, seen, torch.eye(SHAPE[1])))
     expected = torch.stack([weight * delta.dense() for (delta, _), weight in zip(changes, weights, strict=True)]).sum(0)
-    close = 2e-2 if fusion in MEASURED else 1e-5  # those have a ridge
+    close = 2e-2 if fusion in RECORDED else 1e-5  # those have a ridge
     found = FUSIONS[fusion](parts, 1.0).dense() * (len(weights) if fusion == "mean" else 1)
     torch.testing.assert_close(found, expected, rtol=close, atol=close)
 
@@ -278,13 +279,13 @@ def test_balance_evens_out_what_changes_do_to_the_output() -> None:
     outputs = [float((x @ d.dense().T).square().sum(1).mean()) for d, x in zip(deltas, xs, strict=True)]
     even = [float((x @ p.delta.dense().T).square().sum(1).mean()) for p, x in zip(found, xs, strict=True)]
     assert even == pytest.approx([(outputs[0] * outputs[1]) ** 0.5] * 2, rel=1e-4)
-    with pytest.raises(ConfigError, match="needs what the layer gets"):
+    with pytest.raises(ConfigError, match="needs recorded layer inputs"):
         balanced([LayerDelta(low(2, 0), 1.0), LayerDelta(full(1), 1.0)], "output")
 
 
-@pytest.mark.parametrize("fusion", MEASURED)
+@pytest.mark.parametrize("fusion", RECORDED)
 def test_inputs_are_asked_for(fusion: str) -> None:
-    with pytest.raises(ConfigError, match="needs what the layer gets"):
+    with pytest.raises(ConfigError, match="needs recorded layer inputs"):
         FUSIONS[fusion]([LayerDelta(low(2, 0), 1.0), LayerDelta(full(1), 1.0)], 1.0)
 
 
@@ -323,7 +324,7 @@ def test_all_adapters_may_leave_a_layer_alone(fusion: str, alone: str, density: 
 def test_an_adapter_may_leave_a_layer_alone(fusion: str, changed: Delta, alone: str, density: float) -> None:
     """What the others do there stays as it is, in any order; what each gets counts as ever."""
     parts = _parts([changed, ZEROS[alone], ZEROS["absent"]])
-    if fusion in MEASURED:
+    if fusion in RECORDED:
         expected = FUSIONS[fusion](_parts([changed, ZEROS["absent"], ZEROS["absent"]]), density).dense()
         assert expected.any()
     else:
@@ -332,7 +333,7 @@ def test_an_adapter_may_leave_a_layer_alone(fusion: str, changed: Delta, alone: 
         torch.testing.assert_close(FUSIONS[fusion](order, density).dense(), expected, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("fusion", [fusion for fusion in FUSIONS if fusion not in MEASURED])
+@pytest.mark.parametrize("fusion", [fusion for fusion in FUSIONS if fusion not in RECORDED])
 def test_a_layer_that_one_adapter_has(fusion: str) -> None:
     a, b = file_of("lora"), file_of("lora", 1)
     without = replace(

@@ -7,7 +7,7 @@ import yaml
 
 from docs.generate import ROOT, TABLES, recipes, with_tables
 from dreamtune.training.config import TrainConfig
-from dreamtune.training.reference import IN_RECIPES, preset_config, settings, settings_lines
+from dreamtune.training.reference import IN_RECIPES, preset_config, settings
 
 STALE = "stale: run `make docs`"
 
@@ -18,10 +18,8 @@ def test_tables_are_those_of_the_settings() -> None:
     assert with_tables(text) == text, STALE
 
 
-def test_every_setting_and_its_default_is_in_the_help() -> None:
-    lines = settings_lines()
-    assert [line.split(" (")[0] for line in lines] == list(TrainConfig.model_fields)
-    assert any(line.startswith("steps (800; pocket 700): Optimizer steps") for line in lines)
+def test_every_setting_has_a_meaning() -> None:
+    assert [setting.name for setting in settings()] == list(TrainConfig.model_fields)
     assert all(setting.meaning for setting in settings())
 
 

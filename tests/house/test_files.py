@@ -49,7 +49,7 @@ def blocks(page: str, language: str) -> list[str]:
 @pytest.mark.parametrize("page", PAGES)
 def test_command_lines_name_what_is_there(page: str) -> None:
     for line in re.findall(r"(?m)^dreamtune .*", "".join(blocks(page, "")).replace("\\\n", " ")):
-        command, words = typer.main.get_command(cli.app), shlex.split(line)[1:]
+        command, words = typer.main.get_command(cli.build()), shlex.split(line)[1:]
         while isinstance(command, TyperGroup):
             command = command.commands[words.pop(0)]
         known = {option for parameter in command.params for option in parameter.opts}

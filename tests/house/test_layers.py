@@ -20,7 +20,7 @@ LAYERS = (
     ("plain_yaml",),
     ("storage", "leftovers"),
     ("errors",),
-    ("text", "words"),
+    ("text", "words", "names"),
 )
 """From the top down. A module may import from its own package and from lower layers."""
 
@@ -30,6 +30,7 @@ LIBRARIES = {
     "storage": set(),
     "leftovers": {"psutil"},
     "words": set(),
+    "names": set(),
     "config": {"pydantic", "yaml"},
     "plain_yaml": {"yaml"},
     "adapters": {"torch", "safetensors", "regex"},

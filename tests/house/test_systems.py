@@ -67,7 +67,7 @@ def test_a_training_needs_no_modules_of_unix(tiny: Path, photos: Path, tmp_path:
     done = run(WITHOUT_UNIX + TRAINING, tmp_path, tiny, **places)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "run" / "adapter.safetensors").is_file()
-    assert "there is no queue of jobs on this system" in done.stderr and not (tmp_path / "next").exists()
+    assert "the job queue needs file locks" in done.stderr and not (tmp_path / "next").exists()
 
 
 def test_without_a_home_a_folder_is_asked_for(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
@@ -87,4 +87,4 @@ def test_without_a_home_a_folder_is_asked_for(monkeypatch: pytest.MonkeyPatch, c
         assert main(command) == 2
         told = capsys.readouterr().err
         assert told.startswith("Error: ") and told.count("\n") == 1
-        assert ("a path begins with ~" if command[0] == "inspect" else "set HOME, or DREAMTUNE_") in told
+        assert ("a path starts with ~" if command[0] == "inspect" else "set HOME, or DREAMTUNE_") in told

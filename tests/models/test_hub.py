@@ -42,9 +42,9 @@ def test_cached_file_will_do_where_the_hub_is_out_of_reach(monkeypatch: pytest.M
 @pytest.mark.parametrize(
     ("kind", "message"),
     [
-        (GatedRepoError, "asks for consent: accept its terms"),
-        (RepositoryNotFoundError, "neither a folder here nor on the hub"),
-        (RemoteEntryNotFoundError, "holds no model_index.json"),
+        (GatedRepoError, "is gated: accept its terms"),
+        (RepositoryNotFoundError, "neither as a folder nor on the hub"),
+        (RemoteEntryNotFoundError, "has no model_index.json"),
     ],
 )
 def test_refusals_of_the_hub(monkeypatch: pytest.MonkeyPatch, kind: type[HfHubHTTPError], message: str) -> None:
@@ -95,7 +95,7 @@ def test_variant_of_a_model_on_the_hub(
     monkeypatch: pytest.MonkeyPatch, tiny: Path, files: list[str], variant: str | None
 ) -> None:
     asked: list[object] = []
-    monkeypatch.setattr(hub, "hub_file", lambda repo, name, local: (tiny / name, True))
+    monkeypatch.setattr("dreamtune.models.load.hub_file", lambda repo, name, local: (tiny / name, True))
     monkeypatch.setattr(hub.HfApi, "list_repo_files", lambda self, repo: files)
     monkeypatch.setattr(
         StableDiffusionPipeline, "from_pretrained", lambda repo, **given: asked.append(given["variant"])
@@ -106,7 +106,7 @@ def test_variant_of_a_model_on_the_hub(
 
 
 def test_pickles_on_the_hub_and_a_list_that_fails(monkeypatch: pytest.MonkeyPatch, tiny: Path) -> None:
-    monkeypatch.setattr(hub, "hub_file", lambda repo, name, local: (tiny / name, True))
+    monkeypatch.setattr("dreamtune.models.load.hub_file", lambda repo, name, local: (tiny / name, True))
     monkeypatch.setattr(hub.HfApi, "list_repo_files", lambda self, repo: ["unet/diffusion_pytorch_model.bin"])
     with pytest.raises(BaseModelError, match="some/model: the weights in unet/ are pickled"):
         load_base("some/model", device="cpu")

@@ -147,12 +147,12 @@ def for_inpainting(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (without_index, "not a diffusers folder: it holds no model_index.json"),
+        (without_index, "not a diffusers folder: it has no model_index.json"),
         (broken_index, "cannot be read: download the model again"),
         (of_another_class, "is a FluxPipeline: only Stable Diffusion 1.x, 2.x and XL"),
         (refiner, "is the SDXL refiner, .* use the SDXL base"),
         (inpainting_pipeline, "StableDiffusionInpaintPipeline: inpainting and editing models"),
-        (pickled, "the weights in unet/ are pickled: .* convert the model to .safetensors first"),
+        (pickled, "the weights in unet/ are pickled: .* published as .safetensors, or convert it first"),
         (of_another_noise, "another noise"),
         (without_unet, "cannot load the base .*; download it again"),
         (cut_short, "cannot load the base .*; download it again"),

@@ -15,7 +15,8 @@ from diffusers import (
 
 from dreamtune.errors import ConfigError
 from dreamtune.models import load_base
-from dreamtune.models.samplers import AUTO, SAMPLERS, make_sampler, with_zero_snr
+from dreamtune.models.samplers import make_sampler, with_zero_snr
+from dreamtune.names import AUTO_SAMPLER, SAMPLERS
 
 BETAS: dict[str, Any] = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 ZERO_SNR = DDIMScheduler(
@@ -43,7 +44,7 @@ def test_zero_terminal_snr_is_kept_or_the_sampler_refused(name: str) -> None:
         sampler = make_sampler(name, ZERO_SNR)
     except ConfigError as error:
         assert name in ("pndm", "heun", "deis", "dpm++2m-karras")
-        assert f"zero terminal SNR, which {name} cannot do: use one of ddim, ddpm, euler" in str(error)
+        assert f"zero terminal SNR, which {name} does not support: use one of ddim, ddpm, euler" in str(error)
         return
     sampler.set_timesteps(4)
     assert float(sampler.alphas_cumprod[-1]) == pytest.approx(0, abs=1e-6)
@@ -58,7 +59,7 @@ def test_latents_are_not_clipped_as_pixels_are() -> None:
 
 def test_auto_is_the_bases_own_and_unknown_names_are_refused() -> None:
     own = EulerDiscreteScheduler(**BETAS, timestep_spacing="leading")
-    found = make_sampler(AUTO, own)
+    found = make_sampler(AUTO_SAMPLER, own)
     assert found is not own and found.config == own.config
     with pytest.raises(ConfigError, match="scheduler = 'eulr' must be auto or one of ddim, ddpm"):
         make_sampler("eulr", own)

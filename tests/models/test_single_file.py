@@ -56,10 +56,10 @@ SDXL = {IN: (320, 4, 3, 3), CROSS % 4: (640, 2048), "conditioner.embedders.1.mod
 @pytest.mark.parametrize(
     ("tensors", "message"),
     [
-        ({"lora_unet_mid_block.lora_up.weight": (1,)}, "an adapter: give it as adapter"),
+        ({"lora_unet_mid_block.lora_up.weight": (1,)}, "an adapter: pass it as one"),
         ({"anything": (1,)}, "no base model"),
-        ({IN: (320, 4, 3, 3)}, "is of another design: only Stable Diffusion 1.x, 2.x and XL"),
-        ({**SD2, IN: (320, 9, 3, 3)}, "inpainting and editing models cannot be used"),
+        ({IN: (320, 4, 3, 3)}, "has another architecture: only Stable Diffusion 1.x, 2.x and XL"),
+        ({**SD2, IN: (320, 9, 3, 3)}, "inpainting and editing models are not supported"),
         ({IN: (384, 4, 3, 3), CROSS % 4: (768, 1280), "conditioner.embedders.0.model.x": (1,)}, "the SDXL refiner"),
         ({IN: (320, 4, 3, 3), CROSS % 4: (640, 2048)}, "an SDXL without its text encoders"),
         ({**SDXL, "edm_mean": (4,)}, "another noise"),

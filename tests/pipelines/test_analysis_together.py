@@ -31,21 +31,21 @@ def test_nothing_is_recommended_from_what_nobody_measured(tmp_path: Path, monkey
     monkeypatch.setattr(analysis_together, "RELIABILITY", tmp_path / "none.json")
     first, second = sentences(["rex", "tom"], (0, 1), TWO)
     assert "agreement 0.10" in first and "two subjects" in first
-    assert second.endswith("rex is left with 90% of what it does alone and tom with 40%.")
+    assert second.endswith("rex keeps 90% of the effect it has alone and tom keeps 40%.")
     assert "not measured" in footnote("pocket")
 
 
 def test_what_was_found_to_tell_is_acted_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     measured(tmp_path / "m.json", monkeypatch, 0.7)
-    assert "tom would be lost: give each a place of its own" in sentences(["rex", "tom"], (0, 1), TWO)[1]
-    assert "0.70 on pairs" in footnote("pocket") and footnote("sd1").endswith("On sd1 it was not measured.")
+    assert "tom would be lost: give each its own region" in sentences(["rex", "tom"], (0, 1), TWO)[1]
+    assert "0.70 on held-out pairs" in footnote("pocket") and footnote("sd1").endswith("On sd1 it was not measured.")
 
 
 @pytest.mark.parametrize("rho", [0.2, None])
 def test_what_tells_nothing_is_not_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rho: float | None) -> None:
     measured(tmp_path / "m.json", monkeypatch, rho)
     assert len(sentences(["rex", "tom"], (0, 1), TWO)) == 1
-    assert "Nothing that was tried tells" in footnote("pocket")
+    assert "No measure that was tried predicts" in footnote("pocket")
 
 
 def test_one_subject_and_one_that_does_nothing() -> None:

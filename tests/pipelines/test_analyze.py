@@ -130,6 +130,6 @@ def test_pairs_from_one_seed_are_a_kind_of_their_own(make: Make, capsys: pytest.
     assert {name: found["pairs"] for name, found in report["relations"].items()} == {
         "same subject": 1, "same class": 8, "same seed": 1
     }  # fmt: skip
-    assert "1 pair of 10 come from one seed" in told
+    assert "1 pair of 10 used the same seed" in told
     assert "10 pairs: see the report" in told
-    assert sum("both come from seed 0" in line for line in report["advice"]) == 1
+    assert sum("both used seed 0" in line for line in report["advice"]) == 1

@@ -73,7 +73,7 @@ def test_an_adapter_that_changes_nothing_is_not_defined_rather_than_unlike(make:
     assert (pair["overlap"], pair["cosine"], pair["z"]) == (None, None, None)
     assert report["interference"]["crosstalk"][0] == [None, None]
     assert "zero changes nothing" in " ".join(report["advice"])
-    assert "not defined" in " ".join(report["advice"])
+    assert "is undefined because one of them changes nothing" in " ".join(report["advice"])
 
 
 def test_more_directions_than_a_layer_has(make: Make, tmp_path: Path) -> None:
@@ -92,7 +92,7 @@ def test_adapters_that_change_nothing_at_all_still_get_their_report(make: Make, 
     assert {"shared", "chance", "rbo", "spearman", "left", "right", "cosine", "excess_sign_conflict"} <= undefined
     assert report["free_columns"] == []
     page = (tmp_path / "report" / "report.html").read_text()
-    assert "not defined" in page and "nan" not in page.split("<figure>")[0]
+    assert "is undefined because one of them changes nothing" in page and "nan" not in page.split("<figure>")[0]
 
 
 def test_longer_lists_than_the_rank(make: Make) -> None:
@@ -143,7 +143,7 @@ def test_bad_input_is_refused_before_anything_is_written(make: Make, tiny: Path,
     elsewhere = tiny_folder(tmp_path / "wider", width=48)
     refused("different bases", one, make("wider", base=elsewhere))
     refused("different bases", one, make("wide", base=elsewhere), base=str(tiny))
-    refused("is no valid regular expression", one, other, layers="(")
+    refused("is not a valid regular expression", one, other, layers="(")
     refused("none of the 32 layers", one, other, layers="nowhere")
     refused("none of the 32 layers", one, other, blocks=["text"])
     refused("1 subjects for 2 adapters", one, other, subjects=["rex"])
@@ -157,5 +157,5 @@ def test_bad_input_is_refused_before_anything_is_written(make: Make, tiny: Path,
     refused("NaN", tmp_path / "nan.safetensors", base=str(tiny))
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "file").touch()
-    with pytest.raises(ConfigError, match="holds something already"):
+    with pytest.raises(ConfigError, match="is not empty"):
         dreamtune.analyze([one], tmp_path / "full")

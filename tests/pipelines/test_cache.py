@@ -75,7 +75,7 @@ def test_clear_leaves_what_is_not_dreamtunes(filled: Path) -> None:
         path.write_bytes(b"x")
         os.utime(path, (1, 1))
     assert {kind.kind for kind in list_cache().kinds} == {"latents", "prior", "prompts"}
-    with pytest.raises(ConfigError, match="holds no 'project'"):
+    with pytest.raises(ConfigError, match="no 'project' entries in the cache"):
         clear_cache("project")
     assert clear_cache().entries == 7
     assert sorted(path for path in filled.rglob("*") if path.is_file()) == sorted(foreign)
@@ -88,7 +88,7 @@ def test_help_names_every_kind(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_bad_input(filled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ConfigError, match="holds no 'latent'; it holds latents, prior, prompts"):
+    with pytest.raises(ConfigError, match="no 'latent' entries in the cache .*; it has latents, prior, prompts"):
         clear_cache("latent")
     with pytest.raises(ConfigError, match="30d"):
         clear_cache(older_than="long")
@@ -145,7 +145,7 @@ def test_two_trainings_at_once_share_an_empty_cache(tmp_path: Path, tiny: Path, 
 
     def start(name: str, cache: str) -> subprocess.Popen[bytes]:
         options = ["--steps=3", "--set=batch_size=2", "--set=prior_images=8", "--set=sampling_steps=4", "--device=cpu"]
-        command = [sys.executable, "-m", "dreamtune.pipelines.cli.app", "train", str(photos), "--class=dog", *options]
+        command = [sys.executable, "-m", "dreamtune.pipelines.cli", "train", str(photos), "--class=dog", *options]
         environment = {**os.environ, "DREAMTUNE_CACHE": str(tmp_path / cache), "DREAMTUNE_CACHE_LIMIT": "0"}
         return subprocess.Popen([*command, f"--base={tiny}", f"--out={tmp_path / name}"], env=environment)
 

@@ -27,7 +27,7 @@ def test_a_mess_is_told_line_by_line(tmp_path: Path, tiny: Path, capsys: pytest.
         assert "; " in line, "and what to do"
     assert len(lines) == len(problems) + 3
     assert "27 pictures can be used, 0 with a caption, 1 with a mask" in lines
-    assert "turned upright (1)" in lines[-1]
+    assert "rotated upright (1)" in lines[-1]
 
 
 def test_training_works_on_the_rest(tmp_path: Path, tiny: Path) -> None:

@@ -33,7 +33,7 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> list[TrainingData]:
         found.append(data)
         return fit(unet, attached, data, *rest, **more)  # pyright: ignore[reportArgumentType]
 
-    monkeypatch.setattr(loop, "fit", watch)
+    monkeypatch.setattr("dreamtune.pipelines.train.run.fit", watch)
     return found
 
 
@@ -76,7 +76,7 @@ def test_a_dry_run_has_them_too(settings: Settings, tmp_path: Path) -> None:
     [
         ({"class_prompts": ("a {class}", "a {token} {class}")}, "'a {token} {class}' names the token 'sks'"),
         ({"class_prompt": "a SKS {class}"}, "'a SKS {class}' names the token"),
-        ({"class_prompts": SCENES, "prior_from": "prediction"}, "asks for one class prompt"),
+        ({"class_prompts": SCENES, "prior_from": "prediction"}, "takes a single class prompt"),
         ({"class_prompts": SCENES, "prior_images": 1}, "prior_images = 1 is less than the 2"),
         ({"class_prompts": ("a {class}", " ")}, "class_prompts is empty"),
     ],

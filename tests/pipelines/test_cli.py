@@ -73,7 +73,7 @@ def test_from_pictures_to_pictures(command: list[str], folder: Path, capsys: pyt
     assert "resumed after step 3" in printed.err
     code, error = failed(capsys, "train", "--resume", "runs/rex", "--lr", "0.5")
     assert code == 2
-    assert "with other settings (lr was " in error
+    assert "with different settings (lr was " in error
     assert main(["train", "--config", "runs/rex/config.yaml", "--out", "other"]) == 0
     assert Path("other/adapter.safetensors").read_bytes() == Path("runs/rex/adapter.safetensors").read_bytes()
 
@@ -82,8 +82,8 @@ def test_from_pictures_to_pictures(command: list[str], folder: Path, capsys: pyt
     ("arguments", "message"),
     [
         (["train", "{photos}"], "class_word is missing"),
-        (["train", "none", "--class", "dog"], "no folder of pictures at none"),
-        (["train", "{empty}", "--class", "dog"], "is empty: put 3 to 30 pictures"),
+        (["train", "none", "--class", "dog"], "no image folder at none"),
+        (["train", "{empty}", "--class", "dog"], "is empty: put 3 to 30 images"),
         (["train", "{broken}", "--class", "dog", "--base", "{tiny}"], "no usable picture"),
         (["train", "{partly}", "--class", "dog", "--base", "{tiny}", "--strict"], "broken.png: is empty"),
         (["train", "{photos}", "--class", "dog", "--base", "none"], "no base model 'none'"),
@@ -94,13 +94,13 @@ def test_from_pictures_to_pictures(command: list[str], folder: Path, capsys: pyt
         (["train", "{photos}", "--class", "dog", "--config", "none.yaml"], "cannot read the recipe none.yaml"),
         (
             ["train", "{photos}", "--class", "dog", "--config", "{recipe}"],
-            "unknown setting 'network_dim'; here it is 'rank'",
+            "unknown setting 'network_dim'; it is called 'rank' here",
         ),
         (["train", "{photos}", "--class", "dog", "--set", "prior=perhaps"], "prior = 'perhaps': must be true or false"),
         (["train", "{photos}", "--class", "dog", "--steps", "0"], "steps = 0: must be greater than or equal to 1"),
         (["train", "{photos}", "--class", "dog", "--set", "resolution=50"], "must be a multiple of 8; try 48"),
         (["train", "{texts}", "--class", "dog", "--base", "{tiny}"], "no usable picture"),
-        (["train", "{photos}", "--class", "dog", "--base", "some/model", "--dry-run"], "or give a folder"),
+        (["train", "{photos}", "--class", "dog", "--base", "some/model", "--dry-run"], "or use a folder"),
         (["train", "--resume", "none"], "no run to resume"),
         (["train", "--stepz", "3"], "No such option: --stepz"),
         (["train", "--steps", "many"], "'--steps'"),
@@ -108,8 +108,11 @@ def test_from_pictures_to_pictures(command: list[str], folder: Path, capsys: pyt
         (["generate", "--out", "x"], "--prompt"),
         (["generate", "--prompt", "x", "--adapter", "none.safetensors", "--out", "x"], "no adapter file"),
         (["inspect", "{tiny}/model_index.json"], "not a safetensors file"),
-        (["pocket", "draw", "--subject", "1", "--class", "unicorn", "--out", "x"], "no class 'unicorn'"),
-        (["pocket", "draw", "--subject", "1", "--n", "0", "--out", "x"], "n is 0"),
+        (
+            ["pocket", "draw", "--subject", "1", "--class", "unicorn", "--out", "x"],
+            "unknown pocket class 'unicorn': use one of",
+        ),
+        (["pocket", "draw", "--subject", "1", "--n", "0", "--out", "x"], "n = 0 must be at least 1"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
@@ -160,7 +163,7 @@ def test_signal_ends_with_130_and_a_way_on(
     printed = capsys.readouterr()
     assert printed.out == ""
     assert (
-        "Error: stopped after step 2 of 3; a checkpoint was written; go on with: dreamtune train --resume run"
+        "Error: stopped after step 2 of 3; a checkpoint was written; resume with: dreamtune train --resume run"
         in printed.err
     )
     assert Path("run/checkpoints/step-000002").is_dir()
@@ -170,7 +173,7 @@ def test_signal_ends_with_130_and_a_way_on(
     ("error", "code", "message"),
     [
         (KeyboardInterrupt(), 130, "Stopped."),
-        (RuntimeError("shape mismatch\nmore"), 1, "Error: RuntimeError: shape mismatch\nThis is a fault of dreamtune"),
+        (RuntimeError("shape mismatch\nmore"), 1, "Error: RuntimeError: shape mismatch\nThis is a bug in dreamtune"),
     ],
 )
 def test_other_ends(
@@ -230,4 +233,4 @@ def test_pocket_draw(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with Image.open("one/00.png") as picture:
         assert (picture.size, picture.mode) == ((32, 32), "RGB")
     capsys.readouterr()
-    assert failed(capsys, *draw, "one") == (2, "Error: one/00.png exists already: choose another folder\n")
+    assert failed(capsys, *draw, "one") == (2, "Error: one/00.png already exists: choose another folder\n")

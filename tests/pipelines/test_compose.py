@@ -31,7 +31,7 @@ def test_they_are_seen_beside_the_subject(settings: Settings, tmp_path: Path, mo
         seen.append(data)
         return fit(unet, attached, data, *rest, **more)  # pyright: ignore[reportArgumentType]
 
-    monkeypatch.setattr(loop, "fit", watch)
+    monkeypatch.setattr("dreamtune.pipelines.train.run.fit", watch)
     config = settings(compose=0.5, compose_with=("mug",), resolution=SIZE, buckets=False, steps=2, prior=False)
     told: list[Progress] = []
     train(config, tmp_path / "run", on_progress=told.append)
@@ -80,10 +80,10 @@ def test_a_dry_run_tells_them(settings: Settings, tmp_path: Path, capsys: pytest
     [
         ({"compose": 1}, "compose"),
         ({"compose": -0.1}, "compose"),
-        ({"compose_with": ("mug",)}, "compose_with is for composites: set compose too"),
-        ({"compose": 0.3, "compose_with": (" ",)}, "must be a thing in plain words"),
-        ({"compose": 0.3, "compose_with": ("a sks mug",)}, "which names the token 'sks': set compose_with"),
-        ({"compose": 0.3, "token": "dog"}, "'dog' beside the subject, which names the token 'dog'"),
+        ({"compose_with": ("mug",)}, "compose_with needs composites: set compose too"),
+        ({"compose": 0.3, "compose_with": (" ",)}, "must name a thing in plain words"),
+        ({"compose": 0.3, "compose_with": ("a sks mug",)}, "but that contains the token 'sks': set compose_with"),
+        ({"compose": 0.3, "token": "dog"}, "'dog' beside the subject, but that contains the token 'dog'"),
     ],
 )
 def test_bad_settings(changes: dict[str, object], message: str, settings: Settings) -> None:
@@ -92,5 +92,5 @@ def test_bad_settings(changes: dict[str, object], message: str, settings: Settin
 
 
 def test_a_base_too_small_for_two_things(settings: Settings, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="too small for composites, where each half has a thing"):
+    with pytest.raises(ConfigError, match="too small for composites, which show a thing in each half"):
         plan(settings(compose=0.3, resolution=16), tmp_path / "run", quiet)

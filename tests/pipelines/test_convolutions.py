@@ -109,7 +109,7 @@ def test_inputs_that_are_beyond_the_memory_are_refused(
     files = [str(adapter_on(tiny, tmp_path / f"{name}.safetensors", targets=FEW)) for name in "ab"]
     monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=1e6))
     config = FuseConfig(adapters=tuple(files), method="gradient", base=str(tiny), any_base=True, device="cpu")
-    with pytest.raises(ConfigError, match="what 3 layers get while a picture is drawn takes 0 GB .* fuse by sum"):
+    with pytest.raises(ConfigError, match="recording the inputs of 3 layers needs 0 GB .* use sum"):
         fuse(config, tmp_path / "fused.safetensors", lambda _: None)
     assert not (tmp_path / "fused.safetensors").exists()
 

@@ -147,7 +147,7 @@ def test_full_while_metrics_are_written(disk: Disk, settings: Settings, tmp_path
     config = settings(steps=32, checkpoint_every=16, batch_size=1, prior=False)
     whole, run = train(config, tmp_path / "whole", on_progress=quiet), disk.path / "run"
     error = fails(lambda: train(config, run, on_progress=at(17, disk.fill)), TrainingError, "metrics.jsonl:")
-    assert str(error).endswith(f"make room and go on with: dreamtune train --resume {run}")
+    assert str(error).endswith(f"free some disk space and resume with: dreamtune train --resume {run}")
     assert error.exit_code == 1
     assert (run / "metrics.jsonl").stat().st_size == BLOCK, "cut within a line"
     check_kept(run, 16)
@@ -200,7 +200,7 @@ def test_full_from_the_beginning_the_command_can_be_given_again(
     assert main(command) == 2
     *_, last = capfd.readouterr().err.splitlines()
     assert last == (
-        f"Error: cannot write {run}/config.yaml: No space left on device; make room and give the same command again"
+        f"Error: cannot write {run}/config.yaml: No space left on device; free some disk space and run the same command again"
     )
     assert [path.name for path in run.iterdir()] == [".lock"]
     disk.make_room()
@@ -232,7 +232,7 @@ def test_full_cache(
     run, config = tmp_path / "run", settings(sample_every=3)
     error = fails(lambda: train(config, run, on_progress=quiet), ConfigError, f"the cache {disk.path}:")
     assert error.exit_code == 2
-    assert "point DREAMTUNE_CACHE at another folder" in str(error)
+    assert "set DREAMTUNE_CACHE to another folder" in str(error)
     assert begun in {path.name for path in disk.path.iterdir()}
     assert [path for path in disk.path.rglob("*") if path.name.endswith(".tmp")] == []
     disk.make_room()

@@ -126,7 +126,7 @@ def test_unfinished_runs_and_how_to_go_on(
         train(settings(prior=False), "runs/rex", on_progress=listen, stop=stop)
     before = sorted(tmp_path.rglob("*"))
     check = checks()["run"]
-    assert check.value == f"runs/rex is not finished: 2 of {STEPS} steps in its newest checkpoint"
+    assert check.value == f"runs/rex is unfinished; latest checkpoint: 2 of {STEPS} steps"
     assert (check.state, check.remedy) == ("warning", "dreamtune train --resume runs/rex")
     with RunFolder("runs/rex").exclusive():
         assert checks()["run"].value.startswith(f"runs/rex is training; 2 of {STEPS} steps")

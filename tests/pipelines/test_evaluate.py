@@ -94,7 +94,9 @@ def test_files_of_other_tools_are_told_who_they_show(examine: Any, trained: Trai
     state = AdapterFile.load(trained.adapter)
     nameless = tmp_path / "nameless.safetensors"
     AdapterFile(**{**vars(state), "token": "", "class_word": ""}).save(nameless)
-    with pytest.raises(ConfigError, match=r"nameless\.safetensors does not tell its token: give it, for .*--token sks"):
+    with pytest.raises(
+        ConfigError, match=r"nameless\.safetensors does not record its token: set it, e\.g\. --token sks"
+    ):
         examine(adapter=str(nameless))
     assert (
         examine(adapter=str(nameless), token="zwx", class_word="dog")
@@ -111,13 +113,13 @@ def test_one_of_several_subjects_is_named(trained: TrainResult, photos: Path, tm
     def first_prompt(**given: Any) -> str:
         return check(EvaluateConfig(adapter=str(both), images=photos, **given), tmp_path / "report")[1][0].named
 
-    with pytest.raises(ConfigError, match=r"several subjects \(sks dog, zwx cat\): name one, .*--token sks"):
+    with pytest.raises(ConfigError, match=r"several subjects \(sks dog, zwx cat\): choose one, e\.g\. --token sks"):
         first_prompt()
     assert (first_prompt(token="sks"), first_prompt(token="ZWX")) == (
         "a sks dog on the beach",
         "a ZWX cat on the beach",
     )
-    with pytest.raises(ConfigError, match="does not tell its class"):
+    with pytest.raises(ConfigError, match="does not record its class"):
         first_prompt(token="qpl")
 
 
@@ -128,14 +130,14 @@ def test_one_real_picture_is_too_few_for_a_share(examine: Any, photos: Path, tmp
     result = examine(images=single)
     assert result.to_dict()["subject_fidelity"]["adapter"] is None
     assert -1 <= result.to_dict()["likeness"]["adapter"] <= 1
-    assert any("with one picture of the subject" in remark for remark in result.remarks)
+    assert any("undefined with only one real image of the subject" in remark for remark in result.remarks)
 
 
 @pytest.mark.parametrize(
     ("changes", "kind", "message"),
     [
-        ({"dino": None, "clip": None}, ConfigError, "nothing here can judge pictures of the base 'tiny'"),
-        ({"clip": None}, ConfigError, "dino is given, but clip is not"),
+        ({"dino": None, "clip": None}, ConfigError, "no judge for images of the base 'tiny'"),
+        ({"clip": None}, ConfigError, "dino is set, but clip is not"),
         ({"images": "nowhere"}, DatasetError, "no folder of pictures at nowhere"),
         ({"prompts": "nowhere.txt"}, ConfigError, r"cannot read the prompts in nowhere\.txt: No such file"),
         ({"token": "zwx", "prompts": "zwx"}, ConfigError, r"zwx, line 1: .* does not name the subject"),
@@ -176,7 +178,7 @@ def test_prompts_that_are_not_read_to_their_end(examine: Any, tmp_path: Path) ->
 def test_a_report_is_never_overwritten(examine: Any, tmp_path: Path) -> None:
     (tmp_path / "report").mkdir()
     (tmp_path / "report" / "mine").write_text("x")
-    with pytest.raises(ConfigError, match="report holds something already: choose a new folder"):
+    with pytest.raises(ConfigError, match="report is not empty: choose a new folder"):
         examine()
     assert [path.name for path in (tmp_path / "report").iterdir()] == ["mine"]
 
@@ -199,5 +201,5 @@ def test_command(
     assert main([str(it) for it in [*command, tmp_path / "two"]]) == 0
     assert "subject fidelity" in capsys.readouterr().out
     assert main([str(it) for it in [*command, tmp_path / "two"]]) == 2
-    assert "holds something already" in capsys.readouterr().err
+    assert "is not empty" in capsys.readouterr().err
     assert torch.equal(torch.get_rng_state(), state)

@@ -258,7 +258,7 @@ def test_half_precision_is_told(dtype: str, tmp_path: Path, make: Make) -> None:
 def test_unknown_error_is_told(tmp_path: Path, make: Make) -> None:
     result = export(make("dora"), tmp_path / "out.safetensors", "kohya")
     assert (result.exact, result.layers) == (None, ())
-    assert "give --base to have it compared" in result.remarks[-1]
+    assert "use --base to compare the export" in result.remarks[-1]
 
 
 def test_what_other_tools_do_with_magnitudes_is_told(tiny: Path, tmp_path: Path, make: Make) -> None:
@@ -268,7 +268,7 @@ def test_what_other_tools_do_with_magnitudes_is_told(tiny: Path, tmp_path: Path,
     assert "sd-scripts' own LoRA and diffusers do not read the magnitudes" in result.remarks[0]
     assert "ComfyUI divides magnitudes by the norms of the base's weights" in result.remarks[1]
     assert "% of a layer's change" in result.remarks[1]
-    assert "for it use the format kohya" in export(path, tmp_path / "peft.safetensors", "peft").remarks[0]
+    assert "for ComfyUI, use the format kohya" in export(path, tmp_path / "peft.safetensors", "peft").remarks[0]
 
 
 def test_bundled_embeddings(tmp_path: Path, make: Make) -> None:
@@ -281,14 +281,14 @@ def test_bundled_embeddings(tmp_path: Path, make: Make) -> None:
     plain = export(path, tmp_path / "plain.safetensors", "kohya")
     assert "export them too, with the format embedding, or bundle them" in plain.remarks[0]
     result = export(path, tmp_path / "out.safetensors", "kohya", bundle=True, rank=1)
-    assert "A1111 and Forge read 'sks' from this file; diffusers reads none" in result.remarks[0]
+    assert "A1111 and Forge load 'sks' from this file; diffusers cannot load" in result.remarks[0]
     assert len(result.layers) == len(file.layers)
     names = load_file(tmp_path / "plain.safetensors").keys()
     written = load_file(tmp_path / "out.safetensors")
     assert written.keys() - names == {"bundle_emb.sks.string_to_param.*"}
     assert torch.equal(written["bundle_emb.sks.string_to_param.*"], vectors)
     replace(AdapterFile.load(path), token="s.k").save(tmp_path / "dot.safetensors")
-    with pytest.raises(ConfigError, match=r"'s.k' is no name for bundled embeddings: export them as embedding"):
+    with pytest.raises(ConfigError, match=r"'s.k' cannot name bundled embeddings: export them in the format embedding"):
         export(tmp_path / "dot.safetensors", tmp_path / "x.safetensors", "kohya", bundle=True)
 
 
@@ -298,7 +298,7 @@ def test_files_of_other_tools_are_exported(models: Base, tmp_path: Path, make: M
     result: ExportResult = export(tmp_path / "a.safetensors", tmp_path / "b.safetensors", "lora", rank=32)
     assert result.exact
     same(own(models, tmp_path / "b.safetensors")[0], own(models, path)[0])
-    with pytest.raises(ConfigError, match="does not tell which base"):
+    with pytest.raises(ConfigError, match="does not record its base"):
         export(tmp_path / "a.safetensors", tmp_path / "c", "diffusers")
 
 
@@ -327,16 +327,20 @@ def test_command(tiny: Path, tmp_path: Path, make: Make, capsys: pytest.CaptureF
         ("lora", {"form": "checkpoint", "rank": 2}, "a rank is for the formats lora, peft, kohya: leave it out"),
         ("lora", {"rank": 0}, "rank = 0 must be at least 1"),
         ("lora", {"out": "folder"}, "ends in .safetensors"),
-        ("lora", {"form": "diffusers"}, "give a name without .safetensors"),
-        ("lora", {"out": "lora.safetensors"}, "is there already"),
+        ("lora", {"form": "diffusers"}, "use a name without .safetensors"),
+        ("lora", {"out": "lora.safetensors"}, "already exists"),
         ("lora", {"out": "lora.safetensors/x.safetensors"}, "is a file, not a folder"),
         ("dora", {}, "dora has no small exact factors"),
         ("dora", {"rank": 2}, "dora depends on the base's weights: give the base"),
-        ("lora", {"bundle": True}, "embeddings are bundled with the format kohya alone, not with lora"),
-        ("lora", {"form": "kohya", "bundle": True}, "the adapter has no embeddings of its own"),
+        ("lora", {"bundle": True}, "embeddings can be bundled only in the format kohya, not in lora"),
+        ("lora", {"form": "kohya", "bundle": True}, "the adapter has no embeddings: it was trained without"),
         ("full", {"form": "peft"}, "full has no small exact factors"),
-        ("loha", {"form": "peft"}, "diffusers reads no loha file: for PEFT give a folder"),
-        ("lora", {"form": "checkpoint", "base": "{tiny}"}, "is no single file to write a changed copy of"),
+        ("loha", {"form": "peft"}, "diffusers does not read loha files: for PEFT, write a folder"),
+        (
+            "lora",
+            {"form": "checkpoint", "base": "{tiny}"},
+            "is not a single-file checkpoint to write a changed copy of",
+        ),
         ("lora", {"form": "diffusers", "out": "folder"}, "was trained on the base 'tiny', a folder or file"),
         ("lora", {"base": "none"}, "no base model 'none'"),
         ("lora", {"adapter": "none"}, "no adapter file"),

@@ -11,7 +11,7 @@ from dreamtune.pipelines.output import complete
 def test_a_file_that_another_process_has_made_meanwhile_stays(tmp_path: Path) -> None:
     place = tmp_path / "new" / "fused.safetensors"
     with (
-        pytest.raises(AdapterFileError, match="has been written by another process meanwhile: choose another name"),
+        pytest.raises(AdapterFileError, match="was written by another process in the meantime: choose another name"),
         complete(place, AdapterFileError) as target,
     ):
         target.write_text("mine")

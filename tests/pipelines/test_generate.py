@@ -111,7 +111,7 @@ def test_pictures_of_two_at_once_keep_out_of_each_others_way(
 
 def test_prompt_without_the_trigger_is_remarked(draw: Any) -> None:
     (remark,) = draw(prompts=["a dog"]).remarks
-    assert remark.startswith("no prompt holds 'sks'")
+    assert remark.startswith("no prompt contains 'sks'")
     assert draw().remarks == ()
 
 
@@ -134,14 +134,14 @@ def test_auto_base_is_the_adapters_own(
     assert draw("by-run", base="auto").base == "tiny"  # where it is stands in the settings of the run
     alone = tmp_path / "alone.safetensors"
     alone.write_bytes(trained.adapter.read_bytes())
-    not_here = r"trained on the base 'tiny', a folder or file which is not here: give its path"
+    not_here = r"trained on the base 'tiny', a local folder or file that is not here: set base to its path"
     with pytest.raises(ConfigError, match=not_here):
         draw("alone", base="auto", adapters=[str(alone)])
     monkeypatch.chdir(tiny.parent)
     assert draw("alone", base="auto", adapters=[str(alone)]).base == "tiny"
     file = AdapterFile.load(trained.adapter)
     replace(file, base="pocket").save(tmp_path / "pocket.safetensors")
-    with pytest.raises(ConfigError, match=r"different bases \(pocket, tiny\): name the base to use"):
+    with pytest.raises(ConfigError, match=r"different bases \(pocket, tiny\): set the base to use"):
         draw(base="auto", adapters=[str(trained.adapter), str(tmp_path / "pocket.safetensors")])
 
 
@@ -160,13 +160,13 @@ def test_no_file_decides_what_is_downloaded(
 def test_no_file_names_a_path_as_its_base(trained: TrainResult) -> None:
     use = AdapterRef.load(str(trained.adapter))
     for base in ("/etc/passwd", "../tiny", "a/b/c", "a/../b", "..", ".", "~", "~root", "https://x.example/model", "x/"):
-        with pytest.raises(ConfigError, match="as its base, which is no name of one: give --base"):
+        with pytest.raises(ConfigError, match="records the invalid base name .*: use --base"):
             base_name([replace(use, file=replace(use.file, base=base))])
 
 
 def test_nan_is_an_error_and_one_colour_a_remark(draw: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(Base, "to_pictures", lambda self, latents: [Image.new("RGB", (32, 32))] * len(latents))
-    assert "0000.png is of one colour: lower the strength" in draw().remarks[0]
+    assert "0000.png is a single color: lower the adapter strengths" in draw().remarks[0]
     monkeypatch.setattr(Base, "draw", lambda *_, **__: torch.full((1, 4, 8, 8), torch.nan))
     with pytest.raises(GenerationError, match="seed 3 came out as NaN: lower the strength of the adapters") as caught:
         draw("nan")
@@ -176,7 +176,7 @@ def test_nan_is_an_error_and_one_colour_a_remark(draw: Any, monkeypatch: pytest.
 
 def test_too_little_memory_is_an_error_that_says_so(draw: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(Base, "draw", lambda *_, **__: torch.empty(2**58))
-    with pytest.raises(GenerationError, match="memory is not enough for 32 pixels: lower size"):
+    with pytest.raises(GenerationError, match="not enough device memory for size = 32: lower size"):
         draw()
     assert not (tmp_path / "out").exists()
 
@@ -234,8 +234,8 @@ def test_adapter_of_another_tool(tiny: Path, tmp_path: Path) -> None:
     options: dict[str, Any] = {"prompts": ("a dog",), "n": 1, "steps": 1, "device": "cpu"}
     plain = generate(GenerateConfig(**options, base=str(tiny)), tmp_path / "plain")
     result = generate(GenerateConfig(**options, base=str(tiny), adapters=(f"{path}:0.5",)), tmp_path / "adapted")
-    assert result.remarks == ("x.safetensors: the alpha of 1 layers is not in the file: it was taken to be the rank",)
+    assert result.remarks == ("x.safetensors: the file has no alpha for 1 layers: the rank is assumed",)
     assert plain.files[0].read_bytes() != result.files[0].read_bytes()
-    with pytest.raises(ConfigError, match="does not tell which base it was trained on: name the base"):
+    with pytest.raises(ConfigError, match="does not record its base: set the base"):
         generate(GenerateConfig(**options, adapters=(str(path),)), tmp_path / "none")
     assert not (tmp_path / "none").exists()

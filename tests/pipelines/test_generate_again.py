@@ -92,14 +92,14 @@ def test_the_base_is_found_by_the_adapters_run(
     assert draw("--prompt", "x", "--base", "tiny", *arguments) == 0
     (place / "elsewhere").mkdir()
     monkeypatch.chdir(place / "elsewhere")
-    with pytest.raises(ConfigError, match="the base 'tiny', a folder or file which is not here"):
+    with pytest.raises(ConfigError, match="the base 'tiny', a local folder or file that is not here"):
         again(place / "out" / "0000.png")
     shutil.copy(trained.run / "config.yaml", place / "runs" / "two")
     assert Path(again(place / "out" / "0000.png").base).samefile(place / "tiny")
 
 
 @pytest.mark.parametrize(
-    ("name", "what"), [(TWO, "the adapter"), ("mask.png", "the mask"), ("init.png", "the picture it started from")]
+    ("name", "what"), [(TWO, "the adapter"), ("mask.png", "the mask"), ("init.png", "the init image")]
 )
 def test_files_that_changed_or_went_are_named_with_their_hashes(place: Path, name: str, what: str, capsys: Any) -> None:
     region = ("--region", f"{TWO}@mask.png=a sks dog", "--init", "init.png")
@@ -113,11 +113,11 @@ def test_files_that_changed_or_went_are_named_with_their_hashes(place: Path, nam
         Image.new("L", (32, 32), 200).save(name)
     assert main(["generate", "--from", "out/0000.png", "--out", "again"]) == 2
     error = " ".join(capsys.readouterr().err.split())
-    assert f"{what} " in error and "has changed since out/0000.png was drawn: its SHA-256 is" in error
+    assert f"{what} " in error and "has changed since out/0000.png was generated (SHA-256 " in error
     Path(name).unlink()
     assert main(["generate", "--from", "out/0000.png", "--out", "again"]) == 2
     error = " ".join(capsys.readouterr().err.split())
-    assert f"{what} {Path(name).name} of out/0000.png is not here (SHA-256 " in error
+    assert f"{what} {Path(name).name} of out/0000.png was not found (SHA-256 " in error
     assert not (place / "again").exists()
 
 
@@ -130,12 +130,12 @@ def write(path: str, told: Any) -> None:
 @pytest.mark.parametrize(
     ("told", "message"),
     [
-        (None, "does not say how it was made"),
-        ("{", "does not say how it was made"),
+        (None, "has no generation metadata"),
+        ("{", "has no generation metadata"),
         ({"prompt": "x"}, "is damaged"),
         ({"prompt": "x", "base": "pocket", "adapters": [{"file": 3}]}, "is damaged"),
-        ({"grid": ["seed=1"], "pictures": ["0000.png"]}, "is the sheet of a grid: give one of its pictures (0000.png)"),
-        ({"prompt": "x", "base": "my_base", "adapters": []}, "'my_base', a folder or file which is not here"),
+        ({"grid": ["seed=1"], "pictures": ["0000.png"]}, "is the sheet of a grid: use one of its images (0000.png)"),
+        ({"prompt": "x", "base": "my_base", "adapters": []}, "'my_base', a local folder or file that is not here"),
         ({"prompt": "x", "base": "pocket", "adapters": [], "steps": "many"}, "x.png: steps = 'many'"),
     ],
 )
@@ -148,7 +148,7 @@ def test_pictures_that_do_not_tell(tmp_path: Path, told: Any, message: str, caps
     assert main(["generate", "--from", path, "--out", str(tmp_path / "out")]) == 2
     assert message in " ".join(capsys.readouterr().err.split())
     assert main(["generate", "--from", str(tmp_path / "none.png"), "--out", str(tmp_path / "out")]) == 2
-    assert "cannot read the picture" in " ".join(capsys.readouterr().err.split())
+    assert "cannot read the image" in " ".join(capsys.readouterr().err.split())
     assert not (tmp_path / "out").exists()
 
 

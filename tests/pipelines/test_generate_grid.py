@@ -46,20 +46,20 @@ def test_grid_draws_every_value_and_a_sheet_of_them(draw: Any, trained: TrainRes
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"grid": ["strenth=1,2"]}, "no axis of that name; did you mean 'strength'"),
-        ({"grid": ["steps=2,,3"]}, "must be written NAME=VALUE,VALUE"),
-        ({"grid": ["strength"]}, "must be written NAME=VALUE,VALUE"),
+        ({"grid": ["strenth=1,2"]}, "no valid axis; did you mean 'strength'"),
+        ({"grid": ["steps=2,,3"]}, "use NAME=VALUE,VALUE"),
+        ({"grid": ["strength"]}, "use NAME=VALUE,VALUE"),
         ({"grid": ["strength=1,nan"]}, "the strength 'nan' in the grid .* is not a number"),
         ({"grid": ["steps=0,2"]}, "steps = '0'"),
         ({"grid": ["steps=2", "steps=3"]}, "both axes of the grid are steps"),
         ({"grid": ["steps=2", "seed=3", "guidance=1"]}, "grid = "),
-        ({"grid": ["seed=1,2"], "n": 2}, "leave n out"),
+        ({"grid": ["seed=1,2"], "n": 2}, "omit n"),
         ({"grid": ["strength=0,1"], "adapters": []}, "the axis strength needs an adapter"),
         ({"grid": ["denoise=0.5"]}, "give init too"),
         ({"grid": ["scheduler=ddim,nothing"]}, "scheduler = 'nothing' must be auto or one of ddim"),
         ({"denoise": 0.5}, "give init too"),
-        ({"seed": 2**32 - 1, "prompts": ["a", "b"]}, "2 pictures from seed 4294967295 on need seeds beyond"),
-        ({"seed": 2**32 - 2, "n": 3, "grid": ["guidance=1,2"]}, "3 pictures from seed 4294967294 on need seeds beyond"),
+        ({"seed": 2**32 - 1, "prompts": ["a", "b"]}, "2 images from seed 4294967295 on need seeds above"),
+        ({"seed": 2**32 - 2, "n": 3, "grid": ["guidance=1,2"]}, "3 images from seed 4294967294 on need seeds above"),
         ({"init": "none.png"}, "the picture none.png cannot be read"),
         ({"mode": "composite"}, "mode = composite is for several adapters"),
     ],
@@ -107,11 +107,11 @@ def test_steps_of_a_window_are_those_that_begin_in_it(trained: TrainResult) -> N
 @pytest.mark.parametrize(
     ("window", "message"),
     [
-        ("@0.7-0.2", "'0.7-0.2' of .* is no window of steps: write for example @0.0-0.7"),
-        ("@0.5-1.5", "is no window"),
-        ("@0.5", "is no window"),
+        ("@0.7-0.2", "invalid step window '0.7-0.2' of .*: use e.g. @0.0-0.7"),
+        ("@0.5-1.5", "invalid step window"),
+        ("@0.5", "invalid step window"),
         (":x@0-1", "the strength 'x' of .* is not a number"),
-        ("@0.6-0.9", "the window 0.6-0.9 of adapter.safetensors holds none of the 2 steps: widen it"),
+        ("@0.6-0.9", "the step window 0.6-0.9 of adapter.safetensors contains none of the 2 steps: widen it"),
     ],
 )
 def test_windows_that_cannot_be(draw: Any, trained: TrainResult, tmp_path: Path, window: str, message: str) -> None:
@@ -123,7 +123,7 @@ def test_windows_that_cannot_be(draw: Any, trained: TrainResult, tmp_path: Path,
 def test_a_window_has_no_meaning_where_nothing_is_drawn(trained: TrainResult, tmp_path: Path, capsys: Any) -> None:
     text = f"{trained.adapter}@0.0-0.7"
     assert main(["fuse", text, str(trained.adapter), "--out", str(tmp_path / "x.safetensors")]) == 2
-    assert "which only `dreamtune generate` knows: leave it out" in capsys.readouterr().err
+    assert "which only `dreamtune generate` supports: omit it" in capsys.readouterr().err
 
 
 def test_adapters_apart(draw: Any, trained: TrainResult) -> None:
@@ -149,7 +149,7 @@ def test_adapters_of_the_same_word_are_remarked(draw: Any, trained: TrainResult,
     file.tensors[next(iter(file.tensors))].mul_(0.5)
     file.save(tmp_path / "other.safetensors")
     (remark,) = draw(adapters=[str(trained.adapter), str(tmp_path / "other.safetensors")]).remarks
-    assert "both have the word 'sks': if that is not one subject, no prompt can tell them apart" in remark
+    assert "both use the token 'sks': if they are different subjects, no prompt can tell them apart" in remark
     assert draw("same", adapters=[str(trained.adapter)] * 2).remarks == ()
 
 
@@ -157,12 +157,12 @@ def test_from_a_picture_the_less_is_left_of_it_the_more_is_denoised(draw: Any, t
     init = tmp_path / "init.png"
     Image.linear_gradient("L").resize((64, 48)).save(init)
     result = draw(init=init, denoise=0.5, steps=4)
-    assert result.remarks == ("init.png is 64x48: its middle is used, the picture is 32x32",)
+    assert result.remarks == ("init.png is 64x48: it is center-cropped and resized to 32x32",)
     assert (told(result.files[0])["init"]["file"], told(result.files[0])["denoise"]) == ("init.png", 0.5)
     more = draw("more", init=init, denoise=1.0, steps=4).files[0]
     plain = draw("plain", steps=4).files[0]
     assert len({pixels(path) for path in (result.files[0], more, plain)}) == 3
-    with pytest.raises(ConfigError, match="denoise = 0.1 of 4 steps leaves none"):
+    with pytest.raises(ConfigError, match="denoise = 0.1 leaves none of 4 steps"):
         draw("none", init=init, denoise=0.1, steps=4)
 
 

@@ -11,10 +11,9 @@ from PIL import Image, ImageChops
 
 from dreamtune.adapters import AdapterFile, attach
 from dreamtune.adapters.methods.lora import LoRAConfig
-from dreamtune.data import auto_masks
-from dreamtune.generation import locate
 from dreamtune.models import load_base
 from dreamtune.pipelines.cli.app import main
+from dreamtune.pipelines.generate import collage, layout
 from tests.adapters.nets import disturb
 
 PROMPT = "a sks dog and a xyz cat on the beach"
@@ -51,7 +50,7 @@ def halves(monkeypatch: pytest.MonkeyPatch) -> None:
     """A tiny base draws nothing that could be found: say that the first is at the left, and the second at the right."""
     maps = torch.ones(2, 4, 4)
     maps[0, :, :2] = maps[1, :, 2:] = 3
-    monkeypatch.setattr(locate, "located", lambda *_, **__: maps / 2)
+    monkeypatch.setattr(layout, "located", lambda *_, **__: maps / 2)
 
 
 @pytest.fixture
@@ -63,7 +62,7 @@ def masks(monkeypatch: pytest.MonkeyPatch) -> None:
         mask[picture.height // 4 :, picture.width // 4 : picture.width * 3 // 4] = True
         return mask
 
-    monkeypatch.setattr(auto_masks, "drawn_mask", middle)
+    monkeypatch.setattr(collage, "drawn_mask", middle)
 
 
 ALONE = {
@@ -116,7 +115,7 @@ BOTH = ("--adapter", "a.safetensors", "--adapter", "b.safetensors")
     ("arguments", "message"),
     [
         ((*BOTH, "--prompt", "a sks dog"), "names no subject of b.safetensors"),
-        (("--adapter", "a.safetensors", "--prompt", "a sks dog"), "names 1: leave layout out"),
+        (("--adapter", "a.safetensors", "--prompt", "a sks dog"), "names 1: omit layout"),
         (("--prompt", "a dog"), "layout = auto places the subjects of adapters: give some"),
         ((*BOTH, "--prompt", PROMPT, "--region", "@0,0,1,1=x"), "finds the regions itself"),
         ((*BOTH, "--prompt", PROMPT, "--mode", "switch"), "mode = switch has no regions"),
@@ -135,15 +134,15 @@ def test_what_cannot_be_laid_out(
 def test_a_subject_that_the_draft_does_not_show(
     call: Any, masks: None, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(locate, "located", lambda *_, **__: 4 * torch.eye(4).expand(2, 4, 4))
+    monkeypatch.setattr(layout, "located", lambda *_, **__: 4 * torch.eye(4).expand(2, 4, 4))
     asked = (*BOTH, "--layout", "auto", "--seed", "7", "--n", "1")
     assert call(tmp_path / "out", *asked, "--prompt", PROMPT) == 2
     error = " ".join(capsys.readouterr().err.split())
-    assert "the draft of seed 7 shows no place of its own for 'xyz cat'" in error
+    assert "the draft of seed 7 shows no separate place for 'xyz cat'" in error
     assert not (tmp_path / "out").exists()
     assert call(tmp_path / "out", *asked, "--prompt", "a xyz cat and a sks dog", "--mode", "collage") == 0
-    assert "shows no place of its own" in (error := " ".join(capsys.readouterr().err.split()))
-    assert "all stand side by side" in error
+    assert "shows no separate place" in (error := " ".join(capsys.readouterr().err.split()))
+    assert "all subjects are placed side by side" in error
     assert _regions(tmp_path / "out") == [([0, 0, 0.5, 1], "a xyz cat"), ([0.5, 0, 1, 1], "a sks dog")]
 
 
@@ -155,7 +154,7 @@ def _regions(folder: Path) -> list[tuple[list[float], str]]:
 def test_a_collage_needs_no_draft_where_the_prompt_gives_sides(
     call: Any, masks: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(locate, "located", lambda *_, **__: pytest.fail("a draft was looked at"))
+    monkeypatch.setattr(layout, "located", lambda *_, **__: pytest.fail("a draft was looked at"))
     there = "a xyz cat on the right and a sks dog on the left"
     assert call(tmp_path / "out", *BOTH, *COLLAGE, "--prompt", there) == 0
     assert _regions(tmp_path / "out") == [([0.5, 0, 1, 1], "a xyz cat"), ([0, 0, 0.5, 1], "a sks dog")]
@@ -167,7 +166,7 @@ def test_a_collage_has_strips_of_one_width(
     """The draft's own subjects are taken out of it: how wide they were does not matter."""
     maps = torch.ones(2, 8, 8)
     maps[0, :, 5:] = maps[1, :, :5] = 3
-    monkeypatch.setattr(locate, "located", lambda *_, **__: maps / 2)
+    monkeypatch.setattr(layout, "located", lambda *_, **__: maps / 2)
     assert call(tmp_path / "out", *BOTH, *COLLAGE, "--prompt", PROMPT) == 0
     assert _regions(tmp_path / "out") == [
         ([0.5, 0, 1, 1], "a sks dog on the beach"),
@@ -199,11 +198,11 @@ def test_a_subject_that_cannot_be_cut_out(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(auto_masks, "drawn_mask", lambda *_: np.full((8, 8), bool(shown)))
+    monkeypatch.setattr(collage, "drawn_mask", lambda *_: np.full((8, 8), bool(shown)))
     asked = ("--layout", "auto", "--seed", "7", "--n", "1", "--mode", "collage")
     assert call(tmp_path / "out", *BOTH, "--prompt", PROMPT, *asked) == 2
     error = " ".join(capsys.readouterr().err.split("Error: ")[1].split())
-    assert error.startswith("the dog of region 1, drawn alone from seed 7,")
+    assert error.startswith("the dog of region 1, generated alone from seed 7,")
     assert problem in error and "mode = routed" in error
     assert not (tmp_path / "out").exists()
 
@@ -213,7 +212,7 @@ def test_a_collage_of_an_adapter_that_tells_no_class(
 ) -> None:
     region = ("--region", "style.safetensors@0,0,0.5,1=a dog", "--mode", "collage")
     assert call(tmp_path / "out", "--prompt", "a beach", *region) == 2
-    assert "style.safetensors tells no class to look for: use mode = routed" in capsys.readouterr().err
+    assert "its class is not recorded in style.safetensors: use mode = routed" in capsys.readouterr().err
     assert call(tmp_path / "out", "--prompt", "a beach", "--mode", "collage") == 2
     assert "mode = collage is for regions" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()

@@ -116,9 +116,8 @@ def test_overlap_and_a_prompt_without_the_word_are_remarked(draw: Any) -> None:
         "--prompt", "x", "--region", "a.safetensors@0,0,0.5,1=a sks dog", "--region", "b.safetensors@0.25,0,1,1=a dog"
     )
     assert remarks == [
-        "the regions 1 and 2 overlap on 25% of the picture: they are averaged there",
-        "the prompt of region 2 does not hold 'xyz', the word for the subject of b.safetensors: "
-        "write for example 'a xyz dog'",
+        "the regions 1 and 2 overlap on 25% of the image: they are averaged there",
+        "the prompt of region 2 does not contain 'xyz', the token of b.safetensors: use e.g. 'a xyz dog'",
     ]
 
 
@@ -174,19 +173,19 @@ def test_each_prompt_is_read_by_its_adapters_own_text_encoder_and_word(tiny: Pat
 @pytest.mark.parametrize(
     "region, message",
     [
-        ("a.safetensors@0,0,1=a dog", "must be four numbers"),
-        ("a.safetensors@0,0,1,x=a dog", "must be four numbers"),
-        ("a.safetensors@none.png=a dog", "or a picture of a mask that exists"),
-        ("a.safetensors@black.png=a dog", "black.png is all black, it has no area"),
+        ("a.safetensors@0,0,1=a dog", "use four numbers"),
+        ("a.safetensors@0,0,1,x=a dog", "use four numbers"),
+        ("a.safetensors@none.png=a dog", "or an existing mask image"),
+        ("a.safetensors@black.png=a dog", "black.png is all black: paint the region white"),
         ("a.safetensors@broken.png=a dog", "broken.png is not a picture"),
-        ("a.safetensors@0,0,2,1=a dog", "reaches outside the picture"),
-        ("a.safetensors@nan,0,1,1=a dog", "reaches outside the picture"),
+        ("a.safetensors@0,0,2,1=a dog", "reaches outside the image"),
+        ("a.safetensors@nan,0,1,1=a dog", "reaches outside the image"),
         ("a.safetensors@0,0,0,1=a dog", "has no area"),
-        ("a.safetensors", "must be written FILE@x0,y0,x1,y1=PROMPT"),
+        ("a.safetensors", "use FILE@x0,y0,x1,y1=PROMPT"),
         ("a.safetensors:nan@0,0,1,1=a dog", "is not a number"),
         ("a.safetensors+none.safetensors@0,0,1,1=a dog", "no adapter file none.safetensors"),
-        ("a.safetensors+@0,0,1,1=a dog", "the name of an adapter file is empty"),
-        ("a.safetensors@0.5-0.2@0,0,1,1=a dog", "'0.5-0.2' of a.safetensors is no window of steps"),
+        ("a.safetensors+@0,0,1,1=a dog", "empty adapter file name"),
+        ("a.safetensors@0.5-0.2@0,0,1,1=a dog", "invalid step window '0.5-0.2' of a.safetensors"),
         ("xl.safetensors@0,0,1,1=a dog", "xl.safetensors: .*made for another"),
     ],
 )

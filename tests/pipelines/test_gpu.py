@@ -72,7 +72,13 @@ def test_trains_in_every_precision(method: str, precision: str, settings: Settin
 def test_everything_else_that_trains(settings: Settings, tmp_path: Path) -> None:
     """Text encoder, new words, averages, samples, scores: with the class pictures in between."""
     config = settings(
-        device="cuda", precision="fp16", text_encoder=True, ema_decay=0.9, sample_every=3, snr_gamma=5.0, accumulation=2
+        device="cuda",
+        precision="fp16",
+        text_encoder=True,
+        ema_decay=0.9,
+        sample_every=3,
+        snr_gamma=5.0,
+        gradient_accumulation_steps=2,
     )
     assert math.isfinite(train(config, tmp_path / "run", on_progress=quiet).final_loss or math.nan)
     config = settings(device="cuda", pivotal=2, text_encoder=False)

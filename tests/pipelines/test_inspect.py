@@ -98,20 +98,20 @@ def test_file_of_another_tool(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     save_file(tensors, tmp_path / "x.safetensors")
     result = inspect(tmp_path / "x.safetensors")
     assert (result.tool, result.layers[0].norm) == ("kohya", pytest.approx(32))
-    assert "alpha of 1 layers is not in the file" in result.to_dict()["remarks"][0]
+    assert "the file has no alpha for 1 layers" in result.to_dict()["remarks"][0]
     show(result)
     printed = capsys.readouterr().out
     assert "base        not known" in printed
     assert "written by  kohya" in printed
-    assert "remark      the alpha of 1 layers" in printed
+    assert "remark      the file has no alpha for 1 layers" in printed
 
 
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("lora_unet_mid_block.lora_up.weight", "no layer of Stable Diffusion|lacks down"),
-        ("base_model.model.mid_block.lora_A.weight", "no layer of Stable Diffusion|dimensions|lacks up"),
-        ("lora_unet_mid_block.hada_w1_a", "no layer of Stable Diffusion|lacks"),
+        ("lora_unet_mid_block.lora_up.weight", "not a layer of Stable Diffusion|lacks down"),
+        ("base_model.model.mid_block.lora_A.weight", "not a layer of Stable Diffusion|dimensions|lacks up"),
+        ("lora_unet_mid_block.hada_w1_a", "not a layer of Stable Diffusion|lacks"),
     ],
 )
 def test_incomplete_files_of_other_tools(tmp_path: Path, name: str, message: str) -> None:

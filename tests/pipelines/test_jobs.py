@@ -69,9 +69,9 @@ def test_cancelled_it_is_out_of_the_queue_for_good(jobs: Jobs, submit: Submit) -
     assert order(jobs) == ["two"]
     with pytest.raises(JobError, match="job 1 is cancelled, no longer in the queue: there is nothing to cancel"):
         jobs.cancel(first.id)
-    with pytest.raises(JobError, match="job 1 is cancelled, no longer in the queue: its place cannot change"):
+    with pytest.raises(JobError, match="job 1 is cancelled, no longer in the queue: it cannot be moved"):
         jobs.move(first.id, 1)
-    with pytest.raises(JobError, match="job 1 is cancelled.*give it anew"):
+    with pytest.raises(JobError, match="job 1 is cancelled.*submit it again"):
         jobs.resume(first.id)
     again = submit("one")
     assert int(again.id) > int(second.id), "numbers are never given twice"
@@ -80,7 +80,9 @@ def test_cancelled_it_is_out_of_the_queue_for_good(jobs: Jobs, submit: Submit) -
 def test_one_place_is_for_one_job(jobs: Jobs, submit: Submit) -> None:
     submit("one")
     for same in ("one", "../here/./one", str(Path.cwd() / "one")):
-        with pytest.raises(JobError, match=r"job 1 is going to write to .*one: choose another place, or cancel it"):
+        with pytest.raises(
+            JobError, match=r"job 1 already writes to .*one: choose another output path, or cancel that job"
+        ):
             submit(same)
     jobs.cancel("1")
     assert submit("one").state == "queued"
@@ -90,27 +92,27 @@ def test_one_place_is_for_one_job(jobs: Jobs, submit: Submit) -> None:
     ("kind", "config", "out", "error"),
     [
         ("train", {}, "run", "images is missing"),
-        ("train", {"class_word": "dog", "images": "none"}, "run", "no folder of pictures at none"),
+        ("train", {"class_word": "dog", "images": "none"}, "run", "no image folder at none"),
         ("train", {"class_word": "dog", "images": "{photos}", "step": 3}, "run", "did you mean 'steps'"),
         ("train", {"class_word": "dog", "images": "{photos}", "method": "lorra"}, "run", "did you mean 'lora'"),
         ("train", {"class_word": "dog", "images": "{photos}"}, "{photos}/0.png/x", "is a file, not a folder"),
-        ("train", {"class_word": "dog", "images": "{photos}"}, "{trained}", "exists already"),
-        ("train", {"class_word": "dog", "images": "{photos}"}, "a\0b", "is no path"),
+        ("train", {"class_word": "dog", "images": "{photos}"}, "{trained}", "already exists"),
+        ("train", {"class_word": "dog", "images": "{photos}"}, "a\0b", "is not a valid path"),
         ("fuse", {"adapters": ["none.safetensors"]}, "x.safetensors", "no adapter file none.safetensors"),
         ("fuse", {"adapters": []}, "x.safetensors", "adapters"),
         ("fuse", {"adapters": ["{adapter}"]}, "x", "ends in .safetensors"),
-        ("fuse", {"adapters": ["{adapter}"]}, "{adapter}", "is there already"),
+        ("fuse", {"adapters": ["{adapter}"]}, "{adapter}", "already exists"),
         ("fuse", {"adapters": ["{adapter}"], "method": "tie"}, "x.safetensors", "'tie' must be one of sum"),
         ("analyze", {"adapters": ["{adapter}"], "layers": "nowhere"}, "x", "none of the"),
-        ("analyze", {"adapters": ["{adapter}"]}, "{trained}", "holds something already"),
-        ("evaluate", {"adapter": "{adapter}", "images": "none"}, "x", "no folder of pictures at none"),
+        ("analyze", {"adapters": ["{adapter}"]}, "{trained}", "is not empty"),
+        ("evaluate", {"adapter": "{adapter}", "images": "none"}, "x", "no image folder at none"),
         (
             "evaluate",
             {"adapter": "{adapter}", "images": "{photos}", "prompts": "no.txt"},
             "x",
             "cannot read the prompts",
         ),
-        ("generate", {"prompts": ["a dog"]}, "x", "no kind of job 'generate': there are train, fuse"),
+        ("generate", {"prompts": ["a dog"]}, "x", "unknown job kind 'generate': use one of train, fuse"),
     ],
 )
 def test_bad_input_is_refused_at_once(
@@ -152,7 +154,7 @@ def test_settings_of_another_kind_are_refused(jobs: Jobs, settings: Callable[...
 def test_unknown_numbers(jobs: Jobs, submit: Submit, number: str) -> None:
     submit("one")
     for ask in (jobs.get, jobs.stop, jobs.resume, jobs.cancel, jobs.log):
-        with pytest.raises(JobError, match="no job .*`dreamtune jobs list` shows all"):
+        with pytest.raises(JobError, match="no job .*run `dreamtune jobs list` to see all jobs"):
             ask(number)
 
 
@@ -167,7 +169,7 @@ def test_titles_are_one_short_line(jobs: Jobs, photos: Path) -> None:
     [
         ("text", "file is not a database"),
         ("version", "made by a newer dreamtune"),
-        ("folder", "cannot use the folder"),
+        ("folder", "cannot use the jobs folder"),
     ],
 )
 def test_a_queue_that_cannot_be_used_says_so(jobs: Jobs, submit: Submit, damage: str, message: str) -> None:
@@ -225,5 +227,5 @@ def test_where_no_lock_can_be_inherited_there_is_no_queue(
     submit("one")
     monkeypatch.setitem(sys.modules, "fcntl", None)
     assert [job.state for job in jobs.list()] == ["queued"]
-    with pytest.raises(JobError, match="no queue of jobs on this system"):
+    with pytest.raises(JobError, match="the job queue needs file locks"):
         submit("two")

@@ -38,7 +38,7 @@ def test_command_line(jobs: Jobs, submit: Submit, capsys: pytest.CaptureFixture[
     assert run("move", "2", "1") == "job 2 (two) is queued at 1\n"
     assert run_json("cancel", "1")["state"] == "cancelled"
     start(jobs, jobs.get("2"), phase="train", done=3, total=8)
-    assert "its process ended without a word" in run("list")
+    assert "its process ended without a message" in run("list")
     assert run_json("resume", "2")["position"] == 1
     assert run_json("log", "2", "--lines", "5") == {"id": "2", "log": ""}
     for arguments in (["stop", "2"], ["cancel", "9"], ["move", "2", "0"], ["log", "x"], ["resume", "1"]):

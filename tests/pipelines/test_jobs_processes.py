@@ -187,7 +187,7 @@ def test_kill_of_a_job(workers: Workers, jobs: Jobs, two: tuple[Job, Job], whole
     assert jobs.get(job.id).state == "interrupted"
     until(lambda: jobs.get(next_job.id).state == "running")
     job = jobs.get(job.id)
-    assert job.message == "its process was killed, by somebody or because memory ran out"
+    assert job.message == "its process was killed, by a user or because memory ran out"
     assert job.finished and job.resumable and job.done == len(steps(job))
     jobs.resume(job.id)
     check_whole(done(jobs, next_job), whole)
@@ -219,7 +219,7 @@ def test_kill_of_the_worker_and_its_job(workers: Workers, jobs: Jobs, two: tuple
     kill_job(jobs.home, job.id)
     lost = jobs.get(job.id)
     assert (lost.state, lost.resumable, lost.eta) == ("interrupted", True, None)
-    assert lost.message and lost.message.startswith("its process ended without a word")
+    assert lost.message and lost.message.startswith("its process ended without a message")
     assert jobs.get(next_job.id).position == 1
     resumed = jobs.resume(job.id)
     assert resumed.position == 2
@@ -287,7 +287,7 @@ def test_worker_of_a_user_interface(
     job = jobs.wait(job.id, 60)
     assert (job.state, job.message) == (
         "failed",
-        f"cannot enter {tmp_path / 'cwd'}, where the job was given: No such file or directory",
+        f"cannot open {tmp_path / 'cwd'}, the folder the job was submitted from: No such file or directory",
     )
     assert process.stop(), "also one that another process has started"
     process.ensure()
@@ -325,5 +325,5 @@ def test_kill_of_everything_as_it_is_installed(
 
 def test_worker_that_cannot_begin_says_why(tmp_path: Path) -> None:
     (tmp_path / "queue.sqlite").write_text("no table")
-    with pytest.raises(JobError, match=r"did not begin: .*queue.sqlite: file is not a database"):
+    with pytest.raises(JobError, match=r"did not start: .*queue.sqlite: file is not a database"):
         WorkerProcess(tmp_path).ensure()

@@ -28,11 +28,11 @@ def test_state_of_a_process_that_lives(jobs: Jobs, submit: Submit, held: Callabl
     assert jobs.get(job.id).state == "running"
     for ask, message in (
         (jobs.cancel, "job 1 is running, no longer in the queue: stop it instead"),
-        (jobs.resume, "job 1 is running, .*it is not over yet"),
+        (jobs.resume, "job 1 is running, .*it has not ended yet"),
     ):
         with pytest.raises(JobError, match=message):
             ask(job.id)
-    with pytest.raises(JobError, match="job 1 is going to write"):
+    with pytest.raises(JobError, match="job 1 already writes"):
         submit("run")
     assert jobs.stop(job.id).state == "stopping"
     assert jobs.wait(job.id, 0.2).state == "stopping", "wait gives up"
@@ -48,8 +48,8 @@ def test_state_of_a_process_that_was_killed_follows_from_the_run_folder(jobs: Jo
     start(jobs, job, phase="train", done=3, total=8, eta=4.0)
     lost = jobs.get(job.id)
     assert (lost.state, lost.resumable, lost.eta, lost.done) == ("interrupted", True, None, 3)
-    assert lost.message and lost.message.startswith("its process ended without a word")
-    with pytest.raises(JobError, match="it does not run: there is nothing to stop"):
+    assert lost.message and lost.message.startswith("its process ended without a message")
+    with pytest.raises(JobError, match="not running: there is nothing to stop"):
         jobs.stop(job.id)
     folder = RunFolder(job.out)
     folder.path.mkdir()
@@ -106,7 +106,9 @@ def test_a_job_whose_place_another_one_has_is_not_resumed(jobs: Jobs, submit: Su
     job = submit("run")
     JobStore(jobs.home).update(int(job.id), state="failed", message="no memory")
     submit("run")
-    with pytest.raises(JobError, match=r"job 2 is going to write to .*run: choose another place, or cancel it"):
+    with pytest.raises(
+        JobError, match=r"job 2 already writes to .*run: choose another output path, or cancel that job"
+    ):
         jobs.resume(job.id)
     assert jobs.get(job.id).state == "failed"
     jobs.cancel("2")

@@ -120,7 +120,7 @@ def test_stopped_twice_any_job_ends_at_once(jobs: Jobs, stuck: Job, tmp_path: Pa
         job = jobs.wait(stuck.id, 10)
         assert time.monotonic() - began < 10
         assert parent is None or parent.wait() == -signal.SIGKILL
-    assert (job.state, job.message, job.resumable) == ("interrupted", "stopped at once", True)
+    assert (job.state, job.message, job.resumable) == ("interrupted", "stopped immediately", True)
     until(lambda: all(_has_ended(int(pid)) for pid in ids.read_text().split()), 10)
     assert (stuck.out / "metrics.jsonl").read_text() == '{"step": 4}\n'
     assert jobs.resume(stuck.id).state == "queued"
@@ -162,7 +162,7 @@ def test_a_process_that_cannot_begin_leaves_a_failed_job(
     thread = threading.Thread(target=worker.run_worker, args=(jobs.home, 1, stop, lambda progress: None))
     thread.start()
     job = jobs.wait(job.id, 10)
-    with pytest.raises(JobError, match="another worker is at work in"):
+    with pytest.raises(JobError, match="another worker is already running in"):
         worker.run_worker(jobs.home)
     stop.set()
     thread.join()
@@ -186,6 +186,6 @@ def test_a_worker_without_work_ends_if_it_is_to(home: Path) -> None:
 
 
 def test_workers_below_one(home: Path) -> None:
-    with pytest.raises(ConfigError, match="workers = 0: must be 1 or more"):
+    with pytest.raises(ConfigError, match="workers = 0 must be at least 1"):
         worker.run_worker(home, workers=0)
     assert not home.exists()

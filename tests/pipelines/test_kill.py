@@ -222,7 +222,7 @@ def test_stopped_within_a_step_with_a_checkpoint_and_the_way_back(
         assert process.wait() == 130, process.errors
         last = process.errors.splitlines()[-1]
         told = re.fullmatch(
-            r"Error: stopped after step (\d+) of 18; a checkpoint was written; go on with: "
+            r"Error: stopped after step (\d+) of 18; a checkpoint was written; resume with: "
             rf"dreamtune train --resume {run}",
             last,
         )
@@ -258,7 +258,7 @@ def test_hub_out_of_reach_is_told_within_seconds(photos: Path, tmp_path: Path) -
     began = time.monotonic()
     process = subprocess.Popen(
         [
-            *(sys.executable, "-m", "dreamtune.pipelines.cli.app", "train", str(photos)),
+            *(sys.executable, "-m", "dreamtune.pipelines.cli", "train", str(photos)),
             *("--class", "dog", "--base", "some/model", "--out", str(tmp_path / "run")),
         ],
         env=os.environ | {"HF_HUB_OFFLINE": "0", "HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(tmp_path / "hub")},

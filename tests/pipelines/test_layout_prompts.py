@@ -111,11 +111,11 @@ def test_two_of_one_class_three_and_several_in_one_file() -> None:
 @pytest.mark.parametrize(
     ("prompt", "adapters", "message"),
     [
-        ("a sks cat at night", [CAT, DOG], "names no subject of zwx.safetensors: write for example 'a zwx dog' in it"),
-        ("a sks cat", [CAT], "names 1: leave layout out"),
-        ("a beach", [adapter()], "names 0: leave layout out"),
-        ("a sks cat and a sks dog", [CAT, adapter(("SKS", "dog"))], "both have the word 'sks'"),
-        ("a sks and a zwx dog", [adapter(("sks", "")), DOG], "does not tell the class of 'sks'"),
+        ("a sks cat at night", [CAT, DOG], "names no subject of zwx.safetensors: add e.g. 'a zwx dog'"),
+        ("a sks cat", [CAT], "names 1: omit layout"),
+        ("a beach", [adapter()], "names 0: omit layout"),
+        ("a sks cat and a sks dog", [CAT, adapter(("SKS", "dog"))], "both use the token 'sks'"),
+        ("a sks and a zwx dog", [adapter(("sks", "")), DOG], "does not record the class of 'sks'"),
     ],
 )
 def test_prompts_that_cannot_be_laid_out(prompt: str, adapters: list[Any], message: str) -> None:

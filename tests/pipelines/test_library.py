@@ -10,13 +10,12 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from dreamtune import names
 from dreamtune.adapters.file import AdapterFile
 from dreamtune.adapters.methods import METHODS
 from dreamtune.errors import AdapterFileError, ConfigError, DatasetError
 from dreamtune.fusion import FUSIONS
-from dreamtune.models.samplers import AUTO, SAMPLERS
-from dreamtune.pipelines import choices, datasets, library
-from dreamtune.pipelines.generate.grid import GRID
+from dreamtune.pipelines import datasets, library
 from dreamtune.pipelines.train.run import train
 from dreamtune.pipelines.train.run_view import read_run
 from dreamtune.pipelines.workspace import Workspace
@@ -42,10 +41,8 @@ def trained(tiny: Path, photos: Path, tmp_path_factory: pytest.TempPathFactory) 
 
 
 def test_choices_are_what_there_is() -> None:
-    assert set(choices.METHODS) == set(METHODS)
-    assert set(choices.FUSIONS) == set(FUSIONS)
-    assert (AUTO, *SAMPLERS) == choices.SAMPLERS
-    assert choices.AXES == GRID
+    assert set(names.METHODS) == set(METHODS)
+    assert set(names.FUSIONS) == set(FUSIONS)
 
 
 def test_a_run_is_an_entry_with_a_picture_and_health(workspace: Workspace, trained: Path) -> None:
@@ -89,7 +86,7 @@ def test_health_is_measured_once_for_each_version(
     monkeypatch.setattr(library, "QUICK_BYTES", entry.size - 1)  # a large one waits until it is asked for
     library.measure(workspace)
     assert library.known_health(entry) is None
-    assert library.health(workspace, "adapters/dog").verdict == "changes nothing: train it again"
+    assert library.health(workspace, "adapters/dog").verdict == "changes nothing: retrain it"
     assert library.known_health(entry) is not None
 
 

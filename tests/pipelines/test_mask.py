@@ -94,7 +94,7 @@ def test_what_is_there_stays(folder: Path, tiny: Path, half: None, capsys: pytes
     arguments = ["mask", str(folder), "--class", "dog", "--base", str(tiny), "--device", "cpu"]
     assert main(arguments) == 0
     out = capsys.readouterr().out
-    assert "a.png: has the mask a.mask.png already, which stays; set overwrite (--overwrite)" in out
+    assert "a.png: already has the mask a.mask.png, which is kept; set overwrite (--overwrite)" in out
     assert "c.png: is cut out" in out
     assert (folder / "a.mask.png").read_bytes() == b"mine"
     assert (folder / "b.mask.png").exists() and not (folder / "c.mask.png").exists()
@@ -114,7 +114,7 @@ def test_masks_of_other_names_are_not_replaced(folder: Path, tiny: Path, half: N
     kept = {name: (folder / name).read_bytes() for name in ("a_mask.png", "b.mask.jpg")}
     result = mask(MaskConfig(images=folder, class_word="dog", base=str(tiny), device="cpu", overwrite=True))
     assert [it.mask for it in result.masks] == ["a.mask.png"]
-    assert [it.problem for it in result.remarks] == ["has the mask b.mask.jpg, which would be read before b.mask.png"]
+    assert [it.problem for it in result.remarks] == ["has the mask b.mask.jpg, which takes precedence over b.mask.png"]
     assert {name: (folder / name).read_bytes() for name in kept} == kept
 
 
@@ -155,13 +155,13 @@ def test_everything_or_nothing(
     ("changes", "message"),
     [
         ({"class_word": " "}, "class_word is empty"),
-        ({"class_word": "x" * 90}, "is longer than the base reads"),
+        ({"class_word": "x" * 90}, "is too long for the base"),
         ({"refine": "magic"}, "refine = 'magic': must be 'grabcut' or 'none'"),
-        ({"sheet": "sheet.txt"}, "is to be a PNG"),
+        ({"sheet": "sheet.txt"}, "must be a file: use a name that ends in .png"),
         ({"sheet": "pictures/sheet.png"}, "would be trained on"),
-        ({"sheet": "pictures/a.png"}, "is there already"),
+        ({"sheet": "pictures/a.png"}, "already exists"),
         ({"images": "pictures/a.png"}, "is a file"),
-        ({"images": "none"}, "no folder of pictures"),
+        ({"images": "none"}, "no image folder"),
         ({"seed": -1}, "seed"),
     ],
 )

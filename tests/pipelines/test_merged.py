@@ -31,7 +31,9 @@ def test_a_disk_without_room(form: str, trained: TrainResult, tiny: Path, tmp_pa
     out = tmp_path / "new" / ("merged" if form == "diffusers" else "merged.safetensors")
     with (
         files_up_to(20_000),
-        pytest.raises(AdapterFileError, match="cannot write .*merged.*: File too large; make room or choose") as caught,
+        pytest.raises(
+            AdapterFileError, match="cannot write .*merged.*: File too large; free disk space or choose"
+        ) as caught,
     ):
         export(trained.adapter, out, form=form, base=str(base), any_base=True)
     assert caught.value.exit_code == 2

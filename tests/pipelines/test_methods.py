@@ -72,7 +72,7 @@ def test_launch_is_told_and_written_down(launched: TrainResult, told: list[Progr
 @pytest.mark.parametrize("steps", [LAUNCH - 1, LAUNCH])
 def test_a_training_that_would_not_launch_is_refused(dash: Settings, tmp_path: Path, steps: int) -> None:
     for run in (train, plan):
-        with pytest.raises(ConfigError, match=f"launch_step = {LAUNCH} steps, of which there are only {steps}: .*LoRA"):
+        with pytest.raises(ConfigError, match=f"launch_step = {LAUNCH} steps, but there are only {steps}: .*LoRA"):
             run(dash(steps=steps), tmp_path / "run", on_progress=quiet)
     assert not (tmp_path / "run").exists()
 
@@ -120,7 +120,7 @@ def test_resumed_on_either_side_of_the_launch_it_is_bitwise_uninterrupted(
 
 def test_only_optimizer_steps_bring_the_launch(dash: Settings, tmp_path: Path) -> None:
     """Not the passes of an accumulation, nor those of sample pictures."""
-    result = train(dash(STEPS - 1, accumulation=3, sample_every=1), tmp_path / "run", on_progress=quiet)
+    result = train(dash(STEPS - 1, gradient_accumulation_steps=3, sample_every=1), tmp_path / "run", on_progress=quiet)
     metrics = [json.loads(line) for line in (result.run / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in metrics if "remarks" in line] == [STEPS]
 

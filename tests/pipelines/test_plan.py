@@ -37,7 +37,7 @@ def nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_settings_for_later_steps_do_not_reach_the_probe(
     settings: Settings, nowhere: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dreamtune.pipelines.train.scores.find_judge", lambda *_: None)
+    monkeypatch.setattr("dreamtune.pipelines.train.preflight.find_judge", lambda *_: None)
     config = settings(prior=False, steps=9, warmup_steps=5, score_every=3, keep="best", early_stop=2)
     assert plan(config, "runs/dog", on_progress=quiet).config.keep == "best"
 
@@ -99,7 +99,7 @@ def test_scale_is_that_of_the_method(settings: Settings, nowhere: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"images": "nowhere"}, "no folder of pictures"),
+        ({"images": "nowhere"}, "no image folder"),
         ({"base": "nowhere"}, "no base model 'nowhere'"),
         ({"method": "loar"}, "unknown method 'loar'"),
         ({"rank": 1000}, "rank = 1000 is more than a layer"),
@@ -116,7 +116,7 @@ def test_bad_input_is_that_of_a_training(
 
 
 def test_a_run_that_is_there_cannot_be_planned_again(settings: Settings, trained: TrainResult) -> None:
-    with pytest.raises(RunFolderError, match="exists already"):
+    with pytest.raises(RunFolderError, match="already exists"):
         plan(settings(), trained.run, on_progress=quiet)
 
 

@@ -30,7 +30,7 @@ def launch(*arguments: str) -> subprocess.CompletedProcess[str]:
         port = free.getsockname()[1]
     accelerate = (sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2")
     options = ("--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no")
-    command = (*accelerate, *options, "--main_process_port", str(port), "-m", "dreamtune.pipelines.cli.app", *arguments)
+    command = (*accelerate, *options, "--main_process_port", str(port), "-m", "dreamtune.pipelines.cli", *arguments)
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=250)
 
@@ -52,7 +52,7 @@ def test_two_processes_give_the_adapter_of_one_with_doubled_accumulation(config:
     result = json.loads(done.stdout)  # one object: the second process says nothing
     assert (result["steps"], result["steps_now"]) == (STEPS, STEPS)
 
-    one = train(TrainConfig.load(recipe, accumulation=2), tmp_path / "one", on_progress=quiet)
+    one = train(TrainConfig.load(recipe, gradient_accumulation_steps=2), tmp_path / "one", on_progress=quiet)
     both, alone = AdapterFile.load(tmp_path / "two" / "adapter.safetensors"), AdapterFile.load(one.adapter)
     assert both.tensors.keys() == alone.tensors.keys()
     for name, tensor in alone.tensors.items():

@@ -50,7 +50,7 @@ def test_the_word_for_the_subject_is_looked_for_as_training_looks_for_it(draw: A
     assert draw("large", prompts=["a SKS dog"], regions=[f"{region}Sks dog"]).remarks == ()
     flasks = draw("part", prompts=["a man asks for flasks"], regions=[f"{region}flasks"]).remarks
     assert [remark.partition(" 'sks'")[0] for remark in flasks] == [
-        "no prompt holds",
+        "no prompt contains",
         "the prompt of region 1 does not hold",
     ]
 
@@ -82,19 +82,19 @@ def test_what_is_for_other_programs_is_remarked_on(draw: Any, trained: TrainResu
     prompt = "a (sks:1.3) dog <lora:my_dog:0.8>"
     found = draw(prompts=[prompt], negative_prompt="[[red]]", regions=[region]).remarks
     assert found == (
-        f"the prompt {prompt!r}: holds '<lora:my_dog:0.8>', which is read as words; give the file instead: "
+        f"the prompt {prompt!r}: contains '<lora:my_dog:0.8>', which is read as plain words; use the file instead: "
         "--adapter my_dog.safetensors:0.8",
-        f"the prompt {prompt!r}: holds '(sks:1.3)', whose brackets weigh nothing; set prompt_weights "
-        "(--prompt-weights) to let it count",
-        "the negative prompt: holds '[[red]]', whose brackets weigh nothing; set prompt_weights (--prompt-weights) to "
-        "let it count",
-        "the prompt of region 1: holds '((dog))', whose brackets weigh nothing; set prompt_weights (--prompt-weights) "
-        "to let it count",
+        f"the prompt {prompt!r}: contains '(sks:1.3)', whose weight is ignored; turn on prompt_weights "
+        "(--prompt-weights) to apply it",
+        "the negative prompt: contains '[[red]]', whose weight is ignored; turn on prompt_weights (--prompt-weights) "
+        "to apply it",
+        "the prompt of region 1: contains '((dog))', whose weight is ignored; turn on prompt_weights "
+        "(--prompt-weights) to apply it",
     )
     assert draw("plain", prompts=["a sks dog (asleep), 16:9, f(x)"]).remarks == ()
     editing = draw("on", prompts=["a (sks:1.3) [cat:dog:0.5]"], prompt_weights=True).remarks
     assert [remark.partition(";")[0] for remark in editing] == [
-        "the prompt 'a (sks:1.3) [cat:dog:0.5]': holds '[cat:dog:0.5]', which changes nothing on the way"
+        "the prompt 'a (sks:1.3) [cat:dog:0.5]': contains '[cat:dog:0.5]', but prompt editing is not supported"
     ]
 
 
@@ -135,8 +135,9 @@ def test_what_is_for_other_programs_in_a_training(
     config = settings(images=images, instance_prompt="a {token} {class} <lora:x:1>")
     remarks = preflight(config, RunFolder(tmp_path / "run"), False, lambda _: None).subject.remarks
     assert [str(remark) for remark in remarks] == [
-        "instance_prompt: holds '<lora:x:1>', which is read as words; remove it: a training has no other adapters",
-        f"{first.name}: holds '(asleep:1.2)', whose brackets weigh nothing; write the words alone",
+        "instance_prompt: contains '<lora:x:1>', which is read as plain words; remove it: training uses no other "
+        "adapters",
+        f"{first.name}: contains '(asleep:1.2)', whose weight is ignored; write only the words",
     ]
 
 
@@ -193,7 +194,7 @@ def test_a_token_that_is_not_read_is_not_trained(
     if not refused:
         preflight(config, RunFolder(tmp_path / "run"), False, lambda _: None)
         return
-    with pytest.raises(ConfigError, match="of which the base reads 75; the token 'sks' is not among those") as caught:
+    with pytest.raises(ConfigError, match="but the base reads only the first 75, without 'sks'") as caught:
         train(config, tmp_path / "run", on_progress=lambda _: None)
     assert caught.value.exit_code == 2
     assert list(tmp_path.iterdir()) == []

@@ -56,9 +56,7 @@ def test_prior_is_resumed_picture_by_picture(
         if progress.phase == "prior" and progress.done == 2:
             stop.set()
 
-    with pytest.raises(
-        Interrupted, match="stopped after 2 of 6 class pictures, which are kept; go on with: .*--resume"
-    ):
+    with pytest.raises(Interrupted, match="stopped after 2 of 6 class images, which are kept; resume with: .*--resume"):
         train(config, tmp_path / "run", on_progress=stop_early, stop=stop)
     drawn: list[int] = []
     draw = Base.draw
@@ -118,14 +116,14 @@ def test_resume_needs_the_same_settings_and_pictures(
     run = tmp_path / "run"
     shutil.copytree(trained.run, run)
     config = load_run_config(run)
-    with pytest.raises(ConfigError, match=r"with other settings \(lr was 0\.001, now 0\.5\)"):
+    with pytest.raises(ConfigError, match=r"with different settings \(lr was 0\.001, now 0\.5\)"):
         train(config.changed(lr=0.5), run, resume=True, on_progress=quiet)
     pictures = tmp_path / "photos"
     shutil.copytree(photos, pictures)
     recorded = yaml.safe_load((run / "config.yaml").read_text()) | {"images": str(pictures)}
     (run / "config.yaml").write_text(yaml.safe_dump(recorded))
     (pictures / "0.png").unlink()
-    with pytest.raises(RunFolderError, match="with other pictures than there are in .*photos: put the former back"):
+    with pytest.raises(RunFolderError, match="with different images than .*photos has: restore the original"):
         train(load_run_config(run), run, resume=True, on_progress=quiet)
 
 
@@ -141,7 +139,7 @@ def test_a_run_whose_checkpoints_are_lost_is_not_begun_anew(trained: TrainResult
         for file in (run / "checkpoints").glob("*/*.safetensors"):
             os.truncate(file, 100)
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
-    with pytest.raises(RunFolderError, match="no checkpoint in .* is whole.*: put one back, or start a new run"):
+    with pytest.raises(RunFolderError, match="no complete checkpoint in .*: restore one, or start a new run"):
         train(load_run_config(run), run, resume=True, on_progress=quiet)
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
 
@@ -167,9 +165,9 @@ def test_a_run_goes_on_where_its_pictures_and_base_were_moved_with_it(
     assert result.steps_now == STEPS - 3
     assert result.adapter.read_bytes() == trained.adapter.read_bytes()
     remarks = [progress.message for progress in told if "is gone" in progress.message]
-    assert [remark.split(" of ")[-1] for remark in remarks] == [
-        f"{project}/pictures/dog are taken",
-        f"{project}/models/{tiny.name} are taken",
+    assert [remark.split(": ")[-1] for remark in remarks] == [
+        f"using {project}/pictures/dog for the images",
+        f"using {project}/models/{tiny.name} for the weights of the base",
     ]
     assert load_run_config(run).images == project / "pictures" / "dog", "the next time it is known"
 
@@ -178,7 +176,7 @@ def test_a_run_goes_on_with_places_that_are_told(project: Path, trained: TrainRe
     run = project / "runs" / "dog"
     shutil.rmtree(project / "pictures")
     with pytest.raises(
-        RunFolderError, match=r"before/pictures/dog is gone, which has the pictures of .*: dreamtune train PICTURES --r"
+        RunFolderError, match=r"before/pictures/dog with the images of .* is gone.*: dreamtune train IMAGES_DIR --r"
     ):
         train(load_run_config(run), run, resume=True, on_progress=quiet)
     config = train_config({"images": photos, "base": str(tiny)}, [], resume=run)
@@ -197,7 +195,8 @@ def test_other_contents_in_the_place_are_refused(project: Path, what: str) -> No
         name = min(name for name, tensor in tensors.items() if tensor.is_floating_point())
         save_file(tensors | {name: tensors[name] + 1}, file, {"format": "pt"})
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
-    with pytest.raises(RunFolderError, match=f"was trained with other {what} than there are in .*, or start a new run"):
+    named = "images" if what == "pictures" else what
+    with pytest.raises(RunFolderError, match=f"was trained with different {named} than .* has: .*, or start a new run"):
         train(load_run_config(run), run, resume=True, on_progress=quiet)
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
 
@@ -212,8 +211,8 @@ def test_a_longer_run_of_a_constant_rate_is_one_that_was_so_from_the_beginning(
     assert (result.steps, result.steps_now) == (4, 2)
     whole = train(config.changed(steps=4), tmp_path / "whole", on_progress=quiet)
     assert result.adapter.read_bytes() == whole.adapter.read_bytes()
-    assert "as if it had been so from the beginning" in told[0].message
-    with pytest.raises(ConfigError, match=r"steps = 3, but .*run has done 4: give more"):
+    assert "the same as with that number from the start" in told[0].message
+    with pytest.raises(ConfigError, match=r"steps = 3, but .*run has already done 4: set more steps"):
         train(more.changed(steps=3), tmp_path / "run", resume=True, on_progress=quiet)
 
 

@@ -178,10 +178,10 @@ def test_a_curve_that_is_gone_cannot_be_followed(script: Any, scored: Settings, 
     run = tmp_path / "run"
     train(scored(), run, on_progress=quiet)
     (run / "curve.jsonl").write_text('{"step": 2}\n{"step": 4}\n{"step": 6}\n')
-    with pytest.raises(RunFolderError, match=r"curve\.jsonl is not what it was at step 6: put it back"):
+    with pytest.raises(RunFolderError, match=r"curve\.jsonl is not what it was at step 6: restore it"):
         train(scored(), run, resume=True, on_progress=quiet)
     (run / "curve.jsonl").unlink()
-    with pytest.raises(RunFolderError, match=r"curve\.jsonl is not what it was at step 6: put it back"):
+    with pytest.raises(RunFolderError, match=r"curve\.jsonl is not what it was at step 6: restore it"):
         train(scored(), run, resume=True, on_progress=quiet)
 
 
@@ -204,9 +204,9 @@ def test_bad_settings_write_nothing(scored: Settings, photos: Path, tmp_path: Pa
     single.mkdir()
     (single / "0.png").write_bytes((photos / "0.png").read_bytes())
     for changes, message in (
-        ({"dino": None, "clip": None}, "nothing here can judge pictures of the base 'tiny'"),
+        ({"dino": None, "clip": None}, "no judge for images of the base 'tiny'"),
         ({"clip": "nowhere"}, "cannot load clip = 'nowhere'"),
-        ({"images": single}, "score_every needs at least two pictures"),
+        ({"images": single}, "score_every needs at least two images"),
     ):
         with pytest.raises(ConfigError, match=message):
             train(scored(**changes), tmp_path / "run", on_progress=quiet)

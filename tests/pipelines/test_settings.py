@@ -23,7 +23,7 @@ def test_resume_takes_the_settings_of_the_run(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text(TrainConfig(**NEEDED, steps=7).to_yaml())
     assert train_config({}, [], resume=tmp_path) == TrainConfig(**NEEDED, steps=7)
     assert train_config({"steps": 9}, [], resume=tmp_path).steps == 9, "the pipeline tells that it differs"
-    with pytest.raises(ConfigError, match="leave --config away"):
+    with pytest.raises(ConfigError, match="omit --config"):
         train_config({}, [], recipe=tmp_path / "config.yaml", resume=tmp_path)
     with pytest.raises(RunFolderError, match="no run to resume"):
         train_config({}, [], resume=tmp_path / "none")
@@ -54,7 +54,7 @@ def test_entries_of_a_mapping_leave_the_others(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("text", ["steps", "=3", "method_options.=3"])
 def test_what_is_no_setting(text: str) -> None:
-    with pytest.raises(ConfigError, match="write KEY=VALUE"):
+    with pytest.raises(ConfigError, match="use KEY=VALUE"):
         train_config(NEEDED, [text])
 
 
@@ -62,10 +62,10 @@ def test_what_is_no_setting(text: str) -> None:
     ("texts", "message"),
     [
         (["steps=[1"], "not valid YAML"),
-        (["targets=attn", "targets.x=1"], "targets is set to 'attn', which has no entries"),
+        (["targets=attn", "targets.x=1"], "targets is 'attn', which has no entries"),
         (["steps.x=1"], "steps = {'x': 1}: must be a whole number"),
         (["method_options.dropout=[1]"], r"method_options.dropout = \[1\]: must be true or false or a whole number or"),
-        (["learning_rate=1"], "unknown setting 'learning_rate'; here it is 'lr'"),
+        (["learning_rate=1"], "unknown setting 'learning_rate'; it is called 'lr' here"),
     ],
 )
 def test_bad_settings(texts: list[str], message: str) -> None:
@@ -76,7 +76,7 @@ def test_bad_settings(texts: list[str], message: str) -> None:
 def test_errors_name_the_recipe(tmp_path: Path) -> None:
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text("network_dim: 4\n")
-    with pytest.raises(ConfigError, match=r"recipe\.yaml: unknown setting 'network_dim'; here it is 'rank'"):
+    with pytest.raises(ConfigError, match=r"recipe\.yaml: unknown setting 'network_dim'; it is called 'rank' here"):
         train_config(NEEDED, [], recipe=recipe)
     recipe.write_text("lr: 1\nsteps: 5\nlr: 2\n")
     with pytest.raises(ConfigError, match=r"recipe\.yaml is not valid YAML at line 3: lr is set twice"):
@@ -92,5 +92,5 @@ def test_run_folder() -> None:
     for name in ("", "..", "a/b", "/a"):
         with pytest.raises(ConfigError, match="plain folder name"):
             run_folder(config, name, None, None)
-    with pytest.raises(ConfigError, match="give one of them"):
+    with pytest.raises(ConfigError, match="use only one of them"):
         run_folder(config, "x", Path("y"), None)

@@ -49,7 +49,7 @@ def test_it_goes_on_from_the_adapter_and_says_so(trained: TrainResult, begun: An
     assert (file.method, file.rank, file.token) == (before.method, before.rank, before.token)
     for name, tensor in before.tensors.items():
         torch.testing.assert_close(file.tensors[name], tensor, rtol=0, atol=1e-8)
-    assert told == ["begins at adapter.safetensors (lora): all of its change"]
+    assert told == ["starts from adapter.safetensors (lora): all of its change"]
     started = file.training["started_from"]
     assert {key: started[key] for key in ("file", "method", "energy")} == {
         "file": "adapter.safetensors",
@@ -71,7 +71,7 @@ def test_a_run_that_was_stopped_goes_on_without_the_file(
     with pytest.raises(Interrupted):
         train(config, run, on_progress=stopping_at(2, stop.set), stop=stop)
     with pytest.raises(
-        ConfigError, match=r"with other settings \(start_from was '.*start.safetensors', now '.*adapter"
+        ConfigError, match=r"with different settings \(start_from was '.*start.safetensors', now '.*adapter"
     ):
         train(load_run_config(run).changed(start_from=trained.adapter), run, resume=True, on_progress=quiet)
     start.unlink()
@@ -86,7 +86,7 @@ def test_another_method_with_less_rank_says_what_it_keeps(trained: TrainResult, 
     energy = file.training["started_from"]["energy"]
     assert 0.1 < energy < 1
     assert told[0].startswith(
-        f"begins at adapter.safetensors (lora): {energy:.2%} of its change; rank 2 would keep all"
+        f"starts from adapter.safetensors (lora): {energy:.2%} of its change; rank 2 would keep all"
     )
 
 
@@ -97,14 +97,14 @@ def test_a_file_of_another_tool(trained: TrainResult, tiny: Path, begun: Any, tm
     for name, tensor in before.tensors.items():
         torch.testing.assert_close(file.tensors[name], tensor, rtol=1e-5, atol=1e-7)
     assert file.token == "zwx"
-    assert "begins at kohya.safetensors (lora): all of its change" in told
+    assert "starts from kohya.safetensors (lora): all of its change" in told
 
 
 def test_layers_and_words_that_do_not_agree_are_told(trained: TrainResult, begun: Any) -> None:
     file, told = begun(trained.adapter, targets="kv", token="zwx")
     assert file.training["started_from"]["energy"] < 1
-    assert any("of its layers, with" in it and "are not trained here and left out" in it for it in told)
-    assert "adapter.safetensors was trained for 'sks', this training says 'zwx'" in told
+    assert any("of its layers, with" in it and "are not trained here and are skipped" in it for it in told)
+    assert "adapter.safetensors was trained with the token 'sks', but this run uses 'zwx'" in told
 
 
 def test_embeddings_and_text_encoders_too(settings: Settings, begun: Any, tmp_path: Path) -> None:
@@ -129,11 +129,11 @@ def test_one_of_several_words(settings: Settings, begun: Any, tmp_path: Path) ->
     both.save(tmp_path / "both.safetensors")
     first, told = begun(tmp_path / "both.safetensors")
     assert (first.token, first.new_tokens) == ("sks", {"sks": {"text_encoder": (1, 32)}})
-    assert "both.safetensors has vectors for 'xyz' too, which are not trained here" in told
+    assert "both.safetensors also has vectors for 'xyz', which are not trained here" in told
     second, told = begun(tmp_path / "both.safetensors", "second", token="xyz")
     assert torch.allclose(second.vectors["xyz"]["text_encoder"], vectors["text_encoder"], atol=2e-3)
-    assert "both.safetensors has vectors for 'sks' too, which are not trained here" in told
-    assert not any("was trained for" in it for it in told)
+    assert "both.safetensors also has vectors for 'sks', which are not trained here" in told
+    assert not any("was trained with the token" in it for it in told)
 
 
 def test_what_cannot_be_begun_at(trained: TrainResult, begun: Any, tmp_path: Path) -> None:

@@ -150,10 +150,10 @@ def test_inspect_tells_of_embeddings(settings: Settings, tmp_path: Path, capsys:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"pivotal": 1, "token": "my dog"}, "must be one word of letters and digits with pivotal"),
+        ({"pivotal": 1, "token": "my dog"}, "must be one word of letters and digits if pivotal is set"),
         ({"targets": "none"}, "leaves nothing to train: set pivotal"),
-        ({"text_encoder_lr": 1e-4}, "is for text_encoder = true"),
-        ({"pivotal_lr": 1e-4}, "is for pivotal: set that too"),
+        ({"text_encoder_lr": 1e-4}, "needs text_encoder = true"),
+        ({"pivotal_lr": 1e-4}, "needs pivotal: set that too"),
     ],
 )
 def test_settings_that_contradict(settings: Settings, changes: dict[str, Any], message: str) -> None:
@@ -202,7 +202,7 @@ def test_diffusers_reads_the_embeddings_and_the_adapter(settings: Settings, tmp_
     result = export(adapter, tmp_path / "word.safetensors", "embedding")
     assert (result.written_as, result.layers, result.remarks) == ("embeddings", (), ())
     left_out = export(adapter, tmp_path / "lora.safetensors", "kohya")
-    assert any("embeddings of 'sks' are not in there: export them too" in remark for remark in left_out.remarks)
+    assert any("embeddings for 'sks' are not included: export them too" in remark for remark in left_out.remarks)
     pipe: Any = StableDiffusionPipeline.from_pretrained(config.base, safety_checker=None)
     plain = pipe.encode_prompt("a sks dog", torch.device("cpu"), 1, False)[0]
     pipe.load_lora_weights(str(tmp_path), weight_name="lora.safetensors")
@@ -220,10 +220,10 @@ def test_what_cannot_be_exported(settings: Settings, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="cannot be merged into a base: export the adapter as lora, peft or kohya"):
         export(both, tmp_path / "whole", "diffusers", base=settings().base)
     alone = train(settings(**KINDS["word alone"], steps=1), tmp_path / "alone", on_progress=quiet).adapter
-    with pytest.raises(ConfigError, match="nothing but embeddings of 'sks': use the format embedding"):
+    with pytest.raises(ConfigError, match="contains only embeddings for 'sks': use the format embedding"):
         export(alone, tmp_path / "x.safetensors", "kohya")
     plain = train(settings(steps=1, prior=False), tmp_path / "plain", on_progress=quiet).adapter
-    with pytest.raises(ConfigError, match="no embeddings of its own: it was trained without pivotal"):
+    with pytest.raises(ConfigError, match="no embeddings: it was trained without pivotal"):
         export(plain, tmp_path / "x.safetensors", "embedding")
     assert not (tmp_path / "x.safetensors").exists()
 

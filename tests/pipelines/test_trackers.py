@@ -151,7 +151,7 @@ def test_wandb_without_a_login_says_how(settings: Settings, tmp_path: Path, monk
     import wandb
 
     wandb.teardown()  # it has read the environment before
-    with pytest.raises(ConfigError, match=r"wandb does not start \(.*log in with `wandb login`, or set WANDB_MODE"):
+    with pytest.raises(ConfigError, match=r"wandb failed to start \(.*log in with `wandb login` or set WANDB_MODE"):
         train(settings(steps=1, prior=False, trackers=("wandb",)), tmp_path / "run", on_progress=quiet)
     wandb.teardown()
 

@@ -162,7 +162,7 @@ def test_places_where_no_run_can_be(trained: TrainResult, settings: Settings, tm
         with pytest.raises(RunFolderError, match=message):
             train(settings(), out, resume, on_progress=quiet)
 
-    refuse(trained.run, "exists already: resume it, or choose another name")
+    refuse(trained.run, "already exists: resume the run, or choose another name")
     (tmp_path / "file").touch()
     refuse(tmp_path / "file", "is a file, not a folder")
     refuse(tmp_path / "file" / "run", "is a file, not a folder")
@@ -179,8 +179,8 @@ def test_a_run_that_was_quicker_is_not_overwritten(trained: TrainResult, setting
     def be_quicker(*_: Any) -> None:
         shutil.copytree(trained.run, run)
 
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(RunFolderError, match="exists already"):
-        patch.setattr("dreamtune.training.processes.wait_for_all", be_quicker)  # right after the preflight
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(RunFolderError, match="already exists"):
+        patch.setattr("dreamtune.pipelines.train.run.wait_for_all", be_quicker)  # right after the preflight
         train(config, run, on_progress=quiet)
     left = {path.relative_to(run): path.read_bytes() for path in run.rglob("*") if path.is_file()}
     assert left.pop(Path(".lock")) == b""
@@ -203,7 +203,9 @@ def test_embedded_base_is_recorded_by_its_name(
     settings: Settings, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Even where a folder has that name too."""
-    monkeypatch.setattr("dreamtune.models.load_base", lambda name, **options: load_base(tiny, **options))
+    monkeypatch.setattr(
+        "dreamtune.pipelines.train.preflight.load_base", lambda name, **options: load_base(tiny, **options)
+    )
     monkeypatch.chdir(tmp_path)
     Path("pocket").mkdir()
     train(settings(base="pocket", steps=1, prior=False), "run", on_progress=quiet)
@@ -230,7 +232,7 @@ def test_only_the_unet_is_in_memory_while_training(
             modules = (bases[0].unet, bases[0].vae, bases[0].text_encoder)
             devices.extend({tensor.device.type for tensor in module.state_dict().values()} for module in modules)
 
-    monkeypatch.setattr("dreamtune.models.load_base", load)
+    monkeypatch.setattr("dreamtune.pipelines.train.preflight.load_base", load)
     train(settings(steps=1, sample_every=int(looking)), tmp_path / "run", on_progress=look)
     rest = {"cpu"} if looking else {"meta"}
     assert devices == [{"cpu"}, rest, rest]

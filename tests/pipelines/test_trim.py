@@ -85,4 +85,4 @@ def test_methods_whose_change_depends_on_the_weights_need_the_base(
     assert 0.9 <= told["least_energy"] <= told["energy"] <= 1
     assert AdapterFile.load(tmp_path / "t.safetensors").method == "lora"
     assert main([*arguments, "--base", str(tiny)]) == 2
-    assert "is there already" in capsys.readouterr().err
+    assert "already exists" in capsys.readouterr().err

@@ -113,7 +113,9 @@ def test_generate(adapters: tuple[str, str], noises: list[tuple[bool, str]], tmp
 def test_mixed_adapters_are_remarked_on(adapters: tuple[str, str], noises: list[Any], tmp_path: Path) -> None:
     result = generate(drawing(adapters), tmp_path / "both", quiet)
     assert noises == [(True, "trailing")]
-    wanted = "trained with zero terminal SNR: adapter.safetensors; without: adapter.safetensors; all are drawn with it"
+    wanted = (
+        "trained with zero terminal SNR: adapter.safetensors; without: adapter.safetensors; all are sampled with it"
+    )
     assert wanted in result.remarks
 
 
@@ -127,7 +129,7 @@ def test_a_base_that_predicts_noise_stays_as_it_is(make: Make, tiny: Path, noise
     zero = make("zero", base=tiny, training=ZERO)
     result = generate(drawing((str(zero),), base=str(tiny)), tmp_path / "out", quiet)
     assert noises == [(False, "leading")]
-    assert any("tiny, which predicts noise, cannot draw so" in remark for remark in result.remarks)
+    assert any("tiny predicts noise and cannot use it" in remark for remark in result.remarks)
 
 
 def test_whatever_draws_loads_its_base_so(adapters: tuple[str, str]) -> None:

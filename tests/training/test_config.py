@@ -28,19 +28,19 @@ NEEDED: dict[str, Any] = {"images": "photos", "class_word": "dog"}
         (NEEDED | {"steps": "many"}, "steps = 'many'"),
         (NEEDED | {"lr": float("nan")}, "lr = nan"),
         (NEEDED | {"resolution": 50}, "multiple of 8; try 48"),
-        (NEEDED | {"instance_prompt": "a {name} dog"}, "only {token} and {class}"),
-        (NEEDED | {"instance_prompt": "a dog"}, "must hold {token}"),
+        (NEEDED | {"instance_prompt": "a {name} dog"}, "the only placeholders are {token} and {class}"),
+        (NEEDED | {"instance_prompt": "a dog"}, "must contain {token}"),
         (NEEDED | {"class_prompt": "a {class"}, "class_prompt"),
-        (NEEDED | {"class_prompt": "a {class:d}"}, "class_prompt = .*only {token} and {class}"),
-        (NEEDED | {"instance_prompt": "a {token:{class}} dog"}, "only {token} and {class}"),
+        (NEEDED | {"class_prompt": "a {class:d}"}, "class_prompt = .*the only placeholders are {token} and {class}"),
+        (NEEDED | {"instance_prompt": "a {token:{class}} dog"}, "the only placeholders are {token} and {class}"),
         (NEEDED | {"steps": 10, "warmup_steps": 10}, "less than steps"),
         (NEEDED | {"lr_schedule": "sine"}, "lr_schedule = 'sine'.*constant.*linear.*cosine"),
-        (NEEDED | {"prompts": ["a {token} {class}", "a {class}"]}, "prompts = 'a {class}' must hold {token}"),
-        (NEEDED | {"prompts": ["a {tokn}"]}, "prompts = .*only {token} and {class}"),
+        (NEEDED | {"prompts": ["a {token} {class}", "a {class}"]}, "prompts = 'a {class}' must contain {token}"),
+        (NEEDED | {"prompts": ["a {tokn}"]}, "prompts = .*the only placeholders are {token} and {class}"),
         (NEEDED | {"prompts": "a {token}"}, "prompts = 'a {token}': must be a list"),
         (NEEDED | {"caption_dropout": 1}, "caption_dropout = 1: must be less than 1"),
         (NEEDED | {"timestep_min": 5, "timestep_max": 5}, "timestep_min = 5 must be less than timestep_max = 5"),
-        (NEEDED | {"debiased": True, "snr_gamma": 5}, "set one of them"),
+        (NEEDED | {"debiased": True, "snr_gamma": 5}, "set only one of them"),
         (NEEDED | {"steps": -1, "batch_size": 0}, "steps = -1.*batch_size = 0"),
     ],
 )
@@ -99,7 +99,7 @@ def test_presets_fill_single_options_of_a_method() -> None:
 
 
 def test_rank_has_one_place() -> None:
-    with pytest.raises(ConfigError, match=r"method_options\.rank: set rank itself"):
+    with pytest.raises(ConfigError, match=r"method_options\.rank: set rank at the top level instead"):
         TrainConfig(**NEEDED, method_options={"rank": 3}).method_config()
 
 
@@ -158,16 +158,16 @@ def test_settings_need_no_torch() -> None:
         ("steps", 10**8, "steps = 100000000: must be less than or equal to 10000000"),
         ("steps", 10**400, "steps = a number of 1329 bits is too large"),
         ("batch_size", 5000, "batch_size = 5000: must be less"),
-        ("accumulation", 10**6, "accumulation = 1000000"),
+        ("gradient_accumulation_steps", 10**6, "gradient_accumulation_steps = 1000000"),
         ("resolution", 80_000, "resolution = 80000"),
         ("rank", 10**6, "rank = 1000000"),
         ("prior_images", 10**7, "prior_images = 10000000"),
         ("alpha", float("inf"), "alpha = inf"),
         ("sample_prompts", ["a {token}"] * 2000, "sample_prompts = .*at most 1000 items"),
-        ("sample_prompts", ["x"] * 10**6, "sample_prompts is a list or mapping of a size that no setting has"),
-        ("ranks", {str(n): 1 for n in range(20_000)}, "ranks is a list or mapping of a size"),
-        ("class_word", "x" * 20_000, "class_word has text of 20000 characters: at most 10000"),
-        ("targets", "x" * 20_000, "targets has text of 20000 characters"),
+        ("sample_prompts", ["x"] * 10**6, "sample_prompts is too long or too deeply nested for a setting"),
+        ("ranks", {str(n): 1 for n in range(20_000)}, "ranks is too long or too deeply nested"),
+        ("class_word", "x" * 20_000, "class_word has 20000 characters: use at most 10000"),
+        ("targets", "x" * 20_000, "targets has 20000 characters"),
     ],
 )
 def test_no_setting_is_beyond_all_use(name: str, value: Any, words: str) -> None:
@@ -180,5 +180,5 @@ def test_nested_values_are_bounded() -> None:
     deep: Any = 1
     for _ in range(500):
         deep = [deep]
-    with pytest.raises(ConfigError, match="lr is a list or mapping of a size that no setting has"):
+    with pytest.raises(ConfigError, match="lr is too long or too deeply nested for a setting"):
         TrainConfig(images=Path("x"), class_word="dog", lr=deep)

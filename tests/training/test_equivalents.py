@@ -16,5 +16,5 @@ def test_our_side_of_the_table_exists() -> None:
 
 @pytest.mark.parametrize(("theirs", "ours"), OTHER_NAMES.items())
 def test_their_name_leads_to_ours(theirs: str, ours: str) -> None:
-    with pytest.raises(ConfigError, match=f"unknown setting '{theirs}'; here it is '{ours}'$"):
+    with pytest.raises(ConfigError, match=f"unknown setting '{theirs}'; it is called '{ours}' here$"):
         TrainConfig(**{"images": "photos", "class_word": "dog", theirs: 1})

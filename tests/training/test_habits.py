@@ -44,9 +44,9 @@ def test_a_value_of_other_trainers_is_answered(key: str, value: Any) -> None:
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("warmup_steps", 0.1, "a number of steps, not a share of them"),
-        ("text_encoder_lr", [1e-5, 1e-5], "one rate for all text encoders"),
-        ("optimizer", "AdamW8bit", r"write it in small letters \(adamw8bit\)"),
+        ("warmup_steps", 0.1, "a number of steps, not a fraction of them"),
+        ("text_encoder_lr", [1e-5, 1e-5], "all text encoders share one rate"),
+        ("optimizer", "AdamW8bit", r"write it in lower case \(adamw8bit\)"),
         ("optimizer", "lion", "must be 'adamw', 'adamw8bit' or 'prodigy'"),
         ("prior_weight", -1, "must be greater than 0"),
     ],

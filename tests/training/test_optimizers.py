@@ -142,7 +142,9 @@ def test_lora_plus_is_refused_where_there_is_no_b(method: str) -> None:
     if has:
         optimizers.check(settings(lora_plus_ratio=16), groups)
     else:
-        with pytest.raises(ConfigError, match=r"lora_plus_ratio = 16 is for methods with LoRA's factors.*leave it at"):
+        with pytest.raises(
+            ConfigError, match=r"lora_plus_ratio = 16 works only for methods with LoRA's factors.*set it to"
+        ):
             optimizers.check(settings(method=method, lora_plus_ratio=16), groups)
 
 
@@ -150,7 +152,7 @@ def test_prodigy_refuses_rates_that_it_cannot_tell_apart() -> None:
     needs("prodigy")
     for method, options, changes in (("lora", {}, {"lora_plus_ratio": 4}), ("lora-dash", {"dash_lr_ratio": 4.0}, {})):
         _, adapter = attached(method, **options)
-        with pytest.raises(ConfigError, match=r"prodigy.*1 and 4 times the learning rate: set .*to 1, or take adamw"):
+        with pytest.raises(ConfigError, match=r"prodigy.*1 and 4 times the learning rate: set .*to 1, or use adamw"):
             optimizers.check(settings("prodigy", method=method, **changes), adapter.parameter_groups())
     _, adapter = attached("lora-dash", dash_lr_ratio=1.0)
     optimizers.check(settings("prodigy"), adapter.parameter_groups())
@@ -189,5 +191,5 @@ def test_package_that_cannot_be_loaded_says_why(tmp_path: Path, monkeypatch: pyt
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "prodigyopt", raising=False)
     _, adapter = attached()
-    with pytest.raises(ConfigError, match=r"prodigyopt, which cannot be used here \(no libcuda.so\), or take adamw"):
+    with pytest.raises(ConfigError, match=r"prodigyopt, which cannot be used here \(no libcuda.so\), or use adamw"):
         optimizers.check(settings("prodigy"), adapter.parameter_groups())

@@ -146,8 +146,8 @@ def test_only_timesteps_of_the_range_are_trained(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"timestep_min": 100}, "timestep_min = 100 is beyond the base's 100 timesteps: at most 99"),
-        ({"timestep_max": 101}, "timestep_max = 101 is beyond the base's 100 timesteps: at most 100"),
+        ({"timestep_min": 100}, "timestep_min = 100 is beyond the base's 100 timesteps: use at most 99"),
+        ({"timestep_max": 101}, "timestep_max = 101 is beyond the base's 100 timesteps: use at most 100"),
     ],
 )
 def test_timesteps_that_the_base_does_not_have(change: dict[str, int], message: str) -> None:
@@ -157,7 +157,7 @@ def test_timesteps_that_the_base_does_not_have(change: dict[str, int], message: 
 
 def test_debiased_needs_noise_that_is_not_all() -> None:
     a = torch.tensor([0.9, 0.0])
-    with pytest.raises(ConfigError, match="debiased has no weight for the last step"):
+    with pytest.raises(ConfigError, match="debiased has no weight for the last timestep"):
         Objective.of(a, "epsilon", make_config(debiased=True))
     of_v = Objective.of(a, "v_prediction", make_config(debiased=True))
     ones = torch.ones(2, 4, 8, 8)
@@ -169,7 +169,7 @@ def test_accumulation_is_the_mean_over_its_positions(tmp_path: Path, dropout: fl
     """A step over two positions has the mean of their losses, and with the same draws as one by one."""
     still = make_config(lr=1e-30, steps=4, batch_size=1)
     single = Run(tmp_path, PLAIN, still, dropout=dropout)
-    double = Run(tmp_path, PLAIN, still.changed(steps=2, accumulation=2), dropout=dropout)
+    double = Run(tmp_path, PLAIN, still.changed(steps=2, gradient_accumulation_steps=2), dropout=dropout)
     pairs = [sum(single.losses[start : start + 2]) / 2 for start in (0, 2)]
     assert double.losses == pytest.approx(pairs, rel=1e-6)
 
@@ -185,7 +185,7 @@ def test_accumulation_is_the_mean_of_its_gradients(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr("dreamtune.training.optimizers.build", descent)
     still = make_config(lr=1e-20, steps=2, batch_size=1, max_grad_norm=1e9)
     single = Run(tmp_path, PLAIN, still)
-    double = Run(tmp_path, PLAIN, still.changed(steps=1, accumulation=2))
+    double = Run(tmp_path, PLAIN, still.changed(steps=1, gradient_accumulation_steps=2))
     ups = [name for name in single.weights if name.endswith("up")]  # 0 at first: what is there is the steps' sum
     assert ups
     for name in ups:

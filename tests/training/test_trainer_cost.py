@@ -57,6 +57,6 @@ def test_memory_that_is_not_enough_is_told_with_the_remedy(
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
 
     unet.mid_block.register_forward_pre_hook(demand)  # pyright: ignore[reportOptionalMemberAccess]
-    with pytest.raises(TrainingError, match=f"memory is not enough: {first}"):
+    with pytest.raises(TrainingError, match=f"out of device memory: {first}"):
         Run(tmp_path, PLAIN, make_config(gradient_checkpointing=checkpointing), unet)
     assert not unet.is_gradient_checkpointing

@@ -67,7 +67,7 @@ def test_other_number_of_processes_does_not_resume(tmp_path: Path, monkeypatch: 
         return state
 
     monkeypatch.setattr(Checkpoint, "load", as_if_by_two)
-    with pytest.raises(RunFolderError, match="was trained in 2 processes, not 1: launch as many as before"):
+    with pytest.raises(RunFolderError, match="was trained with 2 processes, not 1: launch 2 processes"):
         Run(tmp_path, PLAIN, config, resume=True)
 
 

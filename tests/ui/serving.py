@@ -44,7 +44,7 @@ def served(home: Path, *options: str, worker: bool = False) -> Iterator[Served]:
 
 def start(home: Path, log: Path, *options: str) -> subprocess.Popen[bytes]:
     """Begin to serve."""
-    command = [sys.executable, "-m", "dreamtune.pipelines.cli.app", "ui", "--port", "0", "--home", str(home), *options]
+    command = [sys.executable, "-m", "dreamtune.pipelines.cli", "ui", "--port", "0", "--home", str(home), *options]
     with open(log, "wb") as file:
         return subprocess.Popen(command, stdout=file, stderr=file)
 
@@ -53,7 +53,7 @@ def address(running: subprocess.Popen[bytes], log: Path, patience: float = 180) 
     """Where it answers, once it does."""
     end = time.monotonic() + patience
     while time.monotonic() < end and running.poll() is None:
-        if found := re.search(r"dreamtune is at (\S+)", log.read_text()):
+        if found := re.search(r"dreamtune is running at (\S+)", log.read_text()):
             return found[1]
         time.sleep(0.05)
     raise AssertionError(log.read_text())

@@ -78,7 +78,7 @@ def test_the_queue_is_bounded(app: App, monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(actions, "MOST_QUEUED", 2)
     for _ in range(2):
         actions.train(app, "mine", CAT)
-    with pytest.raises(ConfigError, match="2 jobs wait already"):
+    with pytest.raises(ConfigError, match="2 jobs are already queued"):
         actions.train(app, "mine", CAT)
 
 
@@ -142,7 +142,7 @@ def test_a_file_chooses_no_base_outside_the_list(app: App, tmp_path: Path, monke
             lambda picks=picks: actions.forecast(app, picks, tell),
             lambda picks=picks: actions.evaluate(app, picks[0][0], "mine"),
         ):
-            with pytest.raises(ConfigError, match="none of the app's bases: choose one"):
+            with pytest.raises(ConfigError, match="not one of the app's bases: choose one"):
                 action()
     assert not app.jobs.list()
     assert allowed_base(app.workspace, ["adapters/fine"]) == "auto"
@@ -162,7 +162,7 @@ def test_the_base_of_a_run_is_the_one_it_was_trained_on(app: App, tmp_path: Path
         replace(AdapterFile.load(file), base=told).save(file)
         assert allowed_base(app.workspace, ["runs/mine"]) == "auto"
     replace(AdapterFile.load(file), base="other/model").save(file)
-    with pytest.raises(ConfigError, match="none of the app's bases"):
+    with pytest.raises(ConfigError, match="not one of the app's bases"):
         allowed_base(app.workspace, ["runs/mine"])
 
 

@@ -190,7 +190,7 @@ def test_wrong_files_are_told_and_names_are_inert(page: "Page", server: Served, 
     for name, content in (("evil.pt", b"\x80\x04"), ("evil.svg", b"<svg/>")):
         (tmp_path / name).write_bytes(content)
     page.locator("#train-drop input[type=file]").set_input_files(str(tmp_path / "evil.svg"))
-    page.get_by_text("Invalid file type").or_(page.get_by_text("is no picture")).first.wait_for()
+    page.get_by_text("Invalid file type").or_(page.get_by_text("is not an image")).first.wait_for()
     jobs = Jobs(server.workspace.jobs)
     config = {"images": server.workspace.datasets / "sample-cat", "class_word": "cat"}
     job = jobs.submit("train", config, server.workspace.runs / "inert", title=HTML)

@@ -51,7 +51,7 @@ def refusal(page: Page, name: str, values: list[Any]) -> str:
     with pytest.raises(gr.Error) as raised:
         page.validate_inputs(event, values)
         event.fn(*values)
-    assert not raised.value.print_exception and raised.value.title == "This cannot be done"
+    assert not raised.value.print_exception and raised.value.title == "Error"
     return str(raised.value.message)
 
 
@@ -73,7 +73,7 @@ def test_arguments_of_the_wrong_type_are_bad_input(page: Page, name: str) -> Non
 def test_arguments_left_out_have_their_defaults_or_are_asked_for(page: Page, name: str) -> None:
     good = ARGUMENTS[name]
     for count in range(len(good)):
-        assert ("is missing: give " in refusal(page, name, good[:count])) == (count < NEEDED[name])
+        assert ("is missing: pass " in refusal(page, name, good[:count])) == (count < NEEDED[name])
     assert f"{len(good) + 1} values were sent" in refusal(page, name, [*good, 1])
 
 
@@ -82,8 +82,8 @@ def test_kinds_are_told_in_words(page: Page) -> None:
         ("train", [None, "cat"], "dataset = None: must be text"),
         ("train", ["x", "cat", [1]], "settings = [1]: must be a mapping of names to values"),
         ("generate", ["a cat", {}, 1.5], "n = 1.5: must be a whole number"),
-        ("generate", ["a cat", {"x": "1"}], "must be names with a number each"),
-        ("generate", ["a cat", {"x": float("nan")}], "must be names with a number each"),
+        ("generate", ["a cat", {"x": "1"}], "must be a mapping of names to numbers"),
+        ("generate", ["a cat", {"x": float("nan")}], "must be a mapping of names to numbers"),
         ("analyze", ["runs/x"], "must be a list of names"),
     ):
         message = refusal(page, name, values).replace("&#x27;", "'")

@@ -148,8 +148,8 @@ def test_bad_arguments_are_bad_input(client: httpx.Client, server: Served) -> No
     before = len(server.log.read_text())
     for values, words in (
         ((5, "cat"), "dataset = 5: must be text"),
-        (("sample-cat",), "class_word is missing: give text"),
-        ((), "dataset is missing: give text"),
+        (("sample-cat",), "class_word is missing: pass text"),
+        ((), "dataset is missing: pass text"),
         (("sample-cat", "cat", {}, "", 5), "5 values were sent"),
         (("sample-cat", "cat", {"steps": 10**400}), "steps = "),
     ):

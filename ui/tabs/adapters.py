@@ -23,7 +23,7 @@ EXPORTS = {
     "lora": "plain LoRA, for diffusers",
     "peft": "PEFT, for diffusers",
     "kohya": "for ComfyUI, kohya, A1111",
-    "embedding": "its new word alone",
+    "embedding": "only the token's embedding",
 }
 """Formats that are one file, which can be handed to a browser."""
 
@@ -54,10 +54,10 @@ class LibraryTab:
                     self.remove = gr.Button("Remove", variant="stop")
                 self.file = gr.File(label="Exported file", visible=False, interactive=False)
             with gr.Column(elem_classes="dt-panel", min_width=320):
-                gr.Markdown("### Bring one in")
+                gr.Markdown("### Import an adapter")
                 gr.Markdown(
                     "A .safetensors file of dreamtune, kohya, LyCORIS, ComfyUI, PEFT or diffusers. "
-                    "It is read before it is kept; formats that can hold programs are refused."
+                    "It is checked first; formats that can contain code are refused."
                 )
                 self.drop = gr.File(
                     label="Drop an adapter file here",
@@ -89,9 +89,7 @@ class LibraryTab:
         found = library.entries(self.app.workspace)
         choices = [(entry.label, entry.name) for entry in found]
         if not found:
-            return fragments.hint("No adapters yet: train one, or bring one in below."), gr.update(
-                choices=[], value=None
-            )
+            return fragments.hint("No adapters yet: train one, or import one below."), gr.update(choices=[], value=None)
         cards = "".join(self._card(entry) for entry in found)
         return f'<div class="dt-cards">{cards}</div>', gr.update(choices=choices)
 
@@ -102,16 +100,20 @@ class LibraryTab:
 
     def _card(self, entry: library.Entry) -> str:
         text, shown = fragments.text, library.thumbnail(self.app.workspace, entry)
-        view = fragments.picture(shown, f"Drawn with {entry.label}", 320) if shown else '<span class="dt-blank"></span>'
+        view = (
+            fragments.picture(shown, f"Generated with {entry.label}", 320)
+            if shown
+            else '<span class="dt-blank"></span>'
+        )
         if entry.error:
             facts = f'<p class="dt-bad">{text(entry.error)}</p>'
         else:
             rows = {
-                "calls": entry.subject or "not told",
+                "subject": entry.subject or "unknown",
                 "method": f"{entry.method}, rank {entry.rank}",
-                "base": entry.base or "not told",
+                "base": entry.base or "unknown",
                 "size": human(entry.size),
-                "by": entry.tool,
+                "made by": entry.tool,
                 "health": _health(entry),
             }
             facts = (
@@ -134,7 +136,7 @@ class LibraryTab:
         words = f'<p class="dt-{good}">{fragments.text(health.verdict)}</p>'
         if found.warning:
             words = f'<p class="dt-bad">{fragments.text(found.warning)}</p>{words}'
-        words += fragments.hint(f"{found.layers} layers; rank that is really used: {health.rank_used} (median)")
+        words += fragments.hint(f"{found.layers} layers; effective rank: {health.rank_used} (median)")
         if strongest:
             words += fragments.table(("Strongest layers", "share of the change"), strongest, "Strongest layers")
         return words, hidden
@@ -142,16 +144,16 @@ class LibraryTab:
     def _export(self, name: str | None, form: str) -> Any:
         path = self.app.workspace.adapter(_chosen(name))
         if form not in EXPORTS:
-            raise ConfigError(f"no format {form[:40]!r}: choose from the list")
+            raise ConfigError(f"unknown format {form[:40]!r}: choose one from the list")
         label = library.entry(self.app.workspace, _chosen(name)).label
         place = self.app.workspace.free_place(self.app.workspace.exports, f"{label}-{form}", ".safetensors")
         result = export(path, place, form)
-        note("; ".join(result.remarks) or f"{place.name} is ready to be downloaded")
+        note("; ".join(result.remarks) or f"{place.name} is ready to download")
         return gr.update(value=str(result.out), visible=True)
 
     def _remove(self, name: str | None) -> tuple[Any, ...]:
         place = library.remove(self.app.workspace, _chosen(name))
-        note(f"it is in removed/{place.name} of the app's folder now, nothing is lost")
+        note(f"moved to removed/{place.name} in the app's folder, nothing is lost")
         cards, chosen = self.open()
         return cards, gr.update(choices=chosen["choices"], value=None), ""
 
@@ -160,7 +162,7 @@ class LibraryTab:
             return None, *self.open()
         path = upload(self.app, file)
         name = library.import_adapter(self.app.workspace, path, path.name)
-        note(f"{name.rpartition('/')[2]} is in the library")
+        note(f"{name.rpartition('/')[2]} was added to the library")
         return None, *self.open()
 
 
@@ -175,5 +177,5 @@ def _health(entry: library.Entry) -> str:
 
 def _chosen(name: str | None) -> str:
     if not name:
-        raise ConfigError("no adapter is chosen: press Details on a card")
+        raise ConfigError("no adapter selected: press Details on a card")
     return name

@@ -1,4 +1,4 @@
-"""The tab Analyze: which directions adapters change, how they get along, and scores against pictures."""
+"""The tab Analyze: which directions adapters change, how they interfere, and scores against images."""
 
 from __future__ import annotations
 
@@ -29,38 +29,38 @@ class AnalyzeTab:
                     value=[],
                     multiselect=True,
                     label="Adapters",
-                    info="One shows its health; two or more are compared.",
+                    info="One: its health. Two or more: a comparison.",
                 )
                 with gr.Accordion("More settings", open=False):
                     with gr.Row():
                         self.top = gr.Slider(
-                            1, 64, 8, step=1, label="Directions", info="Of each layer that count.", min_width=150
+                            1, 64, 8, step=1, label="Directions", info="Top directions per layer.", min_width=150
                         )
                         self.steps = gr.Number(
                             0,
                             label="Steps",
-                            info="Of the recorded drawing; 0: preset.",
+                            info="Denoising steps; 0: preset.",
                             precision=0,
                             minimum=0,
                             min_width=150,
                         )
                     self.disturb = gr.Checkbox(
-                        True, label="Interference", info="Draws with each, and sees how much the others disturb."
+                        True,
+                        label="Interference",
+                        info="Generate with each, and measure how much the others interfere.",
                     )
-                    self.times = gr.Checkbox(False, label="Steps of the drawing", info="When each adapter acts.")
+                    self.times = gr.Checkbox(False, label="Timestep profile", info="When each adapter acts.")
                 self.start = gr.Button("Analyze", variant="primary", elem_id="analyze-start")
-                with gr.Accordion("Score one against pictures", open=False):
+                with gr.Accordion("Score one against images", open=False):
                     self.one = gr.Dropdown(adapter_choices(app), value=None, label="Adapter")
                     self.dataset = gr.Dropdown(
-                        list(app.workspace.all_datasets()), value=None, label="Pictures of its subject"
+                        list(app.workspace.all_datasets()), value=None, label="Images of its subject"
                     )
                     self.score = gr.Button("Score")
             with gr.Column(scale=6, min_width=320, elem_classes="dt-panel"):
                 gr.Markdown("### Report")
                 self.panel = JobPanel(app, ("analyze", "evaluate"), "Nothing has been analyzed yet.")
-                self.reports = gr.Dropdown(
-                    [], label="Reports", info="Finished ones, the newest first.", elem_id="analyze-reports"
-                )
+                self.reports = gr.Dropdown([], label="Reports", info="Newest first.", elem_id="analyze-reports")
                 self.download = gr.DownloadButton("Download", visible=False, size="sm")
         self.page = gr.HTML("", elem_id="analyze-page")
         private: dict[str, Any] = {"api_visibility": "private"}
@@ -77,7 +77,7 @@ class AnalyzeTab:
 
     def _score(self, name: str | None, dataset: str | None) -> tuple[Any, ...]:
         if not name or not dataset:
-            raise ConfigError("choose an adapter and pictures of its subject")
+            raise ConfigError("choose an adapter and images of its subject")
         return self.panel.follow(actions.evaluate(self.app, name, dataset))
 
     def _finished(self, id: str, shown: str | None) -> Any:

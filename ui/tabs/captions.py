@@ -19,12 +19,12 @@ class CaptionEditor:
         self.app = app
         with gr.Accordion("Captions", open=False) as self.accordion:
             gr.Markdown(
-                "A caption says what is *not* the subject: place, light, pose. Write the word and the class in it, "
-                "as in *a sks cat on a sofa*. Of several lines one is drawn each time. Pictures without one use the "
-                "plain prompt."
+                "A caption describes what is *not* the subject: place, light, pose. Include the token and the class, "
+                "as in *a sks cat on a sofa*. With several lines, one is picked at random each time. Images without a "
+                "caption use the instance prompt."
             )
             self.table = gr.Dataframe(
-                headers=["picture", "caption"],
+                headers=["image", "caption"],
                 datatype=["str", "str"],
                 column_count=2,
                 static_columns=[0],
@@ -46,4 +46,4 @@ class CaptionEditor:
 
     def _write(self, name: str, rows: list[list[Any]]) -> None:
         captions = {str(row[0]): str(row[1] or "") for row in rows if row and row[0]}
-        note(f"{datasets.write_captions(self.app.workspace, name, captions)} pictures have a caption")
+        note(f"{datasets.write_captions(self.app.workspace, name, captions)} images have a caption")

@@ -1,4 +1,4 @@
-"""The tab Fuse: several adapters become one, or act in boxes of one picture."""
+"""The tab Fuse: several adapters become one, or act in boxes of one image."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 import gradio as gr
 
-from dreamtune.pipelines.choices import FUSIONS
+from dreamtune.names import FUSIONS
 from dreamtune.pipelines.progress import Progress
 
 from .. import actions, fragments
@@ -25,12 +25,12 @@ class FuseTab:
         self.app = app
         with gr.Row(equal_height=False):
             with gr.Column(scale=5, min_width=320, elem_classes="dt-panel"):
-                gr.Markdown("### One file of several")
-                self.picker = Picker(app, "Adapters", "Two to four, each with its own word.", "weight")
+                gr.Markdown("### Fuse adapters into one file")
+                self.picker = Picker(app, "Adapters", "Two to four, each with its own token.", "weight")
                 self.method = gr.Dropdown(
                     [(f"{name}: {words}", name) for name, words in FUSIONS.items()], value="sum", label="Method"
                 )
-                self.name = gr.Textbox("", label="Name", placeholder="after the adapters")
+                self.name = gr.Textbox("", label="Name", placeholder="the adapters' names")
                 with gr.Accordion("More settings", open=False):
                     self.density = gr.Slider(
                         0.05,
@@ -38,21 +38,23 @@ class FuseTab:
                         0.5,
                         step=0.05,
                         label="Density",
-                        info="Share of the numbers that ties, dare, magnitude and knots keep.",
+                        info="Share of the entries that ties, dare, magnitude and knots keep.",
                     )
                     self.balance = gr.Checkbox(
-                        False, label="Balance", info="First give all changes of a layer the same size."
+                        False, label="Balance", info="First scale all changes of a layer to the same norm."
                     )
                     self.text = gr.Slider(
                         0.0,
                         2.0,
                         1.0,
                         step=0.05,
-                        label="Text encoders",
-                        info="A further factor on what adapters do to them.",
+                        label="Text encoder strength",
+                        info="Extra factor on the adapters' strength in text encoders.",
                     )
                     self.whole = gr.Checkbox(
-                        False, label="Keep all", info="A larger file, where the result has no small factors."
+                        False,
+                        label="Full rank",
+                        info="Keep the exact result: a larger file if it has no small factors.",
                     )
                 with gr.Row():
                     self.look = gr.Button("Forecast", elem_id="fuse-forecast")
@@ -63,7 +65,7 @@ class FuseTab:
                 self.panel = JobPanel(
                     app,
                     ("fuse",),
-                    "Choose adapters. The forecast tells beforehand how much they disturb each other.",
+                    "Choose adapters. Forecast estimates how much they interfere with each other.",
                 )
         with gr.Column(elem_classes="dt-panel"):
             self.boxes = Boxes(app)

@@ -1,4 +1,4 @@
-"""The tab Generate: adapters with sliders, a prompt, and pictures that say how they were made."""
+"""The tab Generate: adapters with sliders, a prompt, and images that record how they were made."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any
 
 import gradio as gr
 
-from dreamtune.pipelines.choices import AXES, SAMPLERS
-from dreamtune.pipelines.progress import Progress
+from dreamtune.names import AUTO_SAMPLER, GRID, SAMPLERS
+from dreamtune.pipelines.progress import Progress, stoppable
 
 from .. import actions
 from ..context import App
@@ -31,24 +31,24 @@ class GenerateTab:
         self._stops: OrderedDict[str, threading.Event] = OrderedDict()
         with gr.Row(equal_height=False):
             with gr.Column(scale=5, min_width=320, elem_classes="dt-panel"):
-                self.picker = Picker(app, "Adapters", "Up to four; their changes add up. None draws the base alone.")
+                self.picker = Picker(app, "Adapters", "Up to four; their effects add up. None: the base alone.")
                 self.prompt = gr.Textbox(
-                    "a sks cat on the beach", label="Prompt", info="With the adapter's word in it.", lines=2
+                    "a sks cat on the beach", label="Prompt", info="Include the adapter's token.", lines=2
                 )
                 with gr.Row():
-                    self.n = gr.Slider(1, 16, 4, step=1, label="Pictures", min_width=150, elem_id="generate-n")
+                    self.n = gr.Slider(1, 16, 4, step=1, label="Images", min_width=150, elem_id="generate-n")
                     self.seed = gr.Number(0, label="Seed", precision=0, minimum=0, min_width=110)
                 self.beside = gr.Checkbox(
-                    True, label="Base beside it", info="Also draw the base alone, from the same noise."
+                    True, label="Compare with the base", info="Also generate with the base alone, from the same noise."
                 )
                 self.layout = gr.Checkbox(
                     False,
-                    label="Each in its own place",
-                    info="Two subjects or more: a draft by the base tells where each adapter acts.",
+                    label="Automatic layout",
+                    info="For two or more subjects: a draft by the base decides where each adapter acts.",
                     elem_id="generate-layout",
                 )
                 with gr.Accordion("More settings", open=False):
-                    self.negative = gr.Textbox("", label="Negative prompt", info="What to lead away from.")
+                    self.negative = gr.Textbox("", label="Negative prompt", info="What to avoid.")
                     with gr.Row():
                         self.steps = gr.Number(
                             0,
@@ -70,26 +70,33 @@ class GenerateTab:
                             min_width=110,
                         )
                     with gr.Row():
-                        self.scheduler = gr.Dropdown(list(SAMPLERS), value="auto", label="Sampler", min_width=150)
+                        samplers = [AUTO_SAMPLER, *SAMPLERS]
+                        self.scheduler = gr.Dropdown(samplers, value=AUTO_SAMPLER, label="Sampler", min_width=150)
                         self.denoise = gr.Slider(
-                            0.05, 1.0, 0.6, step=0.05, label="Draw anew", info="How much of the picture.", min_width=150
+                            0.05,
+                            1.0,
+                            0.6,
+                            step=0.05,
+                            label="Denoise",
+                            info="How much of the start image to redraw.",
+                            min_width=150,
                         )
                     self.text = gr.Slider(
                         0.0,
                         2.0,
                         1.0,
                         step=0.05,
-                        label="Text encoders",
-                        info="A further factor on what adapters do to them.",
+                        label="Text encoder strength",
+                        info="Extra factor on the adapters' strength in text encoders.",
                     )
                     self.init = gr.Image(
-                        label="Start from a picture", type="filepath", sources=["upload"], height=140, buttons=[]
+                        label="Start image", type="filepath", sources=["upload"], height=140, buttons=[]
                     )
                     self.base = gr.Dropdown(
                         ["auto", *app.workspace.all_bases()],
                         value="auto",
                         label="Base model",
-                        info="auto is the adapters' own.",
+                        info="auto: the adapters' own base.",
                         allow_custom_value=True,
                     )
                 with gr.Accordion("Grid", open=False):
@@ -105,7 +112,7 @@ class GenerateTab:
                     gr.Markdown("### The base alone, from the same noise")
                     self.plain = _gallery("The base alone", 4, elem_id="plain")
                 gr.Markdown(
-                    "Each PNG holds its prompt, seed, settings and adapters, for other tools to read.",
+                    "Each PNG contains its prompt, seed, settings and adapters, readable by other tools.",
                     elem_classes="dt-quiet",
                 )
         private: dict[str, Any] = {"api_visibility": "private"}
@@ -124,8 +131,8 @@ class GenerateTab:
 
     def _axis(self, label: str, name: str, values: str) -> tuple[gr.Dropdown, gr.Textbox]:
         with gr.Row():
-            axis = gr.Dropdown([("none", ""), *((it, it) for it in AXES)], value="", label=label, min_width=120)
-            chosen = gr.Textbox(values, label=f"Values of the {label.lower()}", placeholder="0, 0.5, 1", min_width=120)
+            axis = gr.Dropdown([("none", ""), *((it, it) for it in GRID)], value="", label=label, min_width=120)
+            chosen = gr.Textbox(values, label=f"{label}: values", placeholder="0, 0.5, 1", min_width=120)
         return axis, chosen
 
     def _draw(self, request: gr.Request, progress: gr.Progress = gr.Progress(), *form: Any) -> tuple[Any, Any, Any]:  # noqa: B008
@@ -138,8 +145,9 @@ class GenerateTab:
 
         def tell(sign: Progress) -> None:
             if sign.total:
-                progress((sign.done, sign.total), desc=sign.phase, unit="pictures")
+                progress((sign.done, sign.total), desc=sign.phase, unit="images")
 
+        on_progress = stoppable(tell, stop, "stopped; finished images are kept")
         values = {"prompts": (prompt,), "seed": int(seed or 0), "negative_prompt": negative or "", "grid": grid}
         values |= {"steps": steps or None, "guidance": guidance or None, "size": size or None, "base": base}
         values |= {"scheduler": scheduler, "text_encoders": form[16]} | (
@@ -149,16 +157,16 @@ class GenerateTab:
             values |= {"init": upload(self.app, init), "denoise": denoise}
         progress(0, desc="loading the base")
         placed = values | {"layout": "auto"} if layout else values
-        result = actions.draw(self.app, picks, placed, actions.stoppable(tell, stop))
+        result = actions.draw(self.app, picks, placed, on_progress)
         for remark in result.remarks:
             warn(remark)
         drawn = _captioned(result.files, result.seeds)
         if grid and result.sheet:
-            return [(str(result.sheet), "all of them"), *drawn], None, gr.update(visible=False)
+            return [(str(result.sheet), "grid"), *drawn], None, gr.update(visible=False)
         if not (beside and picks):
             return drawn, None, gr.update(visible=False)
         nothing = [(name, 0.0) for name, _ in picks]  # at strength 0 they are exactly the base, which they also name
-        plain = actions.draw(self.app, nothing, values, actions.stoppable(tell, stop))
+        plain = actions.draw(self.app, nothing, values, on_progress)
         return drawn, _captioned(plain.files, plain.seeds), gr.update(visible=True)
 
     def _stop(self, request: gr.Request) -> None:
@@ -166,7 +174,7 @@ class GenerateTab:
         if event is None or event.is_set():
             return
         event.set()
-        note("stops after the picture it is at")
+        note("stops after the current image")
 
     def fresh(self) -> Any:
         """The list of adapters as it is now."""

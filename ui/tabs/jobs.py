@@ -29,7 +29,7 @@ class JobsTab:
         self.app = app
         with gr.Column(elem_classes="dt-panel"):
             gr.Markdown(
-                "### Jobs\nOne after the other, also while this page is closed. What was interrupted can be resumed."
+                "### Jobs\nJobs run one after another, even while this page is closed. Interrupted ones can be resumed."
             )
             self.table = gr.HTML("", js_on_load=script("clicks.js"), elem_id="jobs")
             self.refresh = gr.Button("Refresh", size="sm", elem_classes="dt-small")
@@ -61,7 +61,7 @@ class JobsTab:
             for job in jobs
         ]
         active = any(job.state in UNFINISHED for job in jobs)
-        return fragments.table(("", "Job", "State", "Asked for", ""), rows, "Jobs"), gr.Timer(active=active)
+        return fragments.table(("", "Job", "State", "Submitted", ""), rows, "Jobs"), gr.Timer(active=active)
 
     def _clicked(self, event: gr.EventData) -> tuple[Any, ...]:
         data = event._data if isinstance(event._data, dict) else {}
@@ -69,7 +69,7 @@ class JobsTab:
         log: Any = gr.skip()
         if verb == "stop":
             self.app.jobs.stop(id)
-            note(f"job {id} is asked to stop")
+            note(f"asked job {id} to stop")
         elif verb == "resume":
             resume(self.app, id)
         elif verb == "cancel":
@@ -79,10 +79,10 @@ class JobsTab:
             self.app.jobs.move(id, max(1, place + (-1 if verb == "up" else 1)))
         elif verb == "log":
             lines = self.app.jobs.log(id)
-            lines = lines or "It has printed nothing."
+            lines = lines or "No output."
             log = f"<h4>Log of job {fragments.text(id)}</h4><pre>{fragments.text(lines)}</pre>"
         else:
-            raise ConfigError(f"a job cannot be asked to {verb[:20]!r}")
+            raise ConfigError(f"unknown job action {verb[:20]!r}: use the buttons")
         return *self.open(), log
 
 

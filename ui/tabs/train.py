@@ -1,4 +1,4 @@
-"""The tab Train: pictures, method, plan, start, and the training as it goes."""
+"""The tab Train: images, method, plan, start, and the training's progress."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from typing import Any
 
 import gradio as gr
 
+from dreamtune.names import METHODS
 from dreamtune.pipelines import datasets
-from dreamtune.pipelines.choices import METHODS
 from dreamtune.pipelines.output import human
 from dreamtune.pipelines.progress import clock
 from dreamtune.pipelines.train.run_view import read_run
@@ -22,7 +22,7 @@ from ..uploads import PICTURE_TYPES, uploaded
 from .captions import CaptionEditor
 
 FIRST = "sample-cat"
-"""The pictures that are chosen when nobody has chosen any."""
+"""The images that are selected at first."""
 
 
 class TrainTab:
@@ -43,19 +43,19 @@ class TrainTab:
                 self.panel = JobPanel(
                     app, ("train",), "Nothing has been trained yet. The sample cat is ready: press Start training."
                 )
-                self.draw = gr.Button("Draw with it", variant="primary", visible=False, elem_id="train-draw")
+                self.draw = gr.Button("Generate with it", variant="primary", visible=False, elem_id="train-draw")
         self._events()
 
     def _pictures(self) -> None:
-        gr.Markdown("### Pictures of one subject")
+        gr.Markdown("### Images of one subject")
         self.dataset = gr.Dropdown(
             list(self.app.workspace.all_datasets()),
             value=FIRST,
-            label="Pictures",
-            info="A sample, or what you dropped below.",
+            label="Images",
+            info="A sample, or images dropped below.",
         )
         self.drop = gr.File(
-            label="Drop 3 to 30 pictures here",
+            label="Drop 3 to 30 images here",
             file_count="multiple",
             file_types=PICTURE_TYPES,
             height=96,
@@ -68,12 +68,16 @@ class TrainTab:
     def _method(self) -> None:
         with gr.Row():
             self.class_word = gr.Textbox(
-                "cat", label="Class", info="What it is, in a word the base knows.", min_width=150, elem_id="train-class"
+                "cat",
+                label="Class",
+                info="What the subject is, in a word the base knows.",
+                min_width=150,
+                elem_id="train-class",
             )
             self.token = gr.Textbox(
                 "sks",
-                label="Word",
-                info="A rare word that will mean it, for each subject another.",
+                label="Token",
+                info="A rare word for the subject, a different one for each.",
                 min_width=150,
                 elem_id="train-word",
             )
@@ -104,20 +108,23 @@ class TrainTab:
             with gr.Row():
                 self.prior = gr.Checkbox(
                     True,
-                    label="Keep the class",
-                    info="Trains on class pictures too.",
+                    label="Prior preservation",
+                    info="Also train on class images.",
                     min_width=150,
                     elem_id="train-prior",
                 )
                 self.text = gr.Checkbox(
-                    False, label="Train the text encoder", info="Closer, but easier to overdo.", min_width=150
+                    False,
+                    label="Train the text encoder",
+                    info="Closer to the subject, but overfits sooner.",
+                    min_width=150,
                 )
-                self.flip = gr.Checkbox(False, label="Mirror pictures", info="Not for faces or text.", min_width=150)
+                self.flip = gr.Checkbox(False, label="Mirror images", info="Not for faces or text.", min_width=150)
             with gr.Row():
                 self.sample = gr.Number(
                     50,
                     label="Sample every",
-                    info="Steps; 0 for never.",
+                    info="Steps; 0: off.",
                     precision=0,
                     minimum=0,
                     min_width=150,
@@ -125,14 +132,14 @@ class TrainTab:
                 )
                 self.score = gr.Number(
                     0,
-                    label="Judge every",
-                    info="Steps; draws the identity curve.",
+                    label="Evaluate every",
+                    info="Steps; plots the scores. 0: off.",
                     precision=0,
                     minimum=0,
                     min_width=150,
                 )
                 self.name = gr.Textbox(
-                    "", label="Name", info="Of the run.", placeholder="pictures and method", min_width=150
+                    "", label="Name", info="Of the run.", placeholder="images and method", min_width=150
                 )
             self.more = gr.Textbox(
                 "",
@@ -185,8 +192,7 @@ class TrainTab:
         folder = self.app.workspace.dataset(name)
         rest = [file for file in remarks if not (folder / file).is_file()]
         shown = fragments.tiles(
-            (path, path.name, remarks.get(path.name, [("good", "can be used")]))
-            for path in datasets.picture_files(folder)
+            (path, path.name, remarks.get(path.name, [("good", "usable")])) for path in datasets.picture_files(folder)
         )
         foreign = [
             file
@@ -201,7 +207,7 @@ class TrainTab:
         shapes = ", ".join(f"{count} at {shape}" for shape, count in found.shapes.items())
         summary = (
             found.error
-            or f"{len(found.photos)} of {len(datasets.picture_files(folder))} pictures can be used: {shapes} pixels"
+            or f"{len(found.photos)} of {len(datasets.picture_files(folder))} images are usable: {shapes} pixels"
         )
         kind = "bad" if found.error else "good"
         return f'<p class="dt-{kind}" data-checked="yes">{fragments.text(summary)}</p>{shown}{lines}'
@@ -213,7 +219,7 @@ class TrainTab:
     def _bring(self, files: list[str] | None) -> tuple[Any, Any, Any, str]:
         brought = uploaded(self.app, files)
         name = datasets.bring(self.app.workspace, brought)
-        note(f"{len(brought)} files are in {name}; say what the subject is")
+        note(f"{len(brought)} files were added to {name}; now enter what the subject is")
         sets = gr.update(choices=list(self.app.workspace.all_datasets()), value=name)
         return None, sets, "", actions.free_word(self.app)
 
@@ -236,9 +242,12 @@ class TrainTab:
         found = actions.plan(self.app, dataset, values, more, lambda progress: None)
         config = found.config
         facts = [
-            ("Pictures", f"{found.pictures}, each seen {found.epochs:.0f} times, {found.captions} different captions"),
-            ("Steps", f"{config.steps} of {found.batch} pictures, about {clock(found.seconds)} on {found.device}"),
-            ("Trained", f"{found.parameters:,} numbers in {found.layers} layers, rank {config.rank}, lr {config.lr:g}"),
+            ("Images", f"{found.pictures}, each seen {found.epochs:.0f} times, {found.captions} different captions"),
+            ("Steps", f"{config.steps}, {found.batch} images each, about {clock(found.seconds)} on {found.device}"),
+            (
+                "Trained",
+                f"{found.parameters:,} parameters in {found.layers} layers, rank {config.rank}, lr {config.lr:g}",
+            ),
             ("Memory, disk", f"{human(found.memory)}, {human(found.disk)} of {human(found.disk_free)} free"),
         ]
         return fragments.table(("Estimate", ""), [(fragments.text(a), fragments.text(b)) for a, b in facts], "Estimate")

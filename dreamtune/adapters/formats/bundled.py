@@ -58,10 +58,10 @@ class Bundled:
             else:
                 found[word] = vectors
         remarks = [
-            f"the embeddings of {_shown(left)} are left out: they are {why}"
+            f"the embeddings of {_shown(left)} are left out: {why}"
             for left, why in (
-                (unfit, "no vectors of one word of that base"),
-                (twice, "of a word that has others already"),
+                (unfit, "they do not fit one word of that base"),
+                (twice, "the same word has others already"),
             )
             if left
         ]

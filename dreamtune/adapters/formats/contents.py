@@ -17,7 +17,7 @@ BUNDLE = "bundle_emb."
 """Beginning of the names of embeddings that come with an adapter."""
 _MOST_TENSORS = 8 * MOST_LAYERS
 _LONGEST_NAME = 500
-_POOLED = "projections of pooled texts"
+_POOLED = "text projections"
 
 
 @dataclass(frozen=True)
@@ -41,11 +41,11 @@ class Contents:
         at all; each by its name.
         """
         if len(shapes) > _MOST_TENSORS:
-            raise AdapterFileError(f"it has {len(shapes)} tensors, more than any adapter of a known base")
+            raise AdapterFileError(f"it has {len(shapes)} tensors, more than an adapter of any known base")
         found, unknown = cls(), []
         for name, shape in shapes.items():
             if len(name) > _LONGEST_NAME:
-                raise AdapterFileError(f"the name {name[:40]}... of a tensor has {len(name)} characters: copy it again")
+                raise AdapterFileError(f"a tensor's name has {len(name)} characters ({name[:40]}...): copy it again")
             pieces, kind = split_tensor_name(name), beside(name)
             if name.startswith(BUNDLE):
                 found.bundled.append(name)
@@ -65,14 +65,14 @@ class Contents:
         if method == "OFT" and any("oft_blocks" in name and len(shapes[name]) == 4 for name in unknown):
             method = "BOFT"
         if method is not None:
-            raise AdapterFileError(f"it is of the method {method}, which cannot be read: only {READABLE} can")
+            raise AdapterFileError(f"its method is {method}, which is not supported: only {READABLE} are")
         if not self.layers:
-            other = other_content(shapes) or "holds no adapter: give the adapter.safetensors of a run"
+            other = other_content(shapes) or "contains no adapter: use the adapter.safetensors of a run"
             raise AdapterFileError(f"it {other}")
         rest = [name for name in unknown if not (name.endswith(".weight") and layer_path(name.removesuffix(".weight")))]
         if rest:
             raise AdapterFileError(
-                f"{len(rest)} tensors are of no known kind, {min(rest)} the first: only {READABLE} can be read"
+                f"{len(rest)} tensors are of unknown kinds, first {min(rest)}: only {READABLE} can be read"
             )
         if unknown:
             self.left_out.setdefault("whole layers", []).extend(unknown)
@@ -91,8 +91,8 @@ class Contents:
                 strange.append(name)
         if strange:
             model = model_of(strange)
-            what = f"a layer of {model}" if model else "no layer of Stable Diffusion"
+            what = f"a layer of {model}" if model else "not a layer of Stable Diffusion"
             raise AdapterFileError(
                 f"{min(strange)} is {what}: only adapters of Stable Diffusion 1.x, 2.x and XL can be read, "
-                "use the tool it is for"
+                "use a tool that supports it"
             )

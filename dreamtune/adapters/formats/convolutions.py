@@ -43,12 +43,14 @@ def as_matrices(name: str, tensors: Mapping[str, Tensor]) -> tuple[dict[str, Ten
             if key in _WITH_KERNEL:
                 kernels.add(kernel)
             elif kernel != (1, 1):
-                raise AdapterFileError(f"{name}: {key} is {_size(tensor)}, not of a kernel of 1x1: copy the file again")
+                raise AdapterFileError(
+                    f"{name}: {key} is {_size(tensor)}, but needs a kernel of 1x1: copy the file again"
+                )
             tensors[key] = tensor.flatten(1)
         elif tensor.ndim != 2:
             raise AdapterFileError(f"{name}: {key} has {tensor.ndim} dimensions, not 2 or 4: copy the file again")
     if len(kernels) > 1:
-        raise AdapterFileError(f"{name} has kernels of several sizes: copy the file again")
+        raise AdapterFileError(f"{name} has kernels of different sizes: copy the file again")
     return tensors, next(iter(kernels), None)
 
 
@@ -60,7 +62,9 @@ def kernel_at(name: str, path: str, kernel: Kernel | None, columns: int) -> Kern
     """
     if not _CONVOLVES.search(path):
         if kernel not in (None, (1, 1)):
-            raise AdapterFileError(f"{name} has a kernel of {kernel[0]}x{kernel[1]}, which that layer has in no base")
+            raise AdapterFileError(
+                f"{name} has a kernel of {kernel[0]}x{kernel[1]}, which that layer has in no known base"
+            )
         return None
     if kernel is None and columns % math.prod(_USUAL) == 0:
         return _USUAL
@@ -71,14 +75,16 @@ def _untuckered(name: str, tensors: Mapping[str, Tensor], number: str) -> tuple[
     """`up` (out, r), and `down` (r, in·kh·kw) for Σ mid[i, j] down[j], of factors in Tucker's form."""
     mid, up, down = (tensors.get(f"{key}{number}") for key in ("mid", "up", "down"))
     if mid is None or up is None or down is None or mid.ndim != 4:
-        raise AdapterFileError(f"{name}: a factor of Tucker's form is missing: the file is incomplete, copy it again")
+        raise AdapterFileError(
+            f"{name}: a factor of the Tucker decomposition is missing: the file is incomplete, copy it again"
+        )
     up, down = up.flatten(1), down.flatten(1)
     if number:  # LyCORIS keeps (r, out) in these, not (out, r)
         up = up.T
     if (up.shape[1], down.shape[0]) != tuple(mid.shape[:2]):
         raise AdapterFileError(f"{name}: mid{number} of {_size(mid)} does not fit the others: copy the file again")
     if mid.shape[0] * down.shape[1] * mid.shape[2] * mid.shape[3] > MOST_WEIGHTS:
-        raise AdapterFileError(f"{name}: its factors are larger than any layer of the known bases")
+        raise AdapterFileError(f"{name}: its factors are larger than any layer of a known base")
     wide = torch.promote_types(mid.dtype, torch.float32)
     product = torch.einsum("ijkl,jn->inkl", mid.to(wide), down.to(wide))
     return up, product.flatten(1), (mid.shape[2], mid.shape[3])

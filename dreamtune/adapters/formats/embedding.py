@@ -19,7 +19,7 @@ _KEYS = {1: ("emb_params",), 2: ("clip_l", "clip_g")}
 """By the number of text encoders: what A1111 and ComfyUI, and for one encoder diffusers, look for."""
 _BUNDLED_KEYS = {1: ("string_to_param.*",), 2: _KEYS[2]}
 """What A1111 looks for behind `bundle_emb.<word>.`"""
-_NONE = "the adapter has no embeddings of its own: it was trained without pivotal"
+_NONE = "the adapter has no embeddings: it was trained without pivotal"
 
 
 def to_embedding(file: AdapterFile, dtype: torch.dtype, word: str | None = None) -> Content:
@@ -41,7 +41,7 @@ def bundle_embeddings(file: AdapterFile, dtype: torch.dtype) -> dict[str, Tensor
     found = {}
     for word, own in file.vectors.items():
         if "." in word or not word:
-            raise ConfigError(f"{word!r} is no name for bundled embeddings: export them as embedding instead")
+            raise ConfigError(f"{word!r} cannot name bundled embeddings: export them in the format embedding instead")
         found |= {f"{BUNDLE}{word}.{key}": tensor for key, tensor in _tensors(own, dtype, _BUNDLED_KEYS).items()}
     return found
 
@@ -52,7 +52,9 @@ def _vectors_of(file: AdapterFile, word: str | None) -> Mapping[str, Tensor]:
     if not known:
         raise ConfigError(_NONE)
     if word is None and len(known) > 1:
-        raise ConfigError(f"the adapter has embeddings of {names}, and such a file holds one word: say which (--token)")
+        raise ConfigError(
+            f"the adapter has embeddings of {names}, but such a file holds one word: choose one with --token"
+        )
     found = [own for it, own in known.items() if word is None or same(it, word)]
     if not found:
         raise ConfigError(f"the adapter has no embeddings of {word!r}, only of {names}")

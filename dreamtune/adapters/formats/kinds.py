@@ -35,8 +35,8 @@ _ENDING = re.compile("|".join(f"(?P<{role}>(?:{pattern})$)" for role, pattern in
 _BESIDE = {
     "norms": re.compile(r"\.[wb]_norm$|norm[^.]*\.(weight|bias|diff|diff_b|set_weight)$"),
     "biases": re.compile(r"\.(diff_b|bias)$"),
-    "embeddings of a vocabulary": re.compile(r"\.lora_embedding_[AB]\b|(token|position)_embedding\.[^.]*$"),
-    "weights of the base": re.compile(r"\.base_layer\.weight$"),
+    "vocabulary embeddings": re.compile(r"\.lora_embedding_[AB]\b|(token|position)_embedding\.[^.]*$"),
+    "base weights": re.compile(r"\.base_layer\.weight$"),
     "whole layers": re.compile(r"\.modules_to_save\."),
 }
 """What may stand beside an adapter and changes what it does little, or not at all -> names of such tensors."""
@@ -113,7 +113,7 @@ def other_content(names: Iterable[str]) -> str | None:
     """What a file is that is no adapter, with what to do with it; None if nothing tells it."""
     names = list(names)
     if names and all(_INVERSION.search(name) for name in names):
-        return "holds an embedding of textual inversion, no adapter: use the tool it is for"
+        return "is a textual inversion embedding, not an adapter: use a tool that supports it"
     if any(_WHOLE_MODEL.search(name) for name in names):
-        return "holds a whole model, no adapter: give it as --base"
+        return "is a complete model, not an adapter: use it as --base"
     return None

@@ -38,7 +38,9 @@ def to_kohya(file: AdapterFile, dtype: torch.dtype, sdxl: bool | None = None) ->
     not tell whether they are SDXL's, and for values beyond `dtype`.
     """
     if file.method not in KOHYA:
-        raise ConfigError(f"kohya's format has no {file.method}, only {', '.join(KOHYA)}: make it plain LoRA")
+        raise ConfigError(
+            f"kohya's format does not support {file.method}, only {', '.join(KOHYA)}: convert it to plain LoRA"
+        )
     xl = is_of_sdxl(file) if sdxl is None else sdxl
     adapters, sizes = file.adapters(), kernels(file.layers)
     common = Counter(alpha_of(adapter) for adapter in adapters.values()).most_common(1)[0][0]
@@ -46,7 +48,9 @@ def to_kohya(file: AdapterFile, dtype: torch.dtype, sdxl: bool | None = None) ->
     for path, adapter in adapters.items():
         name, by_input = kohya_name(path, xl), isinstance(adapter, Decomposable) and adapter.by_input
         if by_input and math.prod(sizes[path] or (1, 1)) > 1:
-            raise ConfigError(f"LyCORIS has one magnitude for all of an input's kernel, this adapter {path}'s own each")
+            raise ConfigError(
+                f"LyCORIS has one magnitude per input, but this adapter has one per kernel element ({path})"
+            )
         state, alpha = _scaled_state(file.method, adapter, common)
         kept = as_kept(state, sizes[path], by_input)
         for own, theirs in KOHYA[file.method].items():
@@ -95,5 +99,5 @@ def is_of_sdxl(file: AdapterFile) -> bool:
     if any(_ONLY_IN_SDXL.search(path) for path in file.layers):
         return True
     raise ConfigError(
-        "the adapter's layers do not tell whether they are of SDXL, where kohya calls them otherwise: give the base"
+        "the adapter's layers do not show whether they are SDXL's, which kohya names differently: set the base"
     )

@@ -59,7 +59,7 @@ class ForeignLayer:
         peft = "peft_magnitude" in tensors
         own = {key.removeprefix("lokr_").removeprefix("peft_"): t for key, t in tensors.items() if key != "alpha"}
         if len(own) + ("alpha" in tensors) < len(tensors):
-            raise AdapterFileError(f"{name} has tensors of several methods: save it again, by one")
+            raise AdapterFileError(f"{name} has tensors of several methods: save it again with one")
         method = _method_of(name, set(own), lokr=any(key.startswith("lokr_") or key in ("w1", "w2") for key in tensors))
         for key, tensor in sorted(own.items()):
             _check(name, key, tensor)
@@ -154,7 +154,7 @@ def _check(name: str, key: str, tensor: Tensor) -> None:
     if not tensor.numel():
         raise AdapterFileError(f"{name}: {key} is empty: copy the file again")
     if not tensor.float().isfinite().all():
-        raise AdapterFileError(f"{name}: {key} holds NaN or infinity: train it again, with a smaller learning rate")
+        raise AdapterFileError(f"{name}: {key} contains NaN or infinity: train it again with a lower learning rate")
 
 
 def _shape_of(name: str, method: str, tensors: Mapping[str, Tensor]) -> tuple[int, int]:
@@ -166,7 +166,7 @@ def _shape_of(name: str, method: str, tensors: Mapping[str, Tensor]) -> tuple[in
     else:
         shape = product_size(tensors, "1" if method == "loha" else "")
     if math.prod(shape) > MOST_WEIGHTS:
-        raise AdapterFileError(f"{name} is {shape[0]}x{shape[1]}, larger than any layer of the known bases")
+        raise AdapterFileError(f"{name} is {shape[0]}x{shape[1]}, larger than any layer of a known base")
     return shape
 
 
@@ -183,7 +183,7 @@ def _magnitude(
     if size in ((shape[0], 1), (shape[0],)) or (peft and size == (1, shape[0])):
         return tensor.reshape(-1), False
     if kernel is not None and size == (1, shape[1] // math.prod(kernel)):
-        raise MagnitudesOfChannels(f"{name}: its magnitudes are those of input channels, which has no form here")
+        raise MagnitudesOfChannels(f"{name}: its magnitudes are per input channel, which is not supported")
     if size == (1, shape[1]):
         return tensor.reshape(-1), True
     shown = "x".join(map(str, tensor.shape))

@@ -25,13 +25,13 @@ def limits(file: AdapterFile, form: str, weights: Mapping[str, Tensor] | None = 
 
 def _of_diffusers(file: AdapterFile) -> Iterator[str]:
     if file.method == "dora":
-        yield "ComfyUI does not know these names of DoRA: for it use the format kohya"
+        yield "ComfyUI does not read DoRA under these names: for ComfyUI, use the format kohya"
 
 
 def _of_kohya(file: AdapterFile, weights: Mapping[str, Tensor] | None) -> Iterator[str]:
     if file.method != "lora":
-        kind = "the magnitudes of DoRA" if file.method == "dora" else file.method
-        yield f"sd-scripts' own LoRA and diffusers do not read {kind} from this format: with --rank it is plain LoRA"
+        kind = "DoRA's magnitudes" if file.method == "dora" else file.method
+        yield f"sd-scripts' own LoRA and diffusers do not read {kind} from this format: use --rank to get plain LoRA"
     decomposed = {
         path: a for path, a in file.adapters().items() if isinstance(a, Decomposable) and a.magnitude is not None
     }
@@ -39,11 +39,11 @@ def _of_kohya(file: AdapterFile, weights: Mapping[str, Tensor] | None) -> Iterat
         far = ""
         if weights is not None:
             errors = [_comfy_error(a, weights[path]) for path, a in decomposed.items() if not a.by_input]
-            far = f", here by up to {max(errors):.1%} of a layer's change"
-        yield f"ComfyUI divides magnitudes by the norms of the base's weights, and differs{far}"
+            far = f", by up to {max(errors):.1%} of a layer's change"
+        yield f"ComfyUI divides magnitudes by the norms of the base's weights, so its result differs{far}"
     outside = [path for path in file.layers if split_part(path)[0] == UNET and not _IN_BLOCKS.match(path)]
     if outside:
-        yield f"sd-scripts leaves out {len(outside)} layers outside the blocks, {min(outside)} the first"
+        yield f"sd-scripts leaves out {len(outside)} layers outside the blocks, first {min(outside)}"
 
 
 @torch.no_grad()

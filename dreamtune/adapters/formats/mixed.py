@@ -50,15 +50,17 @@ def in_one_method(layers: Mapping[str, Converted]) -> tuple[Mapping[str, Convert
             adapter.load_state_dict({name: tensor.float() for name, tensor in layer.tensors.items()}, assign=True)
             if adapter.uses_weight:
                 raise AdapterFileError(
-                    f"it mixes methods ({mix}), and a change by magnitudes has no form in the others: "
-                    "save it again, by one method"
+                    f"it mixes methods ({mix}), and a change by magnitudes cannot be converted: "
+                    "save it again with one method"
                 )
             stand_in = torch.empty(layer.record.shape, device="meta")
             exact = adapter.low_rank(stand_in)
             if exact is None:
                 dense += math.prod(layer.record.shape)
                 if dense > _MOST_DENSE:
-                    raise AdapterFileError(f"it mixes methods ({mix}), which is too much to be read as one")
+                    raise AdapterFileError(
+                        f"it mixes methods ({mix}) and is too large to convert: save it again with one"
+                    )
                 change, identity = adapter.delta_weight(stand_in), torch.eye(min(layer.record.shape))
                 exact = (change, identity) if change.shape[0] >= change.shape[1] else (identity, change)
             factors[path] = (exact[0].detach(), exact[1].detach())
@@ -72,4 +74,4 @@ def in_one_method(layers: Mapping[str, Converted]) -> tuple[Mapping[str, Convert
         )
         for path, record in lora.layers.items()
     }
-    return found, (f"it mixes methods ({mix}): it is read as the LoRA that makes the same changes",)
+    return found, (f"it mixes methods ({mix}): it is read as the equivalent LoRA",)

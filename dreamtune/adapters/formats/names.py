@@ -119,7 +119,7 @@ def kohya_name(path: str, xl: bool) -> str:
         return f"lora_te{number}_text_model_{inner.replace('.', '_')}"
     name = original(inner, LAYERS_PER_BLOCK, xl) if xl else inner
     if name is None:
-        raise ConfigError(f"kohya has no name for the layer {path} of an SDXL base: use the format lora or peft")
+        raise ConfigError(f"kohya has no name for the SDXL layer {path}: use the format lora or peft")
     return f"lora_unet_{name.replace('.', '_')}"
 
 

@@ -68,9 +68,9 @@ def _factors(adapter: Adapter, method: str, path: str, rank: int | None, weight:
         up, down = (factor.detach().cpu().double() for factor in exact)
         return Delta(up, down).truncated(min(*adapter.shape, rank or min(adapter.shape)))
     if rank is None:
-        raise ConfigError(f"{method} has no small exact factors (layer {path}): give the rank to approximate it by")
+        raise ConfigError(f"{method} has no small exact factors (layer {path}): set the rank to approximate it with")
     if weight is None and adapter.uses_weight:
-        raise ConfigError(f"the change of {method} depends on the base's weights: give the base")
+        raise ConfigError(f"the change of {method} depends on the base's weights: set the base")
     known = None if adapter.uses_weight else adapter.decomposition(stand_in)
     if known is not None:  # by a shorter way, and without the memory of ΔW
         return Delta.of_svd(known).truncated(rank)

@@ -28,7 +28,7 @@ from .settings import PeftSettings
 from .sources import Source
 from .splits import common_split
 
-_OF_CHANNELS = "convolutions with magnitudes of input channels"
+_OF_CHANNELS = "convolutions with magnitudes per input channel"
 
 
 @dataclass(frozen=True)
@@ -88,14 +88,14 @@ def _convert(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], tool: s
     widths = text_widths({path: layer.record for path, layer in found.items()})
     bundled = Bundled.of({name: tensors[name] for name in contents.bundled}, widths)
     if not found:
-        raise AdapterFileError(f"it changes no layer that can be adapted here, only {' and '.join(contents.left_out)}")
+        raise AdapterFileError(f"it changes no supported layer, only {' and '.join(contents.left_out)}")
     converted, mixed = in_one_method(found)
     remarks = [
-        f"{len(names)} {kind} are left out, {min(names)} the first: pictures may differ from those of other tools"
+        f"{len(names)} {kind} are left out, first {min(names)}: images may differ from those of other tools"
         for kind, names in sorted(contents.left_out.items())
     ]
     if assumed:
-        remarks.append(f"the alpha of {assumed} layers is not in the file: it was taken to be the rank")
+        remarks.append(f"the file has no alpha for {assumed} layers: the rank is assumed")
     training: dict[str, Any] = {
         "imported_from": tool,
         "layers_left_out": sum(len(names) for names in contents.left_out.values()),
@@ -144,7 +144,9 @@ def _by_path(contents: Contents, tensors: Mapping[str, Tensor]) -> dict[str, tup
         if path in layers:
             other = layers[path][0].name
             if not _same(own, grouped[other]):
-                raise AdapterFileError(f"{name} and {other} are one layer, but differ: save the file with one of them")
+                raise AdapterFileError(
+                    f"{name} and {other} are the same layer, but differ: save the file with only one of them"
+                )
             continue
         try:
             layers[path] = (ForeignLayer.of(name, path, own), own.get("alpha"))
@@ -171,7 +173,7 @@ def _scaling(
     if alpha is None or without:
         return float(layer.rank), False, without
     if alpha.numel() != 1 or alpha.is_complex():
-        raise AdapterFileError(f"{layer.name}.alpha is not one number: copy the file again")
+        raise AdapterFileError(f"{layer.name}.alpha is not a single number: copy the file again")
     value = float(alpha)
     if not math.isfinite(value):
         raise AdapterFileError(f"{layer.name}.alpha is {value}: copy the file again")

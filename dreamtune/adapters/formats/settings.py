@@ -49,7 +49,7 @@ class PeftSettings:
         for key, value in options.items():
             part, _, name = key.partition(".")
             if part not in PARTS or not name:
-                raise AdapterFileError(f"{DIFFUSERS_KEY} has an option {key!r} of no part of Stable Diffusion")
+                raise AdapterFileError(f"{DIFFUSERS_KEY} has an option {key!r} for an unknown part of Stable Diffusion")
             configs.setdefault(part, {})[name] = value
         for config in configs.values():
             _check_base(config, DIFFUSERS_KEY)
@@ -65,7 +65,7 @@ class PeftSettings:
             raise AdapterFileError(f"{path} cannot be read: copy the whole folder that PEFT saved") from None
         if config.get("peft_type") not in _KINDS:
             raise AdapterFileError(
-                f"{path} is of the method {config.get('peft_type')}: only {', '.join(_KINDS)} can be read"
+                f"{path} has the method {config.get('peft_type')}: only {', '.join(_KINDS)} can be read"
             )
         _check_base(config, str(path))
         return cls(dict.fromkeys(PARTS, config))  # a folder is of one model, whichever
@@ -87,7 +87,7 @@ class PeftSettings:
         numbers = _number(own_rank), _number(alpha)
         if numbers[0] <= 0 or not numbers[1] or not isinstance(rslora, bool):
             raise AdapterFileError(
-                f"r = {_shown(own_rank)}, alpha = {_shown(alpha)} of {path} give no scale: save it again"
+                f"r = {_shown(own_rank)}, alpha = {_shown(alpha)} of {path} are not valid: save it again"
             )
         return numbers[1] * (rank / numbers[0]) ** (0.5 if rslora else 1.0), rslora
 
@@ -108,12 +108,12 @@ def _shown(value: Any) -> str:
 def _check_base(config: Mapping[str, Any], where: str) -> None:
     for name in _ACT_OTHERWISE:
         if config.get(name):
-            raise AdapterFileError(f"{where} says {name}, a form of LoRA that cannot be read: train it without")
+            raise AdapterFileError(f"{where} sets {name}, a variant of LoRA that is not supported: train it without")
     begin = str(config.get("init_lora_weights")).lower()
     if begin.startswith(_CHANGE_THE_BASE):
         raise AdapterFileError(
-            f"{where} says init_lora_weights = {begin}: the factors belong to a base that PEFT has changed; save them "
-            "again with path_initial_model_for_weight_conversion"
+            f"{where} sets init_lora_weights = {begin}: the factors belong to a base that PEFT has modified; save "
+            "them again with path_initial_model_for_weight_conversion"
         )
 
 

@@ -51,8 +51,8 @@ class Source:
             return cls.of(named[0])
         if named:
             names = ", ".join(str(it) for it in named[:3])
-            raise AdapterFileError(f"{path} holds {len(named)} adapters ({names}): give one of them")
-        raise AdapterFileError(f"{path} is a folder without an adapter: give the .safetensors file of one")
+            raise AdapterFileError(f"{path} contains {len(named)} adapters ({names}): use one of them")
+        raise AdapterFileError(f"{path} is a folder without an adapter: use an adapter's .safetensors file")
 
 
 def tensor_file(path: Path) -> Path:

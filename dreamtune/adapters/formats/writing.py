@@ -41,7 +41,9 @@ def to_diffusers(file: AdapterFile, dtype: torch.dtype) -> Content:
     """
     if file.method not in ("lora", "dora"):
         _check_method(file)
-        raise ConfigError(f"diffusers reads no {file.method} file: for PEFT give a folder, a name without .safetensors")
+        raise ConfigError(
+            f"diffusers does not read {file.method} files: for PEFT, write a folder (a name without .safetensors)"
+        )
     _check_by_output(file)
     tensors: dict[str, Tensor] = {}
     options: dict[str, Any] = {}
@@ -64,9 +66,11 @@ def to_peft_folder(file: AdapterFile, dtype: torch.dtype) -> tuple[Content, dict
     """
     _check_method(file)
     if len(file.parts) > 1:
-        raise ConfigError(f"PEFT's folders are of one model, the adapter changes {' and '.join(file.parts)}: use kohya")
+        raise ConfigError(
+            f"a PEFT folder is for one model, but the adapter changes {' and '.join(file.parts)}: use the format kohya"
+        )
     if file.method in ("loha", "lokr") and any(name.endswith(".magnitude") for name in file.tensors):
-        raise ConfigError(f"PEFT has no weight decomposition of {file.method}: use the format kohya")
+        raise ConfigError(f"PEFT has no weight decomposition for {file.method}: use the format kohya")
     _check_by_output(file)
     part = next(iter(file.parts))
     adapters, sizes = file.part(part).adapters(), _kernels(file, part)
@@ -150,7 +154,9 @@ def _peft_config(
 def _lokr_options(adapters: Mapping[str, Adapter], sizes: Kernels) -> dict[str, Any]:
     options = {(a.config.factor, a.config.decompose_both) for a in adapters.values() if isinstance(a, LoKr)}
     if len(options) > 1:
-        raise ConfigError("PEFT has one factor for all layers of a LoKr, this adapter several: use the format kohya")
+        raise ConfigError(
+            "PEFT has a single factor for all layers of a LoKr, this adapter has several: use the format kohya"
+        )
     ((factor, both),) = options
     for path, adapter in adapters.items():
         state = adapter.state_dict()
@@ -158,7 +164,9 @@ def _lokr_options(adapters: Mapping[str, Adapter], sizes: Kernels) -> dict[str, 
         channels = adapter.in_features // math.prod(sizes[path] or (1, 1))
         for size, found in ((adapter.out_features, rows), (channels, columns)):
             if (factor if factor > 0 and size % factor == 0 else split(size, factor)[0]) != found:
-                raise ConfigError(f"PEFT splits {size} by factor = {factor} otherwise (layer {path}): use kohya")
+                raise ConfigError(
+                    f"PEFT splits {size} differently with factor = {factor} (layer {path}): use the format kohya"
+                )
     return {"decompose_factor": factor, "decompose_both": both}
 
 
@@ -168,9 +176,9 @@ def _commonest(values: Iterable[float]) -> float:
 
 def _check_by_output(file: AdapterFile) -> None:
     if any(isinstance(adapter, Decomposable) and adapter.by_input for adapter in file.adapters().values()):
-        raise ConfigError("PEFT's magnitudes are of outputs, this adapter's of inputs: use the format kohya")
+        raise ConfigError("PEFT's magnitudes are per output, this adapter's per input: use the format kohya")
 
 
 def _check_method(file: AdapterFile) -> None:
     if file.method not in PEFT:
-        raise ConfigError(f"PEFT has no {file.method}, only {', '.join(PEFT)}: make it plain LoRA")
+        raise ConfigError(f"PEFT does not support {file.method}, only {', '.join(PEFT)}: convert it to plain LoRA")

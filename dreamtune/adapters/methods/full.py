@@ -12,7 +12,7 @@ from ..base import Adapter, MethodConfig
 
 @dataclass(frozen=True)
 class FullConfig(MethodConfig):
-    """Options of full fine-tuning; there are no factors, so rank and alpha say nothing."""
+    """Options of full fine-tuning; there are no factors, so rank and alpha have no effect."""
 
 
 class Full(Adapter):

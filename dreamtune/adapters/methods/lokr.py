@@ -29,19 +29,19 @@ class LoKrConfig(MethodConfig):
     decompose_both: bool = False
     """Give W₁ low-rank factors too, where they are smaller than it."""
     weight_decompose: bool = False
-    """Let the change act through DoRA's weight decomposition, the norm being a constant for the gradient as there."""
+    """Apply the change through DoRA's weight decomposition; as there, the norm is a constant for the gradient."""
     by_input: bool = False
-    """With it: one magnitude per input instead of one per output, as older versions of LyCORIS have it."""
+    """With weight_decompose: one magnitude per input instead of one per output, as in older versions of LyCORIS."""
     w1_rows: int = field(default=0, metadata=LATER)
-    """Rows of W₁ whatever the factor is, as a file may have them; 0 for those of the factor."""
+    """Rows of W₁, overriding the factor, as a file may have them; 0 takes those of the factor."""
     w1_columns: int = field(default=0, metadata=LATER)
-    """Its columns likewise."""
+    """Columns of W₁, likewise."""
 
     def __post_init__(self) -> None:
         """Check ranges."""
         super().__post_init__()
         if self.factor < 1 and self.factor != -1:
-            raise ConfigError(f"factor = {self.factor} must be at least 1, or -1 for factors of nearly equal size")
+            raise ConfigError(f"factor = {self.factor} must be at least 1, or -1 for factors of about equal size")
         for name in ("w1_rows", "w1_columns"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"{name} = {getattr(self, name)} must be at least 0")

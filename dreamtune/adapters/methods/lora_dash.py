@@ -26,12 +26,12 @@ class LoRADashConfig(MethodConfig):
     launch_step: int = 100
     """Optimizer steps as plain LoRA before the directions are chosen (the paper's t)."""
     directions: int = 8
-    """How many directions each layer gets (the paper's s), or all that it has if those are fewer."""
+    """Number of directions per layer (the paper's s); all of a layer's if it has fewer."""
     dash_lr_ratio: float = 10.0
-    """Learning rate of the directions' Δσ as a multiple of the others'. Adam moves every number by about lr a step.
-    Along one direction that moves B's column by lr·√out and ΔW by lr·√(out/3), A's rows having length 1/√3, but Δσ by
-    lr alone. 10 = √(320/3) lets Δσ keep pace with LoRA in the narrowest layers of Stable Diffusion. The paper's own
-    code has one rate for all, 1 here."""
+    """Learning rate of the directions' Δσ as a multiple of lr. Adam moves every parameter by about lr per step. Along
+    one direction that moves B's column by lr·√out and ΔW by lr·√(out/3), since A's rows have length 1/√3, but Δσ only
+    by lr. 10 = √(320/3) lets Δσ keep pace with LoRA in the narrowest layers of Stable Diffusion. The paper's own code
+    uses one rate for all, which is 1 here."""
 
     def __post_init__(self) -> None:
         """Check ranges."""
@@ -50,8 +50,8 @@ class LoRADashConfig(MethodConfig):
         if steps > self.launch_step:
             return None
         return (
-            f"LoRA-Dash launches after launch_step = {self.launch_step} steps, of which there are only {steps}: it "
-            f"would stay plain LoRA; set method_options.launch_step, for example to {steps // 4}, or train longer"
+            f"LoRA-Dash launches after launch_step = {self.launch_step} steps, but there are only {steps}: it would "
+            f"stay plain LoRA; set method_options.launch_step, e.g. to {steps // 4}, or train longer"
         )
 
 

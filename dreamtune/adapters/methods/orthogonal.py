@@ -23,7 +23,7 @@ class OrthogonalConfig(MethodConfig):
     """Options of orthogonal LoRA."""
 
     slot: int = 0
-    """Which block of `rank` rows of the basis: adapters that are to be fused need the same rank and different slots."""
+    """Which block of `rank` rows of the basis to use: adapters to be fused need the same rank and different slots."""
 
     def __post_init__(self) -> None:
         """Check ranges."""

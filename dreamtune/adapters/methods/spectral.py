@@ -20,12 +20,12 @@ class SpectralConfig(MethodConfig):
     """Options of both. `rank` is the number r of columns; the scale alpha/rank multiplies the whole ΔW."""
 
     column_offset: int = 0
-    """Which block of r columns: they begin at column column_offset·r, so that adapters of several subjects can
-    each have their own."""
+    """Which block of r columns to use, starting at column column_offset·r: several subjects' adapters can each have
+    their own block."""
     part: Literal["top", "bottom"] = "top"
-    """The end of the spectrum that blocks are counted from: largest ("top") or smallest singular values first."""
+    """End of the spectrum from which blocks are counted: largest ("top") or smallest ("bottom") singular values."""
     train_singular_values: bool = False
-    """Train r numbers more, which change the block's singular values."""
+    """Also train r parameters that change the block's singular values."""
 
     def __post_init__(self) -> None:
         """Check ranges."""

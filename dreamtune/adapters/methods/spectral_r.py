@@ -22,7 +22,7 @@ class SpectralRConfig(SpectralConfig):
         """A single column cannot be rotated."""
         super().__post_init__()
         if self.rank == 1 and not self.train_singular_values:
-            raise ConfigError("rank = 1 has nothing to rotate: use at least 2, or train_singular_values")
+            raise ConfigError("rank = 1 has nothing to rotate: use at least 2, or set train_singular_values")
 
 
 @cache

@@ -181,6 +181,6 @@ def _found(told: dict[str, int], box: Tensor, score: float) -> Found:
 def _weights(file: Path) -> dict[str, Tensor]:
     if not file.is_file():
         raise BaseModelError(
-            f"the evaluators of the embedded base are not installed ({file.name} is missing): reinstall"
+            f"the evaluators of the embedded base are not installed ({file.name} is missing): reinstall dreamtune"
         )
     return {name: value.float() for name, value in load_file(file).items()}

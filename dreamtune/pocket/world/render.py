@@ -51,7 +51,7 @@ def render(scene: Scene, size: int = DEFAULT_SIZE) -> Rendered:
     Raises ValueError for a size outside 16..192.
     """
     if not 16 <= size <= CANVAS:
-        raise ValueError(f"size is {size}; the pocket world is drawn at 16 to {CANVAS} pixels a side")
+        raise ValueError(f"size = {size} must be from 16 to {CANVAS} pixels")
     image = Image.new("RGB", (CANVAS, CANVAS))
     paint(image, scene.context, scene.seed)
     tint = TINTS.get(scene.context, (1.0, 1.0, 1.0))

@@ -142,5 +142,5 @@ def random_scene(
     elif len(subjects) == 2:
         placements = [_pair_placement(rng, context, s) for s in ("left", "right")]
     else:
-        raise ValueError(f"a pocket scene holds one or two subjects, not {len(subjects)}")
+        raise ValueError(f"a pocket scene has one or two subjects, not {len(subjects)}")
     return Scene(context, rng.getrandbits(32), tuple(subjects), tuple(placements))
