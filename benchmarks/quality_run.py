@@ -18,7 +18,7 @@ from benchmarks.quality_measure import Examiner, class_latents
 from benchmarks.quality_methods import Options, PeftAttached, attached_by, file_bytes
 from benchmarks.quality_subjects import TOKEN, Individual, individual
 from dreamtune.adapters import AttachedAdapter
-from dreamtune.data.example import Example
+from dreamtune.data.encode import Example
 from dreamtune.models import Base, load_base
 from dreamtune.training.config import TrainConfig
 from dreamtune.training.data import TrainingData

@@ -28,12 +28,12 @@ from benchmarks.machine import RESULTS
 from benchmarks.speed import SD15, twin, write_report
 from dreamtune.adapters import attach, select_targets
 from dreamtune.adapters.methods.lora import LoRAConfig
-from dreamtune.data.example import Example
+from dreamtune.data.encode import Example
 from dreamtune.models.conditioning import Conditioning
 from dreamtune.training.config import TrainConfig
 from dreamtune.training.data import TrainingData
+from dreamtune.training.distributed import accelerated
 from dreamtune.training.objective import Objective
-from dreamtune.training.processes import accelerated
 from dreamtune.training.trainer import RunFiles, Trainer
 
 RANK, LR, CLIP = 8, 1e-4, 1.0

@@ -102,8 +102,8 @@ def quality(report: dict[str, Any] | None) -> str:
         f"each. {settings['steps']} steps of AdamW on {settings['batch_size']} subject and {settings['batch_size']} "
         f"class images; {told['prompts']} prompts with {told['pictures_per_prompt']} images each. Every method has the "
         "same training loop, data, noise and steps. Its learning rate is the one of three with the highest harmonic "
-        f"mean of subject and prompt fidelity on other subjects ({', '.join(told['tuning_subjects'])}). PEFT's methods run in "
-        "the same loop.\n",
+        f"mean of subject and prompt fidelity on other subjects ({', '.join(told['tuning_subjects'])}). PEFT's methods "
+        "run in the same loop.\n",
         f"Covered: budgets of {done} trained parameters. "
         + (f"Not covered: {left}.\n" if left else "Nothing is left to measure.\n"),
         LEGEND.lstrip(),

@@ -12,11 +12,10 @@ from dreamtune.errors import ConfigError
 from dreamtune.pipelines import datasets, library
 
 from . import actions
-from .calls import typed
+from .calls import DEVICE, on_device, typed
 from .context import App
-from .device import DEVICE, on_device
+from .guard import uploaded
 from .messages import told
-from .uploads import uploaded
 
 
 def add(app: App) -> None:

@@ -11,8 +11,8 @@ import gradio as gr
 from dreamtune.errors import ConfigError
 
 from . import actions
+from .calls import DEVICE, on_device
 from .context import App
-from .device import DEVICE, on_device
 from .messages import told
 from .picker import adapter_choices
 from .theme import script

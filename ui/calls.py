@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextvars
 import functools
 import inspect
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, ParamSpec, TypeVar, get_type_hints
 
 import gradio as gr
@@ -13,6 +15,24 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from dreamtune.errors import ConfigError
 from dreamtune.text import shown
+
+P = ParamSpec("P")
+T = TypeVar("T")
+DEVICE = "device"
+"""Events of this concurrency id load a base; one of them runs at a time."""
+_thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix=DEVICE)
+
+
+def on_device(action: Callable[P, T]) -> Callable[P, T]:
+    """The event `action` on that thread, with the progress and messages of the page that asked."""
+
+    @functools.wraps(action)
+    def run(*args: P.args, **kwargs: P.kwargs) -> T:
+        context = contextvars.copy_context()
+        return _thread.submit(lambda: context.run(action, *args, **kwargs)).result()
+
+    return run
+
 
 P = ParamSpec("P")
 T = TypeVar("T")

@@ -7,10 +7,13 @@ import ipaddress
 import re
 import threading
 import time
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, MutableMapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from dreamtune.errors import ConfigError
+
+from .context import App
 
 UPLOAD = 64 << 20
 """Bytes of one file of pictures or adapters; larger adapters are put into the library's folder by hand."""
@@ -162,3 +165,21 @@ class Login:
                 return True
             self._wrong.append(now)
             return False
+
+
+PICTURE_TYPES = [".jpg", ".jpeg", ".png", ".webp", ".gif", ".heic", ".heif", ".txt"]
+ADAPTER_TYPES = [".safetensors"]
+
+
+def uploaded(app: App, files: Sequence[str] | None) -> list[tuple[str, Path]]:
+    """(name as it was sent, where it lies) of each. Raises ConfigError for a path that is no upload."""
+    return [(Path(file).name, upload(app, file)) for file in files or ()]
+
+
+def upload(app: App, file: str) -> Path:
+    """One of them. A link, a folder, or anything outside the upload folder is refused."""
+    if "\0" not in str(file):
+        path = Path(file)
+        if path.is_absolute() and path.resolve().is_relative_to(app.workspace.uploads) and path.is_file():
+            return path.resolve()
+    raise ConfigError(f"{Path(str(file)).name[:80]!r} was not uploaded here: upload it first")

@@ -14,8 +14,8 @@ from dreamtune.errors import ConfigError
 from .attachment import Attachment
 from .base import Adapter, MethodConfig, ParameterOptions
 from .layer import AdaptedLayer, Slot, kernel_of, matrix_shape, pristine_weight
-from .lookup import layer_at
 from .methods import METHODS
+from .parts import layer_at
 from .targets import match_layers, select_targets
 
 

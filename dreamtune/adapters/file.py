@@ -20,8 +20,7 @@ from .base import Adapter, MethodConfig
 from .description import DAMAGED, MOST_WEIGHTS_IN_ALL, Description, LayerRecord
 from .fingerprint import Fingerprint
 from .layer import kernel_of, pristine_weight
-from .lookup import layer_at
-from .parts import PARTS, UNET, holder, join_part, split_part
+from .parts import PARTS, UNET, holder, join_part, layer_at, split_part
 from .spectrum import Spectrum
 from .vocabulary import is_embedding, tensor_name, tensor_names
 from .word import NewToken

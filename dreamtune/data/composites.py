@@ -16,20 +16,20 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from dreamtune.data.auto_masks import enlarged
-from dreamtune.data.buckets import Crop, Framing
-from dreamtune.data.cache import Cache, key_of, weights_digest
-from dreamtune.data.composing import PICTURE, SIDES, Side, beside, cut_out_size
-from dreamtune.data.encode import encoded, open_again
-from dreamtune.data.example import Example
-from dreamtune.data.images import Remark, UnusablePicture, quiet, to_tensor
-from dreamtune.data.masks import cell_weights, read_mask
-from dreamtune.data.prior import picture_time_ids
-from dreamtune.data.subject import Subject
-from dreamtune.data.survey import Photo
 from dreamtune.errors import ConfigError, DatasetError
 from dreamtune.models import Base
-from dreamtune.models.arithmetic import arithmetic
+from dreamtune.models.device import arithmetic
+
+from .auto_masks import enlarged
+from .buckets import Crop, Framing
+from .cache import Cache, key_of, weights_digest
+from .composing import PICTURE, SIDES, Side, beside, cut_out_size
+from .encode import Example, encoded, open_again
+from .images import Remark, UnusablePicture, quiet, to_tensor
+from .masks import cell_weights, read_mask
+from .prior import picture_time_ids
+from .subject import Subject
+from .survey import Photo
 
 COMPOSITES = 48
 """Made in all of a few pictures; of many pictures each has two, one at each side."""

@@ -1,21 +1,37 @@
-"""Latents of pictures and embeddings of prompts, each computed once and then read from the cache."""
+"""Images and prompts as training sees them: latents and embeddings, computed once and then read from the cache."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from dreamtune.data.cache import Cache, key_of, weights_digest
-from dreamtune.data.example import Example
-from dreamtune.data.images import Picture, UnusablePicture, open_picture, quiet, to_tensor
-from dreamtune.data.subject import Subject
-from dreamtune.data.survey import Photo
 from dreamtune.errors import BaseModelError, DatasetError
 from dreamtune.models import Base
-from dreamtune.models.arithmetic import arithmetic
 from dreamtune.models.conditioning import Conditioning
+from dreamtune.models.device import arithmetic
+
+from .cache import Cache, key_of, weights_digest
+from .images import Picture, UnusablePicture, open_picture, quiet, to_tensor
+from .subject import Subject
+from .survey import Photo
+
+
+@dataclass(frozen=True)
+class Example:
+    """A picture and the numbers of its prompts; CPU tensors, fp32."""
+
+    latent: Tensor
+    """(c, h, w), scaled; h and w are those of its bucket."""
+    prompts: tuple[int, ...]
+    """Rows in the list of prompts that belongs to the examples; it has one of them each time it is seen."""
+    mask: Tensor | None = None
+    """(h, w) weight of each latent cell in the loss, 0 to 1; None weighs all alike."""
+    time_ids: Tensor | None = None
+    """(6,) SDXL's micro-conditioning: original height and width, top and left of the crop, target height and width."""
+
 
 _RULES = 2
 """Part of the latents' keys: a change of how pixels are made makes the old ones unreachable."""

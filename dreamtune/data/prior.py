@@ -18,13 +18,14 @@ from safetensors import SafetensorError
 from safetensors.torch import load
 from torch import Tensor
 
-from dreamtune.data import cache_eviction
-from dreamtune.data.cache import key_of, unwritable, weights_digest, write, write_tensors
-from dreamtune.data.example import Example
 from dreamtune.errors import GenerationError
 from dreamtune.models import Base
-from dreamtune.models.arithmetic import arithmetic
+from dreamtune.models.device import arithmetic
 from dreamtune.storage import cache_dir
+
+from . import cache_eviction
+from .cache import key_of, unwritable, weights_digest, write, write_tensors
+from .encode import Example
 
 
 def prior_latents(

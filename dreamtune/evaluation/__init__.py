@@ -3,10 +3,9 @@
 from .best_step import BestStep, Score
 from .evaluation import Evaluation, Measurement, PromptFigures, Sampling
 from .fidelity import SubjectFidelity, subject_fidelity
-from .judges import Judge, check_judge, load_judge
+from .judges import Judge, check_judge, load_judge, reference_pictures
 from .personalization import Personalization, measure_personalization
 from .prompts import PromptPair, default_prompts, parse_prompts
-from .references import reference_pictures
 
 __all__ = [
     "BestStep",

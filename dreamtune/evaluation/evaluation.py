@@ -12,7 +12,7 @@ from torch import Tensor
 from dreamtune.adapters import AttachedAdapter, AttachedParts
 from dreamtune.errors import GenerationError
 from dreamtune.models import Base
-from dreamtune.models.memory import enough_memory
+from dreamtune.models.device import enough_memory
 
 from .fidelity import SubjectFidelity, likeness, movement, subject_fidelity
 from .judges import Judge

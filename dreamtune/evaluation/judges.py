@@ -9,6 +9,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from dreamtune.data.encode import read_pixels
+from dreamtune.data.subject import Subject
 from dreamtune.errors import ConfigError
 
 from .dino_clip import DinoClip
@@ -61,3 +63,12 @@ def check_judge(base: str, dino: str | None, clip: str | None) -> None:
         raise ConfigError(f"{given} is set, but {missing} is not: {REMEDY}")
     if base != "pocket" and not dino:
         raise ConfigError(f"no judge for images of the base {base!r}: {REMEDY}")
+
+
+def reference_pictures(subject: Subject) -> list[Image.Image]:
+    """Each photo cropped and sized as for training. Raises DatasetError if a file has changed since its check."""
+    pictures = []
+    for photo in subject.photos:
+        pixels = read_pixels(photo).add(1).mul(127.5).round().byte()  # (3, h, w)
+        pictures.append(Image.fromarray(pixels.permute(1, 2, 0).numpy()))
+    return pictures

@@ -14,7 +14,7 @@ from dreamtune.adapters import Adapter, AdapterFile
 from dreamtune.adapters.delta import Delta
 from dreamtune.adapters.description import LayerRecord
 from dreamtune.adapters.fingerprint import Fingerprint
-from dreamtune.adapters.lookup import size_of
+from dreamtune.adapters.parts import size_of
 from dreamtune.adapters.targets import match_layers
 from dreamtune.errors import ConfigError, IncompatibleModelError
 from dreamtune.names import THINNED

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from dreamtune.data.subject_map import COLORS as COLORS  # two: four find subjects no better
 from dreamtune.models import Base
-from dreamtune.models.arithmetic import exact_convolutions
 from dreamtune.models.conditioning import unet_inputs
+from dreamtune.models.device import exact_convolutions
 
 Box = tuple[float, float, float, float]
 """Left, top, right and bottom in shares of the picture."""

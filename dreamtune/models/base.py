@@ -20,8 +20,8 @@ from dreamtune.adapters.parts import UNET
 from dreamtune.errors import BaseModelError, ConfigError
 from dreamtune.names import AUTO_SAMPLER
 
-from .arithmetic import exact_convolutions
 from .conditioning import Conditioning, pipeline_inputs
+from .device import exact_convolutions
 from .emphasis import Emphasis, emphasized
 from .prompts import tokenize
 from .samplers import from_image, make_sampler, with_zero_snr

@@ -1,10 +1,18 @@
-"""The designs that a base can have, and how each is told and loaded."""
+"""The designs that a base can have, how each is recognized and loaded, and what cannot be a base."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
+
+PICKLE_ADVICE = (
+    "pickled files can run code and are never opened; use a model published as .safetensors, or convert it first, in "
+    "a disposable environment"
+)
+REFINER = "the SDXL refiner, which only refines the images of another model: use the SDXL base"
+INPAINTING = "inpainting and editing models are not supported: use the plain model it was made from"
+
 
 Pipeline = StableDiffusionPipeline | StableDiffusionXLPipeline
 DESIGNS: dict[str, type[Pipeline]] = {

@@ -24,9 +24,8 @@ from dreamtune.errors import BaseModelError, ConfigError, first_line
 from dreamtune.pocket import path as pocket_path
 
 from .base import Base
-from .designs import DESIGNS, FAMILIES, Pipeline, without_extras
+from .designs import DESIGNS, FAMILIES, INPAINTING, PICKLE_ADVICE, REFINER, Pipeline, without_extras
 from .hub import hub_file, hub_files
-from .refusals import INPAINTING, PICKLE_ADVICE, REFINER
 from .sdxl import SdxlBase
 from .single_file import load_single_file, look_inside
 

@@ -21,10 +21,9 @@ from safetensors import SafetensorError, safe_open
 from dreamtune.errors import BaseModelError, first_line
 from dreamtune.leftovers import temporary_folder
 
-from .designs import DESIGNS, FAMILIES, Pipeline, without_extras
+from .designs import DESIGNS, FAMILIES, INPAINTING, PICKLE_ADVICE, REFINER, Pipeline, without_extras
 from .hub import hub_file
 from .published import published_configs
-from .refusals import INPAINTING, PICKLE_ADVICE, REFINER
 
 _UNET = "model.diffusion_model."
 _INPUT = f"{_UNET}input_blocks.0.0.weight"

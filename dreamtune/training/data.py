@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from dreamtune.data.example import Example
+from dreamtune.data.encode import Example
 from dreamtune.models.conditioning import Conditioning, unet_inputs
 
 

@@ -10,14 +10,14 @@ from torch import nn
 
 from dreamtune.adapters import AttachedAdapter, AttachedParts
 from dreamtune.errors import Interrupted, TrainingError
-from dreamtune.models.arithmetic import exact_convolutions
-from dreamtune.models.memory import enough_memory
-from dreamtune.training import rng
-from dreamtune.training.config import TrainConfig
-from dreamtune.training.data import Conditioner, TrainingData
-from dreamtune.training.objective import Objective
-from dreamtune.training.processes import accelerated, any_process
-from dreamtune.training.trainer import RunFiles, StepRecord, Trainer
+from dreamtune.models.device import enough_memory, exact_convolutions
+
+from . import rng
+from .config import TrainConfig
+from .data import Conditioner, TrainingData
+from .distributed import accelerated, any_process
+from .objective import Objective
+from .trainer import RunFiles, StepRecord, Trainer
 
 
 def fit(

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dreamtune.data.example import Example
-from dreamtune.training import losses
-from dreamtune.training.batches import MicroBatchPart
-from dreamtune.training.objective import Objective
+from dreamtune.data.encode import Example
+
+from . import losses
+from .batches import MicroBatchPart
+from .objective import Objective
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,7 +12,9 @@ from torch import nn
 
 from dreamtune.adapters.base import ParameterOptions
 from dreamtune.errors import ConfigError
-from dreamtune.training.config import TrainConfig
+
+from .config import TrainConfig
+from .settings import Schedule
 
 Groups = Mapping[ParameterOptions, Sequence[nn.Parameter]]
 
@@ -92,3 +95,22 @@ def _package(optimizer: str) -> Any:
             + (f"is not installed: pip install 'dreamtune[{name}]'" if missing else f"cannot be used here ({error})")
             + ", or use adamw"
         ) from None
+
+
+def lr_factor(step: int, steps: int, kind: Schedule, warmup: int = 0, cycles: int = 1) -> float:
+    """Factor on the peak learning rate for optimizer step `step` (0, 1, ..., steps - 1), never 0 within a run.
+
+    Linear warm-up (step + 1) / (warmup + 1), then with p running from 0 to 1 at `steps`, one step after the last:
+    "constant" 1, "linear" 1 - p, "cosine" (1 + cos(pi p)) / 2, and "cosine-restarts" the latter `cycles` times one
+    after the other, each from 1 (Loshchilov and Hutter, arXiv 1608.03983, equation 5, with equal periods).
+    """
+    if step < warmup:
+        return (step + 1) / (warmup + 1)
+    done, left = step - warmup, max(1, steps - warmup)
+    if kind == "constant":
+        return 1.0
+    if kind == "linear":
+        return 1.0 - done / left
+    if kind == "cosine-restarts":
+        done = done * cycles % left  # of a cycle that takes `left` steps of 1/cycles: integers, so that it is exact
+    return 0.5 * (1.0 + math.cos(math.pi * done / left))

@@ -14,10 +14,11 @@ from dreamtune.config import Config
 from dreamtune.models.families import USUAL
 from dreamtune.training.equivalents import OTHER_NAMES
 from dreamtune.training.habits import NAMES, answer_to
-from dreamtune.training.schedules import Schedule
 from dreamtune.words import holds, one_form
 
 _USUAL = USUAL["sd1"]
+Schedule = Literal["constant", "linear", "cosine", "cosine-restarts"]
+"""Course of the learning rate after the warm-up."""
 HuberSchedule = Literal["constant", "exponential", "snr"]
 """How the width of a pseudo-Huber loss depends on the noise."""
 

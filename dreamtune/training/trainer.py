@@ -15,17 +15,18 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from dreamtune.adapters import AttachedAdapter, AttachedParts
-from dreamtune.data.example import Example
+from dreamtune.data.encode import Example
 from dreamtune.errors import RunFolderError, TrainingError
-from dreamtune.training import checkpoints, losses, optimizers, rng
-from dreamtune.training.batches import MicroBatches, Shape
-from dreamtune.training.config import TrainConfig
-from dreamtune.training.data import CachedConditioner, Conditioner, TrainingData
-from dreamtune.training.ema import Ema
-from dreamtune.training.micro_batch import NoisedBatch, join
-from dreamtune.training.objective import Objective
-from dreamtune.training.processes import average_gradients, equalize, mean
-from dreamtune.training.schedules import lr_factor
+
+from . import checkpoints, losses, optimizers, rng
+from .batches import MicroBatches, Shape
+from .config import TrainConfig
+from .data import CachedConditioner, Conditioner, TrainingData
+from .distributed import average_gradients, equalize, mean
+from .ema import Ema
+from .micro_batch import NoisedBatch, join
+from .objective import Objective
+from .optimizers import lr_factor
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,8 @@ from typer import Option
 
 from dreamtune.pipelines import console
 from dreamtune.pipelines.analyze.config import AnalyzeConfig
-from dreamtune.pipelines.cli.from_config import options_of
+from dreamtune.pipelines.cli.from_config import Json, Queue, options_of
 from dreamtune.pipelines.cli.jobs import enqueue
-from dreamtune.pipelines.cli.options import Json, Queue
 
 if TYPE_CHECKING:
     from dreamtune.pipelines.analyze.report import Report

@@ -9,7 +9,7 @@ from typer import Option
 
 from dreamtune.pipelines import console
 from dreamtune.pipelines.cache import clear_cache, list_cache
-from dreamtune.pipelines.cli.options import Json
+from dreamtune.pipelines.cli.from_config import Json
 from dreamtune.pipelines.output import human
 
 app = typer.Typer(help="What training keeps to be quicker the next time; it can be deleted at any moment.")

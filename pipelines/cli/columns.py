@@ -10,7 +10,7 @@ from typer import Argument, Option
 
 from dreamtune.fusion import Columns
 from dreamtune.pipelines import console
-from dreamtune.pipelines.cli.options import Json
+from dreamtune.pipelines.cli.from_config import Json
 from dreamtune.storage import data_dir
 
 app = typer.Typer(help="Which concept has which directions of a base, so that its adapters add up without a conflict.")

@@ -8,7 +8,7 @@ import typer
 from typer import Option
 
 from dreamtune.pipelines import console
-from dreamtune.pipelines.cli.options import Json
+from dreamtune.pipelines.cli.from_config import Json
 
 if TYPE_CHECKING:
     from dreamtune.pipelines.doctor import DoctorResult

@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 from typer import Option
 
 from dreamtune.pipelines import console
-from dreamtune.pipelines.cli.from_config import options_of
+from dreamtune.pipelines.cli.from_config import Json, Queue, options_of
 from dreamtune.pipelines.cli.jobs import enqueue
-from dreamtune.pipelines.cli.options import Json, Queue
 from dreamtune.pipelines.evaluate.config import EvaluateConfig
 
 if TYPE_CHECKING:

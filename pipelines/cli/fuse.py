@@ -9,9 +9,8 @@ from typer import Option
 
 from dreamtune.names import FUSIONS
 from dreamtune.pipelines import console
-from dreamtune.pipelines.cli.from_config import options_of
+from dreamtune.pipelines.cli.from_config import Json, Queue, options_of
 from dreamtune.pipelines.cli.jobs import enqueue
-from dreamtune.pipelines.cli.options import Json, Queue
 from dreamtune.pipelines.fuse.config import FuseConfig
 from dreamtune.pipelines.generate.config import read_prompts
 

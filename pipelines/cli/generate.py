@@ -10,8 +10,7 @@ from typer import Option
 from dreamtune.errors import ConfigError
 from dreamtune.names import AUTO_SAMPLER, SAMPLERS
 from dreamtune.pipelines import console
-from dreamtune.pipelines.cli.from_config import options_of
-from dreamtune.pipelines.cli.options import Json
+from dreamtune.pipelines.cli.from_config import Json, options_of
 from dreamtune.pipelines.generate.config import GenerateConfig, read_prompts
 
 if TYPE_CHECKING:

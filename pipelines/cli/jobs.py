@@ -9,10 +9,10 @@ import typer
 from typer import Argument, Option
 
 from dreamtune.pipelines import console
-from dreamtune.pipelines.cli.options import Json
+from dreamtune.pipelines.cli.from_config import Json
 from dreamtune.pipelines.jobs.queue import Jobs
 from dreamtune.pipelines.progress import clock
-from dreamtune.training.signals import stop_on_signal
+from dreamtune.training.process import stop_on_signal
 
 if TYPE_CHECKING:
     from dreamtune.config import Config

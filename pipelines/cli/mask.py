@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from dreamtune.pipelines import console
-from dreamtune.pipelines.cli.from_config import options_of
-from dreamtune.pipelines.cli.options import Json
+from dreamtune.pipelines.cli.from_config import Json, options_of
 from dreamtune.pipelines.train.mask_config import MaskConfig
 
 if TYPE_CHECKING:

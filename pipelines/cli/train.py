@@ -11,9 +11,8 @@ from typer import Option
 from dreamtune.errors import ConfigError
 from dreamtune.names import METHODS
 from dreamtune.pipelines import console
-from dreamtune.pipelines.cli.from_config import options_of
+from dreamtune.pipelines.cli.from_config import Json, Queue, options_of
 from dreamtune.pipelines.cli.jobs import enqueue
-from dreamtune.pipelines.cli.options import Json, Queue
 from dreamtune.pipelines.cli.train_plan import show_plan
 from dreamtune.pipelines.train.options import run_folder, train_config
 from dreamtune.training.config import TrainConfig
@@ -91,7 +90,7 @@ def train(
 
 def _run(config: TrainConfig, folder: Path, resume: bool, as_json: bool) -> None:
     from dreamtune.pipelines.train.run import train as run
-    from dreamtune.training.launched import is_first
+    from dreamtune.training.process import is_first
 
     with console.stdout_kept():
         result = run(config, folder, resume=resume)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 from typer import Argument, Option
 
 from dreamtune.pipelines import console
-from dreamtune.pipelines.cli.options import Json
+from dreamtune.pipelines.cli.from_config import Json
 
 if TYPE_CHECKING:
     from dreamtune.pipelines.export.trim import TrimResult

@@ -22,8 +22,7 @@ from dreamtune.data.cache import Cache, key_of, weights_digest
 from dreamtune.errors import ConfigError
 from dreamtune.fusion import Moments, as_file, content_digest, recorded
 from dreamtune.models import Base
-from dreamtune.models.arithmetic import arithmetic
-from dreamtune.models.memory import enough_memory
+from dreamtune.models.device import arithmetic, enough_memory
 
 _VERSION = 1
 """Of the recordings in the cache; counts up when something else is recorded."""

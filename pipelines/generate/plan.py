@@ -11,7 +11,7 @@ from torch import Tensor
 
 from dreamtune.errors import ConfigError, GenerationError
 from dreamtune.models import Base
-from dreamtune.models.memory import enough_memory
+from dreamtune.models.device import enough_memory
 from dreamtune.models.samplers import make_sampler
 from dreamtune.pipelines.adapter_ref import AdapterRef
 from dreamtune.pipelines.generate.config import GenerateConfig

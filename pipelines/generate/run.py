@@ -16,7 +16,7 @@ from torch import Tensor
 
 from dreamtune import __version__
 from dreamtune.errors import GenerationError
-from dreamtune.models.memory import enough_memory
+from dreamtune.models.device import enough_memory
 from dreamtune.pipelines.adapter_ref import AdapterRef, noise_remarks
 from dreamtune.pipelines.generate.collage import check_classes, collages
 from dreamtune.pipelines.generate.config import GenerateConfig

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from dreamtune.data.example import Example
+from dreamtune.data.encode import Example
 from dreamtune.data.prior import picture_time_ids, prior_examples
 from dreamtune.leftovers import temporary_folder
 from dreamtune.pipelines.progress import OnProgress, Progress, on_stderr, shows_progress

@@ -21,9 +21,8 @@ from dreamtune.pipelines.progress import OnProgress, Progress
 from dreamtune.pipelines.run_folder import RunFolder
 from dreamtune.pipelines.train import trackers
 from dreamtune.pipelines.train.check import patiently
-from dreamtune.pipelines.train.contents import weights_of, weights_of_judge
 from dreamtune.pipelines.train.prepared import Prepared
-from dreamtune.pipelines.train.resume import Past, find_places
+from dreamtune.pipelines.train.resume import Past, find_places, weights_of, weights_of_judge
 from dreamtune.pipelines.train.scores import find_judge
 from dreamtune.pipelines.train.start_file import StartFile
 from dreamtune.training import optimizers

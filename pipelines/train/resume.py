@@ -7,13 +7,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
+from torch import nn
+
 from dreamtune.adapters import AdapterFile
+from dreamtune.data.cache import weights_digest
 from dreamtune.errors import ConfigError, RunFolderError
+from dreamtune.evaluation import Judge
+from dreamtune.models import Base
 from dreamtune.pipelines.progress import OnProgress, Progress
 from dreamtune.pipelines.run_folder import RunFolder
 from dreamtune.training.checkpoints import Checkpoint, latest
 from dreamtune.training.config import TrainConfig
-from dreamtune.training.schedules import lr_factor
+from dreamtune.training.optimizers import lr_factor
 
 PLACES = {
     "images": ("images", "IMAGES_DIR"),
@@ -135,3 +140,15 @@ def _extended(before: TrainConfig, now: TrainConfig, done: int) -> str:
     if not 0 < done < now.steps:
         return text
     return f"{text}: step {done} had {rate(before, done - 1):.3g}, step {done + 1} has {rate(now, done):.3g}"
+
+
+def weights_of(base: Base) -> dict[str, str]:
+    """Of all weights that a training sees."""
+    encoders = [weights_digest(part) for name, part in base.parts.items() if name != "unet"]
+    return {"base": weights_digest(base.unet), "VAE": weights_digest(base.vae), "text encoders": " ".join(encoders)}
+
+
+def weights_of_judge(judge: Judge | None) -> dict[str, str]:
+    """Of the judge's encoders; empty without a judge, and for pocket's own judge, which ships with the package."""
+    parts = [] if judge is None else [weights_digest(it) for it in vars(judge).values() if isinstance(it, nn.Module)]
+    return {"judge": " ".join(parts)} if parts else {}

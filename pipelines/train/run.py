@@ -27,10 +27,9 @@ from dreamtune.pipelines.train.run_log import RunLog
 from dreamtune.pipelines.train.scores import Scores
 from dreamtune.training.config import TrainConfig
 from dreamtune.training.data import TrainingData
-from dreamtune.training.launched import is_first
+from dreamtune.training.distributed import first_alone, wait_for_all
 from dreamtune.training.loop import fit
-from dreamtune.training.processes import first_alone, wait_for_all
-from dreamtune.training.signals import stop_on_signal
+from dreamtune.training.process import is_first, stop_on_signal
 from dreamtune.training.trainer import RunFiles, StepRecord
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from dreamtune.models import Base
-from dreamtune.models.arithmetic import arithmetic, exact_convolutions
+from dreamtune.models.device import arithmetic, exact_convolutions
 from tests.training.tiny_trainings import PLAIN, Run, make_config, make_unet
 
 CPU = torch.device("cpu")

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from dreamtune.errors import GenerationError
-from dreamtune.models.memory import enough_memory
+from dreamtune.models.device import enough_memory
 
 
 def raises(fault: Exception) -> Callable[[], object]:

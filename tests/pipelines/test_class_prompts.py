@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from dreamtune.data.example import Example
+from dreamtune.data.encode import Example
 from dreamtune.errors import ConfigError
 from dreamtune.pipelines.progress import Progress
 from dreamtune.pipelines.train.plan import plan

@@ -6,7 +6,8 @@ from typing import get_args
 
 import pytest
 
-from dreamtune.training.schedules import Schedule, lr_factor
+from dreamtune.training.optimizers import lr_factor
+from dreamtune.training.settings import Schedule
 
 
 def test_constant_after_warmup() -> None:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from dreamtune.adapters import AttachedAdapter, attach
 from dreamtune.adapters.methods.lora import LoRAConfig
-from dreamtune.data.example import Example
+from dreamtune.data.encode import Example
 from dreamtune.models.conditioning import Conditioning
 from dreamtune.training.config import TrainConfig
 from dreamtune.training.data import TrainingData

@@ -8,7 +8,7 @@ import pytest
 from dreamtune.errors import ConfigError
 from dreamtune.pipelines.workspace import Workspace, plain_name, tidy_name
 from dreamtune.ui.context import App
-from dreamtune.ui.uploads import upload
+from dreamtune.ui.guard import upload
 from tests.ui.evil import HTML, PATHS
 
 LOOKUPS: dict[str, Callable[[Workspace, str], object]] = {

@@ -13,11 +13,11 @@ from dreamtune.pipelines.export.run import export  # which loads torch
 from dreamtune.pipelines.output import human
 
 from .. import fragments
+from ..calls import DEVICE, on_device
 from ..context import App
-from ..device import DEVICE, on_device
+from ..guard import ADAPTER_TYPES, upload
 from ..messages import note, told
 from ..theme import script
-from ..uploads import ADAPTER_TYPES, upload
 
 EXPORTS = {
     "lora": "plain LoRA, for diffusers",

@@ -11,8 +11,8 @@ from dreamtune.pipelines.progress import Progress
 
 from .. import actions, fragments
 from ..boxes import Boxes
+from ..calls import DEVICE, on_device
 from ..context import App
-from ..device import DEVICE, on_device
 from ..messages import told, warn
 from ..panel import JobPanel
 from ..picker import Picker

@@ -13,11 +13,11 @@ from dreamtune.names import AUTO_SAMPLER, GRID, SAMPLERS
 from dreamtune.pipelines.progress import Progress, stoppable
 
 from .. import actions
+from ..calls import DEVICE, on_device
 from ..context import App
-from ..device import DEVICE, on_device
+from ..guard import upload
 from ..messages import note, told, warn
 from ..picker import Picker
-from ..uploads import upload
 
 _SESSIONS = 256
 """Pages whose Stop button is remembered."""

@@ -14,11 +14,11 @@ from dreamtune.pipelines.train.run_view import read_run
 from dreamtune.pipelines.workspace import SAMPLES
 
 from .. import actions, fragments
+from ..calls import DEVICE, on_device
 from ..context import App
-from ..device import DEVICE, on_device
+from ..guard import PICTURE_TYPES, uploaded
 from ..messages import note, told
 from ..panel import JobPanel
-from ..uploads import PICTURE_TYPES, uploaded
 from .captions import CaptionEditor
 
 FIRST = "sample-cat"

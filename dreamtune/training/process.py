@@ -1,12 +1,24 @@
-"""Ctrl-C, SIGTERM and a closed terminal as a polite request: the step is finished and a checkpoint written."""
+"""The process of a training: which one of several it is, and who asks it to stop."""
 
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import threading
 from collections.abc import Iterator
 from types import FrameType
+
+
+def is_first() -> bool:
+    """Whether this is the only process of its training, or the first one, the only one that writes and prints."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def is_alone() -> bool:
+    """Whether this is the only process of its training."""
+    return os.environ.get("WORLD_SIZE", "1") == "1"
+
 
 POLITE = ("SIGINT", "SIGTERM", "SIGHUP")
 """Windows has no SIGHUP."""

@@ -1,4 +1,4 @@
-"""How exactly fp32 is computed, and what that makes of the bits of a result."""
+"""The device: how exactly it computes fp32, and what to say when its memory runs out."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from contextlib import contextmanager
 import torch
 
 from dreamtune.adapters.linear_function import exact
+from dreamtune.errors import DreamtuneError
 
 
 @contextmanager
@@ -36,3 +37,20 @@ def exact_convolutions() -> Iterator[None]:
 def arithmetic(device: torch.device) -> str:
     """The kind of device, and whether fp32 is rounded there: caches of what was computed keep these apart."""
     return device.type if exact(torch.float32) else f"{device.type}, products in TF32 or less"
+
+
+_SAYINGS = ("DefaultCPUAllocator", "out of memory", "std::bad_alloc", "_ALLOC_FAILED")
+"""What messages of plain RuntimeErrors hold then: of the allocator on the CPU, of other devices, of C++, of CUDA."""
+
+
+@contextmanager
+def enough_memory(error: DreamtuneError) -> Iterator[None]:
+    """Raise `error` if the block runs out of memory, of a GPU or of the machine; other errors pass."""
+    try:
+        yield
+    except (MemoryError, torch.OutOfMemoryError):
+        raise error from None
+    except RuntimeError as fault:
+        if not any(saying in str(fault) for saying in _SAYINGS):
+            raise
+        raise error from None

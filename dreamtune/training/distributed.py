@@ -14,8 +14,9 @@ from accelerate.utils import broadcast
 from torch import Tensor, nn
 
 from dreamtune.errors import TrainingError
-from dreamtune.training.config import TrainConfig
-from dreamtune.training.launched import is_alone, is_first
+
+from .config import TrainConfig
+from .process import is_alone, is_first
 
 PATIENCE = timedelta(hours=6)
 """How long processes wait for the first one, which draws class pictures and samples while they do."""
