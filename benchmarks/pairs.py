@@ -110,7 +110,7 @@ def triple(people: Sequence[Person], files: Files, jury: Jury, work: Path) -> di
             prompts = tuple(ways.prompt_of(people, place, range(3)) for place in CONTEXTS.values())
             plain = GenerateConfig(prompts=prompts, adapters=tuple(map(str, own)), n=1)
             pictures = drawn(plain, work / "pictures-of-three" / name / way)
-        seen = jury.evaluators.identities(pictures, most=3)
+        seen = jury.evaluators.identities_in_strips(pictures, len(people))
         found[way] = round(strict_share(seen, [jury.references(person) for person in people]), 4)
     return found
 

@@ -65,8 +65,8 @@ REPORTS = {
 }
 _NOW = {"accumulation": "gradient_accumulation_steps"}
 """Former name of a setting in adapter files -> its name."""
-_TOLD = {"seconds", "seconds_now", "created"}
-"""Keys of reports that differ from run to run."""
+_TOLD = {"seconds", "advice", "remarks", "sha256"}
+"""Keys of reports that differ from run to run, sentences, and hashes of files, which names of settings are in."""
 
 
 def run(*arguments: str, cwd: Path) -> None:
@@ -104,7 +104,7 @@ def _parsed(text: str) -> Any:
 
 def _renamed(value: Any) -> Any:
     if isinstance(value, dict):
-        return {_NOW.get(key, key): _renamed(one) for key, one in value.items()}
+        return {_NOW.get(key, key): _renamed(one) for key, one in value.items() if key != "sha256"}
     return [_renamed(one) for one in value] if isinstance(value, list) else value
 
 

@@ -15,6 +15,8 @@ from .leading import leading
 from .spectrum import Spectrum, real_columns
 from .svd import Svd
 
+_FORMED = 1e-6
+"""The same as spectrum.RESOLUTION, for what follows from a ΔW that was formed in fp32."""
 _AGAIN = "train it again with a lower learning rate"
 _BEYOND, _NOT_FINITE = f"overflows: {_AGAIN}", f"contains NaN or infinity: {_AGAIN}"
 
@@ -112,9 +114,9 @@ class Delta:
         return (self.v * self.s).float()
 
     def inner(self, other: Delta) -> float:
-        """⟨ΔA, ΔB⟩ (Frobenius), of two with factors without forming either."""
-        if self.whole is not None or other.whole is not None:
-            return float((self.dense().double() * other.dense().double()).sum())
+        """⟨ΔA, ΔB⟩ (Frobenius), of two whose directions are known without forming either."""
+        if self._by_gram or other._by_gram:
+            return float((self._double * other._double).sum())
         return float(((self.u.T @ other.u) * (self.s[:, None] * (self.v.T @ other.v) * other.s)).sum())
 
     @cached_property
@@ -164,13 +166,13 @@ class Delta:
     @cached_property
     def norm(self) -> float:
         """‖ΔW‖ (Frobenius)."""
-        return float(_finite(self.whole).norm()) if self.whole is not None else float(self.svd.s.norm())
+        return float(_finite(self.dense()).norm()) if self._by_gram else float(self.s.norm())
 
     @cached_property
     def s(self) -> Tensor:
         """(r,) fp64, descending; all above 0, and more than rounding."""
         s = self._squares.clamp_min(0).sqrt() if self._by_gram else self.svd.s.double()
-        return s[: real_columns(s)]
+        return s[: real_columns(s, _FORMED)]
 
     @property
     def rank(self) -> int:
@@ -205,6 +207,15 @@ class Delta:
         if self._by_gram:
             return svd.u.T, (self.dense().float() @ svd.v).T
         return svd.u.double().T @ self.u, (svd.v.double().T @ self.v) * self.s
+
+    def without_rounding(self) -> Tensor:
+        """ΔW (out, in) fp32 from its directions alone; a dense ΔW as it is."""
+        return self.dense().float() if self._by_gram else (self.u * self.s).float() @ self.v.T.float()
+
+    @property
+    def _double(self) -> Tensor:
+        """ΔW (out, in) fp64."""
+        return self.dense().double() if self._by_gram else (self.u * self.s) @ self.v.T
 
     @property
     def _by_gram(self) -> bool:

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from dreamtune.errors import AdapterFileError
 
-_RESOLUTION = 1e-6
-"""Singular values below this share of the largest are rounding: a ΔW that was formed in fp32 resolves no less."""
+RESOLUTION = 1e-7
+"""Singular values below this share of the largest are rounding: fp32 resolves no less."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,6 +68,6 @@ def _singular_values(matrix: Tensor) -> Tensor:
     return torch.linalg.svdvals(matrix)
 
 
-def real_columns(s: Tensor) -> int:
+def real_columns(s: Tensor, resolution: float = RESOLUTION) -> int:
     """How many of the singular values s (k,), descending, are not rounding, whose directions mean nothing."""
-    return int((s > _RESOLUTION * s[0]).sum()) if len(s) and s[0] > 0 else 0
+    return int((s > resolution * s[0]).sum()) if len(s) and s[0] > 0 else 0

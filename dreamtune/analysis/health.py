@@ -67,7 +67,7 @@ def intruder_dimensions(weight: Tensor, svd: Svd, change: Delta) -> int | None:
     """
     if len(svd.s) < TOP:
         return None
-    dense = change.dense().float()
+    dense = change.without_rounding()
     changed = weight.detach().cpu().float() + dense  # (out, in)
     sketch = dense.T @ torch.randn(len(dense), TOP, generator=torch.Generator().manual_seed(0))
     start = torch.cat([svd.v[:, : 2 * TOP], sketch], 1)

@@ -131,7 +131,7 @@ class _Side:
     @classmethod
     def of(cls, svd: Svd, change: Delta, seen: Seen, top_k: int, generator: torch.Generator) -> _Side:
         null = Null.of(svd, change, top_k, generator) if change.rank else None
-        return cls(change, seen, null, change.dense(), *change.leading(top_k))
+        return cls(change, seen, null, change.without_rounding(), *change.leading(top_k))
 
 
 def _seen(weight: Tensor, svd: Svd, change: Delta, top_k: int, terms: Mapping[str, tuple[Tensor, Tensor]]) -> Seen:

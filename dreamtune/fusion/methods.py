@@ -69,7 +69,7 @@ def fuse_tsv(parts: Sequence[LayerDelta], density: float) -> Delta:
     most = next(fitting, 1)  # with more adapters than columns, those of each share what there is
     values = torch.cat([weight * own.s[:most] for weight, own in found])
     left = _polar(torch.cat([own.u[:, :most] for _, own in found], 1))
-    right = _polar(torch.cat([own.v[:, :most] for _, own in found], 1))
+    right = _polar(torch.cat([own.v[:, :most].T for _, own in found]).T)
     return Delta.of_factors((left * values).float(), right.T.float())
 
 

@@ -73,7 +73,7 @@ def ordering(study: Study) -> str | None:
     if None in values:
         return f"Overlap by kind of pair: {told}."
     if not all(first > second for first, second in pairwise(values)):
-        return f"Same subject > same class > different class does not hold here: {told}."
+        return f"The order same subject > same class > different class does not hold here: {told}."
     apart = all(
         found[one]["above_chance_low"] is not None
         and found[other]["above_chance_high"] is not None

@@ -12,12 +12,12 @@ from dreamtune.pipelines.cache import clear_cache, list_cache
 from dreamtune.pipelines.cli.from_config import Json
 from dreamtune.pipelines.output import human
 
-app = typer.Typer(help="What training keeps to be quicker the next time; it can be deleted at any moment.")
+app = typer.Typer(help="Cached latents, prompts, class images and decompositions. They can be deleted at any time.")
 
 
 @app.command("list")
 def list_(as_json: Json = False) -> None:
-    """Show what the cache holds: kinds, entries, sizes and days since they were used."""
+    """Show what the cache contains: kinds, entries, sizes and days since last use."""
     use = list_cache()
     if as_json:
         console.print_json(use.to_dict())
@@ -34,11 +34,11 @@ def list_(as_json: Json = False) -> None:
 def clear(
     kind: Annotated[str | None, Option(help="Only this kind: latents, prompts, prior, svd or recordings.")] = None,
     older_than: Annotated[
-        str | None, Option("--older-than", metavar="TIME", help="Only what was not used for this long: 30d, 12h.")
+        str | None, Option("--older-than", metavar="TIME", help="Only entries not used for this long: 30d, 12h.")
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Remove entries from the cache; what is needed again is computed again."""
+    """Remove entries from the cache. Whatever is needed again is recomputed."""
     cleared = clear_cache(kind, older_than)
     if as_json:
         console.print_json(cleared.to_dict())

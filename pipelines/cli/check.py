@@ -16,15 +16,15 @@ if TYPE_CHECKING:
 
 
 def check(
-    images: Annotated[Path, Argument(metavar="IMAGES_DIR", help="Folder with pictures of the subject.")],
-    base: Annotated[str, Option(help="Base model that the pictures are for.")] = "pocket",
-    resolution: Annotated[int | None, Option(help="Side of a square picture in pixels (the base's own).")] = None,
-    token: Annotated[str | None, Option(help="Token that captions must hold.")] = None,
+    images: Annotated[Path, Argument(metavar="IMAGES_DIR", help="Folder with images of the subject.")],
+    base: Annotated[str, Option(help="Base model the images are for.")] = "pocket",
+    resolution: Annotated[int | None, Option(help="Training resolution in pixels. (the base's own)")] = None,
+    token: Annotated[str | None, Option(help="Token that captions must contain.")] = None,
     class_word: Annotated[str, Option("--class", help="What the subject is: dog, backpack, ...")] = "",
-    strict: Annotated[bool, Option("--strict", help="Fail if any picture cannot be used.")] = False,
+    strict: Annotated[bool, Option("--strict", help="Fail if any image cannot be used.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Say which pictures of a folder training would use and how, and what is wrong with the others."""
+    """Report which images of a folder training would use, and what is wrong with the others."""
     from dreamtune.pipelines.progress import Printer
     from dreamtune.pipelines.train.check import check as run
     from dreamtune.pipelines.train.check import patiently
@@ -45,7 +45,7 @@ def show(result: CheckResult) -> None:
         console.say(remark)
     captions = sum(bool(photo.captions) for photo in result.photos)
     masks = sum(photo.mask is not None for photo in result.photos)
-    console.say(f"{len(result.photos)} pictures can be used, {captions} with a caption, {masks} with a mask")
+    console.say(f"{len(result.photos)} usable images, {captions} with a caption, {masks} with a mask")
     for title, counts in (("trained at", result.shapes), ("converted", result.conversions)):
         if counts:
             console.say(f"{title}: {', '.join(f'{name} ({count})' for name, count in counts.items())}")

@@ -13,15 +13,15 @@ from dreamtune.pipelines import console
 from dreamtune.pipelines.cli.from_config import Json
 from dreamtune.storage import data_dir
 
-app = typer.Typer(help="Which concept has which directions of a base, so that its adapters add up without a conflict.")
+app = typer.Typer(help="Give subjects disjoint blocks of a base's directions, so that their adapters add up.")
 
-Concept = Annotated[str, Argument(help="Name of the concept, for example its token.")]
-BaseName = Annotated[str, Option("--base", help="The base, by the name that its adapters record.")]
+Concept = Annotated[str, Argument(help="Name of the subject, e.g. its token.")]
+BaseName = Annotated[str, Option("--base", help="Base model, by the name its adapters record.")]
 
 
 @app.command("list")
 def list_(
-    base: Annotated[str | None, Option(help="Only those of this base.")] = None,
+    base: Annotated[str | None, Option(help="Only blocks of this base.")] = None,
     as_json: Json = False,
 ) -> None:
     """Show the blocks that are reserved."""
@@ -41,10 +41,10 @@ def reserve(
     base: BaseName = "pocket",
     kind: Annotated[str, Option(help="spectral (for spectral-a and spectral-r) or orthogonal.")] = "spectral",
     rank: Annotated[int, Option(help="Rank of the training.")] = 8,
-    offset: Annotated[int | None, Option(help="Which block of that rank (the first that is free).")] = None,
+    offset: Annotated[int | None, Option(help="Number of the block. (the first free one)")] = None,
     as_json: Json = False,
 ) -> None:
-    """Give a concept a block of its own, and say how to train on it."""
+    """Reserve a block for a subject, and show how to train on it."""
     block = Columns(data_dir() / "columns.json").reserve(base, concept, kind, rank, offset)
     if as_json:
         console.print_json(asdict(block))
@@ -56,9 +56,9 @@ def reserve(
 
 @app.command()
 def free(concept: Concept, base: BaseName = "pocket", as_json: Json = False) -> None:
-    """Take a concept's blocks back."""
+    """Release the blocks of a subject."""
     gone = Columns(data_dir() / "columns.json").free(base, concept)
     if as_json:
         console.print_json({"freed": [asdict(block) for block in gone]})
     else:
-        console.say(f"{concept} has no block of {base} any more")
+        console.say(f"{concept} no longer has a block of {base}")

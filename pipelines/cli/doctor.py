@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 
 
 def doctor(
-    online: Annotated[bool, Option("--online", help="Also ask whether the model hub answers.")] = False,
+    online: Annotated[bool, Option("--online", help="Also check whether the model hub can be reached.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Check this installation, and say for each fault what to do."""
+    """Check this installation, and say how to fix what is wrong."""
     from dreamtune.pipelines.doctor import doctor as run
 
     result = run(online)

@@ -15,26 +15,26 @@ if TYPE_CHECKING:
 
 
 def export(
-    file: Annotated[str, Argument(metavar="FILE", help="Adapter file, of dreamtune or another tool.")],
+    file: Annotated[str, Argument(metavar="FILE", help="Adapter file of any supported tool.")],
     form: Annotated[
         str, Option("--format", help="lora, peft, kohya, diffusers, checkpoint or embedding; see docs/files.md.")
     ],
-    out: Annotated[Path, Option(help="File or folder to write, which must not exist.")],
-    dtype: Annotated[
-        str | None, Option(help="fp32, fp16 or bf16 (fp32; of a checkpoint what the base's file has).")
-    ] = None,
-    rank: Annotated[int | None, Option(help="Make it plain LoRA of this rank at most (of lora, peft, kohya).")] = None,
-    base: Annotated[str | None, Option(help="The adapter's base (for diffusers and checkpoint its own).")] = None,
-    any_base: Annotated[bool, Option("--any-base", help="Allow another base than the adapter's.")] = False,
+    out: Annotated[Path, Option(help="File or folder to write; it must not exist.")],
+    dtype: Annotated[str | None, Option(help="fp32, fp16 or bf16. (fp32; for a checkpoint the base's own)")] = None,
+    rank: Annotated[int | None, Option(help="Convert to plain LoRA of at most this rank (lora, peft, kohya).")] = None,
+    base: Annotated[str | None, Option(help="Base model. (for diffusers and checkpoint: the adapter's own)")] = None,
+    any_base: Annotated[
+        bool, Option("--any-base", help="Allow a base whose weights differ from the one the adapter was trained on.")
+    ] = False,
     bundle: Annotated[
-        bool, Option("--bundle", help="Put the tokens' own vectors into a kohya file, for A1111 and Forge.")
+        bool, Option("--bundle", help="Bundle trained token embeddings into a kohya file, for A1111 and Forge.")
     ] = False,
     token: Annotated[
-        str | None, Option(help="Whose vectors to write, of several that have some (of embedding).")
+        str | None, Option(help="Token whose embeddings to write, if there are several (embedding).")
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Write an adapter for other tools, alone or merged into its base, and say how exact that is."""
+    """Write an adapter for other tools, alone or merged into its base, and report how exact it is."""
     from dreamtune.pipelines.export.run import export as run
 
     with console.stdout_kept():

@@ -18,19 +18,19 @@ if TYPE_CHECKING:
     from dreamtune.config import Config
     from dreamtune.pipelines.jobs.job import Job, JobKind
 
-app = typer.Typer(help="What waits, runs and has ended in the queue that `dreamtune worker` and the app work on.")
-Id = Annotated[str, Argument(metavar="ID", help="Number of the job, as `jobs list` shows it.")]
+app = typer.Typer(help="Manage queued, running and finished jobs.")
+Id = Annotated[str, Argument(metavar="ID", help="Job number, as in `jobs list`.")]
 
 
 @app.command("list")
 def list_(as_json: Json = False) -> None:
-    """Show all jobs: what runs, what waits in its order, and what has ended, the newest first."""
+    """List running, queued and finished jobs, the newest first."""
     jobs = Jobs().list()
     if as_json:
         console.print_json({"jobs": [job.to_dict() for job in jobs]})
         return
     if not jobs:
-        console.say("No jobs. `dreamtune train ... --queue` gives one.")
+        console.say("No jobs. Add one with `dreamtune train ... --queue`.")
     for job in jobs:
         console.say(f"{job.id:>4}  {job.kind:8}  {_state(job):24}  {job.title}")
         if job.message and job.state in ("failed", "interrupted"):
@@ -39,37 +39,37 @@ def list_(as_json: Json = False) -> None:
 
 @app.command()
 def stop(job_id: Id, as_json: Json = False) -> None:
-    """Stop a job that runs: a training with a checkpoint, others with nothing written. A second time: at once."""
+    """Stop a running job. A training writes a checkpoint first; a second stop ends it at once."""
     _show(Jobs().stop(job_id), as_json)
 
 
 @app.command()
 def resume(job_id: Id, as_json: Json = False) -> None:
-    """Put a job that failed or was interrupted into the queue again; a training goes on where it was."""
+    """Queue a failed or interrupted job again. A training resumes from its last checkpoint."""
     _show(Jobs().resume(job_id), as_json)
 
 
 @app.command()
 def cancel(job_id: Id, as_json: Json = False) -> None:
-    """Take a job that has not begun out of the queue."""
+    """Remove a job that has not started from the queue."""
     _show(Jobs().cancel(job_id), as_json)
 
 
 @app.command()
 def move(
     job_id: Id,
-    position: Annotated[int, Argument(help="New place in the queue; 1 is the next to run.")],
+    position: Annotated[int, Argument(help="New position in the queue; 1 runs next.")],
     as_json: Json = False,
 ) -> None:
-    """Give a job that waits another place in the queue."""
+    """Move a queued job to another position."""
     _show(Jobs().move(job_id, position), as_json)
 
 
 @app.command()
 def log(
-    job_id: Id, lines: Annotated[int, Option(min=1, help="How many lines at most.")] = 200, as_json: Json = False
+    job_id: Id, lines: Annotated[int, Option(min=1, help="Maximum number of lines.")] = 200, as_json: Json = False
 ) -> None:
-    """Show the end of what a job has printed."""
+    """Show the end of a job's log."""
     text = Jobs().log(job_id, lines)
     if as_json:
         console.print_json({"id": job_id, "log": text})
@@ -78,12 +78,10 @@ def log(
 
 
 def worker(
-    workers: Annotated[int, Option(help="How many jobs may run at a time; 1 where they share one accelerator.")] = 1,
-    idle: Annotated[
-        float | None, Option(min=0, help="End when there was nothing to do for so many seconds (never).")
-    ] = None,
+    workers: Annotated[int, Option(help="Jobs to run at the same time; use 1 if they share one GPU.")] = 1,
+    idle: Annotated[float | None, Option(min=0, help="Exit after this many idle seconds. (never)")] = None,
 ) -> None:
-    """Run the jobs of the queue, until Ctrl-C. `dreamtune ui` has a worker of its own."""
+    """Run queued jobs until Ctrl-C. `dreamtune ui` has its own worker."""
     import threading
 
     from dreamtune.pipelines.jobs.worker import run_worker
@@ -100,7 +98,7 @@ def enqueue(kind: JobKind, config: Config, out: Path, as_json: bool) -> None:
     jobs = Jobs()
     _show(jobs.submit(kind, config, out), as_json)
     if not (as_json or WorkerProcess(jobs.home).alive()):
-        console.say("No worker is at work: start one with `dreamtune worker`.")
+        console.say("No worker is running: start one with `dreamtune worker`.")
 
 
 def _show(job: Job, as_json: bool) -> None:

@@ -10,7 +10,7 @@ from typer import Option
 
 from dreamtune.pipelines import console
 
-app = typer.Typer(help="The embedded base and the little world that it was trained on.")
+app = typer.Typer(help="The embedded base model, and sample images to try things with.")
 
 
 @app.command()
@@ -23,13 +23,15 @@ def path() -> None:
 
 @app.command()
 def draw(
-    subject: Annotated[int, Option(metavar="SEED", help="Number of the subject; the same is always the same.")],
-    out: Annotated[Path, Option(help="Folder for the pictures, 00.png and on.")],
-    n: Annotated[int, Option("--n", help="How many.")] = 5,
-    cls: Annotated[str | None, Option("--class", help="Its class (any).")] = None,
-    size: Annotated[int | None, Option(help="Side in pixels (the base's own).")] = None,
+    subject: Annotated[
+        int, Option(metavar="SEED", help="Number of the subject; the same number is always the same subject.")
+    ],
+    out: Annotated[Path, Option(help="Output folder for 00.png, 01.png, ...")],
+    n: Annotated[int, Option("--n", help="Number of images.")] = 5,
+    cls: Annotated[str | None, Option("--class", help="Class of the subject. (any)")] = None,
+    size: Annotated[int | None, Option(help="Width and height in pixels. (the base's own)")] = None,
 ) -> None:
-    """Draw a subject of the pocket world, as if photographed in several places."""
+    """Render sample images of a subject in several places, as if photographed."""
     from dreamtune.pipelines.pocket import draw_pocket
 
     for picture in draw_pocket(subject, n, out, cls, size):

@@ -16,13 +16,13 @@ if TYPE_CHECKING:
 
 
 def trim(
-    file: Annotated[str, Argument(metavar="FILE", help="Adapter file, of dreamtune or another tool.")],
-    out: Annotated[Path, Option(help="File to write, which must not exist.")],
-    energy: Annotated[float, Option(help="Share of each layer's change to keep, as a sum of squares.")] = 0.95,
-    base: Annotated[str | None, Option(help="Its base, where the change depends on the weights (DoRA).")] = None,
+    file: Annotated[str, Argument(metavar="FILE", help="Adapter file of any supported tool.")],
+    out: Annotated[Path, Option(help="File to write; it must not exist.")],
+    energy: Annotated[float, Option(help="Share of each layer's squared change to keep.")] = 0.95,
+    base: Annotated[str | None, Option(help="Base model, needed if the change depends on its weights (DoRA).")] = None,
     as_json: Json = False,
 ) -> None:
-    """Make an adapter smaller: LoRA of the least rank that keeps a share of the change in every layer."""
+    """Make an adapter smaller: LoRA of the lowest rank that keeps a share of the change in every layer."""
     from dreamtune.pipelines.export.trim import trim as run
 
     with console.stdout_kept():
@@ -41,7 +41,7 @@ def show(result: TrimResult) -> None:
     console.say(f"{result.out}  ({before} of {result.method} to {after} of LoRA)")
     for remark in result.remarks:
         console.say(f"remark      {remark}")
-    least = f"{result.least_energy:.1%} in the layer that keeps least"
+    least = f"{result.least_energy:.1%} in the layer that keeps the least"
     console.say(f"kept        {result.energy:.1%} of the change, {least}")
     counts = sorted(Counter(result.ranks.values()).items())
     console.say(f"ranks       {', '.join(f'{rank} in {count} layers' for rank, count in counts)}")

@@ -31,7 +31,7 @@ class Axis:
         """Read NAME=VALUE,VALUE,...; values are checked as those of the settings. Raises ConfigError."""
         name, _, rest = text.partition("=")
         if name not in GRID:
-            raise ConfigError(f"the grid {text!r} has no valid axis{suggest(name, list(GRID))}")
+            raise ConfigError(f"unknown axis in the grid {text!r}{suggest(name, list(GRID))}")
         words = [word.strip() for word in rest.split(",")]
         if not all(words):
             raise ConfigError(f"invalid grid {text!r}: use NAME=VALUE,VALUE,..., e.g. strength=0,0.5,1")

@@ -196,7 +196,9 @@ def _write(path: Path, picture: Image.Image, texts: dict[str, str]) -> Path:
             number, dash, rest = path.stem.partition("-")
             path = path.with_name(f"{max(int(number) + 1, _next_number(path.parent)):04d}{dash}{rest}.png")
         except OSError as error:
-            raise GenerationError(f"cannot write {path}: {error.strerror or error}; free some disk space") from None
+            raise GenerationError(
+                f"cannot write {path}: {error.strerror or error}; free some disk space or choose another folder"
+            ) from None
 
 
 def _next_number(folder: Path) -> int:

@@ -152,7 +152,7 @@ class Jobs:
             if row.id not in queued:
                 raise JobError(f"job {id} is {self.get(id).state}, no longer in the queue: it cannot be moved")
             if to < 1:
-                raise JobError(f"position = {to} must be at least 1, which runs next")
+                raise JobError(f"position = {to} must be at least 1 (1 runs next)")
             queued.remove(row.id)
             queued.insert(to - 1, row.id)
             first = changes.last_place() + 1  # places only grow, so that none is given twice

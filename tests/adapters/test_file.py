@@ -130,7 +130,7 @@ def test_snapshot_does_not_follow_the_training() -> None:
 def test_detached_or_diverged_adapters_make_no_file() -> None:
     attached = attached_to(frozen_net(), "lora")
     attached.adapters["first"].get_parameter("up").data[0, 0] = torch.nan
-    with pytest.raises(AdapterFileError, match=r"first\.up holds NaN.*learning rate"):
+    with pytest.raises(AdapterFileError, match=r"first\.up contains NaN.*learning rate"):
         AdapterFile.from_attached(attached, base="b", token="t", class_word="c", training={})
     attached.detach()
     with pytest.raises(AdapterFileError, match="detached"):
@@ -180,7 +180,7 @@ def test_other_weights_are_refused_unless_allowed(path: Path) -> None:
         first.merge()
         file.attach(net).detach()  # what counts is the weight without adapters
     net.first.weight[0, 0] += 0.01
-    with pytest.raises(IncompatibleModelError, match=r"1 of 2 .*, first the first.*any_base=True.*'pocket'"):
+    with pytest.raises(IncompatibleModelError, match=r"1 of 2 .*, first first:.*any_base=True.*'pocket'"):
         file.attach(net)
     assert type(net.first) is torch.nn.Linear
     assert file.attach(net, any_base=True).attached

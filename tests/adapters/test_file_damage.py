@@ -17,14 +17,14 @@ from tests.adapters.nets import make_file
 Tensors = dict[str, Tensor]
 Header = dict[str, str]
 CONTENT_DAMAGES: dict[str, tuple[Callable[[Tensors, Header], object], str]] = {
-    "missing tensor": (lambda t, h: t.pop("first.up"), r"lacks 1 tensors, first\.up"),
+    "missing tensor": (lambda t, h: t.pop("first.up"), r"lacks 1 tensors, first first\.up"),
     "surplus tensor": (lambda t, h: t.update({"first.mid": torch.ones(2)}), r"has 1 extra tensors, first first\.mid"),
     "wrong shape": (lambda t, h: t.update({"first.up": torch.ones(2, 5)}), r"first\.up is 2x5, not 5x2"),
     "scalar": (lambda t, h: t.update({"first.up": torch.tensor(1.0)}), r"first\.up is one number, not 5x2"),
     "wrong type": (lambda t, h: t.update({"first.up": torch.ones(5, 2, dtype=torch.int32)}), r"first\.up is of type"),
-    "NaN": (lambda t, h: t["first.up"].fill_(torch.nan), r"first\.up holds NaN"),
-    "infinity": (lambda t, h: t["first.up"].fill_(torch.inf), r"first\.up holds NaN or inf"),
-    "no tensors": (lambda t, h: t.clear(), r"lacks 4 tensors, block\.second\.down"),
+    "NaN": (lambda t, h: t["first.up"].fill_(torch.nan), r"first\.up contains NaN"),
+    "infinity": (lambda t, h: t["first.up"].fill_(torch.inf), r"first\.up contains NaN or inf"),
+    "no tensors": (lambda t, h: t.clear(), r"lacks 4 tensors, first block\.second\.down"),
     "no layers": (lambda t, h: (t.clear(), h.update({"dreamtune.layers": "{}"})), "no layer"),
     "unknown method": (lambda t, h: h.update({"dreamtune.method": "new"}), "'new', not one of lora.*newer"),
     "unknown option": (lambda t, h: h.update({"dreamtune.config": '{"rank":2,"x":1}'}), "no option x.*newer"),
@@ -87,8 +87,8 @@ def flipped(content: bytes) -> bytes:
 BYTE_DAMAGES: dict[str, tuple[Callable[[bytes], bytes], str]] = {
     "empty": (lambda b: b"", "truncated or not a safetensors file"),
     "seven bytes": (lambda b: b[:7], "truncated or not a safetensors file"),
-    "within the header": (lambda b: b[:100], "cut short"),
-    "within the tensors": (lambda b: b[:-10], "cut short"),
+    "within the header": (lambda b: b[:100], "truncated or damaged"),
+    "within the tensors": (lambda b: b[:-10], "truncated or damaged"),
     "too long": (lambda b: b + b"\0" * 8, "damaged"),
     "a picture": (lambda b: b"\x89PNG\r\n\x1a\n" + b"\0" * 100, "not a safetensors file"),
     "text": (lambda b: b"hello, this is no adapter at all", "not a safetensors file"),
@@ -174,7 +174,7 @@ def test_full_disk_leaves_the_old_file(path: Path, monkeypatch: pytest.MonkeyPat
 
     before, file = path.read_bytes(), make_file(training={})
     monkeypatch.setattr(container.os, "fsync", full)
-    with pytest.raises(AdapterFileError, match="No space left on device; make room"):
+    with pytest.raises(AdapterFileError, match="No space left on device; free disk space"):
         file.save(path)
     assert path.read_bytes() == before
     assert [p.name for p in path.parent.iterdir()] == [path.name]
@@ -195,5 +195,5 @@ def test_narrow_numbers_are_read_and_checked_for_what_is_no_number(tmp_path: Pat
             assert torch.equal(tensor, narrow[f"{path}.{name}"].float())
     name = min(narrow)
     narrow[name] = torch.full_like(narrow[name].float(), torch.nan).to(dtype)
-    with pytest.raises(AdapterFileError, match=f"{name} holds NaN or infinity"):
+    with pytest.raises(AdapterFileError, match=f"{name} contains NaN or infinity"):
         replace(file, tensors=narrow).save(tmp_path / "nan.safetensors")

@@ -203,4 +203,4 @@ def test_what_other_readers_do_is_said() -> None:
     assert "for ComfyUI, use the format kohya" in limits(file_on("dora", WEIGHTS), "peft")[0]
     assert "do not read loha" in limits(file_on("loha", WEIGHTS), "kohya")[0]
     (remark,) = limits(file_on("lora", {**WEIGHTS, "time_embedding.linear_1": torch.ones(4, 5)}), "kohya")
-    assert remark == "sd-scripts leaves out 1 layers outside the blocks, time_embedding.linear_1 the first"
+    assert remark == "sd-scripts leaves out 1 layers outside the blocks, first time_embedding.linear_1"

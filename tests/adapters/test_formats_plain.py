@@ -74,7 +74,7 @@ def test_lora_stays_what_it_is() -> None:
 
 
 def test_what_cannot_be() -> None:
-    with pytest.raises(ConfigError, match="dora depends on the base's weights: give the base"):
+    with pytest.raises(ConfigError, match="dora depends on the base's weights: set the base"):
         plain_lora(file_of("dora"), 1)
     with pytest.raises(ConfigError, match="rank = 0 must be at least 1"):
         plain_lora(file_of("lora"), 0)

@@ -252,8 +252,8 @@ def test_what_is_beside_an_adapter_is_left_out_and_counted(
     assert imported.file.tensors.keys() == alone.file.tensors.keys()
     assert all(torch.equal(tensor, alone.file.tensors[name]) for name, tensor in imported.file.tensors.items())
     (remark,) = imported.remarks
-    assert remark.startswith(f"{kind} are left out, ")
-    assert f"first {first}: images may differ" in remark
+    assert remark.startswith(f"{kind} are left out, first ")
+    assert f"{first}: images may differ" in remark
     assert imported.file.training["layers_left_out"] == len(tensors)
     with pytest.raises(AdapterFileError, match="contains no adapter"):
         read_adapter(written(tmp_path / "c.safetensors", tensors))
@@ -272,14 +272,14 @@ REFUSED: dict[str, tuple[Callable[[], Tensors], str]] = {
         lambda: lora() | {f"{KOHYA}.hada_w1_a": rand(12, 2), f"{KOHYA}.lokr_w1_a": rand(12, 2)},
         "has tensors of several methods",
     ),
-    "unknown tensor": (lambda: lora() | {f"{KOHYA}.lora_side": rand(2, 2)}, "1 tensors are of no known kind"),
-    "unknown layer": (lambda: lora("lora_unet_down_blocks_0_attn_0"), "attn_0 is no layer of Stable Diffusion"),
+    "unknown tensor": (lambda: lora() | {f"{KOHYA}.lora_side": rand(2, 2)}, "1 tensors are of unknown kinds"),
+    "unknown layer": (lambda: lora("lora_unet_down_blocks_0_attn_0"), "attn_0 is not a layer of Stable Diffusion"),
     "missing": (lambda: {f"{KOHYA}.lora_up.weight": rand(12, 2)}, "lacks down: the file is incomplete"),
     "surplus": (lambda: lora() | {f"{KOHYA}.hada_w1_a": rand(12, 2)}, "the file is incomplete"),
     "half a lokr": (lambda: {f"{KOHYA}.lokr_w1": rand(2, 2)}, "lacks lokr_w1 or lokr_w2"),
     "two alphas": (lambda: lora() | {f"{KOHYA}.alpha": rand(2)}, "alpha is not a single number"),
     "infinite alpha": (lambda: lora() | {f"{KOHYA}.alpha": torch.tensor(float("inf"))}, "alpha is inf"),
-    "NaN": (lambda: lora() | {f"{KOHYA}.lora_up.weight": torch.full((12, 2), torch.nan)}, "holds NaN or infinity"),
+    "NaN": (lambda: lora() | {f"{KOHYA}.lora_up.weight": torch.full((12, 2), torch.nan)}, "contains NaN or infinity"),
     "unlike ranks": (lambda: lora() | {f"{KOHYA}.lora_up.weight": rand(12, 3)}, r"is 12x3, not|do not fit together"),
     "empty": (
         lambda: {f"{KOHYA}.lora_up.weight": rand(12, 0), f"{KOHYA}.lora_down.weight": rand(0, 8)},

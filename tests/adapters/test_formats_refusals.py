@@ -82,7 +82,7 @@ def test_layers_of_other_models(name: str, tmp_path: Path) -> None:
     ],
 )
 def test_layers_of_no_model_that_is_known(name: str, tmp_path: Path) -> None:
-    assert f"{name} is no layer of Stable Diffusion: only adapters of" in refusal(tmp_path, lora(name))
+    assert f"{name} is not a layer of Stable Diffusion: only adapters of" in refusal(tmp_path, lora(name))
 
 
 METHODS = {
@@ -140,8 +140,8 @@ def test_methods_that_cannot_be_read(tensor: str, tmp_path: Path) -> None:
 
 
 def test_methods_that_sizes_and_prefixes_tell(tmp_path: Path) -> None:
-    assert "of the method BOFT" in refusal(tmp_path, [f"{KOHYA}.oft_blocks"], ndim=4)
-    assert "of the method IA3" in refusal(tmp_path, [f"{KOHYA}.weight", f"{KOHYA}.on_input"])
+    assert "its method is BOFT" in refusal(tmp_path, [f"{KOHYA}.oft_blocks"], ndim=4)
+    assert "its method is IA3" in refusal(tmp_path, [f"{KOHYA}.weight", f"{KOHYA}.on_input"])
     assert "of the method OFT" in refusal(tmp_path, [f"oft_unet_{PATH.replace('.', '_')}.oft_blocks"], ndim=3)
     assert "ControlNet-LLLite" in refusal(tmp_path, ["lllite_unet_input_blocks_4_1_attn1_to_q.down.0.weight"])
 

@@ -203,7 +203,7 @@ def test_magnitudes_of_inputs(method: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["decomposed loha", "decomposed lokr"])
 def test_what_peft_lacks(kind: str) -> None:
-    with pytest.raises(ConfigError, match="PEFT has no weight decomposition of lo.*use the format kohya"):
+    with pytest.raises(ConfigError, match="PEFT has no weight decomposition for lo.*use the format kohya"):
         to_peft_folder(file_of(kind), torch.float32)
 
 
@@ -211,7 +211,7 @@ def test_what_no_format_holds() -> None:
     with attached_to(frozen_net(torch.float32), "spectral-a") as attached:
         file = AdapterFile.from_attached(attached, base="b", token="", class_word="", training={})
     for form in (to_kohya, to_diffusers, to_peft_folder):
-        with pytest.raises(ConfigError, match="has no spectral-a, only lora, dora, loha, lokr.*make it plain LoRA"):
+        with pytest.raises(ConfigError, match="does not support spectral-a, only lora, dora, loha, lokr.*convert it to plain LoRA"):
             form(file, torch.float32)
     large = file_of("lora")
     tensors = {name: tensor * 1e6 for name, tensor in large.tensors.items()}

@@ -103,7 +103,7 @@ def test_rank_beyond_the_files_can_be_trained(method: str) -> None:
 @pytest.mark.parametrize("method", [name for name in METHODS if name not in ABLE])
 def test_others_refuse_with_one_line(method: str) -> None:
     file, weights = file_of("lora")
-    with pytest.raises(ConfigError, match=f"{method} cannot begin at the change of lora.*: train lora, or one of"):
+    with pytest.raises(ConfigError, match=f"{method} cannot start from lora.*: train lora, or one of"):
         start_at(fresh(method), file, weights)
     file, weights = file_of(method)
     options: dict[str, object] = {"train_singular_values": True} if "spectral" in method else {}

@@ -87,7 +87,7 @@ def test_vectors_stay_fp32_on_a_model_in_half_precision(encoder: Encoder) -> Non
 
 
 def test_another_base(encoder: Encoder) -> None:
-    with pytest.raises(IncompatibleModelError, match="5 wide, the text_encoder's 4: they were made for another base"):
+    with pytest.raises(IncompatibleModelError, match="5 wide, the text_encoder's 4: they are for another base"):
         word(width=5).install({"text_encoder": encoder})
     with pytest.raises(IncompatibleModelError, match="embeddings for a text_encoder, which this base does not have"):
         word().install({})
@@ -157,7 +157,7 @@ def test_file_keeps_the_embeddings(whole: AttachedParts, tmp_path: Path) -> None
     assert torch.equal(read.vectors["text_encoder"], meant.vectors["text_encoder"])
     assert "embedding.text_encoder" in load_file(tmp_path / "dog.safetensors")
     assert again.part("unet").words() == []
-    with pytest.raises(ConfigError, match="embeddings of its own for 'sks': put it on the whole base"):
+    with pytest.raises(ConfigError, match="its own embeddings for 'sks': attach it to the whole base"):
         again.attach(UNet())
 
 
@@ -208,7 +208,7 @@ def test_file_of_several_words(whole: AttachedParts, tmp_path: Path) -> None:
     assert again.with_vectors({}).words() == []
     one = again.with_vectors({"sks": again.vectors["sks"]})
     assert replace(one, others=()).to_bytes() == file_of(whole).to_bytes(), "a file of one word is what it was"
-    with pytest.raises(ConfigError, match="embeddings of its own for 'sks' and 'z.x': put it on the whole base"):
+    with pytest.raises(ConfigError, match="its own embeddings for 'sks' and 'z.x': attach it to the whole base"):
         again.attach(UNet())
 
 
@@ -230,7 +230,7 @@ def test_several_words_are_switched_as_one(whole: AttachedParts) -> None:
         ('{"z.x":{}}', "other sizes for 'z.x' than for the token"),
         ('{"z.x":{"text_encoder":[3,5]}}', "other sizes for 'z.x' than for the token"),
         ('{"z.x":{"text_encoder_2":[3,4]}}', "other sizes for 'z.x' than for the token"),
-        ('{"z.x":{"text_encoder":[3]}}', "no size of the text_encoder's"),
+        ('{"z.x":{"text_encoder":[3]}}', "no valid size for the text_encoder"),
         ('{"sks":{"text_encoder":[3,4]}}', "'sks', which is not another subject's token"),
         ('{"other":{"text_encoder":[3,4]}}', "'other', which is not another subject's token"),
         ('{"none":{"text_encoder":[3,4]}}', "it lacks 1 tensors"),

@@ -113,7 +113,7 @@ def test_a_caption_that_was_broken_into_lines_is_remarked_on(tmp_path: Path) -> 
     assert problems(subject) == {
         "0.txt": "does not contain the token 'sks' in captions 2, 3 of 3",
         "1.txt": "does not contain the token 'sks'",
-        "2.txt": "has 101 captions, a line each",
+        "2.txt": "has 101 captions, one per line",
     }
     assert len(subject.captions[2]) == 100
 

@@ -135,7 +135,7 @@ def test_what_is_left_out(tmp_path: Path) -> None:
     plan, (remark,) = plan_composites(load_subject(tmp_path / "part", "dog", framing=SQUARE), ["mug"], 0)
     assert "0.png: has a mask that shows almost nothing; composites leave it out" in str(remark)
     assert {it.photo.file for it in plan} == {"1.png", "2.png"}
-    with pytest.raises(ConfigError, match="resolution = 32 is too small for composites.*use 64 at least"):
+    with pytest.raises(ConfigError, match="resolution = 32 is too small for composites.*use at least 64"):
         plan_composites(load_subject(tmp_path / "part", "dog", framing=Framing(32, cell=8)), ["mug"], 0)
     assert len(subject.photos) == 3
 

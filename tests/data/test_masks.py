@@ -93,7 +93,7 @@ def test_what_is_wrong_with_a_mask(tmp_path: Path) -> None:
     assert "is all black" in told["black.mask.png"]
     assert "not a readable image" in told["broken.mask.png"]
     assert "nothing inside the crop" in told["cropped.mask.png"]
-    assert "wrong size (64x64, the picture 64x32)" in told["wide.mask.png"]
+    assert "wrong size (64x64, the image 64x32)" in told["wide.mask.png"]
     assert "matches no image" in told["none.mask.png"]
     assert len(told) == 5
     assert [photo.mask for photo in subject.photos] == [None] * 4
@@ -218,7 +218,7 @@ def test_a_folder_of_masks(tmp_path: Path) -> None:
     }
     without = load(tmp_path, masks=False)
     assert [photo.mask for photo in without.photos] == [None, None]
-    assert "2 are not used" in [it.problem for it in without.remarks if it.file == "masks"]
+    assert "2 are ignored" in [it.problem for it in without.remarks if it.file == "masks"]
 
 
 def test_masks_are_compared_in_one_form(tmp_path: Path) -> None:

@@ -150,9 +150,9 @@ def test_loading_is_repeatable(folder: Path) -> None:
         (lambda path: None, "no folder"),
         (lambda path: path.write_text("x"), "is a file"),
         (lambda path: path.mkdir(), "is empty"),
-        (lambda path: (path.mkdir(), (path / "notes.txt").write_text("x")), "no usable picture"),
-        (lambda path: (path.mkdir(), (path / "a.png").touch()), r"no usable picture.*a\.png.*0 bytes"),
-        (lambda path: (path.mkdir(), (path / "sub").mkdir()), "no usable picture.*is a folder"),
+        (lambda path: (path.mkdir(), (path / "notes.txt").write_text("x")), "no usable image"),
+        (lambda path: (path.mkdir(), (path / "a.png").touch()), r"no usable image.*a\.png.*0 bytes"),
+        (lambda path: (path.mkdir(), (path / "sub").mkdir()), "no usable image.*is a folder"),
     ],
 )
 def test_unusable_folders(tmp_path: Path, make: object, message: str) -> None:

@@ -58,7 +58,7 @@ def test_tokens_of_the_class(base: Base) -> None:
     assert class_tokens(base, "a dog", "dog") == [2, 3, 4]  # one per letter here; 0 is the beginning
     with pytest.raises(ConfigError, match="is too long for the base: name it in a word or two"):
         class_tokens(base, "a " + "x" * 80, "x" * 80)
-    with pytest.raises(ConfigError, match="no word"):
+    with pytest.raises(ConfigError, match="is not a word"):
         class_tokens(base, "a dog", "cat")
 
 
@@ -80,7 +80,7 @@ def test_maps_are_from_0_to_1_repeat_and_have_the_pictures_shape(
 
 @pytest.mark.parametrize("look", [subject_map, color_map])
 def test_a_base_that_makes_nan(base: Base, look: Callable[..., Tensor]) -> None:
-    with pytest.raises(BaseModelError, match="makes NaN"):
+    with pytest.raises(BaseModelError, match="predicts NaN"):
         look(base, torch.full((3, 32, 32), float("nan")), "dog")
 
 

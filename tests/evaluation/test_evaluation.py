@@ -89,7 +89,7 @@ def test_too_little_memory_is_an_error_that_says_so(base: Base, monkeypatch: pyt
     monkeypatch.setattr(Base, "draw", fail)
     with (
         attach(base.unet, METHODS["lora"].config_class(rank=2)) as attached,
-        pytest.raises(GenerationError, match="memory is not enough for 32 pixels: lower size"),
+        pytest.raises(GenerationError, match="out of device memory at 32 pixels: lower size"),
     ):
         Evaluation(base, attached, Brightness(), references(), default_prompts("sks", "dog", 1), SAMPLING)
 

@@ -32,9 +32,9 @@ def test_each_concept_has_the_next_free_block(book: Columns) -> None:
 
 def test_overlaps_are_refused(book: Columns) -> None:
     book.reserve("pocket", "a", "spectral", 8, 1)
-    with pytest.raises(ConfigError, match="directions 12 to 15 of pocket overlap 8 to 15, which a has"):
+    with pytest.raises(ConfigError, match="directions 12 to 15 of pocket overlap 8 to 15 of a:"):
         book.reserve("pocket", "b", "spectral", 4, 3)
-    with pytest.raises(ConfigError, match="a has spectral block 1 of pocket already"):
+    with pytest.raises(ConfigError, match="a already has spectral block 1 of pocket"):
         book.reserve("pocket", "a", "spectral", 8)
     assert book.reserve("pocket", "b", "spectral", 4, 4).columns == range(16, 20)
 
@@ -72,7 +72,7 @@ def test_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest
     assert main(["columns", "reserve", "sks"]) == 0
     assert "--method spectral-a --rank 8 --set method_options.column_offset=0" in capsys.readouterr().out
     assert main(["columns", "reserve", "xyz", "--offset", "0"]) == 2
-    assert "which sks has" in capsys.readouterr().err
+    assert "of sks: leave the offset out" in capsys.readouterr().err
     assert main(["columns", "reserve", "sks", "--kind", "orthogonal", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["kind"] == "orthogonal"
     assert main(["columns", "list"]) == 0

@@ -43,7 +43,7 @@ def test_each_word_keeps_its_vectors(tmp_path: Path, make: Make, capsys: pytest.
     capsys.readouterr()
     assert main(["inspect", str(both)]) == 0
     shown = capsys.readouterr().out
-    assert "\nnew word    sks, of 2 vectors in text_encoder\nnew word    xyz, of 3 vectors in text_encoder\n" in shown
+    assert "\nnew token   sks, 2 vectors in text_encoder\nnew token   xyz, 3 vectors in text_encoder\n" in shown
     workspace = Workspace(tmp_path / "home")
     workspace.make()
     name = library.import_adapter(workspace, both, "both.safetensors")
@@ -77,7 +77,7 @@ def test_both_words_mean_what_each_means_alone(tmp_path: Path, tiny: Path, make:
         with base.attach(AdapterFile.load(both)):
             assert torch.equal(base.condition([prompt])[0].embedding, own)
         assert not torch.equal(base.condition([prompt])[0].embedding, own)
-    with base.attach(AdapterFile.load(alone[1])), pytest.raises(ConfigError, match="embeddings of their own for 'xyz'"):
+    with base.attach(AdapterFile.load(alone[1])), pytest.raises(ConfigError, match="their own embeddings for 'xyz'"):
         base.attach(AdapterFile.load(both))
     assert not [word for word in base.words if word.installed], "nothing is left of what was refused"
     drawn = []

@@ -168,7 +168,7 @@ def test_convolutions_act_in_their_halves(unet: nn.Module, name: str, seen_at: s
 def test_what_acts_on_the_whole_picture_has_no_region(unet: nn.Module, name: str) -> None:
     file = adapter(unet, 1, f"^{name}$")
     with (
-        pytest.raises(ConfigError, match=f"{name} acts on the whole picture"),
+        pytest.raises(ConfigError, match=f"{name} acts on the whole image"),
         routed(unet, [region(file, FULL, prompt(1))], guided=False),
     ):
         pass

@@ -59,9 +59,7 @@ def test_links_and_anchors_resolve(page: Path) -> None:
 
 @pytest.mark.parametrize("page", [page for page in LINKED if page.name not in LONG], ids=name_of)
 def test_pages_are_short(page: Path) -> None:
-    assert len(page.read_text(encoding="utf-8").split()) < MOST_WORDS, (
-        "split the page by task"
-    )
+    assert len(page.read_text(encoding="utf-8").split()) < MOST_WORDS, "split the page by task"
 
 
 def test_names_are_documented() -> None:

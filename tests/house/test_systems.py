@@ -79,12 +79,12 @@ def test_without_a_home_a_folder_is_asked_for(monkeypatch: pytest.MonkeyPatch, c
     for name in ("HOME", "DREAMTUNE_CACHE", "DREAMTUNE_DATA", "DREAMTUNE_JOBS"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr("pwd.getpwuid", nobody)
-    with pytest.raises(ConfigError, match="no home folder here: set HOME, or DREAMTUNE_CACHE to a folder"):
+    with pytest.raises(ConfigError, match="no home folder: set HOME, or set DREAMTUNE_CACHE to a writable folder"):
         cache_dir()
-    with pytest.raises(ConfigError, match="set HOME, or DREAMTUNE_DATA"):
+    with pytest.raises(ConfigError, match="set HOME, or set DREAMTUNE_DATA"):
         data_dir()
     for command in (["jobs", "list"], ["cache", "list"], ["inspect", "~/x.safetensors"], ["inspect", "~nobody-here/x"]):
         assert main(command) == 2
         told = capsys.readouterr().err
         assert told.startswith("Error: ") and told.count("\n") == 1
-        assert ("a path starts with ~" if command[0] == "inspect" else "set HOME, or DREAMTUNE_") in told
+        assert ("a path starts with ~" if command[0] == "inspect" else "set HOME, or set DREAMTUNE_") in told

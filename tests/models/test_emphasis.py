@@ -46,7 +46,7 @@ def test_how_weights_are_written(prompt: str, text: str, weights: list[float]) -
 
 @pytest.mark.parametrize("prompt", ["(a:11)", "(a:-10.5)", "((a:5):5)", "(" * 30 + "a", f"(a:{'9' * 400})"])
 def test_weights_have_a_bound(prompt: str) -> None:
-    with pytest.raises(ConfigError, match="write weights from -10 to 10"):
+    with pytest.raises(ConfigError, match="use weights from -10 to 10"):
         Emphasis.of(prompt)
 
 

@@ -115,5 +115,5 @@ def test_pickles_on_the_hub_and_a_list_that_fails(monkeypatch: pytest.MonkeyPatc
         raise ConnectionError("gone")
 
     monkeypatch.setattr(hub.HfApi, "list_repo_files", fail)
-    with pytest.raises(BaseModelError, match=r"does not tell the files of some/model \(ConnectionError\)"):
+    with pytest.raises(BaseModelError, match=r"does not list the files of some/model \(ConnectionError\)"):
         load_base("some/model", device="cpu")

@@ -153,7 +153,7 @@ def for_inpainting(folder: Path) -> None:
         (refiner, "is the SDXL refiner, .* use the SDXL base"),
         (inpainting_pipeline, "StableDiffusionInpaintPipeline: inpainting and editing models"),
         (pickled, "the weights in unet/ are pickled: .* published as .safetensors, or convert it first"),
-        (of_another_noise, "another noise"),
+        (of_another_noise, "trained with EDM noise, which is not supported"),
         (without_unet, "cannot load the base .*; download it again"),
         (cut_short, "cannot load the base .*; download it again"),
         (for_inpainting, "takes 9 channels, not 4: inpainting and editing models"),

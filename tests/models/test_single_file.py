@@ -62,7 +62,7 @@ SDXL = {IN: (320, 4, 3, 3), CROSS % 4: (640, 2048), "conditioner.embedders.1.mod
         ({**SD2, IN: (320, 9, 3, 3)}, "inpainting and editing models are not supported"),
         ({IN: (384, 4, 3, 3), CROSS % 4: (768, 1280), "conditioner.embedders.0.model.x": (1,)}, "the SDXL refiner"),
         ({IN: (320, 4, 3, 3), CROSS % 4: (640, 2048)}, "an SDXL without its text encoders"),
-        ({**SDXL, "edm_mean": (4,)}, "another noise"),
+        ({**SDXL, "edm_mean": (4,)}, "trained with EDM noise, which is not supported"),
     ],
 )
 def test_other_files_are_told_apart(tmp_path: Path, tensors: dict[str, tuple[int, ...]], message: str) -> None:
@@ -103,7 +103,7 @@ def test_second_generation_without_metadata_is_told_by_its_weights(
 
 def test_checkpoint_without_configurations_says_where_to_put_them(checkpoint: Path, tmp_path: Path) -> None:
     shutil.copy(checkpoint, tmp_path / "alone.safetensors")
-    with pytest.raises(BaseModelError, match=r"unknown text width of 32: .* into the folder alone/"):
+    with pytest.raises(BaseModelError, match=r"unknown text width of 32: .* into a folder alone/"):
         load_base(tmp_path / "alone.safetensors")
 
 

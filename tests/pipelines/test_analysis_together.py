@@ -38,7 +38,7 @@ def test_nothing_is_recommended_from_what_nobody_measured(tmp_path: Path, monkey
 def test_what_was_found_to_tell_is_acted_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     measured(tmp_path / "m.json", monkeypatch, 0.7)
     assert "tom would be lost: give each its own region" in sentences(["rex", "tom"], (0, 1), TWO)[1]
-    assert "0.70 on held-out pairs" in footnote("pocket") and footnote("sd1").endswith("On sd1 it was not measured.")
+    assert "0.70 on held-out pairs" in footnote("pocket") and footnote("sd1").endswith("This was not measured on sd1.")
 
 
 @pytest.mark.parametrize("rho", [0.2, None])

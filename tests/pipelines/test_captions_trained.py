@@ -91,5 +91,5 @@ def test_a_dry_run_tells_of_them(
     changes = ["caption_dropout=0.3", "debiased=true", "timestep_min=100", "batch_size=1", "device=cpu"]
     assert main([*arguments, *(part for change in changes for part in ("--set", change))]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert "captions    3, one of its own each time a picture is seen; none 0.3 of the times" in lines
+    assert "captions    3, one at random each time an image is seen; dropped 30% of the time" in lines
     assert "loss        debiased estimation, timesteps 100 to the last" in lines

@@ -26,7 +26,7 @@ def test_a_mess_is_told_line_by_line(tmp_path: Path, tiny: Path, capsys: pytest.
         assert begins.removeprefix("is ") in line
         assert "; " in line, "and what to do"
     assert len(lines) == len(problems) + 3
-    assert "27 pictures can be used, 0 with a caption, 1 with a mask" in lines
+    assert "27 usable images, 0 with a caption, 1 with a mask" in lines
     assert "rotated upright (1)" in lines[-1]
 
 
@@ -105,7 +105,7 @@ def test_nothing_usable_and_strict_are_refused(tmp_path: Path, tiny: Path, capsy
     assert main(["check", str(tmp_path), "--base", str(tiny)]) == 2
     printed = capsys.readouterr()
     assert "a.png: is empty" in printed.out
-    assert "no usable picture" in printed.err
+    assert "no usable image" in printed.err
     noise(0).save(tmp_path / "b.png")
     assert main(["check", str(tmp_path), "--base", str(tiny)]) == 0
     capsys.readouterr()

@@ -74,10 +74,10 @@ def test_a_dry_run_has_them_too(settings: Settings, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
-        ({"class_prompts": ("a {class}", "a {token} {class}")}, "'a {token} {class}' names the token 'sks'"),
-        ({"class_prompt": "a SKS {class}"}, "'a SKS {class}' names the token"),
+        ({"class_prompts": ("a {class}", "a {token} {class}")}, "'a {token} {class}' contains the token 'sks'"),
+        ({"class_prompt": "a SKS {class}"}, "'a SKS {class}' contains the token"),
         ({"class_prompts": SCENES, "prior_from": "prediction"}, "takes a single class prompt"),
-        ({"class_prompts": SCENES, "prior_images": 1}, "prior_images = 1 is less than the 2"),
+        ({"class_prompts": SCENES, "prior_images": 1}, "prior_images = 1 is too few for the 2"),
         ({"class_prompts": ("a {class}", " ")}, "class_prompts is empty"),
     ],
 )

@@ -72,7 +72,7 @@ def test_a_dry_run_tells_them(settings: Settings, tmp_path: Path, capsys: pytest
     values = f"compose=0.25 compose_with=[mug,boat] resolution={SIZE} buckets=false steps=2 prior=false"
     chosen = [text for value in values.split() for text in ("--set", value)]
     assert main(["train", str(config.images), *options, *chosen]) == 0
-    assert f"\ncomposites  {found.composites}, beside mug, boat: 0.25 of the times\n" in capsys.readouterr().out
+    assert f"\ncomposites  {found.composites}, beside mug, boat: 25% of the images seen\n" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -200,7 +200,8 @@ def test_full_from_the_beginning_the_command_can_be_given_again(
     assert main(command) == 2
     *_, last = capfd.readouterr().err.splitlines()
     assert last == (
-        f"Error: cannot write {run}/config.yaml: No space left on device; free some disk space and run the same command again"
+        f"Error: cannot write {run}/config.yaml: No space left on device; free some disk space and run the same command "
+        "again"
     )
     assert [path.name for path in run.iterdir()] == [".lock"]
     disk.make_room()

@@ -74,7 +74,7 @@ def test_faults_come_with_a_remedy(weights: Path, monkeypatch: pytest.MonkeyPatc
 def test_hub_is_asked_on_demand(monkeypatch: pytest.MonkeyPatch) -> None:
     assert checks(online=True)["hub"].state == "warning", "it is switched off in the tests"
     monkeypatch.setattr(hub, "get_hf_file_metadata", lambda *_, **__: None)
-    assert checks(online=True)["hub"] == Check("hub", "answers")
+    assert checks(online=True)["hub"] == Check("hub", "reachable")
 
 
 def test_optional_packages_are_named_with_their_purpose(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -92,13 +92,13 @@ def test_optional_packages_are_named_with_their_purpose(monkeypatch: pytest.Monk
 def test_cache_by_kind_and_its_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DREAMTUNE_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("DREAMTUNE_CACHE_LIMIT", "3GB")
-    assert checks()["cache"].value == f"{tmp_path / 'cache'}: empty; at most 3.0 GiB"
+    assert checks()["cache"].value == f"{tmp_path / 'cache'}: empty; limit 3.0 GiB"
     Cache("latents").put("ab" * 32, {"x": torch.zeros(1000)})
-    assert "latents 4.0 KiB; at most" in checks()["cache"].value
+    assert "latents 4.0 KiB; limit" in checks()["cache"].value
     monkeypatch.setenv("DREAMTUNE_CACHE_LIMIT", "much")
     assert (checks()["cache"].state, checks()["cache"].remedy.split(":")[0]) == (
         "fault",
-        "DREAMTUNE_CACHE_LIMIT = 'much' is no size",
+        "DREAMTUNE_CACHE_LIMIT = 'much' is not a size",
     )
 
 
@@ -129,7 +129,7 @@ def test_unfinished_runs_and_how_to_go_on(
     assert check.value == f"runs/rex is unfinished; latest checkpoint: 2 of {STEPS} steps"
     assert (check.state, check.remedy) == ("warning", "dreamtune train --resume runs/rex")
     with RunFolder("runs/rex").exclusive():
-        assert checks()["run"].value.startswith(f"runs/rex is training; 2 of {STEPS} steps")
+        assert checks()["run"].value.startswith(f"runs/rex is training; latest checkpoint: 2 of {STEPS} steps")
         assert checks()["run"].state == "ok"
     assert checks()["run"].state == "warning", "a lock that nobody holds is no training"
     assert sorted(tmp_path.rglob("*")) == before

@@ -138,7 +138,7 @@ def test_one_real_picture_is_too_few_for_a_share(examine: Any, photos: Path, tmp
     [
         ({"dino": None, "clip": None}, ConfigError, "no judge for images of the base 'tiny'"),
         ({"clip": None}, ConfigError, "dino is set, but clip is not"),
-        ({"images": "nowhere"}, DatasetError, "no folder of pictures at nowhere"),
+        ({"images": "nowhere"}, DatasetError, "no image folder at nowhere"),
         ({"prompts": "nowhere.txt"}, ConfigError, r"cannot read the prompts in nowhere\.txt: No such file"),
         ({"token": "zwx", "prompts": "zwx"}, ConfigError, r"zwx, line 1: .* does not name the subject"),
     ],

@@ -331,7 +331,7 @@ def test_command(tiny: Path, tmp_path: Path, make: Make, capsys: pytest.CaptureF
         ("lora", {"out": "lora.safetensors"}, "already exists"),
         ("lora", {"out": "lora.safetensors/x.safetensors"}, "is a file, not a folder"),
         ("dora", {}, "dora has no small exact factors"),
-        ("dora", {"rank": 2}, "dora depends on the base's weights: give the base"),
+        ("dora", {"rank": 2}, "dora depends on the base's weights: set the base"),
         ("lora", {"bundle": True}, "embeddings can be bundled only in the format kohya, not in lora"),
         ("lora", {"form": "kohya", "bundle": True}, "the adapter has no embeddings: it was trained without"),
         ("full", {"form": "peft"}, "full has no small exact factors"),

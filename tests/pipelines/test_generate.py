@@ -151,7 +151,7 @@ def test_no_file_decides_what_is_downloaded(
     monkeypatch.setattr(hub, "get_hf_file_metadata", lambda *_, **__: pytest.fail("the hub is asked"))
     monkeypatch.setattr(hub, "hf_hub_download", lambda *_, **__: pytest.fail("downloaded"))
     replace(AdapterFile.load(trained.adapter), base="someone/model").save(tmp_path / "x.safetensors")
-    words = "someone/model is not on this machine, and nothing is downloaded .* --base someone/model"
+    words = "someone/model is not on this machine, and a file alone never triggers a download.* --base someone/model"
     with pytest.raises(DreamtuneError, match=words):
         draw(base="auto", adapters=[str(tmp_path / "x.safetensors")])
     assert not (tmp_path / "out").exists()

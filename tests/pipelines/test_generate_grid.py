@@ -46,7 +46,7 @@ def test_grid_draws_every_value_and_a_sheet_of_them(draw: Any, trained: TrainRes
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"grid": ["strenth=1,2"]}, "no valid axis; did you mean 'strength'"),
+        ({"grid": ["strenth=1,2"]}, "unknown axis in the grid .*; did you mean 'strength'"),
         ({"grid": ["steps=2,,3"]}, "use NAME=VALUE,VALUE"),
         ({"grid": ["strength"]}, "use NAME=VALUE,VALUE"),
         ({"grid": ["strength=1,nan"]}, "the strength 'nan' in the grid .* is not a number"),

@@ -187,7 +187,7 @@ def test_pictures_that_differ_in_denoise_share_their_collage(
 
 
 @pytest.mark.parametrize(
-    ("shown", "problem"), [(0.0, "would cover 0.0% of the picture"), (1.0, "would cover 100.0% of the picture")]
+    ("shown", "problem"), [(0.0, "would cover 0.0% of the image"), (1.0, "would cover 100.0% of the image")]
 )
 def test_a_subject_that_cannot_be_cut_out(
     shown: float,

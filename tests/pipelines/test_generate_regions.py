@@ -104,7 +104,7 @@ def test_a_mask_is_a_region_and_is_resized_to_the_picture(draw: Any, tmp_path: P
         "--prompt", "x", "--region", f"a.safetensors@{tmp_path / 'left.png'}=a sks dog", "--softness", "0"
     )
     assert none == []
-    assert remarks == ["the mask left.png is 64x64, the picture 32x32: it is resized"]
+    assert remarks == ["the mask left.png is 64x64, the image 32x32: the mask is resized"]
     assert apart(box, painted) <= 1
     assert json.loads(painted.info["dreamtune"])["regions"][0]["mask"]["file"] == "left.png"
     (soft,) = [RegionUse.load(f"@{tmp_path / 'left.png'}=x").mask(0.2)]

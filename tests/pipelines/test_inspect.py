@@ -101,7 +101,7 @@ def test_file_of_another_tool(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert "the file has no alpha for 1 layers" in result.to_dict()["remarks"][0]
     show(result)
     printed = capsys.readouterr().out
-    assert "base        not known" in printed
+    assert "base        unknown" in printed
     assert "written by  kohya" in printed
     assert "remark      the file has no alpha for 1 layers" in printed
 

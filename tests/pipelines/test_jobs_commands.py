@@ -68,7 +68,7 @@ def test_queue_option(photos: Path, trained: TrainResult, jobs: Jobs, capsys: py
     assert main(train) == 0
     assert capsys.readouterr().out.splitlines() == [
         "job 1 (rex) is queued at 1",
-        "No worker is at work: start one with `dreamtune worker`.",
+        "No worker is running: start one with `dreamtune worker`.",
     ]
     file = str(trained.adapter)
     assert main(["analyze", file, "--out", "report", "--queue", "--json"]) == 0

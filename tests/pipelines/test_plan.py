@@ -102,7 +102,7 @@ def test_scale_is_that_of_the_method(settings: Settings, nowhere: Path) -> None:
         ({"images": "nowhere"}, "no image folder"),
         ({"base": "nowhere"}, "no base model 'nowhere'"),
         ({"method": "loar"}, "unknown method 'loar'"),
-        ({"rank": 1000}, "rank = 1000 is more than a layer"),
+        ({"rank": 1000}, "rank = 1000 is too high for a layer"),
     ],
 )
 def test_bad_input_is_that_of_a_training(

@@ -67,7 +67,7 @@ def test_captions_are_searched_for_the_token_by_all_who_read_them(
     config = settings(images=images)
     prepared = preflight(config, RunFolder(tmp_path / "run"), False, lambda _: None)
     for remarks in (prepared.subject.remarks, check(images, str(config.base), token="sks").remarks):
-        lacking = [it.file for it in remarks if it.problem == "does not hold the token 'sks'"]
+        lacking = [it.file for it in remarks if it.problem == "does not contain the token 'sks'"]
         assert lacking == [picture.with_suffix(".txt").name for picture in pictures[1:3]]
 
 
@@ -121,7 +121,7 @@ def test_weights_of_words_are_off_unless_asked_for(draw: Any, tiny: Path, traine
         assert not again(drawn, base=str(tiny), adapters=(), regions=(), prompt_weights=False).prompt_weights
     long = draw("long", prompts=[f"({'y' * 75}:1.1)"], adapters=[], prompt_weights=True)
     assert long.remarks == (), "brackets are not among the tokens"
-    with pytest.raises(ConfigError, match="weighs 50: write weights from -10 to 10"):
+    with pytest.raises(ConfigError, match="has the weight 50: use weights from -10 to 10"):
         draw("much", prompts=["a (sks:50) dog"], prompt_weights=True)
 
 

@@ -15,7 +15,7 @@ FILES: dict[str, dict[str, Tensor]] = {
     "of the method OFT": {f"{NAME}.oft_blocks": torch.ones(2, 2, 2)},
     "larger than any layer": {f"{NAME}.lokr_w{n}": torch.ones(300, 300) for n in "12"},
     "not a layer of Stable Diffusion": {f"first.lora_{side}.weight": torch.ones(2, 2) for side in "AB"},
-    "holds NaN": {f"{NAME}.lora_{side}.weight": torch.full((2, 2), torch.nan) for side in "AB"},
+    "contains NaN": {f"{NAME}.lora_{side}.weight": torch.full((2, 2), torch.nan) for side in "AB"},
 }
 COMMANDS = {
     "inspect": ["inspect", "FILE"],

@@ -137,7 +137,7 @@ def test_one_of_several_words(settings: Settings, begun: Any, tmp_path: Path) ->
 
 
 def test_what_cannot_be_begun_at(trained: TrainResult, begun: Any, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="spectral-r cannot begin at the change of lora, only at that of spectral-r"):
+    with pytest.raises(ConfigError, match="spectral-r cannot start from lora, only from spectral-r"):
         begun(trained.adapter, method="spectral-r", rank=2)
     other = tiny_folder(tmp_path / "other", width=48)
     with pytest.raises(IncompatibleModelError, match="made for another base|other weights"):

@@ -131,7 +131,7 @@ def test_two_adapters_of_one_word(settings: Settings, tmp_path: Path) -> None:
     base = load_base(settings().base, "cpu")
     use = AdapterRef.load(str(result.adapter))
     with use.on(base):
-        with pytest.raises(ConfigError, match="two adapters have embeddings of their own for 'sks'"), use.on(base):
+        with pytest.raises(ConfigError, match="two adapters have their own embeddings for 'sks'"), use.on(base):
             pass
         assert base.condition(["sks"])
     with use.on(base):
@@ -144,7 +144,7 @@ def test_inspect_tells_of_embeddings(settings: Settings, tmp_path: Path, capsys:
     assert told["embeddings"] == {"text_encoder": [3, 32]}
     assert any(layer["path"].startswith("text_encoder.") for layer in told["changes"])
     assert main(["inspect", str(result.adapter)]) == 0
-    assert "new word    sks, of 3 vectors in text_encoder\n" in capsys.readouterr().out
+    assert "new token   sks, 3 vectors in text_encoder\n" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -138,11 +138,11 @@ def test_broken_picture_is_left_out_by_name_or_refused(settings: Settings, photo
 @pytest.mark.parametrize(
     ("changes", "kind", "message"),
     [
-        ({"images": "nowhere"}, DatasetError, "no folder of pictures at nowhere"),
+        ({"images": "nowhere"}, DatasetError, "no image folder at nowhere"),
         ({"base": "nowhere"}, BaseModelError, "no base model 'nowhere'"),
         ({"base": "some/model"}, BaseModelError, "the hub cannot be reached"),
         ({"method": "loar"}, ConfigError, "unknown method 'loar'; did you mean 'lora'"),
-        ({"rank": 1000}, ConfigError, "rank = 1000 is more than a layer"),
+        ({"rank": 1000}, ConfigError, "rank = 1000 is too high for a layer"),
         ({"method_options": {"dropuot": 0.1}}, ConfigError, "no option 'dropuot'; did you mean 'dropout'"),
         ({"targets": "nothing"}, ConfigError, "targets = 'nothing' matches no Linear or Conv2d layer"),
         ({"precision": "fp16"}, ConfigError, "fp16 needs a CUDA device"),

@@ -120,7 +120,7 @@ def test_mixed_adapters_are_remarked_on(adapters: tuple[str, str], noises: list[
 
 
 def test_a_sampler_that_cannot_is_refused(adapters: tuple[str, str], tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="zero terminal SNR, which heun cannot do"):
+    with pytest.raises(ConfigError, match="zero terminal SNR, which heun does not support"):
         generate(drawing(adapters[:1], scheduler="heun"), tmp_path / "out", quiet)
     assert not (tmp_path / "out").exists()
 

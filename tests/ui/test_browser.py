@@ -108,7 +108,7 @@ def test_from_dropped_pictures_to_a_picture(page: "Page", server: Served, tmp_pa
     files = sorted(pictures(tmp_path / "dog").glob("*.png"))
     page.locator("#train-drop input[type=file]").set_input_files([str(file) for file in files])
     page.locator("#train-pictures [data-checked=yes]").wait_for()
-    assert "3 of 3 pictures can be used" in page.locator("#train-pictures").inner_text()
+    assert "3 of 3 images are usable" in page.locator("#train-pictures").inner_text()
     field(page, "train-class").fill("dog")
     train(page, 4)
     status(page, "running")

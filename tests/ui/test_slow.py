@@ -211,7 +211,7 @@ def test_the_example_for_programs_trains_and_draws(tmp_path: Path) -> None:
         command = [sys.executable, str(script), running.url, *auth, "--pictures", str(photos), "--class", "dog"]
         ended = subprocess.run([*command, "--steps", "3"], capture_output=True, text=True, timeout=900, cwd=tmp_path)
         assert ended.returncode == 0, ended.stdout + ended.stderr
-        assert "3 pictures can be used" in ended.stdout and "done" in ended.stdout
+        assert "3 usable images" in ended.stdout and "done" in ended.stdout
         drawn = re.findall(r"^picture +(.*)$", ended.stdout, re.MULTILINE)
         assert len(drawn) == 2 and all(Path(path).read_bytes().startswith(b"\x89PNG") for path in drawn), ended.stdout
         WorkerProcess(running.workspace.jobs).stop()

@@ -22,7 +22,7 @@ from dreamtune.errors import BaseModelError
 from .. import WEIGHTS
 from .. import path as base_path
 from ..world import CLASSES, COLORS, CONTEXTS, PATTERNS
-from .geometry import SECOND_SCORE, best, crop
+from .geometry import SECOND_SCORE, best, crop, in_strips
 from .networks import HEADS, PICTURE, Finder, ImageText, Reader
 from .reading import Found, Reading
 
@@ -79,15 +79,25 @@ class Evaluators:
         return torch.cat(rows)
 
     @torch.no_grad()
-    def identities(self, pictures: Pictures, most: int = 2) -> list[Tensor]:
-        """Of each picture (1 to `most`, 96) unit rows: who its subjects are, from left to right.
+    def identities_in_strips(self, pictures: Pictures, count: int) -> list[Tensor]:
+        """Of each picture (count, 96) unit rows: who is most certainly in each of `count` strips of one width.
 
-        Two are those of :meth:`read`. The networks have seen no picture of three.
+        For pictures of three and more, of which the networks have seen none: :meth:`identities` finds two there.
         """
         rows: list[Tensor] = []
         for x in _batches(pictures):
-            scores, boxes, _ = self._find(x, most)
-            who = self._look(x, boxes)[1].unflatten(0, (len(x), most))
+            presence, boxes, _ = self.finder(x)
+            places = in_strips(presence, boxes, count)
+            rows += self._look(x, places)[1].unflatten(0, (len(x), count))
+        return rows
+
+    @torch.no_grad()
+    def identities(self, pictures: Pictures) -> list[Tensor]:
+        """Of each picture (1 or 2, 96) unit rows: who its subjects are, from left to right; those of :meth:`read`."""
+        rows: list[Tensor] = []
+        for x in _batches(pictures):
+            scores, boxes, _ = self._find(x)
+            who = self._look(x, boxes)[1].unflatten(0, (len(x), 2))
             rows += [who[i, there] for i, there in enumerate(_there(scores, boxes))]
         return rows
 
@@ -97,9 +107,9 @@ class Evaluators:
         seen = self.image_text.pictures(answers(self.finder, self.reader, to_array(pictures), "cpu"))
         return (seen * self.image_text.texts(text_states(self.encoder, self.tokenizer, texts))).sum(-1)
 
-    def _find(self, x: Tensor, most: int = 2) -> tuple[Tensor, Tensor, Tensor]:
+    def _find(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         presence, boxes, contexts = self.finder(x)
-        return *best(presence, boxes, most), contexts
+        return *best(presence, boxes), contexts
 
     def _look(self, x: Tensor, boxes: Tensor) -> tuple[dict[str, Tensor], Tensor]:
         """Reader's answers for boxes (n, k, 4), rows in the order picture 0 box 0, picture 0 box 1, ..."""

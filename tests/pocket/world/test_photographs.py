@@ -48,9 +48,9 @@ def test_places_are_not_repeated_while_some_are_left(monkeypatch: pytest.MonkeyP
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"n": 0}, "n is 0"),
-        ({"n": 1, "size": 0}, "size is 0"),
-        ({"n": 1, "size": 500}, "size is 500"),
+        ({"n": 0}, "n = 0 must be at least 1"),
+        ({"n": 1, "size": 0}, "size = 0 must be"),
+        ({"n": 1, "size": 500}, "size = 500 must be"),
         ({"n": 1, "contexts": ()}, "contexts is empty"),
         ({"n": 1, "contexts": ("moon",)}, "unknown context 'moon'"),
     ],
