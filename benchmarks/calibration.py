@@ -26,6 +26,7 @@ from torch import Tensor
 import dreamtune
 from benchmarks.machine import RESULTS, machine, write_results
 from benchmarks.pairs_people import PEOPLE, RANK, TRAININGS, trained
+from benchmarks.pairs_people import STEPS as TRAINING_STEPS
 from benchmarks.quality_work import base_digest
 from dreamtune.analysis.overlap import spearman
 from dreamtune.evaluation import default_prompts, subject_fidelity
@@ -171,7 +172,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, default=Path("pairs-work"))
     parser.add_argument("--out", type=Path, default=RESULTS)
-    parser.add_argument("--steps", type=int, default=400, help="of each training (400)")
+    parser.add_argument("--steps", type=int, default=TRAINING_STEPS, help="of each training (as the preset has it)")
     options = parser.parse_args(arguments)
     files = {
         (training, person.token): trained(person, training, options.work, options.steps)
