@@ -23,6 +23,7 @@ from dreamtune.pocket.world import random_subject
 ROOT = Path(__file__).parents[1]
 PAGE, MARKS = ROOT / "docs" / "architecture.md", ("<!-- walk -->\n", "<!-- /walk -->")
 MOST_CALLS, MOST_MODULES = 25, 15
+_PACKAGES = tuple(f"{ROOT / folder}{os.sep}" for folder in ("dreamtune", "pipelines", "ui"))
 Call = tuple[str, str]
 """(module file from the root, function)."""
 
@@ -49,7 +50,8 @@ def walk() -> list[Call]:
                 raise _Begun
             code = frame.f_code
             arguments = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
-            if any(str(frame.f_locals.get(it)) in names for it in arguments):
+            values = [frame.f_locals.get(it) for it in arguments]
+            if any(isinstance(it, (str, Path)) and str(it) in names for it in values):
                 route.update(dict.fromkeys(_way(frame)))
 
         sys.setprofile(follow)
@@ -75,14 +77,11 @@ def _own_cache(folder: Path) -> Iterator[None]:
 
 
 def _call(frame: FrameType) -> Call | None:
-    """None for code of others, and for comprehensions and the like."""
-    file = Path(frame.f_code.co_filename)
-    if not file.is_relative_to(ROOT) or ".venv" in file.parts or file == Path(__file__):
+    """None for code beside the packages, and for comprehensions and the like."""
+    name, code = frame.f_code.co_filename, frame.f_code.co_qualname
+    if not name.startswith(_PACKAGES) or "<" in code:
         return None
-    name = frame.f_code.co_qualname
-    if "<" in name:
-        return None
-    return str(file.relative_to(ROOT)).replace("dreamtune/pipelines/", "pipelines/"), name
+    return str(Path(name).relative_to(ROOT)).replace("dreamtune/pipelines/", "pipelines/"), code
 
 
 def _way(frame: FrameType | None) -> list[Call]:

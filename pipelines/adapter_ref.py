@@ -59,7 +59,7 @@ class AdapterRef:
 
     @property
     def name(self) -> str:
-        """Of its run where the file has the name that all runs give it, else of the file."""
+        """Name of its run if the file has the name that all runs use, else of the file."""
         return self.path.resolve().parent.name if self.path.name == "adapter.safetensors" else self.path.stem
 
     def scaled(self, factor: float) -> Self:
@@ -67,11 +67,11 @@ class AdapterRef:
         return replace(self, strength=factor * self.strength)
 
     def acts(self, step: int, steps: int) -> bool:
-        """Whether it changes the UNet at `step` (0, 1, ...) of `steps`: that begins within its window."""
+        """Whether it changes the UNet at `step` (0, 1, ...) of `steps`, i.e. whether the step starts in its window."""
         return self.window is None or self.window[0] <= step / steps < self.window[1]
 
     def check_window(self, steps: int) -> None:
-        """Raise ConfigError if none of `steps` begins within its window."""
+        """Raise ConfigError if none of `steps` starts in its window."""
         if not any(self.acts(step, steps) for step in range(steps)):
             start, stop = self.window or (0.0, 1.0)
             raise ConfigError(
@@ -117,7 +117,7 @@ class AdapterRef:
 
     @contextmanager
     def on(self, base: Base, any_base: bool = False, *, merge: bool = True) -> Iterator[AttachedParts]:
-        """The adapter on the parts of `base`, with its word, for the length of the block, at its strength.
+        """The adapter on the parts of `base`, with its token, for the length of the block, at its strength.
 
         merge: write the change into the weights, where they are precise enough: it then costs nothing per step, but
         more when the strength changes. Raises IncompatibleModelError that names the file; `any_base` allows other

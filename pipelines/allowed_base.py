@@ -17,8 +17,8 @@ AUTO = "auto"
 def allowed_base(workspace: Workspace, names: Sequence[str]) -> str:
     """The base for adapters of the library: a path from the app's list of bases, or :data:`AUTO`.
 
-    Raises ConfigError for a name that no adapter has, and for an adapter of another base than pocket, one in the list,
-    or that of the run which it lies in, which the owner has started.
+    Raises ConfigError for an unknown name, and for an adapter whose base is neither pocket, nor in the list, nor that
+    of the run it belongs to, which the owner has started.
     """
     listed = workspace.all_bases()
     bases = set()

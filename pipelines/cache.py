@@ -1,4 +1,4 @@
-"""What lies in the cache, and clearing it."""
+"""Listing and clearing the cache."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class Cleared:
 
 
 def list_cache() -> CacheUse:
-    """Kinds, sizes and ages of all that is in the cache. Raises ConfigError for an invalid limit."""
+    """Kinds, sizes and ages of everything in the cache. Raises ConfigError for an invalid limit."""
     from dreamtune.data import cache_eviction
 
     now = time.time()

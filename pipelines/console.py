@@ -15,14 +15,14 @@ from dreamtune.errors import ConfigError, DreamtuneError, first_line
 from dreamtune.text import LONGEST, bounded, inert
 
 PATH = 5000
-"""Characters of a path that stands alone on its line, for programs to read."""
+"""Characters of a path on a line of its own, for programs to read."""
 LAYERS_SHOWN = 10
 """Layers that a command lists; --json has them all."""
 _HUSH = {"TRANSFORMERS_VERBOSITY": "error", "DIFFUSERS_VERBOSITY": "error", "TOKENIZERS_PARALLELISM": "false"}
 
 
 _NO_HOME = "Could not determine home directory."
-"""What pathlib says of a path like ~nobody/x, wherever it is met."""
+"""pathlib's error for a path like ~nobody/x."""
 SPIN = "20000"
 """Turns that a thread of torch waits for the others before it sleeps; the library's own number is 300,000."""
 
@@ -51,7 +51,7 @@ def hushed() -> Iterator[None]:
 
 @contextlib.contextmanager
 def stdout_kept() -> Iterator[None]:
-    """Send to stderr what is printed within the block, so that stdout holds nothing but the result."""
+    """Send what is printed within the block to stderr, so that stdout has nothing but the result."""
     with contextlib.redirect_stdout(sys.stderr):
         yield
 

@@ -1,4 +1,4 @@
-"""A sheet of pictures in labelled rows, as one picture."""
+"""A sheet of images in labeled rows, as one image."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from PIL import Image, ImageDraw, ImageFont
 INK, PAPER = (40, 40, 45), (250, 250, 248)
 _GAP, _HEAD, _FONT = 12, 34, 18
 _SMALL = 160
-"""Pictures smaller than this are enlarged in whole pixels, others shrunk to at most _LARGE."""
+"""Images smaller than this are enlarged in whole pixels, others shrunk to at most _LARGE."""
 _LARGE = 256
 
 
 def sheet(rows: Mapping[str, Sequence[Image.Image]], columns: Sequence[str] = (), note: str = "") -> Image.Image:
-    """Rows of pictures under their labels, with the names of the columns and a note below.
+    """Rows of images under their labels, with the names of the columns and a note below.
 
-    Rows may differ in length. Raises ValueError without any picture.
+    Rows may differ in length. Raises ValueError without any image.
     """
     every = [picture for pictures in rows.values() for picture in pictures]
     if not every:
@@ -51,5 +51,5 @@ def _fitting(text: str, font: ImageFont.ImageFont | ImageFont.FreeTypeFont, widt
 
 
 def _side(width: int) -> int:
-    """Side on the sheet of pictures that are `width` pixels wide."""
+    """Side on the sheet of images that are `width` pixels wide."""
     return width * -(-_SMALL // width) if width < _SMALL else min(width, _LARGE)

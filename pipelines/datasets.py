@@ -20,9 +20,9 @@ from dreamtune.words import one_form
 
 MOST_PICTURES = 200
 MOST_BYTES = 64 << 20
-"""Of one picture."""
+"""Largest image."""
 CAPTION = 2000
-"""Characters of a picture's captions."""
+"""Most characters of an image's captions."""
 _TEXTS = (".txt", ".caption")
 
 
@@ -47,7 +47,7 @@ def bring(workspace: Workspace, files: Sequence[tuple[str, Path]], name: str | N
 
 
 def _own_names(files: Sequence[str]) -> list[str]:
-    """Plain names for files, all different, by which a picture, its captions and its mask still belong together."""
+    """Distinct plain names for files that keep an image, its captions and its mask together."""
     found: list[str] = []
     stems: dict[str, str] = {}
     for number, file in enumerate(files):
@@ -81,13 +81,13 @@ def _complete(folder: Path) -> Iterator[Path]:
 
 
 def picture_files(folder: Path) -> list[Path]:
-    """The files of a data set that may be pictures, in order of name; masks and captions are none."""
+    """The files of a data set that may be images, in order of name, without masks and captions."""
     files = MaskFiles.find(sorted(path for path in folder.iterdir() if path.name[0] != ".")).files
     return [path for path in files if path.suffix.lower() in SUFFIXES][:MOST_PICTURES]
 
 
 def read_captions(folder: Path) -> dict[str, str]:
-    """Picture -> its captions as training finds them, a line each; empty without any."""
+    """Image -> its captions as training finds them, a line each; empty without any."""
     captions = Captions(path for path in folder.iterdir() if path.name[0] != ".")
     return {path.name: "\n".join(captions.of(path)) for path in picture_files(folder)}
 
@@ -119,7 +119,7 @@ def write_captions(workspace: Workspace, name: str, captions: Mapping[str, str])
 
 
 def small_view(path: Path, side: int = 256) -> bytes | None:
-    """The picture as WebP of at most `side` pixels; None if it cannot be decoded."""
+    """The image as WebP of at most `side` pixels; None if it cannot be decoded."""
     try:
         stat = path.stat()
     except OSError:

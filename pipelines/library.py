@@ -251,7 +251,7 @@ def remove(workspace: Workspace, name: str) -> Path:
 
 
 def thumbnail(workspace: Workspace, found: Entry) -> Path | None:
-    """A picture of what the adapter does: the newest sample of its run, or the newest that was drawn with it."""
+    """An image of what the adapter does: the newest sample of its run, or the newest image generated with it."""
     if found.path.parent.parent == workspace.runs:
         samples = sorted((found.path.parent / "samples").glob("step-*.png"))
         if samples:
@@ -260,6 +260,6 @@ def thumbnail(workspace: Workspace, found: Entry) -> Path | None:
 
 
 def drawn_with(workspace: Workspace) -> Mapping[str, Path]:
-    """Name of an adapter -> the newest picture that was drawn with it alone."""
+    """Name of an adapter -> the newest image generated with it alone."""
     shown = workspace.pictures / "shown"
     return {path.stem: path for path in shown.glob("*.png")} if shown.is_dir() else {}

@@ -1,4 +1,4 @@
-"""Output that is whole or absent, and places where there can be any."""
+"""Output that is complete or absent, and checks of output paths."""
 
 from __future__ import annotations
 
@@ -46,10 +46,10 @@ def check_new_folder(folder: Path) -> None:
 
 @contextmanager
 def complete(place: Path, error: type[DreamtuneError] = ConfigError) -> Iterator[Path]:
-    """A temporary name beside `place`, for a file or a folder, which becomes `place` when the block succeeds.
+    """A temporary path next to `place`, for a file or a folder, which becomes `place` when the block succeeds.
 
-    Raises `error` where that cannot be written; then nothing is there, neither the folders that were made for it. Also
-    where another process has made it by then, which stays. What killed processes left beside `place` goes.
+    Raises `error` if it cannot be written; then nothing remains, not even the folders made for it. Also raises it if
+    another process has created `place` by then, which stays. Leftovers of killed processes next to it are removed.
     """
     target = place.parent / f".{fresh_name()}.{place.name}"
     made = [folder for folder in place.parents if not folder.exists()]

@@ -11,7 +11,7 @@ def draw_pocket(subject: int, n: int, out: str | Path, cls: str | None = None, s
     """Draw `n` photographs of the pocket subject with number `subject` into the folder `out` as 00.png, 01.png, ...
 
     cls: its class, any if not given; size: side in pixels, the base's own if not given. The same arguments give the
-    same pictures. Raises ConfigError for values that cannot be drawn, a folder that holds such files already, or one
+    same images. Raises ConfigError for values that cannot be drawn, a folder that holds such files already, or one
     that cannot be written.
     """
     from dreamtune.pipelines.output import check_place, write_png

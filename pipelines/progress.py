@@ -1,4 +1,4 @@
-"""Progress of a flow, told to whoever listens: a bar on a terminal, plain lines elsewhere."""
+"""Progress of a flow, reported to a callback: a bar on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Progress:
 
 
 def _plain(message: str) -> str:
-    """A message that names of others stand in, on one short line that does nothing to a terminal."""
+    """A message, possibly with foreign names, as one short line without control characters."""
     return bounded(inert(message.replace("\n", " ")))
 
 
@@ -56,11 +56,11 @@ R = TypeVar("R")
 
 
 def on_stderr(progress: Progress) -> None:
-    """Stands for :class:`Printer` where a flow is not told whom to show its progress to."""
+    """Marks a flow's `on_progress` as not set: :func:`shows_progress` then uses a :class:`Printer`."""
 
 
 def shows_progress(flow: Callable[P, R]) -> Callable[P, R]:
-    """Decorator: `on_progress` of the flow is a Printer where it is left at :func:`on_stderr`, or None."""
+    """Decorator: the flow's `on_progress` becomes a Printer if it is :func:`on_stderr` or None."""
     signature = inspect.signature(flow)
 
     @functools.wraps(flow)
@@ -76,7 +76,7 @@ def shows_progress(flow: Callable[P, R]) -> Callable[P, R]:
 
 
 def stoppable(on_progress: OnProgress, stop: threading.Event, message: str) -> OnProgress:
-    """The same, which leaves a flow at its next sign of life once `stop` is set, by Interrupted with `message`."""
+    """`on_progress` that also raises Interrupted with `message` once `stop` is set: ends a flow at its next report."""
 
     def checked(progress: Progress) -> None:
         if stop.is_set():

@@ -38,7 +38,7 @@ class RunFolder:
         self.best = self.path / "best.safetensors"
 
     def check(self, resume: bool) -> None:
-        """Raise RunFolderError if a run cannot begin here, or with `resume` continue. Writes nothing."""
+        """Raise RunFolderError if a run cannot start here, or with `resume` cannot continue. Writes nothing."""
         if self._is_used() and not resume:
             raise RunFolderError(f"the run folder {self.path} already exists: resume the run, or choose another name")
         if resume and not self._is_used():
@@ -107,7 +107,7 @@ class RunFolder:
         self.report.unlink(missing_ok=True)
 
     def write_text(self, path: Path, text: str) -> None:
-        """Write a file of the run whole or not at all. Raises TrainingError."""
+        """Write a file of the run atomically. Raises TrainingError."""
         with self.writing(path):
             _write_text(path, text)
 
@@ -153,12 +153,12 @@ class RunFolder:
         return sum(losses) / len(losses) if losses else None
 
     def save_picture(self, path: Path, picture: Image.Image) -> None:
-        """Write a PNG whole or not at all. Raises TrainingError."""
+        """Write a PNG atomically. Raises TrainingError."""
         with self.writing(path):
             write_png(path, picture)
 
     def _has_trained(self) -> bool:
-        """Whether there is, or was, a step to go on from: a run stopped before its first checkpoint begins again."""
+        """Whether there is, or was, a step to resume from: a run stopped before its first checkpoint starts over."""
         return self.adapter.exists() or self.report.exists() or any(self.checkpoints.glob("step-*"))
 
     def _is_used(self) -> bool:

@@ -50,7 +50,7 @@ class Workspace:
         self._bases = [folder.expanduser().resolve() for folder in bases]
 
     def make(self) -> None:
-        """Make the folders and draw the sample subjects. Raises ConfigError where that cannot be written."""
+        """Create the folders and the sample subjects. Raises ConfigError if they cannot be written."""
         from dreamtune.pipelines.pocket import draw_pocket
 
         try:
@@ -81,7 +81,7 @@ class Workspace:
         return {name: path for path, name in sorted(found, key=lambda it: (-it[0].stat().st_mtime, it[1]))}
 
     def all_datasets(self) -> dict[str, Path]:
-        """Name -> folder with pictures: those brought here, the samples, and those of the owner's --images folders."""
+        """Name -> folder with images: those brought here, the samples, and those of the owner's --images folders."""
         own = [path for path in sorted(self.datasets.glob("*/")) if self._is_own(path)]
         own.sort(key=lambda path: path.name in SAMPLES)
         found = {path.name: path for path in own}
@@ -136,7 +136,7 @@ class Workspace:
         )
 
     def place(self, folder: Path, name: str, suffix: str = "") -> Path:
-        """Where a new thing called `name` goes, in one of the folders above. Raises ConfigError for no plain name."""
+        """Path of a new item `name` in one of the folders above. Raises ConfigError for an invalid or taken name."""
         name = plain_name(name)
         place = folder / f"{name}{suffix}"
         if place.exists() or place.is_symlink():
@@ -167,7 +167,7 @@ def plain_name(name: str) -> str:
 
 
 def tidy_name(text: str, otherwise: str) -> str:
-    """The nearest plain name to `text`, which somebody else chose; `otherwise` if nothing of it is left."""
+    """The closest plain name to the foreign `text`; `otherwise` if nothing of it is left."""
     name = re.sub(r"[^\w .-]+", "-", one_form(text)).strip(" .-_")[:60].rstrip(" .")
     return name if _NAME.fullmatch(name) else otherwise
 

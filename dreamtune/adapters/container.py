@@ -71,7 +71,7 @@ def _write(path: Path, content: bytes) -> None:
             temporary.write_bytes(content)
     except OSError as error:
         reason = error.strerror or error
-        raise AdapterFileError(f"cannot write {path}: {reason}; free disk space or choose another place") from None
+        raise AdapterFileError(f"cannot write {path}: {reason}; free some disk space or choose another path") from None
 
 
 def read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -117,6 +117,6 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
 def unwritable(where: Path, error: OSError) -> ConfigError:
     """The error of a cache that cannot be written."""
     return ConfigError(
-        f"cannot write the cache {where}: {error.strerror or error}; free disk space (dreamtune cache clear) "
+        f"cannot write the cache {where}: {error.strerror or error}; free some disk space (dreamtune cache clear) "
         "or set DREAMTUNE_CACHE to another folder"
     )

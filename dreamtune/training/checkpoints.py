@@ -83,7 +83,7 @@ def save(
         shutil.rmtree(temporary, ignore_errors=True)
         reason = error.strerror or error
         raise TrainingError(
-            f"cannot write the checkpoint {final}: {reason}; the earlier ones are intact: free disk space and resume"
+            f"cannot write the checkpoint {final}: {reason}; earlier ones are intact: free some disk space and resume"
         ) from None
     rotate(folder, keep)
     return final

@@ -54,11 +54,9 @@ EQUIVALENTS = (
         (),
         "kohya's dropout acts on the rank dimension, ours on the input",
     ),
-    Equivalent("start_from", ("network_weights",), (), "from any method, see above; in kohya with dim_from_weights"),
+    Equivalent("start_from", ("network_weights",), (), "from any method; in kohya with dim_from_weights"),
     Equivalent("steps", ("max_train_steps",), ("max_train_steps",), "optimizer steps in all three"),
-    Equivalent(
-        "lr", ("learning_rate", "unet_lr"), ("learning_rate",), "comparable only together with alpha/rank, see above"
-    ),
+    Equivalent("lr", ("learning_rate", "unet_lr"), ("learning_rate",), "comparable only together with alpha/rank"),
     Equivalent(
         "text_encoder", (), ("train_text_encoder",), "off by default; in kohya network_train_unet_only turns it off"
     ),

@@ -92,7 +92,7 @@ def _package(optimizer: str) -> Any:
         missing = isinstance(error, ModuleNotFoundError) and error.name == name
         raise ConfigError(
             f"optimizer = {optimizer!r} needs the package {name}, which "
-            + (f"is not installed: pip install 'dreamtune[{name}]'" if missing else f"cannot be used here ({error})")
+            + (f"is not installed: pip install {name}" if missing else f"cannot be used here ({error})")
             + ", or use adamw"
         ) from None
 

@@ -23,10 +23,10 @@ PICTURES = 4
 
 @dataclass(frozen=True)
 class Together:
-    """What two adapters do to the same pictures."""
+    """What two adapters do to the same images."""
 
     agreement: float
-    """Cosine of what both do to a picture of their class: see analysis.effects. NaN where it is not defined."""
+    """Cosine of what both do to an image of their class, see analysis.effects. NaN if undefined."""
     heard: tuple[float, float]
     """Effect of each, alone, in an image of two subjects: as a multiple of its effect in an image of one."""
     kept: tuple[float, float]
@@ -52,19 +52,19 @@ class Asking:
         self._own: dict[tuple[int, str], Tensor] = {}
 
     def own(self, number: int, cls: str) -> Tensor:
-        """What an adapter does to pictures of a class, under its own word for it."""
+        """What an adapter does to images of a class, prompted with its own token."""
         if (number, cls) not in self._own:
             usual, token = USUAL[self._base.family], self.words[number][0]
             self._own[number, cls] = self.done_by([number], usual.prompt(token, cls), usual.prompt("", cls))
         return self._own[number, cls]
 
     def agreement(self, first: int, second: int) -> float:
-        """Mean cosine of what two do to pictures of their classes; NaN where one does nothing."""
+        """Mean cosine of what two do to images of their classes; NaN where one does nothing."""
         kinds = dict.fromkeys((self.words[first][1], self.words[second][1]))
         return sum(agreement(self.own(first, kind), self.own(second, kind)) for kind in kinds) / len(kinds)
 
     def done_by(self, acting: Sequence[int], prompt: str, plain: str) -> Tensor:
-        """The change of the prediction by those adapters, under `prompt`, in pictures of `plain`."""
+        """The change of the prediction by those adapters, with `prompt`, on images of `plain`."""
         return self._asked(prompt, plain, acting) - self._asked(prompt, plain, [])
 
     def _asked(self, prompt: str, plain: str, acting: Sequence[int]) -> Tensor:
@@ -87,9 +87,9 @@ class Asking:
 def effects(
     uses: Sequence[AdapterRef], base: Base, on_progress: OnProgress, steps: int, seed: int = 0, any_base: bool = False
 ) -> dict[tuple[int, int], Together]:
-    """Every pair of adapters that tell their word and class: numbers of both -> what they do.
+    """Every pair of adapters that record token and class: numbers of both -> what they do.
 
-    The pictures are drawn by the base in `steps`; one of two has the first adapter's subject on the left. Raises
+    The base generates the images in `steps`; in images of two subjects, the first adapter's is on the left. Raises
     IncompatibleModelError.
     """
     asking = Asking(uses, base, steps, seed, any_base)

@@ -133,7 +133,7 @@ def _overlap(study: Study) -> Figure:
 
 
 def _means_of_relations(study: Study, axes: Any, layers: Sequence[Layer]) -> None:
-    """Of many pairs, lines of the kinds of pairs, or of all."""
+    """For many pairs: a line for each kind of pair, or one for all."""
     kinds = {study.relation(*numbers) for numbers in study.numbers}
     for kind, color in zip(sorted(kinds, key=str), COLORS, strict=False):
         shares = []

@@ -1,4 +1,4 @@
-"""The page, pictures and JSON of an analysis."""
+"""The page, images and JSON of an analysis."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ Picture = tuple[str, bytes, str]
 
 
 def document(study: Study, pictures: Sequence[Picture]) -> str:
-    """The whole page, with the figures in it."""
+    """The complete page, with its figures."""
     return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <link rel="icon" href="data:,"><title>{escape(_title(study))}</title><style>{_STYLE}</style></head><body>

@@ -25,7 +25,7 @@ class Interference:
     recordings: Sequence[Recording]
     """One per adapter."""
     prompts: tuple[str, ...]
-    """What was drawn, by the first adapter first."""
+    """The prompts, those of the first adapter first."""
     remarks: list[str] = field(default_factory=list)
 
     def total(self) -> Tensor:

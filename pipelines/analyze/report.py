@@ -22,7 +22,7 @@ class Report(Study):
     """A study that shows itself as a page with figures at the end of a notebook's cell."""
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON; what is not defined is None."""
+        """Plain values for JSON; None for undefined ones."""
         values = {
             "version": VERSION,
             "base": self.base,
@@ -80,7 +80,7 @@ class Report(Study):
 
 
 def write_report(folder: Path, report: Report) -> None:
-    """Write report.json, report.html and a PNG of each figure into `folder`, which is there. Raises OSError."""
+    """Write report.json, report.html and a PNG of each figure into the existing `folder`. Raises OSError."""
     pictures = list(drawn(report))
     for name, png, _ in pictures:
         (folder / f"{name}.png").write_bytes(png)

@@ -162,7 +162,7 @@ def _load_base(config: AnalyzeConfig, uses: list[AdapterRef]) -> Base:
 def _study(
     config: AnalyzeConfig, uses: list[AdapterRef], base: Base, chosen: list[str], on_progress: OnProgress
 ) -> tuple[list[Layer], dict[str, dict[int, Tensor]]]:
-    """The layers, and layer -> number of an adapter -> gain of its change; one layer at a time is held whole."""
+    """The layers, and layer -> number of an adapter -> gain of its change; only one layer at a time is held in full."""
     store, layers, gains = default_store(), [], {}
     adapters = [use.file.adapters() for use in uses]
     weights = {path: weight for use in uses for path, weight in use.file.weights(base.parts).items()}

@@ -70,7 +70,7 @@ class Study:
     remarks: tuple[str, ...]
     seconds: float
     together: Mapping[tuple[int, int], Together] = field(default_factory=dict)
-    """What pairs do to the base's predictions, for those that tell their word and class."""
+    """What pairs do to the base's predictions, for those that record token and class."""
 
     @property
     def names(self) -> list[str]:

@@ -60,7 +60,7 @@ def _left(a: str, b: str, together: Together) -> str:
 
 
 def _tells_losses() -> bool | None:
-    """Whether what is left of each was found to tell losses; None if nobody has measured it."""
+    """Whether the remaining effect was found to predict losses; None if it was not measured."""
     measured = reliability()
     return None if measured is None else (measured["loss"]["judged_on"] or 0.0) >= TELLS
 

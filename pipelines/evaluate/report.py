@@ -35,7 +35,7 @@ _MEANINGS = {
 def write_report(
     folder: Path, figures: dict[str, Any], measured: Measurement, references: Sequence[Image.Image]
 ) -> None:
-    """Write report.json, report.html and pictures.png into `folder`, which is there. Raises OSError.
+    """Write report.json, report.html and pictures.png into the existing `folder`. Raises OSError.
 
     figures: see EvaluateResult.to_dict.
     """

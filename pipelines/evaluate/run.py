@@ -140,7 +140,7 @@ def check(config: EvaluateConfig, folder: Path) -> tuple[AdapterRef, list[Prompt
 
 
 def _names(config: EvaluateConfig, use: AdapterRef) -> tuple[str, str]:
-    """Token and class word of the subject. Raises ConfigError where neither file nor settings tell them."""
+    """Token and class word of the subject. Raises ConfigError if neither file nor settings have them."""
     if len(use.file.tokens) > 1 and not config.token:
         raise ConfigError(
             f"{use.path} has several subjects ({use.file.called}): choose one, e.g. --token {use.file.token}"

@@ -22,7 +22,7 @@ from dreamtune.errors import ConfigError
 from dreamtune.models import Base
 
 _HASHES = ("modelspec.hash_", "sshs_")
-"""How keys of a single file's metadata begin that are hashes of its tensors, by ModelSpec and by kohya."""
+"""Prefixes of metadata keys that hold hashes of a single file's tensors, by ModelSpec and by kohya."""
 
 
 def write_merged(
@@ -36,7 +36,7 @@ def write_merged(
     *,
     any_base: bool,
 ) -> Iterator[tuple[str, Tensor]]:
-    """Write `base` with W + ΔW for W to `target`, and give each layer's path and (out, in) change as read from there.
+    """Write `base` with W + ΔW for W to `target`, and yield each layer's path and (out, in) change as read back.
 
     form: "diffusers" for a folder, "checkpoint" for a copy of the single file `source` of the base. base_weight: layer
     path -> a copy of its W. dtype: of all tensors, None for the file's own. The base is used up. Raises ConfigError for

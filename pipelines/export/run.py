@@ -28,7 +28,7 @@ FORMATS = {
     "checkpoint": "the base's single file with the adapter merged in",
     "embedding": "only the embeddings of a new token, as a textual inversion file",
 }
-"""Format -> what is written."""
+"""Format -> its output."""
 DTYPES = ("fp32", "fp16", "bf16")
 _LORA = ("lora", "peft", "kohya")
 _WHOLE = ("diffusers", "checkpoint")

@@ -21,7 +21,7 @@ class TrimResult:
 
     out: Path
     method: str
-    """Of the adapter; what is written is LoRA."""
+    """Of the adapter; the output is LoRA."""
     ranks: dict[str, int]
     """Layer path -> rank."""
     energy: float

@@ -55,9 +55,9 @@ def write_adapter(
     bundle: Mapping[str, Tensor],
     target: Path,
 ) -> Iterator[tuple[str, Tensor]]:
-    """Write `target`, and give the ΔW of every layer as read from there; nothing if it needs weights not given.
+    """Write `target`, and yield the ΔW of every layer as read back; nothing if it needs weights that are missing.
 
-    bundle: tensors to write beside the adapter's.
+    bundle: tensors to write next to the adapter's.
     """
     if form == "peft" and target.suffix != ".safetensors":
         (tensors, metadata), config = to_peft_folder(file, dtype)

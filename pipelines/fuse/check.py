@@ -30,7 +30,7 @@ class Checked:
     """The same for the fusion."""
     options: FusionOptions
     vectors: Mapping[str, Mapping[str, Tensor]]
-    """Embeddings of new words, as AdapterFile.vectors has them, of all adapters."""
+    """Embeddings of the new tokens of all adapters, as in AdapterFile.vectors."""
     reads: bool
     """Whether prompts are encoded and images generated, see :func:`texts`."""
     remarks: tuple[str, ...]
@@ -122,5 +122,5 @@ def _vectors(config: FuseConfig, uses: Sequence[AdapterRef]) -> dict[str, dict[s
 
 
 def _widths(vectors: Mapping[str, Tensor]) -> dict[str, int]:
-    """Text encoder -> width of a word's embeddings there."""
+    """Text encoder -> width of a token's embeddings there."""
     return {part: tensor.shape[1] for part, tensor in vectors.items()}

@@ -27,8 +27,8 @@ from dreamtune.pipelines.fuse.stages import DRAWN
 from dreamtune.pipelines.progress import OnProgress, Progress, on_stderr, shows_progress
 
 QUIET = 0.09
-"""Crosstalk X below which adapters are taken to leave each other alone where nothing was measured: an adapter's
-outputs change by less than 30 % of what it does. A choice, not a finding."""
+"""Crosstalk X below which adapters are assumed not to disturb each other if nothing was measured: an adapter's outputs
+change by less than 30% of its own effect. A choice, not a finding."""
 _LOSS = 0.1
 """Loss of subject fidelity, of 1 for all of it, that is no reason to do more than to add."""
 CALIBRATION = Path(__file__).with_name("calibration.json")
@@ -44,12 +44,12 @@ class Pair:
     a: str
     b: str
     crosstalk: tuple[float | None, float | None]
-    """X = E‖ΔW_b x‖² / E‖ΔW_a x‖² on what layers get while a draws, and the same of a where b draws; None where one
-    changes nothing."""
+    """X = E‖ΔW_b x‖² / E‖ΔW_a x‖² on the layers' inputs while a generates, and the same with a and b swapped; None if
+    one changes nothing."""
     dominant: str | None
     """The one that drowns out the other, if one does."""
     routed: int
-    """Layers where each changes what the other draws more than the other itself does, even at balanced strengths."""
+    """Layers where each changes the other's output more than the other itself does, even at balanced strengths."""
     forecast: tuple[float | None, float | None]
     """Loss of subject fidelity of a and of b when both are added: the median that was measured for such a crosstalk."""
 

@@ -39,10 +39,10 @@ def description(config: FuseConfig, uses: Sequence[AdapterRef], new_tokens: Sequ
 
 
 def subjects(files: Sequence[AdapterFile], new_tokens: Sequence[str] = ()) -> list[tuple[str, str]]:
-    """Word and class of every subject of the files that has a word, each word once.
+    """Token and class of every subject of the files that has a token, each token once.
 
     First come `new_tokens`, which have embeddings in their files, then the other subjects of these files. If none has a
-    word, the class that all of them are of.
+    token, the common class of all.
     """
     found: dict[str, tuple[str, str]] = {word.lower(): (word, "") for word in new_tokens}
     for file in sorted(files, key=lambda it: not it.new_tokens):

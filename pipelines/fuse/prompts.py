@@ -56,7 +56,7 @@ def _owners(prompt: str, uses: Sequence[AdapterRef]) -> list[int]:
 
 
 def _filled(prompt: str, use: AdapterRef) -> list[str]:
-    """The prompt with the words of each subject of an adapter; as it is if it leaves none out."""
+    """The prompt filled in for each subject of an adapter; unchanged if it has no placeholders."""
     pairs = [it for it in use.file.subjects if it[0]] or [(use.file.token, use.file.class_word)]
     if "{token}" not in prompt:
         pairs = [next((it for it in pairs if it[0] and holds(prompt, it[0])), pairs[0])]

@@ -40,7 +40,7 @@ class Recorder:
     steps: int
     guidance: float
     seed: int
-    """Of the first picture of every adapter; the next has the next."""
+    """Seed of the first image of every adapter; later images have the next seeds."""
     _kept: list[str] = field(default_factory=list)
     """Keys of what was put into the cache."""
 
@@ -52,9 +52,9 @@ class Recorder:
         return moments.means()
 
     def context(self, prompts: Sequence[str], changes: Changes, *, words: bool) -> Tensor:
-        """C (dim, dim) fp64 of what keys and values get of the prompts: of all tokens, or of the prompts' words alone.
+        """C (dim, dim) fp64 of the inputs of keys and values: of all tokens, or of the prompts' words alone.
 
-        Words stand between the marks of beginning and end; the marks, and what fills a prompt up, say little of them.
+        Words are the tokens between start and end token; those two, and the padding, say little about the words.
         """
         moments = Moments()
         with self._acting(changes):
@@ -119,7 +119,7 @@ class Recorder:
 
     @contextmanager
     def _acting(self, changes: Changes) -> Iterator[None]:
-        """Changes and words on the base, for the length of the block."""
+        """Changes and tokens on the base, for the length of the block."""
         with ExitStack() as stack:
             file = changes.file(self.records)
             if file is not None:
@@ -158,14 +158,14 @@ class Recorder:
 
 @dataclass(frozen=True, eq=False)
 class Changes:
-    """What acts on a base: changes of layers, and the embeddings of new words."""
+    """What acts on a base: changes of layers, and the embeddings of new tokens."""
 
     deltas: Mapping[str, Delta]
     words_of: AdapterFile | None = None
-    """The file whose new words they are, which may have none."""
+    """The file of the new tokens; it may have none."""
 
     def file(self, records: Mapping[str, LayerRecord]) -> AdapterFile | None:
-        """The deltas as a file, whole; None without any."""
+        """The deltas as a file, not factorized; None without any."""
         if not self.deltas:
             return None
         about = {"base": "", "token": "", "class_word": "", "training": {}}

@@ -92,7 +92,7 @@ class Stages:
         return bool(paths) and (self.options.balance == "output" or self.options.method == "gradient")
 
     def _changes(self, number: int, paths: Collection[str] = ()) -> Changes:
-        """What is fused so far, the word of one adapter, and what it does in `paths`."""
+        """The layers fused so far, the token of one adapter, and its changes in `paths`."""
         it = self.taken[number]
         own = changes(it, self.recorder.records, self.weights)
         deltas = dict(self.fused)

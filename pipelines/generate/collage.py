@@ -73,7 +73,7 @@ def _start(plan: Plan, spec: ImageSpec) -> Tensor:
 
 
 def _taught(plan: Plan, region: RegionUse, picture: Image.Image) -> Tensor:
-    """Where the adapters of a region change the picture of its subject."""
+    """Where the adapters of a region change the image of its subject."""
     plain = one_form(region.prompt)
     for token in (token for use in region.uses for token in use.file.tokens):
         for start, end in reversed(places(plain, [one_form(token)])):

@@ -9,7 +9,7 @@ from dreamtune.pipelines.generate.regions import RegionUse
 
 @dataclass(frozen=True, eq=False)
 class Layout:
-    """Where the subjects of one picture are."""
+    """Where the subjects of one image are."""
 
     asked: str
     """The prompt as given. Outside the regions, the same prompt with classes in place of subjects is used."""
@@ -28,7 +28,7 @@ class SamplingParams:
     denoise: float
     """Share of the steps that are run; 1 without an init image."""
     strength: float
-    """A factor on the strength of all adapters."""
+    """Factor on the strengths of all adapters."""
 
 
 @dataclass(frozen=True)

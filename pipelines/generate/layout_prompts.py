@@ -12,7 +12,7 @@ from dreamtune.pipelines.adapter_ref import AdapterRef
 from dreamtune.words import holds, one_form, places, same
 
 _LINK = re.compile(r"(?:\s|^)(?:and|or|next to|beside|near|behind|in front of|with)\s*$|[,;.]\s*$", re.IGNORECASE)
-"""How words end that lead to the next subject."""
+"""Endings of a text that lead to the next subject."""
 _SIDE = re.compile(
     r"\s*\b(?:on|to|at|in) the (?:far |very )?(left|right|middle|center|centre)\b(?: side)?(?! of)", re.IGNORECASE
 )
@@ -22,7 +22,7 @@ _OWN = re.compile(
 )
 """What may follow the last subject and is said of it alone."""
 _PHRASE = re.compile(r".*(?P<phrase>\b(?:an?|the|one|my)\s+(?:[^\s,;.]+\s+){0,4}$)", re.IGNORECASE | re.DOTALL)
-"""The words before a subject's own word that belong to it: from the last article on."""
+"""The words before a subject's token that belong to it: from the last article on."""
 
 
 @dataclass(frozen=True)
@@ -52,12 +52,12 @@ class ClassPrompt:
     lead: str = ""
     """What comes before the first subject."""
     tail: str = ""
-    """What is said of the whole picture after the last."""
+    """What the prompt says about the whole image after the last subject."""
 
     def beside(self, number: int, sides: Sequence[str]) -> str:
         """Prompt of a subject's region: the subject first, then any of the others' classes, each at its side.
 
-        First, since that is where photographs of it alone have its word: there an adapter answers best.
+        It comes first because that is where prompts of it alone have its token: there an adapter responds best.
         """
         others = [
             f"{_article('a ', it.cls)}{it.cls} {side}"
@@ -69,7 +69,7 @@ class ClassPrompt:
         return _tidy(f"{self.lead}{', '.join(listed[:-1])} and {listed[-1]}{tail}")
 
     def from_the_left(self) -> list[int]:
-        """Which one each subject is from the left, by the sides in the prompt; empty unless it gives them all."""
+        """Position of each subject from the left, by the sides in the prompt; empty unless it has all of them."""
         ranks = [("left", "middle", "right").index(it.side) if it.side else -1 for it in self.subjects]
         return [] if -1 in ranks or len(set(ranks)) < len(ranks) else [sorted(ranks).index(rank) for rank in ranks]
 
@@ -122,7 +122,7 @@ def _refuse_shared_words(adapters: Sequence[AdapterRef]) -> None:
 
 
 def _read(prompt: str, named: Sequence[tuple[tuple[int, int], str, str, AdapterRef]]) -> ClassPrompt:
-    """A prompt whose words are at these places."""
+    """Parse a prompt whose tokens are at these places."""
     text, done = "", 0
     spots, starts, ends = list[int](), list[int](), list[int]()
     for number, ((start, end), token, cls, use) in enumerate(named):

@@ -56,14 +56,14 @@ class Plan:
         return GenerationError(f"not enough device memory for size = {self.size}: lower size")
 
     def scaled(self, factor: float) -> Plan:
-        """The same with `factor` times the strength of all adapters."""
+        """The same with all strengths multiplied by `factor`."""
         if factor == 1:
             return self
         adapters, regions = ([it.scaled(factor) for it in them] for them in (self.adapters, self.regions))
         return replace(self, adapters=adapters, regions=regions)
 
     def laid_out(self, read: Mapping[str, ClassPrompt], on_progress: OnProgress) -> Plan:
-        """The same with a layout for every picture, see layout.laid_out; adapters with a word act in regions alone."""
+        """The same with a layout for every image, see layout.laid_out; adapters with a token act only in regions."""
         styles = everywhere(self.adapters)
         for use in self.adapters:
             use.check(self.base, self.config.any_base)
@@ -72,18 +72,18 @@ class Plan:
         return replace(self, adapters=styles, specs=specs)
 
     def of(self, spec: ImageSpec) -> Plan:
-        """What acts on one picture, at its strength."""
+        """The plan of one image: what acts on it, at its strength."""
         own = self if spec.layout is None else replace(self, regions=spec.layout.regions)
         return own.scaled(spec.sampling.strength)
 
     def init(self, part: Sequence[int]) -> Tensor | None:
-        """Scaled latents (1 or n, c, h, w) that the pictures of these numbers start from."""
+        """Scaled latents (1 or n, c, h, w) that the images of these numbers start from."""
         if self.starts:
             return torch.cat([self.starts[index] for index in part])
         return self.start and self.start.latents(self.base, self.size)
 
     def decoded(self, specs: Sequence[ImageSpec], latents: Tensor) -> list[Image.Image]:
-        """The pictures of latents (n, c, h, w), one of each of `specs`. Raises GenerationError for NaN."""
+        """The images of latents (n, c, h, w), one of each of `specs`. Raises GenerationError for NaN."""
         for spec, latent in zip(specs, latents, strict=True):
             if not latent.isfinite().all():
                 what = "the adapter strengths" if self.adapters else "guidance"
@@ -91,5 +91,5 @@ class Plan:
         return self.base.to_pictures(latents)
 
     def provenance(self, spec: ImageSpec) -> dict[str, str]:
-        """Text chunks of a picture."""
+        """Text chunks of an image."""
         return record(self.config, spec, self.base, self.size, self.adapters, self.regions, self.start)

@@ -83,7 +83,7 @@ def missing_word(prompts: Sequence[str], use: AdapterRef, where: str = "no promp
 
 
 def _same_words(adapters: Sequence[AdapterRef]) -> list[str]:
-    """A remark on each two adapters whose subjects no prompt can tell apart."""
+    """A remark on each pair of adapters whose subjects no prompt can tell apart."""
     found = []
     for first, second in combinations(adapters, 2):
         shared = [word for word in first.file.tokens if any(same(word, other) for other in second.file.tokens)]

@@ -69,7 +69,7 @@ class RegionUse:
         return cls(uses, place, found["prompt"])
 
     def mask(self, softness: float) -> Tensor:
-        """(h, w) where the region is, its edges soft over that share of the picture. Raises ConfigError as box_mask."""
+        """(h, w) mask of the region, its edges softened over that share of the image. Raises what box_mask does."""
         if not isinstance(self.place, Painted):
             return box_mask(self.place, (_SIDE, _SIDE), softness)
         small = self.place.image.resize((_SIDE, _SIDE), Resampling.BOX)
@@ -104,7 +104,7 @@ class Placed:
     use: RegionUse
     region: Region
     parts: Sequence[Mapping[str, Delta]]
-    """What each of its adapters changes by itself: layer path in the UNet -> ΔW, at its strength."""
+    """Changes of each of its adapters: layer path in the UNet -> ΔW, at its strength."""
 
     def deltas(self, step: int, steps: int) -> Mapping[str, Delta]:
         """What those change that act at `step` of `steps`."""
@@ -119,7 +119,7 @@ def place_regions(
     any_base: bool = False,
     prompt_weights: bool = False,
 ) -> list[Placed]:
-    """The regions on `base`, each prompt read by its adapters' own text encoder and words.
+    """The regions on `base`, each prompt encoded with its adapters' text encoder changes and tokens.
 
     Raises IncompatibleModelError for other bases.
     """

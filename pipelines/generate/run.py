@@ -129,7 +129,7 @@ def generate(config: GenerateConfig, out: str | Path, on_progress: OnProgress = 
 
 
 def _draw(plan: Plan, folder: Path, on_progress: OnProgress) -> tuple[list[Path], list[str], Path | None]:
-    """Draw and save all pictures; the files, remarks on them, and the sheet of a grid."""
+    """Generate and save all images; return the files, remarks on them, and the sheet of a grid."""
     number, remarks, done = _next_number(folder), list[str](), 0
     files = [folder / f"{number + index:04d}.png" for index in range(len(plan.specs))]
     pictures: dict[int, Image.Image] = {}
@@ -152,7 +152,7 @@ def _draw(plan: Plan, folder: Path, on_progress: OnProgress) -> tuple[list[Path]
 
 
 def _batches(plan: Plan) -> Iterator[list[tuple[int, Image.Image, dict[str, str]]]]:
-    """Pictures that are drawn at once, each with its place among the specs and its text chunks."""
+    """Batches of images, each with its index among the specs and its text chunks."""
     kinds = [(spec.sampling, spec.layout) for spec in plan.specs]
     order = list(dict.fromkeys(kinds))
     indices = sorted(range(len(plan.specs)), key=lambda index: order.index(kinds[index]))

@@ -30,7 +30,7 @@ class Stage:
         self._acting = tuple(True for region in placed for _ in region.use.uses)
 
     def on_step(self, step: int, steps: int) -> None:
-        """Let those act that are to act at `step` (0, 1, ...) of `steps`."""
+        """Switch on what acts at `step` (0, 1, ...) of `steps`, and the rest off."""
         now = turn(step, len(self._adapters)) if self._turns else None
         changed = False
         for index, (use, attached) in enumerate(self._adapters):

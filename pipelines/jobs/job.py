@@ -9,7 +9,7 @@ from typing import Any, Literal
 JobKind = Literal["train", "fuse", "analyze", "evaluate"]
 JobState = Literal["queued", "running", "stopping", "done", "failed", "interrupted", "cancelled"]
 UNFINISHED: tuple[JobState, ...] = ("queued", "running", "stopping")
-"""States that a job leaves by itself."""
+"""States that are not final."""
 
 
 @dataclass(frozen=True)

@@ -48,8 +48,8 @@ class Jobs:
         """Put a job at the end of the queue.
 
         config: the pipeline's settings (TrainConfig, FuseConfig, AnalyzeConfig or EvaluateConfig), or their values by
-        name; paths in it, and `out`, count from the current folder. out: where the pipeline is to write. title: for
-        people; the name of `out` if not given.
+        name; paths in it, and `out`, are relative to the current folder. out: output path of the pipeline. title: for
+        people; the name of `out` if not set.
 
         Runs the pipeline's checks that need no base, and raises the same errors; raises JobError if another job writes
         to `out`, or on a system without a queue. Nothing is written then. It makes no difference whether a worker is

@@ -18,7 +18,7 @@ STOPPED = "stopped immediately"
 """Message of a job that was told to stop twice."""
 LOST = "its process ended without a message: it was killed, or the machine went down"
 _TAIL = 8192
-"""Bytes at the end of metrics.jsonl among which there is a whole line."""
+"""Bytes at the end of metrics.jsonl that contain a complete line."""
 
 
 def lock_path(home: Path, number: int) -> Path:
@@ -75,7 +75,7 @@ def _state(store: JobStore, row: Row) -> tuple[JobState, Row]:
 
 
 def _is_written(row: Row) -> bool:
-    """Whether the result is there, which is written last and whole; before the job began nothing was."""
+    """Whether the result exists: it is written last and atomically, and was not there before the job."""
     out = Path(row.out)
     if row.kind == "train":
         return RunFolder(out).report.is_file()

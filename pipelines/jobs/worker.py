@@ -85,7 +85,7 @@ def launch(home: Path, number: int, lock: int) -> subprocess.Popen[bytes]:
 
 
 class _Worker:
-    """What one worker knows beside the table: the processes that it has started itself."""
+    """The state of a worker besides the table: the processes that it has started itself."""
 
     def __init__(self, store: JobStore, workers: int, on_progress: OnProgress) -> None:
         self.store, self.workers, self.on_progress = store, workers, on_progress
@@ -111,7 +111,7 @@ class _Worker:
             stop.wait(POLL)
 
     def _running(self) -> list[Row]:
-        """Rows of the jobs whose process lives; of those that have ended it is told, and written where they did not.
+        """Rows of the jobs whose process is alive; ended ones are reported, and recorded if they did not do so.
 
         A job that was asked to stop a second time is killed.
         """

@@ -42,7 +42,7 @@ class CheckResult:
 
     @property
     def conversions(self) -> dict[str, int]:
-        """How many pictures were converted, by what was done."""
+        """How many images were converted, by what was done."""
         return dict(Counter(what for photo in self.photos for what in photo.conversions).most_common())
 
     def to_dict(self) -> dict[str, Any]:

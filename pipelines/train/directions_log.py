@@ -34,7 +34,7 @@ class DirectionsLog:
         self._lines: list[dict[str, Any]] = []
 
     def start(self, step: int) -> None:
-        """The loop begins after `step` steps: later lines of an interrupted run are dropped."""
+        """The loop starts after `step` steps: later lines of an interrupted run are dropped."""
         if self.every:
             self._lines = [line for line in self.folder.read_lines(self.path) if line["step"] <= step]
             self._write()

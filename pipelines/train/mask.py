@@ -32,11 +32,11 @@ class WrittenMask:
     """One mask that was written."""
 
     file: str
-    """Its picture, by the name inside the folder."""
+    """Its image, by the name inside the folder."""
     mask: str
     """Its own name there."""
     covers: float
-    """Share of the picture that it shows, 0 to 1."""
+    """Share of the image that it shows, 0 to 1."""
     agreement: float
     """Intersection over union with the mask at a looser threshold of the base's map, 0 to 1."""
 
@@ -53,14 +53,14 @@ class WrittenMask:
 
 @dataclass(frozen=True)
 class MaskResult:
-    """What was written, and which pictures have no new mask."""
+    """What was written, and which images have no new mask."""
 
     folder: Path
     base: str
     masks: tuple[WrittenMask, ...]
     """In order of name."""
     remarks: tuple[Remark, ...]
-    """One line for each picture without a new mask, with the reason."""
+    """One line for each image without a new mask, with the reason."""
     sheet: Path | None
 
     def to_dict(self) -> dict[str, Any]:
@@ -81,20 +81,20 @@ class _Made:
     photo: Photo
     target: Path
     small: Image.Image
-    """The picture as the base saw it."""
+    """The image as the base saw it."""
     mask: np.ndarray
     """(h, w) bool, of the same size."""
     agreement: float
 
 
 def mask(config: MaskConfig, on_progress: OnProgress = lambda progress: None) -> MaskResult:
-    """Write x.mask.png beside every picture x of a folder that has no mask yet, white where the base sees the class.
+    """Write x.mask.png beside every image x of a folder that has no mask yet, white where the base sees the class.
 
-    See data.subject_map and data.cutout for how. A picture whose mask would cover everything or nothing gets none, and
+    See data.subject_map and data.cutout for how. An image whose mask would cover everything or nothing gets none, and
     a remark; masks and cut-outs that are there stay unless `overwrite` is set, which replaces files named x.mask.png
     alone.
 
-    Raises DatasetError for a folder without usable pictures, when every picture has a mask or none could be made, and
+    Raises DatasetError for a folder without usable images, when every image has a mask or none could be made, and
     with `strict` for any that cannot; ConfigError for a class that the base cannot read, or places that cannot be
     written; BaseModelError for the base. Nothing is written then.
     """
@@ -134,7 +134,7 @@ def mask(config: MaskConfig, on_progress: OnProgress = lambda progress: None) ->
 def _make(
     config: MaskConfig, base: Base, targets: list[tuple[Photo, Path]], refused: list[Remark]
 ) -> Iterator[_Made | None]:
-    """One mask after the other; None with a remark in `refused` for a picture that cannot have one."""
+    """One mask after another; None, with a remark in `refused`, for an image that cannot have one."""
     for photo, target in targets:
         size = photo.crop.size
         try:
@@ -156,7 +156,7 @@ def _make(
 
 
 def _write(made: _Made, overwrite: bool, refused: list[Remark]) -> list[WrittenMask]:
-    """The mask as a file of the picture's size; none if another process has made one meanwhile. Raises ConfigError."""
+    """The mask as a file of the image's size; none if another process has made one meanwhile. Raises ConfigError."""
     large = enlarged(made.mask, made.photo.crop.original)
     try:
         write_png(made.target, large, replace=overwrite)

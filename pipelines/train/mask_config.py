@@ -16,7 +16,7 @@ class MaskConfig(Config):
     images: Path
     """Folder with images of the subject."""
     class_word: str = Field(min_length=1)
-    """What the subject is, in a word the base knows: dog, backpack, ..."""
+    """What the subject is, in a word the base knows, e.g. dog (--class)."""
     base: str = "pocket"
     """Base model whose attention finds the subject; as in training."""
     refine: Literal["grabcut", "none"] = "grabcut"

@@ -28,9 +28,9 @@ def check_sheet(sheet: Path | None, folder: Path) -> None:
 def masks_to_make(
     folder: Path, photos: Sequence[Photo], overwrite: bool
 ) -> tuple[list[tuple[Photo, Path]], list[Remark]]:
-    """The pictures that are to have a new mask, each with its file, and a remark on each of the others.
+    """The images that are to have a new mask, each with its file, and a remark on each of the others.
 
-    Files are called x.mask.png for x.jpg, or x.jpg.mask.png where there is an x.png too. Without `overwrite` pictures
+    Files are called x.mask.png for x.jpg, or x.jpg.mask.png where there is an x.png too. Without `overwrite` images
     that have a mask of any name, or are cut out, are left alone; with it a file of that very name is replaced, and no
     other. Raises DatasetError if nothing is left to do.
     """

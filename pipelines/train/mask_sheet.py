@@ -13,14 +13,14 @@ from dreamtune.pipelines.contact_sheet import PAPER, sheet
 from dreamtune.pipelines.output import write_png
 
 SIDE = 240
-"""Pixels of each picture on the sheet."""
+"""Pixels of each image on the sheet."""
 OUTLINE = (255, 0, 200)
 HIDDEN = (120, 124, 130)
 """Color of what a mask hides."""
 
 
 def mask_sheet(masked: Mapping[str, tuple[Image.Image, np.ndarray]]) -> Image.Image:
-    """Rows of an image with its mask's outline next to the masked image; label -> RGB picture, (h, w) bool mask."""
+    """Rows of an image with its mask's outline next to the masked image; label -> RGB image, (h, w) bool mask."""
     rows = {label: [_outlined(picture, mask), _alone(picture, mask)] for label, (picture, mask) in masked.items()}
     return sheet(rows, ["outline", "masked image"])
 
@@ -48,7 +48,7 @@ def _alone(picture: Image.Image, mask: np.ndarray) -> Image.Image:
 
 
 def _fitted(picture: Image.Image, mask: np.ndarray) -> tuple[Image.Image, Image.Image]:
-    """Picture and mask at a size of which the longer side is SIDE."""
+    """Image and mask at a size of which the longer side is SIDE."""
     scale = SIDE / max(picture.size)
     size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
     method = Image.Resampling.NEAREST if scale > 2 else Image.Resampling.LANCZOS

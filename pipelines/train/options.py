@@ -57,7 +57,7 @@ def _put(values: dict[str, Any], text: str) -> None:
 
 
 def run_folder(config: TrainConfig, name: str | None, out: Path | None, resume: Path | None) -> Path:
-    """The run's folder: the one to resume, `out`, or runs/`name`, by default named after pictures and method.
+    """The run's folder: the one to resume, `out`, or runs/`name`, by default named after images and method.
 
     Raises ConfigError for contradictions, and for a name that is no plain folder name.
     """

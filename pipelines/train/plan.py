@@ -40,21 +40,21 @@ class PlanResult:
     device: str
     pictures: int
     skipped: tuple[str, ...]
-    """Names of pictures that would be left out."""
+    """Names of images that would be left out."""
     buckets: tuple[tuple[int, int, int], ...]
-    """Width, height and number of pictures of each shape, mirrored ones counted too, the most frequent first."""
+    """Width, height and number of images of each shape, mirrored ones counted too, the most frequent first."""
     captions: int
     """Different prompts of these images, without the empty one."""
     class_pictures: int
     """Class images for prior preservation; 0 if there is none, or if it needs none."""
     composites: int
-    """Pictures of the subject beside other things; 0 without `compose`."""
+    """Images of the subject beside other things; 0 without `compose`."""
     batch: int
-    """Subject pictures per optimizer step: batch_size times gradient_accumulation_steps."""
+    """Subject images per optimizer step: batch_size times gradient_accumulation_steps."""
     steps_per_epoch: float
-    """Optimizer steps until each picture has been seen once."""
+    """Optimizer steps until each image has been seen once."""
     epochs: float
-    """How often each picture is seen."""
+    """How often each image is seen."""
     scale: float
     """What the trained change is multiplied by: alpha/rank, or alpha/√rank with rslora."""
     layers: int
@@ -69,7 +69,7 @@ class PlanResult:
     disk: int
     """Bytes that the run folder would take: checkpoints, one more while it is written, the adapter, samples."""
     cache: int
-    """Bytes that latents and class pictures take in the cache at most."""
+    """Bytes that latents and class images take in the cache at most."""
     disk_free: int
 
     def to_dict(self) -> dict[str, Any]:

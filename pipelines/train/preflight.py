@@ -32,9 +32,9 @@ from dreamtune.training.objective import Objective
 
 
 def preflight(config: TrainConfig, folder: RunFolder, resume: bool, on_progress: OnProgress) -> Prepared:
-    """Check everything that can be checked before work begins; the cheap checks come before the base is loaded.
+    """Check everything that can be checked before training starts; cheap checks come before the base is loaded.
 
-    Writes nothing, but for singular vectors in the cache. Raises ConfigError, DatasetError, BaseModelError and
+    Writes nothing except singular vectors in the cache. Raises ConfigError, DatasetError, BaseModelError and
     RunFolderError.
     """
     for remark in config.remarks:
@@ -134,7 +134,7 @@ def _composites(
 
 
 def _with_masks(subject: Subject, base: Base, on_progress: OnProgress) -> Subject:
-    """A mask for every picture that has none, as `dreamtune mask` makes them."""
+    """A mask for every image that has none, as `dreamtune mask` makes them."""
 
     def follow(done: int, of: int) -> None:
         on_progress(Progress("masks", done, of))
@@ -169,7 +169,7 @@ def _prompt_remarks(config: TrainConfig, base: Base) -> list[Remark]:
 
 
 def _new_words(config: TrainConfig) -> dict[str, range]:
-    """The token, where it is a word of its own, with as many numbers as it has vectors."""
+    """The token, if it has embeddings of its own, with as many numbers as it has vectors."""
     return {config.token: range(config.pivotal)} if config.pivotal else {}
 
 

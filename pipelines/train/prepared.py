@@ -66,7 +66,7 @@ class Prepared:
 
     @property
     def other_shares(self) -> dict[str, int]:
-        """Other thing of composites -> how many pictures of it are drawn."""
+        """Other thing in composites -> number of its images to generate."""
         things = self.config.other_things if self.composites else ()
         return dict.fromkeys(things, others_of_each(things)) if things else {}
 
@@ -76,7 +76,7 @@ class Prepared:
 
     @property
     def empty(self) -> int | None:
-        """Place of the empty prompt in :attr:`texts`; None if no picture is seen with it."""
+        """Index of the empty prompt in :attr:`texts`; None if no image is trained with it."""
         return self.texts.index("") if self.config.caption_dropout else None
 
     def read(self, texts: Sequence[str], gradients: bool = False) -> list[Conditioning]:
@@ -97,7 +97,7 @@ class Prepared:
             self.base.release()  # it sees nothing but the UNet; pictures on the way and trained prompts need the rest
 
     def save(self, path: Path, step: int | None = None) -> None:
-        """Write the adapter file as it stands, whole or not at all; equal weights give equal bytes.
+        """Write the current adapter file atomically; equal weights give equal bytes.
 
         step: recorded if given. Raises OSError, AdapterFileError for NaN or infinite values.
         """

@@ -1,4 +1,4 @@
-"""From a folder of pictures to an adapter file: check, encode, draw the prior, train, report."""
+"""From a folder of images to an adapter file: check, encode, generate class images, train, report."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class TrainResult:
     """A prompt that calls the subject."""
     pictures: int
     skipped: tuple[str, ...]
-    """Names of pictures that were left out."""
+    """Names of images that were left out."""
     files: tuple[Path, ...]
     """What the run folder holds for the user, the adapter first."""
 
@@ -107,7 +107,7 @@ def train(
 ) -> TrainResult:
     """Train an adapter in the run folder `out`.
 
-    Nothing is written there before settings, pictures, base and targets have been checked. With `resume` an
+    Nothing is written there before settings, images, base and targets have been checked. With `resume` an
     interrupted run goes on from its newest checkpoint; its settings must be the same (see load_run_config).
     Progress goes to `on_progress`, else to stderr. `stop` may be set from another thread; SIGINT, SIGTERM and SIGHUP
     do the same when this is the main thread.
@@ -264,7 +264,7 @@ def _encode(plan: Prepared, on_progress: OnProgress, stop: threading.Event) -> T
 
 
 def _report(plan: Prepared, result: TrainResult) -> dict[str, Any]:
-    """report.json: the result with paths relative to the run folder, and what was remarked on the pictures."""
+    """report.json: the result with paths relative to the run folder, and what was remarked on the images."""
     return result.to_dict() | {
         "adapter": result.adapter.name,
         "run": result.run.name,

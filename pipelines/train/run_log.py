@@ -76,7 +76,7 @@ class RunLog:
             self._trackers.close()
 
     def start(self, step: int) -> None:
-        """The loop begins after `step` steps: later lines of an interrupted run are dropped."""
+        """The loop starts after `step` steps: later lines of an interrupted run are dropped."""
         told = max((line["step"] for line in self.folder.read_metrics()), default=0)
         self.folder.cut_metrics(step)
         self._trackers = Trackers(self.folder, self.config, told)
@@ -120,7 +120,7 @@ class RunLog:
         self.on_progress(Progress(self.config.method, done, total))
 
     def _draw(self, step: int) -> None:
-        """One picture of each sample prompt, from the same noise at every step."""
+        """One image of each sample prompt, from the same noise at every step."""
         config = self.config
         assert config.resolution is not None and self._trackers is not None, "filled in by preflight and start"
         self.attached.eval()
@@ -143,5 +143,5 @@ class RunLog:
         self.attached.train()
 
     def sample_path(self, step: int, index: int) -> Path:
-        """File of the picture of sample prompt `index` after `step` steps."""
+        """File of the image of sample prompt `index` after `step` steps."""
         return self.folder.samples / f"step-{step:06d}-{index}.png"

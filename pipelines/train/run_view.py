@@ -20,7 +20,7 @@ _SMOOTH = 20
 
 @dataclass(frozen=True)
 class RunView:
-    """Curves and pictures of a run; all empty before its first step."""
+    """Curves and images of a run; all empty before its first step."""
 
     losses: tuple[tuple[int, float], ...]
     """(step, mean of the last steps' losses)"""

@@ -59,7 +59,7 @@ class Scores:
     """
 
     def __init__(self, folder: RunFolder, plan: Prepared, on_progress: OnProgress) -> None:
-        """Nothing is drawn before the first score."""
+        """No image is generated before the first score."""
         self.folder, self.plan, self.config, self.on_progress = folder, plan, plan.config, on_progress
         self.early_stop = threading.Event()
         """Set when `early_stop` ends the training."""
@@ -77,7 +77,7 @@ class Scores:
         return self.best_step_so_far.best
 
     def start(self, step: int) -> None:
-        """The loop begins after `step` steps: later scores of an interrupted run are forgotten.
+        """The loop starts after `step` steps: later scores of an interrupted run are dropped.
 
         Raises RunFolderError when scores up to there are missing.
         """

@@ -34,7 +34,7 @@ class Tracker(Protocol):
         ...
 
     def picture(self, step: int, name: str, picture: Image.Image) -> None:
-        """A sample picture, by the name that it has at every step."""
+        """A sample image, by the name that it has at every step."""
         ...
 
     def close(self) -> None:
@@ -49,7 +49,7 @@ def check(names: tuple[str, ...]) -> None:
             importlib.import_module(name)
         except ImportError as error:
             raise ConfigError(
-                f"trackers: cannot import {name} ({first_line(error)}): pip install 'dreamtune[{name}]', or omit it; "
+                f"trackers: cannot import {name} ({first_line(error)}): pip install {name}, or omit it; "
                 "metrics.jsonl is written anyway"
             ) from None
 
@@ -58,7 +58,7 @@ class Trackers:
     """The trackers of a run; use from the first step to :meth:`close`."""
 
     def __init__(self, folder: RunFolder, config: TrainConfig, told: int) -> None:
-        """Open what `config.trackers` names. told: the last step that was told before, 0 for none.
+        """Open the trackers in `config.trackers`. told: the last step that was logged before, 0 for none.
 
         Raises ConfigError if a tracker cannot be opened, TrainingError if its note or files cannot be written.
         """
@@ -81,7 +81,7 @@ class Trackers:
         self._tell(step, lambda tracker: tracker.numbers(step, numbers))
 
     def picture(self, step: int, name: str, picture: Image.Image) -> None:
-        """Show a picture. Raises TrainingError when the disk is full."""
+        """Show an image. Raises TrainingError when the disk is full."""
         self._tell(step, lambda tracker: tracker.picture(step, name, picture))
 
     def close(self) -> None:

@@ -63,7 +63,7 @@ CONTENT_DAMAGES: dict[str, tuple[Callable[[Tensors, Header], object], str]] = {
     ),
     **{
         f"no {key}": (lambda t, h, key=key: h.pop(f"dreamtune.{key}"), f"lacks dreamtune.{key}")
-        for key in ("version", "method", "config", "layers", "base", "token", "class", "training")
+        for key in ("version", "method", "config", "layers", "base", "trigger", "class", "training")
     },
 }
 
@@ -87,7 +87,7 @@ def flipped(content: bytes) -> bytes:
 BYTE_DAMAGES: dict[str, tuple[Callable[[bytes], bytes], str]] = {
     "empty": (lambda b: b"", "truncated or not a safetensors file"),
     "seven bytes": (lambda b: b[:7], "truncated or not a safetensors file"),
-    "within the header": (lambda b: b[:100], "truncated or damaged"),
+    "within the header": (lambda b: b[:100], "truncated or not a safetensors file"),
     "within the tensors": (lambda b: b[:-10], "truncated or damaged"),
     "too long": (lambda b: b + b"\0" * 8, "damaged"),
     "a picture": (lambda b: b"\x89PNG\r\n\x1a\n" + b"\0" * 100, "not a safetensors file"),
@@ -163,7 +163,7 @@ def test_places_that_cannot_be_written(path: Path, tmp_path: Path) -> None:
     file = AdapterFile.load(path)
     (tmp_path / "folder").mkdir()
     for target in (tmp_path / "folder", path / "a.safetensors"):
-        with pytest.raises(AdapterFileError, match=f"cannot write {target}: .*choose another place"):
+        with pytest.raises(AdapterFileError, match=f"cannot write {target}: .*choose another path"):
             file.save(target)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["dog.safetensors", "folder"], "no leftovers"
 
@@ -174,7 +174,7 @@ def test_full_disk_leaves_the_old_file(path: Path, monkeypatch: pytest.MonkeyPat
 
     before, file = path.read_bytes(), make_file(training={})
     monkeypatch.setattr(container.os, "fsync", full)
-    with pytest.raises(AdapterFileError, match="No space left on device; free disk space"):
+    with pytest.raises(AdapterFileError, match="No space left on device; free some disk space"):
         file.save(path)
     assert path.read_bytes() == before
     assert [p.name for p in path.parent.iterdir()] == [path.name]

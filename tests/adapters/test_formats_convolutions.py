@@ -148,7 +148,9 @@ def model_of_two() -> nn.Module:
 def test_sizes_that_no_layer_has(tmp_path: Path) -> None:
     attention = "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn1_to_q"
     down, up = torch.ones(2, 8, 3, 3), torch.ones(12, 2, 1, 1)
-    with pytest.raises(AdapterFileError, match=f"{attention} has a kernel of 3x3, which that layer has in no known base"):
+    with pytest.raises(
+        AdapterFileError, match=f"{attention} has a kernel of 3x3, which that layer has in no known base"
+    ):
         read(tmp_path, {f"{attention}.lora_down.weight": down, f"{attention}.lora_up.weight": up})
     with pytest.raises(AdapterFileError, match="up is 12x2x3x3, but needs a kernel of 1x1"):
         read(tmp_path, {f"{NAME}.lora_down.weight": down, f"{NAME}.lora_up.weight": torch.ones(12, 2, 3, 3)})

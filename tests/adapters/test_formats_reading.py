@@ -235,11 +235,11 @@ def lora(name: str = KOHYA, *, kernel: bool = False) -> Tensors:
         ({f"{KOHYA}.diff_b": rand(8)}, "1 biases", "to_q.diff_b"),
         ({f"{KOHYA}.lora_B.bias": rand(12)}, "1 biases", "to_q.lora_B.bias"),
         ({"lora_unet_conv_norm_out.diff": rand(8)}, "1 norms", "conv_norm_out.diff"),
-        ({f"base_model.model.{PATH}.base_layer.weight": rand(12, 8)}, "1 weights of the base", "base_layer.weight"),
+        ({f"base_model.model.{PATH}.base_layer.weight": rand(12, 8)}, "1 base weights", "base_layer.weight"),
         ({"base_model.model.conv_in.weight": rand(8, 4, 3, 3)}, "1 whole layers", "conv_in.weight"),
         (
             {"text_encoder.text_model.embeddings.token_embedding.lora_embedding_A": rand(2, 9)},
-            "1 embeddings of a vocabulary",
+            "1 vocabulary embeddings",
             "token_embedding.lora_embedding_A",
         ),
     ],

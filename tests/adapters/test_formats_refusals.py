@@ -142,7 +142,7 @@ def test_methods_that_cannot_be_read(tensor: str, tmp_path: Path) -> None:
 def test_methods_that_sizes_and_prefixes_tell(tmp_path: Path) -> None:
     assert "its method is BOFT" in refusal(tmp_path, [f"{KOHYA}.oft_blocks"], ndim=4)
     assert "its method is IA3" in refusal(tmp_path, [f"{KOHYA}.weight", f"{KOHYA}.on_input"])
-    assert "of the method OFT" in refusal(tmp_path, [f"oft_unet_{PATH.replace('.', '_')}.oft_blocks"], ndim=3)
+    assert "its method is OFT" in refusal(tmp_path, [f"oft_unet_{PATH.replace('.', '_')}.oft_blocks"], ndim=3)
     assert "ControlNet-LLLite" in refusal(tmp_path, ["lllite_unet_input_blocks_4_1_attn1_to_q.down.0.weight"])
 
 

@@ -211,7 +211,9 @@ def test_what_no_format_holds() -> None:
     with attached_to(frozen_net(torch.float32), "spectral-a") as attached:
         file = AdapterFile.from_attached(attached, base="b", token="", class_word="", training={})
     for form in (to_kohya, to_diffusers, to_peft_folder):
-        with pytest.raises(ConfigError, match="does not support spectral-a, only lora, dora, loha, lokr.*convert it to plain LoRA"):
+        with pytest.raises(
+            ConfigError, match="does not support spectral-a, only lora, dora, loha, lokr.*convert it to plain LoRA"
+        ):
             form(file, torch.float32)
     large = file_of("lora")
     tensors = {name: tensor * 1e6 for name, tensor in large.tensors.items()}

@@ -83,7 +83,7 @@ def test_grouped_convolutions_are_never_matched_by_name_and_refused_by_path() ->
 
     net = nn.ModuleDict({"resnets": nn.ModuleList([resnet(2), resnet(1)])})
     assert select_targets(net, "all") == ["resnets.0.conv2", "resnets.1.conv1", "resnets.1.conv2"]
-    with pytest.raises(IncompatibleModelError, match=r"resnets\.0\.conv1 is a Conv2d of 2 groups"):
+    with pytest.raises(IncompatibleModelError, match=r"resnets\.0\.conv1 is a Conv2d with 2 groups"):
         attach(net, LoRAConfig(rank=2), "conv1")
     assert type(net.get_submodule("resnets.1.conv1")) is nn.Conv2d
 

@@ -233,7 +233,7 @@ def test_several_words_are_switched_as_one(whole: AttachedParts) -> None:
         ('{"z.x":{"text_encoder":[3]}}', "no valid size for the text_encoder"),
         ('{"sks":{"text_encoder":[3,4]}}', "'sks', which is not another subject's token"),
         ('{"other":{"text_encoder":[3,4]}}', "'other', which is not another subject's token"),
-        ('{"none":{"text_encoder":[3,4]}}', "it lacks 1 tensors"),
+        ('{"none":{"text_encoder":[3,4]}}', "it lacks 1 tensors, first"),
         ("{}", "has 1 extra tensors"),
     ],
 )

@@ -44,7 +44,7 @@ def test_what_is_wrong_with_metadata(tmp_path: Path) -> None:
     assert any("line 2 is malformed" in line for line in told)
     assert any("line 3 is malformed" in line for line in told)
     assert any("line 4 has an empty caption" in line for line in told)
-    assert any("metadata.jsonl (9.png): belongs to no picture" in line for line in told)
+    assert any("metadata.jsonl (9.png): matches no image" in line for line in told)
 
 
 def test_caption_of_a_broken_picture_needs_no_second_remark(tmp_path: Path) -> None:
@@ -125,7 +125,7 @@ def test_captions_of_pictures_with_one_name(tmp_path: Path) -> None:
     assert subject.captions == (("a sks dog on grass",),) * 2
     (remark,) = subject.remarks
     assert str(remark) == (
-        "0.txt: is the caption of 0.jpg and 0.png alike; rename one of them, or give it a file of its own, 0.png.txt"
+        "0.txt: is the caption of both 0.jpg and 0.png; rename one of them, or give it its own file, 0.png.txt"
     )
     (tmp_path / "0.png.txt").write_text("a sks dog on a sofa")
     subject = load(tmp_path, 1)

@@ -99,7 +99,8 @@ def test_a_file_that_changed_meanwhile_is_refused(base: Base, subject: Subject, 
 
 def test_nan_is_never_kept(base: Base, subject: Subject, tmp_path: Path) -> None:
     bad = torch.full((1, 4, 8, 8), torch.nan)
-    with patch.object(Base, "encode_images", return_value=bad), pytest.raises(BaseModelError, match=r"encodes 0\.png to NaN"):
+    refused = pytest.raises(BaseModelError, match=r"encodes 0\.png to NaN")
+    with patch.object(Base, "encode_images", return_value=bad), refused:
         subject_examples(base, subject, cache=Cache("latents", tmp_path / "cache"))
     assert not (tmp_path / "cache").exists()
 

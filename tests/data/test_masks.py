@@ -211,8 +211,7 @@ def test_a_folder_of_masks(tmp_path: Path) -> None:
     subject = load(tmp_path)
     assert all(photo.mask is not None for photo in subject.photos) and len(subject.photos) == 2
     assert {it.file: str(it) for it in subject.remarks} == {
-        "a.png": "a.png: is the mask of a.jpg and a.png alike; rename one of them, or give it a file of its own, "
-        "a.png.png",
+        "a.png": "a.png: is the mask of both a.jpg and a.png; rename one of them, or give it its own file, a.png.png",
         "masks/b.png": "masks/b.png: matches no image; give it the name of its image: x.mask.png for x.jpg",
         "masks/notes.txt": "masks/notes.txt: is not an image; it is ignored",
     }

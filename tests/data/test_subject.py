@@ -147,7 +147,7 @@ def test_loading_is_repeatable(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda path: None, "no folder"),
+        (lambda path: None, "no image folder at .*: check the path"),
         (lambda path: path.write_text("x"), "is a file"),
         (lambda path: path.mkdir(), "is empty"),
         (lambda path: (path.mkdir(), (path / "notes.txt").write_text("x")), "no usable image"),

@@ -32,7 +32,7 @@ def test_file_of_prompts() -> None:
     [
         (["a {token} {class}", "a cat"], r"p\.txt, line 2: .* does not name the subject: add \{token\}"),
         (["a {token} dog"], r"line 1: .* does not say what the subject is"),
-        (["# nothing", ""], r"p\.txt holds no prompt"),
+        (["# nothing", ""], r"p\.txt has no prompts"),
     ],
 )
 def test_prompts_that_cannot_be_used(lines: list[str], message: str) -> None:

@@ -94,7 +94,8 @@ def test_other_bases_are_refused() -> None:
     other.first.weight.add_(1)
     with attached_to(other, "lora") as attached:
         file = AdapterFile.from_attached(attached, base="c", token="s", class_word="dog", training={})
-    with pytest.raises(IncompatibleModelError, match="a and b were trained on different bases: the weights of layer first"):
+    message = "a and b were trained on different bases: the weights of layer first"
+    with pytest.raises(IncompatibleModelError, match=message):
         to_file([WeightedAdapter("a", file_of("lora")), WeightedAdapter("b", file)])
     half = file_of("lora")
     with attached_to(frozen_net(torch.bfloat16), "lora", 1) as attached:  # the same base in another precision

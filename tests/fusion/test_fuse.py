@@ -80,7 +80,7 @@ def test_sum_draws_as_adapters_side_by_side(tiny: Path, base: Base, tmp_path: Pa
     assert main(["fuse", *given, "--out", str(out)]) == 0
     close(noise(base.unet, (out, 1)), noise(base.unet, (a, 0.7), (bb, 1), (foreign, -0.5)))
     told = AdapterFile.load(out).training["fusion"]
-    assert [(part["file"], part["token"], part["strength"]) for part in told["adapters"]] == [
+    assert [(part["file"], part["trigger"], part["strength"]) for part in told["adapters"]] == [
         ("a.safetensors", "a", 0.7),
         ("bb.safetensors", "bb", 1.0),
         ("foreign.safetensors", read_adapter(foreign).file.token, -0.5),

@@ -49,7 +49,7 @@ def test_pictures_equal_the_pipelines_own_and_do_not_depend_on_the_batch(base: B
 
 
 def test_a_base_with_a_layer_less_of_its_text_encoder_skips_it(tiny: Path, tmp_path: Path) -> None:
-    """What docs/training.md advises for kohya's clip_skip 2: the state before the last layer, with the last norm."""
+    """As docs/other-trainers.md advises for kohya's clip_skip 2: the state before the last layer, with its norm."""
     deep, skipping = tmp_path / "deep", tmp_path / "skipping"
     shutil.copytree(tiny, deep)
     config = CLIPTextModel.from_pretrained(deep / "text_encoder").config

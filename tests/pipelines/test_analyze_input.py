@@ -132,9 +132,7 @@ def test_changes_beyond_what_numbers_hold(make: Make, method: str) -> None:
     path = make("huge", method)
     file = AdapterFile.load(path)
     replace(file, tensors={name: tensor * 1e30 for name, tensor in file.tensors.items()}).save(path)
-    refused(
-        f"{path}: layer {next(iter(file.layers))}: its change overflows: train it again", path, interference=False
-    )
+    refused(f"{path}: layer {next(iter(file.layers))}: its change overflows: train it again", path, interference=False)
 
 
 def test_bad_input_is_refused_before_anything_is_written(make: Make, tiny: Path, tmp_path: Path) -> None:

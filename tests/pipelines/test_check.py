@@ -111,12 +111,12 @@ def test_nothing_usable_and_strict_are_refused(tmp_path: Path, tiny: Path, capsy
     capsys.readouterr()
     assert main(["check", str(tmp_path), "--base", str(tiny), "--strict", "--json"]) == 2
     printed = capsys.readouterr()
-    assert "without strict" in json.loads(printed.out)["error"]
+    assert "turn off strict" in json.loads(printed.out)["error"]
     assert "a.png" in printed.err
 
 
 def test_bad_input(tmp_path: Path) -> None:
-    with pytest.raises(DatasetError, match="no folder"):
+    with pytest.raises(DatasetError, match="no image folder"):
         check(tmp_path / "none")
     noise(0).save(tmp_path / "a.png")
     with pytest.raises(ConfigError, match="multiple of 8"):

@@ -89,7 +89,7 @@ def fails(run: Callable[[], object], kind: type[DreamtuneError], place: str) -> 
     assert type(caught.value) is kind, message
     assert re.match(rf"cannot write .*{place}", message), message
     assert "No space left on device" in message
-    assert "make room" in message
+    assert "free some disk space" in message
     assert "\n" not in message
     return caught.value
 
@@ -200,8 +200,8 @@ def test_full_from_the_beginning_the_command_can_be_given_again(
     assert main(command) == 2
     *_, last = capfd.readouterr().err.splitlines()
     assert last == (
-        f"Error: cannot write {run}/config.yaml: No space left on device; free some disk space and run the same command "
-        "again"
+        f"Error: cannot write {run}/config.yaml: No space left on device; free some disk space and run the same "
+        "command again"
     )
     assert [path.name for path in run.iterdir()] == [".lock"]
     disk.make_room()

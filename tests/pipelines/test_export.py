@@ -265,7 +265,7 @@ def test_what_other_tools_do_with_magnitudes_is_told(tiny: Path, tmp_path: Path,
     path = make("dora")
     result = export(path, tmp_path / "out.safetensors", "kohya", base=str(tiny))
     assert result.exact
-    assert "sd-scripts' own LoRA and diffusers do not read the magnitudes" in result.remarks[0]
+    assert "sd-scripts' own LoRA and diffusers do not read DoRA's magnitudes" in result.remarks[0]
     assert "ComfyUI divides magnitudes by the norms of the base's weights" in result.remarks[1]
     assert "% of a layer's change" in result.remarks[1]
     assert "for ComfyUI, use the format kohya" in export(path, tmp_path / "peft.safetensors", "peft").remarks[0]
@@ -324,7 +324,11 @@ def test_command(tiny: Path, tmp_path: Path, make: Make, capsys: pytest.CaptureF
     [
         ("lora", {"form": "onnx"}, "format = 'onnx' must be one of lora, peft"),
         ("lora", {"dtype": "int8"}, "dtype = 'int8' must be one of fp32"),
-        ("lora", {"form": "checkpoint", "rank": 2}, "a rank is for the formats lora, peft, kohya: leave it out"),
+        (
+            "lora",
+            {"form": "checkpoint", "rank": 2},
+            "rank applies only to the formats lora, peft, kohya: omit it with checkpoint",
+        ),
         ("lora", {"rank": 0}, "rank = 0 must be at least 1"),
         ("lora", {"out": "folder"}, "ends in .safetensors"),
         ("lora", {"form": "diffusers"}, "use a name without .safetensors"),
@@ -341,7 +345,7 @@ def test_command(tiny: Path, tmp_path: Path, make: Make, capsys: pytest.CaptureF
             {"form": "checkpoint", "base": "{tiny}"},
             "is not a single-file checkpoint to write a changed copy of",
         ),
-        ("lora", {"form": "diffusers", "out": "folder"}, "was trained on the base 'tiny', a folder or file"),
+        ("lora", {"form": "diffusers", "out": "folder"}, "was trained on the base 'tiny', a local folder or file"),
         ("lora", {"base": "none"}, "no base model 'none'"),
         ("lora", {"adapter": "none"}, "no adapter file"),
         ("lora", {"adapter": "lora.safetensors:0.5"}, "a strength cannot be exported"),
@@ -379,8 +383,8 @@ def test_other_bases_and_values_that_do_not_fit(tiny: Path, tmp_path: Path, make
     large.save(tmp_path / "large.safetensors")
     before = sorted(tmp_path.iterdir())
     failing: list[tuple[type[DreamtuneError], str, Path, dict[str, Any]]] = [
-        (IncompatibleModelError, "lora.safetensors: .*made for another base", path, {"base": str(other)}),
-        (ConfigError, "do not fit into torch.float16", tmp_path / "large.safetensors", {"dtype": "fp16"}),
+        (IncompatibleModelError, "lora.safetensors: .*for another base", path, {"base": str(other)}),
+        (ConfigError, "exceed the range of torch.float16", tmp_path / "large.safetensors", {"dtype": "fp16"}),
     ]
     for kind, message, adapter, options in failing:
         with pytest.raises(kind, match=message):

@@ -168,7 +168,7 @@ def test_nan_is_an_error_and_one_colour_a_remark(draw: Any, monkeypatch: pytest.
     monkeypatch.setattr(Base, "to_pictures", lambda self, latents: [Image.new("RGB", (32, 32))] * len(latents))
     assert "0000.png is a single color: lower the adapter strengths" in draw().remarks[0]
     monkeypatch.setattr(Base, "draw", lambda *_, **__: torch.full((1, 4, 8, 8), torch.nan))
-    with pytest.raises(GenerationError, match="seed 3 came out as NaN: lower the strength of the adapters") as caught:
+    with pytest.raises(GenerationError, match="seed 3 came out as NaN: lower the adapter strengths") as caught:
         draw("nan")
     assert caught.value.exit_code == 1
     assert not (tmp_path / "nan").exists()

@@ -60,7 +60,7 @@ def test_grid_draws_every_value_and_a_sheet_of_them(draw: Any, trained: TrainRes
         ({"denoise": 0.5}, "give init too"),
         ({"seed": 2**32 - 1, "prompts": ["a", "b"]}, "2 images from seed 4294967295 on need seeds above"),
         ({"seed": 2**32 - 2, "n": 3, "grid": ["guidance=1,2"]}, "3 images from seed 4294967294 on need seeds above"),
-        ({"init": "none.png"}, "the picture none.png cannot be read"),
+        ({"init": "none.png"}, "the image none.png cannot be read"),
         ({"mode": "composite"}, "mode = composite is for several adapters"),
     ],
 )

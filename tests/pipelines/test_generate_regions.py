@@ -177,7 +177,7 @@ def test_each_prompt_is_read_by_its_adapters_own_text_encoder_and_word(tiny: Pat
         ("a.safetensors@0,0,1,x=a dog", "use four numbers"),
         ("a.safetensors@none.png=a dog", "or an existing mask image"),
         ("a.safetensors@black.png=a dog", "black.png is all black: paint the region white"),
-        ("a.safetensors@broken.png=a dog", "broken.png is not a picture"),
+        ("a.safetensors@broken.png=a dog", "broken.png is not a readable image"),
         ("a.safetensors@0,0,2,1=a dog", "reaches outside the image"),
         ("a.safetensors@nan,0,1,1=a dog", "reaches outside the image"),
         ("a.safetensors@0,0,0,1=a dog", "has no area"),
@@ -186,7 +186,7 @@ def test_each_prompt_is_read_by_its_adapters_own_text_encoder_and_word(tiny: Pat
         ("a.safetensors+none.safetensors@0,0,1,1=a dog", "no adapter file none.safetensors"),
         ("a.safetensors+@0,0,1,1=a dog", "empty adapter file name"),
         ("a.safetensors@0.5-0.2@0,0,1,1=a dog", "invalid step window '0.5-0.2' of a.safetensors"),
-        ("xl.safetensors@0,0,1,1=a dog", "xl.safetensors: .*made for another"),
+        ("xl.safetensors@0,0,1,1=a dog", "xl.safetensors: .*for another kind of base"),
     ],
 )
 def test_bad_regions_draw_nothing(

@@ -166,7 +166,7 @@ def test_a_process_that_cannot_begin_leaves_a_failed_job(
         worker.run_worker(jobs.home)
     stop.set()
     thread.join()
-    assert (job.state, job.message) == ("failed", "its process could not begin: Cannot allocate memory")
+    assert (job.state, job.message) == ("failed", "its process could not start: Cannot allocate memory")
     assert job.resumable
 
 
@@ -175,7 +175,7 @@ def test_a_job_whose_lock_cannot_be_made_fails_and_the_worker_goes_on(jobs: Jobs
     job = submit("run")
     (jobs.home / "locks").write_text("a file where a folder should be")
     worker.run_worker(jobs.home, on_progress=lambda progress: None, idle=0.1)
-    assert (jobs.get(job.id).state, jobs.get(job.id).message) == ("failed", "its process could not begin: File exists")
+    assert (jobs.get(job.id).state, jobs.get(job.id).message) == ("failed", "its process could not start: File exists")
 
 
 def test_a_worker_without_work_ends_if_it_is_to(home: Path) -> None:

@@ -95,7 +95,7 @@ def test_what_is_there_stays(folder: Path, tiny: Path, half: None, capsys: pytes
     assert main(arguments) == 0
     out = capsys.readouterr().out
     assert "a.png: already has the mask a.mask.png, which is kept; set overwrite (--overwrite)" in out
-    assert "c.png: is cut out" in out
+    assert "c.png: is transparent: its opaque part is its mask" in out
     assert (folder / "a.mask.png").read_bytes() == b"mine"
     assert (folder / "b.mask.png").exists() and not (folder / "c.mask.png").exists()
     before = sorted(path.name for path in folder.iterdir())
@@ -144,7 +144,7 @@ def test_everything_or_nothing(
     assert main(arguments) == 2
     error = capsys.readouterr().err.splitlines()[-1]
     assert error.startswith(f"Error: no mask could be made in {folder}: a.png: gets no mask") and why in error
-    assert "; draw it by hand" in error
+    assert "; draw a mask by hand" in error
     noise(3, (128, 64)).save(folder / "c.png")
     assert main([*arguments, "--strict"]) == 2
     assert "without strict" in capsys.readouterr().err
@@ -177,7 +177,7 @@ def test_refusals(
 
 def test_refusals_on_the_command_line(folder: Path, tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for options, message in (
-        (["--class", "dog", "--refine", "magic"], "the options: refine = 'magic'"),
+        (["--class", "dog", "--refine", "magic"], "refine = 'magic': must be 'grabcut' or 'none'"),
         (["--class", ""], "class_word"),
         ([], "--class"),
         (["--class", "dog", "--base", "nowhere"], "no base model 'nowhere'"),

@@ -32,7 +32,7 @@ def test_a_disk_without_room(form: str, trained: TrainResult, tiny: Path, tmp_pa
     with (
         files_up_to(20_000),
         pytest.raises(
-            AdapterFileError, match="cannot write .*merged.*: File too large; free disk space or choose"
+            AdapterFileError, match="cannot write .*merged.*: File too large; free some disk space or choose"
         ) as caught,
     ):
         export(trained.adapter, out, form=form, base=str(base), any_base=True)

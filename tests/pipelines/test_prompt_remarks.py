@@ -51,7 +51,7 @@ def test_the_word_for_the_subject_is_looked_for_as_training_looks_for_it(draw: A
     flasks = draw("part", prompts=["a man asks for flasks"], regions=[f"{region}flasks"]).remarks
     assert [remark.partition(" 'sks'")[0] for remark in flasks] == [
         "no prompt contains",
-        "the prompt of region 1 does not hold",
+        "the prompt of region 1 does not contain",
     ]
 
 

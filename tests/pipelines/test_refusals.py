@@ -12,7 +12,7 @@ from dreamtune.pipelines.cli.app import main
 NAME = "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn1_to_q"
 FILES: dict[str, dict[str, Tensor]] = {
     "a layer of Flux": {f"lora_unet_double_blocks_0_img_mlp_0.lora_{side}.weight": torch.ones(2, 2) for side in "AB"},
-    "of the method OFT": {f"{NAME}.oft_blocks": torch.ones(2, 2, 2)},
+    "its method is OFT, which is not supported": {f"{NAME}.oft_blocks": torch.ones(2, 2, 2)},
     "larger than any layer": {f"{NAME}.lokr_w{n}": torch.ones(300, 300) for n in "12"},
     "not a layer of Stable Diffusion": {f"first.lora_{side}.weight": torch.ones(2, 2) for side in "AB"},
     "contains NaN": {f"{NAME}.lora_{side}.weight": torch.full((2, 2), torch.nan) for side in "AB"},

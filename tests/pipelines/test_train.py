@@ -130,9 +130,7 @@ def test_broken_picture_is_left_out_by_name_or_refused(settings: Settings, photo
         train(config.changed(strict=True), tmp_path / "run", on_progress=quiet)
     result = train(config, tmp_path / "run", on_progress=told.append)
     assert (result.pictures, result.skipped) == (3, ("broken.jpg",))
-    assert any(
-        "broken.jpg: is not a picture that can be read; save it" in p.message for p in told if p.phase == "remark"
-    )
+    assert any("broken.jpg: is not a readable image; save it" in p.message for p in told if p.phase == "remark")
 
 
 @pytest.mark.parametrize(

@@ -75,7 +75,7 @@ def test_methods_whose_change_depends_on_the_weights_need_the_base(
     made.save(tmp_path / "d.safetensors")
     arguments = ["trim", str(tmp_path / "d.safetensors"), "--out", str(tmp_path / "t.safetensors")]
     assert main(arguments) == 2
-    assert "give --base" in capsys.readouterr().err
+    assert "use --base" in capsys.readouterr().err
     assert not (tmp_path / "t.safetensors").exists()
     foreign = tiny_folder(tmp_path / "wider", width=48)
     assert main([*arguments, "--base", str(foreign)]) == 2

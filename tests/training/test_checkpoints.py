@@ -148,7 +148,7 @@ def test_failed_write_leaves_the_old_ones(tmp_path: Path) -> None:
         (folder / "half").write_text("x")
         raise OSError(28, "No space left on device")
 
-    with pytest.raises(TrainingError, match=r"step-000020: No space left on device; the earlier ones are intact"):
+    with pytest.raises(TrainingError, match=r"step-000020: No space left on device; earlier ones are intact"):
         save(tmp_path, 20, keep=1, add_files=disk_full)
     assert names(tmp_path) == ["step-000010"]
     assert checkpoints.latest(tmp_path) is not None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -57,7 +59,7 @@ def in_strips(presence: Tensor, boxes: Tensor, count: int) -> Tensor:
     """
     edges = [round(i * GRID / count) for i in range(count + 1)]
     rows, found = torch.arange(len(presence), device=presence.device), list[Tensor]()
-    for start, stop in zip(edges[:-1], edges[1:], strict=True):
+    for start, stop in pairwise(edges):
         at = presence[:, :, start:stop].flatten(1).argmax(1)
         found.append(boxes[:, :, start:stop].flatten(1, 2)[rows, at])
     return torch.stack(found, 1)
