@@ -92,7 +92,7 @@ def progress(job: Job) -> str:
 
 
 def plot(title: str, curves: Sequence[tuple[str, Curve]]) -> str:
-    """Curves over steps as an SVG that follows the page's colours; nothing with fewer than two points."""
+    """Curves over steps as an SVG that follows the page's colors; nothing with fewer than two points."""
     known = [(name, curve) for name, curve in curves if len(curve) > 1]
     if not known:
         return ""

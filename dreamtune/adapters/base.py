@@ -20,7 +20,7 @@ from .svd import Svd
 class Adapter(nn.Module, ABC):
     """One method on one frozen weight W (out, in); that of a convolution (out, in, kh, kw) is (out, in·kh·kw).
 
-    Live, merged, exported, fused and analysed results all come from :meth:`delta_weight`; :meth:`low_rank`,
+    Live, merged, exported, fused and analyzed results all come from :meth:`delta_weight`; :meth:`low_rank`,
     :meth:`delta_output` and :meth:`layer_output`, for convolutions :meth:`delta_convolved` and :meth:`convolved`, are
     faster ways to the same. What is in `state_dict()` is what the adapter file holds; an adapter made from its config
     and filled with that state is complete, without :meth:`initialize`.
@@ -33,7 +33,7 @@ class Adapter(nn.Module, ABC):
     """Whether :meth:`initialize` asks for singular vectors, which take minutes on a large base not seen before."""
 
     def __init__(self, config: MethodConfig, out_features: int, in_features: int) -> None:
-        """Make the tensors, not yet initialised. Raises ConfigError for a rank that the layer cannot have."""
+        """Make the tensors, not yet initialized. Raises ConfigError for a rank that the layer cannot have."""
         super().__init__()
         self.config, self.out_features, self.in_features = config, out_features, in_features
         if config.rank > self.max_rank:

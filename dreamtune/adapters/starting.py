@@ -36,7 +36,7 @@ class Start:
 
 @torch.no_grad()
 def start_at(adapters: Mapping[str, Adapter], file: AdapterFile, weights: Mapping[str, Tensor]) -> Start:
-    """Let new, initialised adapters begin at the change that `file` makes of the same layers.
+    """Let new, initialized adapters begin at the change that `file` makes of the same layers.
 
     adapters: layer path, as in files -> the new adapter; those that the file does not have stay at zero. weights: the
     file's, as AdapterFile.weights gives them. An adapter of the same form, that is of the same method with the same

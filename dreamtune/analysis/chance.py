@@ -1,6 +1,6 @@
 """What unrelated changes would share: the overlap of task-specific directions by chance.
 
-Two random sets of k of n directions share k²/n (see hypergeometric). But δ divides by σ, so that any two changes favour
+Two random sets of k of n directions share k²/n (see hypergeometric). But δ divides by σ, so that any two changes favor
 the small σ of one and the same W: unrelated ones share more. Here the null is a change of the same singular values in
 random directions, on the same W.
 """

@@ -43,7 +43,7 @@ def drawn_mask(base: Base, picture: Image.Image, class_word: str, taught: Tensor
 
     taught: for one that adapters drew, the subject_map.change_map (h', w') of them: they know its hat too. Without any
     change, as at strength 0, it tells nothing.
-    Of what it drew the base knows more than of photographs: another colour of it has to change the place too, which the
+    Of what it drew the base knows more than of photographs: another color of it has to change the place too, which the
     ground does not, and GrabCut gets less of the surroundings. Raises as :func:`found_mask`.
     """
     pixels = to_tensor(picture)

@@ -93,7 +93,7 @@ class Framing:
         return tuple(dict.fromkeys(sizes))
 
     def crop(self, width: int, height: int) -> Crop:
-        """The largest centred part of a picture that has the shape which cuts off least of it.
+        """The largest centerd part of a picture that has the shape which cuts off least of it.
 
         Among equally good shapes the one with the most pixels wins, and the square over others.
         """

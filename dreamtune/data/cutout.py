@@ -44,7 +44,7 @@ def grab_cut(picture: np.ndarray, found: np.ndarray, background: float = SURE) -
     """(h, w) bool: where the subject is in a picture (h, w, 3) uint8 RGB, with its edges; found: (h', w') from 0 to 1.
 
     background: share of the threshold below which the map is trusted. GrabCut (Rother, Kolmogorov and Blake 2004)
-    begins with the map: what it is sure of stays, and colours and edges decide the rest. Specks are left out. Where the
+    begins with the map: what it is sure of stays, and colors and edges decide the rest. Specks are left out. Where the
     map leaves it no subject or no background it is all or nothing.
     """
     height, width = picture.shape[:2]

@@ -28,7 +28,7 @@ class MaskFile:
     name: str
     """Inside the folder of pictures, safe to print."""
     sure: bool = True
-    """Whether its name can mean nothing else; if not, a mask has no colour."""
+    """Whether its name can mean nothing else; if not, a mask has no color."""
 
 
 @dataclass
@@ -42,7 +42,7 @@ class MaskFiles:
     files: list[Path]
     """The other files: those that may be pictures."""
     doubtful: set[Path]
-    """Those of them that are called as masks are, but belong to no picture: masks if they have no colour."""
+    """Those of them that are called as masks are, but belong to no picture: masks if they have no color."""
     remarks: list[Remark] = field(default_factory=list)
     _by_name: dict[str, list[MaskFile]] = field(default_factory=dict)
     """Stem or name of a picture, in one form -> its masks."""

@@ -11,13 +11,13 @@ from dreamtune.data.buckets import Crop
 from dreamtune.data.images import UnusablePicture, open_picture
 
 _GLANCE = 64
-"""Side of the small copy in which colour is looked for: single odd pixels do not matter."""
+"""Side of the small copy in which color is looked for: single odd pixels do not matter."""
 _SPREAD = 40
-"""Difference between the channels of a pixel that compression does not make of grey."""
+"""Difference between the channels of a pixel that compression does not make of gray."""
 
 
 def has_colour(image: Image.Image) -> bool:
-    """Whether anything of an RGB picture is neither black nor white nor grey; masks are."""
+    """Whether anything of an RGB picture is neither black nor white nor gray; masks are."""
     small = np.asarray(image.resize((_GLANCE, _GLANCE), Image.Resampling.BOX), dtype=np.int16)
     return bool((small.max(axis=2) - small.min(axis=2)).max() > _SPREAD)
 
@@ -26,7 +26,7 @@ def read_mask(path: Path, size: tuple[int, int], sure: bool = True) -> Image.Ima
     """The mask (L) in the file for an upright picture of `size`: white is the subject, black is ignored.
 
     A mask of another size is taken if it has the picture's shape: masks are often drawn on a smaller copy. What is
-    transparent in it is black. sure: whether colour in it does not matter. Raises UnusablePicture.
+    transparent in it is black. sure: whether color in it does not matter. Raises UnusablePicture.
     """
     picture = open_picture(path)
     if not sure and has_colour(picture.image):

@@ -25,7 +25,7 @@ SPREADING = 0.2
 SEEDS = 4
 """Noises per timestep: single ones make the maps uneven."""
 COLORS = ("red", "blue")
-"""What a subject is called in turn where another colour of it tells where it is."""
+"""What a subject is called in turn where another color of it tells where it is."""
 LEAST_CELLS = 6
 """Shorter side of the smallest layer that is read, if there is one: on pocket, those of 3 cells tell nothing."""
 
@@ -90,7 +90,7 @@ def subject_map(base: Base, pixels: Tensor, class_word: str, seed: int = 0, seed
 
 @torch.no_grad()
 def color_map(base: Base, pixels: Tensor, class_word: str, seed: int = 0, seeds: int = SEEDS) -> Tensor:
-    """(h, w) fp32 on the CPU, 0 to 1: how far another colour of a thing of the class would change each latent cell.
+    """(h, w) fp32 on the CPU, 0 to 1: how far another color of a thing of the class would change each latent cell.
 
     The mask of DiffEdit from a contrast that leaves the scene alone, see fusion.locate, at the noises of
     :func:`subject_map`, for a picture (3, H, W) in [-1, 1]. Raises BaseModelError when the base makes NaN.

@@ -52,7 +52,7 @@ def digest(base: Base) -> str:
 
 
 def shown(reading: Reading, prompt: str) -> float:
-    """Share of what a prompt asks for that the picture shows: context, class, and the class's colour if named.
+    """Share of what a prompt asks for that the picture shows: context, class, and the class's color if named.
 
     NaN when the prompt names none of these that the pocket world knows.
     """

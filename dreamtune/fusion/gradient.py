@@ -1,6 +1,6 @@
 """Gradient fusion (Mix-of-Show, Gu et al., arXiv 2305.18292) in closed form, for one layer.
 
-Mix-of-Show looks for the W that does to each adapter's inputs Xᵢ what W0 + ΔWᵢ does: it minimises
+Mix-of-Show looks for the W that does to each adapter's inputs Xᵢ what W0 + ΔWᵢ does: it minimizes
 Σ ‖(W - W0 - ΔWᵢ) Xᵢ‖² with L-BFGS. That is least squares. With weights λᵢ, by which an adapter is to do λᵢ times what
 it does and counts |λᵢ| times, and Cᵢ = Xᵢ Xᵢᵀ / nᵢ,
 

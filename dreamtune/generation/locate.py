@@ -1,6 +1,6 @@
 """Where each subject of a prompt is in a draft by the base, as boxes that regions can take.
 
-A subject is where another colour of it would change the predicted noise: the mask of DiffEdit (Couairon et al.,
+A subject is where another color of it would change the predicted noise: the mask of DiffEdit (Couairon et al.,
 arXiv 2210.11427) from a contrast that leaves the composition alone. On the embedded base it finds subjects more surely
 than cross-attention to their words does; docs/log.md has the figures.
 """
@@ -27,7 +27,7 @@ SIDES = {2: ("on the left", "on the right"), 3: ("on the left", "in the middle",
 STEPS = 10
 """That a whole draft would have."""
 _LOOKED = (2, 4, 6)
-"""Steps at which the changes are measured: before them nothing has a place, after them colours are settled."""
+"""Steps at which the changes are measured: before them nothing has a place, after them colors are settled."""
 _ALIKE = 0.6
 """Correlation of two maps above which they show one thing: 0.69 to 0.93 where the base drew one thing twice. Of 79
 pairs that were drawn one is above it, with 0.84."""
@@ -59,7 +59,7 @@ def located(
 ) -> Tensor:
     """Draw a draft of a prompt, from the noise of a seed, and measure (subjects, h, w) maps of the latents' size.
 
-    recolored: of each subject the prompt with other colours of it. A map has the mean 1; it is the length of the change
+    recolored: of each subject the prompt with other colors of it. A map has the mean 1; it is the length of the change
     of the predicted noise (or v) at each place. Raises ConfigError as Base.draw does.
     """
     seen: list[tuple[Tensor, Any, Tensor | None]] = []

@@ -35,7 +35,7 @@ USUAL = {
     "sd1": _STABLE_DIFFUSION,
     "sd2": _STABLE_DIFFUSION,
     "sdxl": _STABLE_DIFFUSION,
-    # Above 3 colours become glaring and the likeness no better (docs/log.md). Most of the captions it was trained on
+    # Above 3 colors become glaring and the likeness no better (docs/log.md). Most of the captions it was trained on
     # read "a cat on the beach".
     "pocket": Usual(steps=20, guidance=2.5, subject="a {token} {class}", thing="a {class}"),
 }

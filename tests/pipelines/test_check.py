@@ -30,6 +30,7 @@ def test_a_mess_is_told_line_by_line(tmp_path: Path, tiny: Path, capsys: pytest.
     assert "rotated upright (1)" in lines[-1]
 
 
+@pytest.mark.slow
 def test_training_works_on_the_rest(tmp_path: Path, tiny: Path) -> None:
     problems, _ = make_mess(tmp_path / "mess", good=20, each=1)
     config = TrainConfig(images=tmp_path / "mess", class_word="dog", base=str(tiny), steps=3, batch_size=4, prior=False)

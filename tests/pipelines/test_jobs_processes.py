@@ -164,6 +164,7 @@ def test_stopped_and_resumed_it_ends_bitwise_the_same(
     check_whole(done(jobs, job), whole)
 
 
+@pytest.mark.slow
 def test_told_to_stop_twice_it_ends_at_once_and_can_be_resumed(
     workers: Workers, jobs: Jobs, long: TrainConfig, whole: bytes, tmp_path: Path
 ) -> None:
@@ -194,6 +195,7 @@ def test_kill_of_a_job(workers: Workers, jobs: Jobs, two: tuple[Job, Job], whole
     check_whole(done(jobs, job), whole)
 
 
+@pytest.mark.slow
 def test_kill_of_the_worker(workers: Workers, jobs: Jobs, two: tuple[Job, Job], whole: bytes) -> None:
     """The job goes on; a new worker does not begin another beside it."""
     job, next_job = two
@@ -246,6 +248,7 @@ def test_end_of_the_worker_stops_its_jobs_with_a_checkpoint(
     assert "job 1: interrupted: stopped after step " in (jobs.home / LOG).read_text()
 
 
+@pytest.mark.slow
 def test_a_job_that_fails_says_why_and_the_next_one_begins(
     workers: Workers, jobs: Jobs, settings: Callable[..., TrainConfig], tiny: Path, tmp_path: Path
 ) -> None:

@@ -68,7 +68,7 @@ def to_kohya(file: AdapterFile, dtype: torch.dtype, sdxl: bool | None = None) ->
 
 
 def _scaled_state(method: str, adapter: Adapter, common: float) -> tuple[dict[str, Tensor], float | None]:
-    """The layer's tensors and its alpha, which over the rank is the scale, rank-stabilised or not.
+    """The layer's tensors and its alpha, which over the rank is the scale, rank-stabilized or not.
 
     diffusers gives the commonest alpha to every layer of a UNet, so that LoRA has the `common` one in all, and what
     differs is multiplied into `up`. LyCORIS' own merging applies alpha/rank of LoHa and LoKr twice, and ignores it in a

@@ -25,7 +25,7 @@ LOKR = {
 
 
 def alpha_of(adapter: Adapter) -> float:
-    """The alpha that over the rank is the scale, rank-stabilised or not."""
+    """The alpha that over the rank is the scale, rank-stabilized or not."""
     config = adapter.config
     return config.scale * config.rank if config.rslora else config.alpha
 

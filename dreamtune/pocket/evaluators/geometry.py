@@ -69,7 +69,7 @@ def presence_target(boxes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Training targets of Finder for boxes (n, 2, 4), zeros where a subject is absent.
 
     Returns (positive, ignored) (n, 12, 12) and the box of each positive cell (n, 12, 12, 4). A cell is positive when
-    its centre lies in the middle half of a box; the rest of the box is ignored.
+    its center lies in the middle half of a box; the rest of the box is ignored.
     """
     at = (torch.arange(GRID, device=boxes.device) + 0.5) / GRID
     x, y = at.view(1, 1, 1, GRID), at.view(1, 1, GRID, 1)

@@ -62,7 +62,7 @@ class Finder(nn.Module):
         coarse = self.coarse(fine)
         joint = F.silu(self.join(torch.cat([fine, F.interpolate(coarse, scale_factor=2.0)], 1)))
         place = self.head_place(joint).float()
-        reach = F.softplus(place[:, 1:]).permute(0, 2, 3, 1)  # left, top, right, bottom of the cell's centre
+        reach = F.softplus(place[:, 1:]).permute(0, 2, 3, 1)  # left, top, right, bottom of the cell's center
         at = (torch.arange(GRID, device=place.device) + 0.5) / GRID
         x, y = at.view(1, 1, GRID).expand(1, GRID, GRID), at.view(1, GRID, 1).expand(1, GRID, GRID)
         boxes = torch.stack([x - reach[..., 0], y - reach[..., 1], x + reach[..., 2], y + reach[..., 3]], -1)

@@ -15,7 +15,7 @@ class Found:
     pattern_color: str | None
     """None when the pattern is plain."""
     hat: str | None
-    """Colour of the hat, None without one."""
+    """Color of the hat, None without one."""
     box: tuple[float, float, float, float]
     """x0, y0, x1, y1 as fractions of the picture's side."""
     score: float
@@ -23,9 +23,9 @@ class Found:
 
     @property
     def colors(self) -> tuple[str, ...]:
-        """Colours that a caption may call the subject's own.
+        """Colors that a caption may call the subject's own.
 
-        Stripes cover half of the coat: which of the two colours is meant cannot be seen.
+        Stripes cover half of the coat: which of the two colors is meant cannot be seen.
         """
         second = self.pattern_color if self.pattern == "striped" else None
         return (self.color,) if second is None else (self.color, second)

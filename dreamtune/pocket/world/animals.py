@@ -90,7 +90,7 @@ def cat(b: Brush) -> None:
 
 
 def bird(b: Brush) -> None:
-    """Standing bird, side view: wing in the accent colour, crest by variant."""
+    """Standing bird, side view: wing in the accent color, crest by variant."""
     s, g, c = b.subject, b.subject.proportions, b.subject.rgb
     br, bh, tail = 0.42 + 0.14 * g[0], 0.34 + 0.14 * g[1], b.pose[0]
     y = 0.72 - bh
@@ -122,7 +122,7 @@ def bird(b: Brush) -> None:
 
 
 def fish(b: Brush) -> None:
-    """Swimming fish, side view: fins in the accent colour."""
+    """Swimming fish, side view: fins in the accent color."""
     s, g, c = b.subject, b.subject.proportions, b.subject.rgb
     length, height, tail = 0.62 + 0.14 * g[0], 0.32 + 0.2 * g[1], 0.28 + 0.2 * g[2]
     y, fin, swing = 0.3, s.accent_rgb, 0.2 * (b.pose[0] - 0.5)
@@ -144,7 +144,7 @@ def fish(b: Brush) -> None:
 
 
 def robot(b: Brush) -> None:
-    """Standing robot, front view: head shape by variant, arm by pose, panel in the accent colour."""
+    """Standing robot, front view: head shape by variant, arm by pose, panel in the accent color."""
     s, g, c = b.subject, b.subject.proportions, b.subject.rgb
     w, h, y, limb = 0.36 + 0.16 * g[0], 0.3 + 0.13 * g[1], 0.35, shade(c, 0.7)
     for side in (-1, 1):

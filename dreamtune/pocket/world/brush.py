@@ -23,7 +23,7 @@ def shade(color: RGB, factor: float) -> RGB:
 
 
 def mix(a: RGB, b: RGB, share: float) -> RGB:
-    """Linear blend of two colours; `share` of `b`."""
+    """Linear blend of two colors; `share` of `b`."""
     r, g, b_ = (int(x * (1 - share) + y * share) for x, y in zip(a, b, strict=True))
     return r, g, b_
 
@@ -111,7 +111,7 @@ class Brush:
         outline: bool = True,
         corners: int = 22,
     ) -> None:
-        """Fill an ellipse centred at (x, y), turned by `tilt` radians."""
+        """Fill an ellipse centerd at (x, y), turned by `tilt` radians."""
         a, b = math.cos(tilt), math.sin(tilt)
         points = [(x + rx * u * a - ry * v * b, y + rx * u * b + ry * v * a) for u, v in _CIRCLES[corners]]
         self.poly(points, color, coat=coat, outline=outline)
@@ -130,7 +130,7 @@ class Brush:
         self._mask.line(path, fill=255, width=thick, joint="curve")
 
     def eye(self, x: float, y: float, radius: float) -> None:
-        """A round eye in the subject's eye colour."""
+        """A round eye in the subject's eye color."""
         self.oval(x, y, radius, radius, (250, 250, 250), outline=False, corners=10)
         self.oval(x + radius * 0.2, y, radius * 0.6, radius * 0.65, (20, 20, 25), outline=False, corners=10)
 
@@ -152,7 +152,7 @@ class Brush:
             self.poly([(x + w * 0.3, y - w * 0.3), (x + w * 1.7, y - w * 0.1), (x + w * 1.7, y + w * 0.14), (x, y)], c)
 
     def collar(self, x: float, y: float, width: float, height: float) -> None:
-        """The subject's collar or ribbon, centred at (x, y)."""
+        """The subject's collar or ribbon, centerd at (x, y)."""
         color = self.subject.collar_rgb
         if color is not None:
             self.rect(x - width, y - height, x + width, y + height, color, outline=False)

@@ -16,11 +16,11 @@ TINTS: dict[str, tuple[float, float, float]] = {
     "water": (0.78, 0.95, 1.0),
     "forest": (0.94, 0.98, 0.92),
 }
-"""How a context's light colours the subjects; (1, 1, 1) elsewhere."""
+"""How a context's light colors the subjects; (1, 1, 1) elsewhere."""
 
 
 def jitter(rng: Random, color: RGB, amount: int = 12) -> RGB:
-    """A colour near `color`: each channel moved by at most `amount`."""
+    """A color near `color`: each channel moved by at most `amount`."""
     r, g, b = (max(0, min(255, v + rng.randint(-amount, amount))) for v in color)
     return r, g, b
 

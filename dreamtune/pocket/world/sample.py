@@ -72,7 +72,7 @@ def _spots(rng: Random) -> list[tuple[float, float, float]]:
 
 
 def look_alike(rng: Random, subject: Subject) -> Subject:
-    """Another individual that a caption cannot tell from `subject`: same class, colour, pattern and hat colour."""
+    """Another individual that a caption cannot tell from `subject`: same class, color, pattern and hat color."""
     other = random_subject(rng, subject.cls, subject.color, subject.pattern, hat=subject.hat is not None)
     hat = (
         replace(other.hat, color=subject.hat.color, rgb=jitter(rng, COLORS[subject.hat.color], 14))

@@ -1,7 +1,7 @@
 """What a pocket picture shows: frozen descriptions of subjects, placements and scenes.
 
 A scene is complete: `render(scene)` is a pure function of it. Traits that no caption can express (pattern geometry,
-accent colours, proportions, variants) are what personalization has to carry over.
+accent colors, proportions, variants) are what personalization has to carry over.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ LIT = (250, 235, 150)
 
 
 def car(b: Brush) -> None:
-    """Car, side view: body by variant (2 is a pick-up), hubcaps in the accent colour; the one subject without poses."""
+    """Car, side view: body by variant (2 is a pick-up), hubcaps in the accent color; the one subject without poses."""
     s, g, c = b.subject, b.subject.proportions, b.subject.rgb
     length, h, cab = 0.95, 0.3 + 0.12 * g[0], 0.32 + 0.14 * g[1]
     base, x0, x1 = 0.78, -0.55 + 0.25 * g[2], 0.35 + 0.25 * g[3]
@@ -34,7 +34,7 @@ def car(b: Brush) -> None:
 
 
 def house(b: Brush) -> None:
-    """House, front view: roof by variant in the accent colour, a lit window by pose."""
+    """House, front view: roof by variant in the accent color, a lit window by pose."""
     s, g, c = b.subject, b.subject.proportions, b.subject.rgb
     w, h, r = 0.6 + 0.22 * g[0], 0.7 + 0.28 * g[1], 0.45 + 0.28 * g[2]
     if g[5] > 0.5:
@@ -54,7 +54,7 @@ def house(b: Brush) -> None:
 
 
 def tree(b: Brush) -> None:
-    """Tree: crown by variant (round, fir, cloud), fruit in the accent colour, sway by pose."""
+    """Tree: crown by variant (round, fir, cloud), fruit in the accent color, sway by pose."""
     s, g, c = b.subject, b.subject.proportions, b.subject.rgb
     w, r, sway = 0.11 + 0.07 * g[0], 0.52 + 0.18 * g[1], 0.14 * (b.pose[0] - 0.5)
     b.poly([(-w, 0.0), (w, 0.0), (w * 1.5, 1), (-w * 1.5, 1)], (110, 70, 40))
@@ -74,7 +74,7 @@ def tree(b: Brush) -> None:
 
 
 def teapot(b: Brush) -> None:
-    """Teapot, side view: lid in the accent colour, lifted by pose."""
+    """Teapot, side view: lid in the accent color, lifted by pose."""
     s, g, c = b.subject, b.subject.proportions, b.subject.rgb
     r, h = 0.5 + 0.12 * g[0], 0.4 + 0.15 * g[1]
     y, lift = 1 - h, 0.12 * b.pose[0]
@@ -89,7 +89,7 @@ def teapot(b: Brush) -> None:
 
 
 def mug(b: Brush) -> None:
-    """Mug, side view: badge by variant in the accent colour, steam by pose."""
+    """Mug, side view: badge by variant in the accent color, steam by pose."""
     s, g, c = b.subject, b.subject.proportions, b.subject.rgb
     w, h = 0.42 + 0.13 * g[0], 0.44 + 0.16 * g[1]
     y, foot = 1 - h, (0.42 + 0.13 * g[0]) * (0.72 + 0.28 * g[2])
@@ -113,7 +113,7 @@ def mug(b: Brush) -> None:
 
 
 def backpack(b: Brush) -> None:
-    """Backpack, front view: pocket in the accent colour, straps spread by pose."""
+    """Backpack, front view: pocket in the accent color, straps spread by pose."""
     s, g, c = b.subject, b.subject.proportions, b.subject.rgb
     w, h = 0.45 + 0.14 * g[0], 0.55 + 0.14 * g[1]
     y, spread, q = 1 - h, 0.1 * b.pose[0], 0.22
@@ -129,7 +129,7 @@ def backpack(b: Brush) -> None:
 
 
 def boat(b: Brush) -> None:
-    """Boat, side view: sail or cabin by variant in the accent colour, boom by pose."""
+    """Boat, side view: sail or cabin by variant in the accent color, boom by pose."""
     s, g, c = b.subject, b.subject.proportions, b.subject.rgb
     length, y, h, boom = 0.8 + 0.14 * g[0], 0.5, 0.38 + 0.12 * g[1], 0.16 * b.pose[0]
     b.line([(0, y), (0, -0.95)], 0.09, (110, 75, 50))
