@@ -108,9 +108,11 @@ def test_the_list_of_commands_is_that_of_the_commands() -> None:
 
 def test_former_names_are_read_with_a_remark() -> None:
     given: dict[str, Any] = {"images": "x", "class_word": "dog"}
-    config = TrainConfig(**given, accumulation=4)
+    former: dict[str, Any] = given | {"accumulation": 4}
+    both: dict[str, Any] = former | {"gradient_accumulation_steps": 2}
+    config = TrainConfig(**former)
     assert config.gradient_accumulation_steps == 4
     assert config.remarks == ("accumulation is now called gradient_accumulation_steps: the old name still works",)
     assert TrainConfig(**given).remarks == ()
     with pytest.raises(ConfigError, match="accumulation is now called gradient_accumulation_steps, which is set too"):
-        TrainConfig(**given, accumulation=4, gradient_accumulation_steps=2)
+        TrainConfig(**both)
