@@ -1,4 +1,4 @@
-"""Temporary files and folders that say who made them, so that those of killed processes can be removed."""
+"""Temporary files and folders whose names record their process, so that those of killed processes can be removed."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _ELSEWHERE = 2 * 86400.0
 
 
 def fresh_name() -> str:
-    """A name that nothing else has: process, when that began, machine, and chance."""
+    """A unique name, made of the process, its start time, the machine, and random characters."""
     return f"{os.getpid()}-{psutil.Process().create_time():.0f}-{_machine()}-{secrets.token_hex(4)}"
 
 
@@ -45,7 +45,7 @@ def sweep_dead(folder: Path, before: str) -> None:
 
 @contextmanager
 def temporary_folder() -> Iterator[Path]:
-    """A new folder in the system's place for such, gone with the block, or by the next one after a kill."""
+    """A new temporary folder, removed at the end of the block, or by the next call if the process is killed."""
     place, before = Path(tempfile.gettempdir()), "dreamtune-"
     sweep_dead(place, before)
     folder = place / f"{before}{fresh_name()}"

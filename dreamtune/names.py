@@ -1,4 +1,4 @@
-"""What there is to choose from, by its names and in words, without loading the libraries that do it."""
+"""The choices of methods, fusions, grids and samplers by name, without loading the libraries that implement them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where things are kept, and writing them whole or not at all. Needs nothing heavy."""
+"""Where files are kept, and writing them completely or not at all. Imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def cache_dir() -> Path:
 
 
 def data_dir() -> Path:
-    """Where lies what must not be lost: $DREAMTUNE_DATA, else ~/.local/share/dreamtune. It need not exist yet.
+    """The folder of data that must not be lost: $DREAMTUNE_DATA, else ~/.local/share/dreamtune. It need not exist yet.
 
     Raises ConfigError where there is no home.
     """

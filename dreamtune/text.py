@@ -1,4 +1,4 @@
-"""Text of others (names, captions, headers, messages) as it may be shown to people: inert, and not too long."""
+"""Makes foreign text (names, captions, headers, messages) safe to show: inert and not too long."""
 
 from __future__ import annotations
 

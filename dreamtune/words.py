@@ -1,4 +1,4 @@
-"""Words in texts, by one rule for all who look for one. Needs nothing heavy."""
+"""Finding words in texts, by one rule for all callers. Imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def forms(text: str) -> tuple[str, ...]:
 
 
 def places(text: str, words: Collection[str]) -> list[tuple[int, int]]:
-    """Where a text holds one of `words` as a word of its own, in small letters or large: (start, end) in order.
+    """Where a text contains one of `words` as a separate word, ignoring case: (start, end) in order.
 
     A word is one of its own where no letter, digit, underscore or combining mark goes on at either side of it; beside
     punctuation, as at both ends of "<sks>", anything may stand. Both must be in one form, see :func:`one_form`.
@@ -38,12 +38,12 @@ def places(text: str, words: Collection[str]) -> list[tuple[int, int]]:
 
 
 def holds(text: str, word: str) -> bool:
-    """Whether a text holds `word` as a word of its own; see :func:`places`."""
+    """Whether a text contains `word` as a separate word; see :func:`places`."""
     return bool(places(one_form(text), [one_form(word)]))
 
 
 def replaced(text: str, word: str, by: str) -> str:
-    """The text, in one form, with `by` wherever it holds `word` as a word of its own."""
+    """The text, in one form, with `by` in place of `word` wherever that is a separate word."""
     text, found, done = one_form(text), "", 0
     for start, end in places(text, [one_form(word)]):
         found, done = found + text[done:start] + by, end
@@ -51,7 +51,7 @@ def replaced(text: str, word: str, by: str) -> str:
 
 
 def same(first: str, second: str) -> bool:
-    """Whether two words are one by the same rule."""
+    """Whether two words are the same by this rule."""
     return re.fullmatch(re.escape(one_form(first)), one_form(second), re.IGNORECASE) is not None
 
 

@@ -32,7 +32,7 @@ def main() -> None:
     if args.pictures:
         files = [handle_file(str(path)) for path in sorted(args.pictures.iterdir()) if path.suffix.lower() != ".md"]
         dataset = client.predict(files, "", api_name="/upload")
-    print("check   ", client.predict(dataset, args.class_word, api_name="/check")["usable"], "pictures can be used")
+    print("check   ", client.predict(dataset, args.class_word, api_name="/check")["usable"], "usable images")
 
     job: dict[str, Any] = client.predict(dataset, args.class_word, {"steps": args.steps}, "", api_name="/train")
     while job["state"] in ("queued", "running", "stopping"):

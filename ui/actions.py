@@ -32,7 +32,7 @@ _SET_ELSEWHERE = {"images", "base", "start_from", "dino", "clip", "trackers", "d
 
 
 def submit(app: App, kind: Literal["train", "fuse", "analyze", "evaluate"], config: Any, out: Path, title: str) -> Job:
-    """Queue a job, and see to it that a worker is there. Raises ConfigError when too many wait."""
+    """Queue a job and make sure that a worker is running. Raises ConfigError when too many jobs are queued."""
     if sum(job.state == "queued" for job in app.jobs.list()) >= MOST_QUEUED:
         raise ConfigError(f"{MOST_QUEUED} jobs are already queued: wait for some to finish, or cancel some")
     job = app.jobs.submit(kind, config, out, title)
@@ -41,7 +41,7 @@ def submit(app: App, kind: Literal["train", "fuse", "analyze", "evaluate"], conf
 
 
 def resume(app: App, id: str) -> Job:
-    """Put an interrupted job into the queue again."""
+    """Queue an interrupted job again."""
     job = app.jobs.resume(id)
     app.call_worker()
     return job
@@ -93,13 +93,13 @@ def train(app: App, dataset: str, values: Mapping[str, Any], more: str = "", nam
 
 
 def free_word(app: App) -> str:
-    """A word for the next subject, which neither an adapter nor a training under way has."""
+    """A token for the next subject that neither an adapter nor a running training uses."""
     trainings = [job.id for job in app.jobs.list() if job.kind == "train" and job.state in UNFINISHED]
     return library.free_word(app.workspace, [app.jobs.settings(id).get("token", "sks") for id in trainings])
 
 
 def plan(app: App, dataset: str, values: Mapping[str, Any], more: str, on_progress: OnProgress) -> PlanResult:
-    """What a training would take. Takes two steps, writes nothing."""
+    """The cost of a training, from two timed steps. Writes nothing."""
     from dreamtune.pipelines.train.plan import plan as measure
 
     config = train_config(app, dataset, values, more)
@@ -107,7 +107,7 @@ def plan(app: App, dataset: str, values: Mapping[str, Any], more: str, on_progre
 
 
 def check(app: App, dataset: str, base: str, class_word: str, token: str) -> CheckResult:
-    """Look through a set of pictures."""
+    """Check a set of images."""
     from dreamtune.pipelines.train.check import check as look
 
     return look(
@@ -144,7 +144,7 @@ def fuse(
 
 
 def one_word(app: App, picks: Sequence[Pick]) -> list[str]:
-    """Remarks on adapters that are called by one word."""
+    """Remarks on adapters that share a token."""
     from dreamtune.pipelines.adapter_ref import AdapterRef
     from dreamtune.pipelines.fuse.check import one_word as remarks
 
@@ -187,7 +187,7 @@ def forecast(app: App, picks: Sequence[Pick], on_progress: OnProgress) -> list[s
 def draw(
     app: App, picks: Sequence[Pick], values: Mapping[str, Any], on_progress: OnProgress, regions: Sequence[str] = ()
 ) -> GenerateResult:
-    """Draw pictures; values: further settings of GenerateConfig, of which those that are None are left out.
+    """Generate images; values: further settings of GenerateConfig, without those that are None.
 
     `text_encoders` among them is the factor of :func:`used`. regions: names of the adapters in that setting.
     """

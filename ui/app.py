@@ -1,4 +1,4 @@
-"""The page: its tabs, and what happens when it is opened."""
+"""The page with its tabs, and what happens when it is opened."""
 
 from __future__ import annotations
 

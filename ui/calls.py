@@ -24,7 +24,7 @@ _thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix=DEVICE)
 
 
 def on_device(action: Callable[P, T]) -> Callable[P, T]:
-    """The event `action` on that thread, with the progress and messages of the page that asked."""
+    """The event `action`, run on the device thread, with the progress and messages of the page that asked."""
 
     @functools.wraps(action)
     def run(*args: P.args, **kwargs: P.kwargs) -> T:

@@ -1,4 +1,4 @@
-"""What all parts of the app share."""
+"""State shared by all parts of the app."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Serving the app: who may reach it, what it may show, and the worker beside it."""
+"""Serving the app: access, the files it may serve, and its worker."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ class Server:
             self._done.wait(WATCH)
 
     def close(self) -> None:
-        """Serve no more. Jobs go on: the worker and they have processes of their own."""
+        """Stop serving. Jobs continue: they and the worker have their own processes."""
         self._done.set()
         self.blocks.close(verbose=False)
 

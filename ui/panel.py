@@ -1,4 +1,4 @@
-"""How a job is shown beside the form that started it: progress, curves, pictures, stop and resume."""
+"""Shows a job beside the form that started it: progress, curves, images, stop and resume."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a new session costs: Gradio describes every component of the page anew for each, and each API call is one."""
+"""Makes sessions cheap: Gradio would describe every component of the page anew for each, even for an API call."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How the app looks: one quiet theme, light and dark, with its own styles beside Gradio's."""
+"""The app's theme, light and dark, with its own styles besides Gradio's."""
 
 from __future__ import annotations
 

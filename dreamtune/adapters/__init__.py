@@ -1,4 +1,4 @@
-"""Adapters: small trained changes of a frozen model, attached, merged, saved and taken off again.
+"""Adapters: small trained changes of a frozen model, which can be attached, merged, saved and detached.
 
 >>> attached = attach(unet, LoRAConfig(rank=8), targets="attn")  # then train attached.parameters()
 >>> file = AdapterFile.from_attached(attached, base="pocket", token="sks", class_word="dog", training={})

@@ -1,4 +1,4 @@
-"""Putting an adapter on a model and taking it off again."""
+"""Attaching an adapter to a model and detaching it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from .targets import match_layers, select_targets
 
 
 class AttachedAdapter(Attachment):
-    """An adapter on a model: its own parameters (the only trainable ones), its strength, merging, and the way off.
+    """An adapter attached to a model: its parameters (the only trainable ones), its strength, merging and detaching.
 
     To copy an adapted model, copy both together: `copy.deepcopy((model, attached))`.
     """
@@ -121,7 +121,7 @@ class AttachedAdapter(Attachment):
         self._set_merged(False)
 
     def detach(self) -> None:
-        """Take the adapter off the model, which is then what it was, bit for bit. Doing it again does nothing."""
+        """Detach the adapter: the model is then bit for bit what it was. Calling it again does nothing."""
         self._check_merged()
         for layer, slot in self._slots.values():
             layer.remove(slot)
@@ -170,7 +170,7 @@ def attach(
     ranks: Mapping[str, int] | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> AttachedAdapter:
-    """Put a new adapter of `config`'s method on the layers of `module` that `targets` names (see select_targets).
+    """Attach a new adapter of `config`'s method to the layers of `module` that `targets` names (see select_targets).
 
     The model's output does not change before training. Initial values depend on `seed` and on a layer's path only.
     Several adapters, of different methods, may be attached at once; their changes add up. What is to be trained is

@@ -1,4 +1,4 @@
-"""What everything that is put on a model has: a switch, and the way off at the end of a block."""
+"""Base of everything attached to a model: it can be switched off, and detaches at the end of a block."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Attachment(nn.Module, ABC):
 
     @abstractmethod
     def detach(self) -> None:
-        """Take the changes off: the model is then what it was, bit for bit."""
+        """Detach the changes: the model is then bit for bit what it was."""
 
     @contextmanager
     def disabled(self) -> Iterator[None]:

@@ -1,4 +1,4 @@
-"""Options of methods, and what they ask of the optimizer."""
+"""Options of methods, and how the optimizer treats their parameters."""
 
 from __future__ import annotations
 

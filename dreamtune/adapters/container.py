@@ -51,7 +51,7 @@ Check = Callable[[Mapping[str, Sequence[int]]], object]
 
 
 def write(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
-    """Write `path` whole or not at all, and its folder if there is none. Raises AdapterFileError if that fails."""
+    """Write `path` completely or not at all, creating its folder if needed. Raises AdapterFileError if that fails."""
     _write(path, to_bytes(tensors, metadata))
 
 

@@ -28,7 +28,7 @@ from .word import NewToken
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class AdapterFile(Description):
-    """A whole adapter: what it is and its tensors. It may come from a training, from a file or from a computation.
+    """A complete adapter: description and tensors. It may come from a training, a file or a computation.
 
     Raises AdapterFileError when the tensors are not those that method, config and layers ask for, or not finite.
     """
@@ -119,7 +119,7 @@ class AdapterFile(Description):
         return cls(**vars(Description.from_header(header)), tensors=tensors)
 
     def save(self, path: str | Path) -> None:
-        """Write the file whole or not at all; equal content gives equal bytes. Raises AdapterFileError."""
+        """Write the file completely or not at all; equal content gives equal bytes. Raises AdapterFileError."""
         container.write(Path(path).expanduser(), self.tensors, self.to_header())
 
     def to_bytes(self) -> bytes:
@@ -173,7 +173,7 @@ class AdapterFile(Description):
         return replace(self, tensors=tensors, embeddings=embeddings, further_embeddings=sizes)
 
     def attach(self, model: nn.Module, strength: float = 1.0, *, any_base: bool = False) -> AttachedAdapter:
-        """Put an adapter of the UNet alone on `model`, the UNet of the base it was trained on.
+        """Attach an adapter that changes only the UNet to `model`, the UNet of the base it was trained on.
 
         Raises ConfigError if it changes text encoders too or has embeddings (see models.Base.attach), and
         IncompatibleModelError, leaving the model as it was, when a layer is missing or has another size, or when its
@@ -197,7 +197,7 @@ class AdapterFile(Description):
     def attach_parts(
         self, models: Mapping[str, nn.Module], strength: float = 1.0, *, any_base: bool = False
     ) -> dict[str, AttachedAdapter]:
-        """Put each part on its model in `models` (`unet`, `text_encoder`, ...): part -> the adapter there.
+        """Attach each part to its model in `models` (`unet`, `text_encoder`, ...): part -> the adapter there.
 
         Embeddings are not among them: see :meth:`words`, and models.Base.attach, which does all that a file asks for.
         Raises IncompatibleModelError as :meth:`attach` does, or for a part without a model; then nothing is attached.

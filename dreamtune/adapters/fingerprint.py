@@ -1,4 +1,4 @@
-"""Telling whether a layer has the weight that an adapter was trained on."""
+"""Checks whether a layer has the weight that an adapter was trained on."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The layers that adapters act in: linear ones, and convolutions."""
+"""The layers that adapters act in: Linear layers and convolutions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""New adapters that begin at the change of an adapter file instead of at zero."""
+"""New adapters that start from the change of an adapter file instead of from zero."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which directions of its weights a subject changes, and how two subjects get along. Needs torch alone."""
+"""Which directions of the weights a subject changes, and how two subjects interfere. Needs only torch."""
 
 from .directions import change_rates, tsd
 from .health import Health

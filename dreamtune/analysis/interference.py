@@ -1,4 +1,4 @@
-"""What adding one adapter does to another, forecast from the inputs that layers get while the other draws.
+"""How one adapter interferes with another, forecast from layer inputs recorded while generating with the other.
 
 For a linear layer that sees inputs x with second moment Cᵢ = E[x xᵀ] while adapter i draws, the output changes by
 tr(Δⱼ Cᵢ Δⱼᵀ) = E‖Δⱼ x‖² on average when j is added. Crosstalk Xᵢⱼ is that over i's own change, tr(Δᵢ Cᵢ Δᵢᵀ): exact for
@@ -25,7 +25,7 @@ ROUTE = 1.0
 
 @dataclass
 class Recording:
-    """Sums over all inputs that the layers got while one adapter drew."""
+    """Sums over all layer inputs recorded while generating with one adapter."""
 
     energy: dict[str, Tensor] = field(default_factory=dict)
     """Layer -> Σ‖Δⱼ x‖² of every adapter j (adapters,) fp64; NaN for those that do not change the layer."""

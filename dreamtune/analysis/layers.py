@@ -1,4 +1,4 @@
-"""All that is known of one layer: each adapter's directions there, and each pair's."""
+"""Everything measured in one layer: each adapter's directions, and each pair's."""
 
 from __future__ import annotations
 

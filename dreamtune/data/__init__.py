@@ -1,1 +1,1 @@
-"""From a folder of pictures to cached latents and prompt embeddings."""
+"""From a folder of images to cached latents and prompt embeddings."""

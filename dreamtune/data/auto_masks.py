@@ -1,4 +1,4 @@
-"""Masks of pictures that have none, from where the base sees the subject: for `dreamtune mask` and for training."""
+"""Automatic masks from where the base sees the subject, for `dreamtune mask` and for training."""
 
 from __future__ import annotations
 

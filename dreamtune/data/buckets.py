@@ -1,4 +1,4 @@
-"""Shapes that pictures are trained at, and how each is cropped and resized to one of them."""
+"""Aspect-ratio buckets: the shapes that images are trained at, and how each is cropped and resized to one of them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What lies in the cache, and keeping it within its limit.
+"""What the cache contains, and keeping it within its limit.
 
 Below the cache's folder each kind of thing has a folder of its own. An entry is a file in it (perhaps in a folder of
 two letters, which only keeps listings short), or the files of a folder that belong together, as class pictures do.

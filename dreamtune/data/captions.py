@@ -26,7 +26,7 @@ _FALLBACK = "the instance prompt is used"
 
 
 class Captions:
-    """Finds the captions of a picture, and remarks on what is wrong with captions.
+    """Finds the captions of an image, with remarks on what is wrong with them.
 
     A file is a picture's by its stem, or by all of its name: x.txt or x.jpg.txt for x.jpg. Names are compared in one
     Unicode form, since a disk or an archive may have changed that of some of them.

@@ -1,4 +1,4 @@
-"""Opening pictures that people really have: rotated, transparent, palette, 16-bit, broken, mislabelled.
+"""Opening real-world images: rotated, transparent, palette, 16-bit, broken, mislabeled.
 
 A picture that cannot be used is reported as a remark with the remedy; nothing here raises for its sake.
 """

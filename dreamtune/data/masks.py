@@ -1,4 +1,4 @@
-"""Where the subject is in a picture: a drawn mask or the picture's own transparency, as weights of latent cells."""
+"""Where the subject is in an image, by a drawn mask or its own transparency, as weights of latent cells."""
 
 from __future__ import annotations
 

@@ -90,7 +90,7 @@ def load_subject(
     masks: bool = True,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Subject:
-    """Look through a folder and say how each picture in it is used.
+    """Survey a folder and determine how each image in it is used.
 
     A picture named x.jpg takes its captions from x.txt or x.caption beside it or from metadata.jsonl, else
     `prompts` (default "a {token} {class_word}"), and its mask from x.mask.png or its own transparency.

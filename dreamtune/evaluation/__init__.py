@@ -1,4 +1,4 @@
-"""Figures for results: how much a picture shows the subject, how much of the prompt, and what became of the class."""
+"""Evaluation: subject fidelity, prompt fidelity, and what happened to the class."""
 
 from .best_step import BestStep, Score
 from .evaluation import Evaluation, Measurement, PromptFigures, Sampling

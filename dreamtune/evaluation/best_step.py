@@ -22,7 +22,7 @@ _DIGITS = 4
 
 @dataclass(frozen=True)
 class Score:
-    """What the pictures of one step say; see :class:`~dreamtune.evaluation.evaluation.Measurement`."""
+    """Scores of the images of one step; see :class:`~dreamtune.evaluation.evaluation.Measurement`."""
 
     step: int
     """Optimizer steps done."""

@@ -1,4 +1,4 @@
-"""Examining an adapter: the subject and its class, drawn from fixed noise without and with it, and judged."""
+"""Evaluating an adapter: subject and class are generated from fixed noise without and with it, and judged."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who judges pictures: the embedded base's own evaluators, or DINO and CLIP from a local folder or the hub."""
+"""Judges of images: the embedded base's own evaluators, or DINO and CLIP from a local folder or the hub."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Judge(Protocol):
 
 
 def load_judge(base: str, device: torch.device, dino: str | None = None, clip: str | None = None) -> Judge:
-    """The judge of pictures by the base with the id `base`: DINO and CLIP where they are given, else pocket's own.
+    """The judge for images of the base with the id `base`: DINO and CLIP if they are given, else pocket's own.
 
     Raises ConfigError when a base other than pocket has none, when one of the two is missing or is no such encoder,
     and BaseModelError when pocket's evaluators are not installed.

@@ -1,4 +1,4 @@
-"""Prompts to examine an adapter with: each with the subject's name, and the same with its class alone."""
+"""Evaluation prompts: each with the subject's token, and the same with only its class."""
 
 from __future__ import annotations
 

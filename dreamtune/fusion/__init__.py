@@ -1,4 +1,4 @@
-"""Several adapters in one base: their changes fused into one. The maths needs torch alone."""
+"""Fusion: the changes of several adapters merged into one. The math needs only torch."""
 
 from .columns import Block, Columns
 from .files import Fused, as_file

@@ -1,4 +1,4 @@
-"""Who has which block of a base's directions: adapters on disjoint blocks can be added without a conflict.
+"""Which concept owns which block of a base's directions: adapters on disjoint blocks can be added without conflict.
 
 A block is that of `column_offset` of Spectral Adapters, counted from the largest singular value, or of `slot` of
 orthogonal LoRA. The book is one JSON file, which processes share by a lock.
@@ -57,7 +57,7 @@ class Block:
 
 
 class Columns:
-    """The book in `path`, which need not exist yet."""
+    """The registry in the file `path`, which need not exist yet."""
 
     def __init__(self, path: Path) -> None:
         self.path = path

@@ -1,4 +1,4 @@
-"""What layers get while adapters are used, as second moments."""
+"""Second moments of layer inputs recorded while adapters are used."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def _gram(rows: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Inputs:
-    """What is known of the inputs of layers, for those fusions that ask for it."""
+    """Recorded layer inputs, for the fusions that need them."""
 
     own: Sequence[Mapping[str, Tensor]]
     """For each adapter that takes part, in their order: layer path -> C (in, in) while it is used."""
@@ -76,7 +76,7 @@ class Inputs:
 
 @contextmanager
 def recorded(layers: Mapping[str, nn.Module], moments: Moments) -> Iterator[None]:
-    """Within the block, count the inputs of `layers` (name -> module) in `moments`."""
+    """Within the block, add the inputs of `layers` (name -> module) to `moments`."""
     with ExitStack() as stack:
         for name, layer in layers.items():
 

@@ -1,1 +1,1 @@
-"""Several adapters in one picture: regional attention, masks, blending, collages. Pictures come from `pipelines`."""
+"""Several adapters in one image: regional attention, masks, blending, collages. `pipelines` generates the images."""

@@ -1,4 +1,4 @@
-"""Several adapters that never meet in the weights: Multi-LoRA Composition (Zhong et al. 2024, arXiv 2402.16843)."""
+"""Several adapters without merging their weights: Multi-LoRA Composition (Zhong et al. 2024, arXiv 2402.16843)."""
 
 from __future__ import annotations
 

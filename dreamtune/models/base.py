@@ -233,7 +233,7 @@ class Base:
         self.words.append(word)
 
     def attach(self, file: AdapterFile, strength: float = 1.0, *, any_base: bool = False) -> AttachedParts:
-        """Put on all that an adapter file holds: its changes of UNet and text encoders, and its words' embeddings.
+        """Attach all that an adapter file contains: its changes of UNet and text encoders, and its tokens' embeddings.
 
         The embeddings do not depend on the strength, unless it is 0. Raises as :meth:`add_token` and
         AdapterFile.attach_parts do; nothing is attached then.

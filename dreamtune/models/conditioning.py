@@ -1,4 +1,4 @@
-"""What a UNet is told of a prompt, as tensors that can be cached."""
+"""A prompt's conditioning of the UNet, as tensors that can be cached."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The device: how exactly it computes fp32, and what to say when its memory runs out."""
+"""The device: how exactly it computes fp32, and the error when it runs out of memory."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How bases of each family are drawn with, and how they are told of a subject, where nothing else is asked for.
+"""Defaults per family of bases: how images are generated, and how prompts name a subject.
 
 One table, which training, generation, scores, fusions, the forecast of interference and the benchmarks read.
 """
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Usual:
-    """What suits the bases of one family."""
+    """Defaults for the bases of one family."""
 
     steps: int
     """Denoising steps of a picture."""

@@ -1,4 +1,4 @@
-"""Files of the model hub, from its local cache or downloaded, without a long wait where there is no network."""
+"""Files of the model hub, from its local cache or downloaded, without a long wait if there is no network."""
 
 from __future__ import annotations
 

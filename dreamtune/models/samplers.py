@@ -1,4 +1,4 @@
-"""Samplers by the names that people have for them, made for what a base was trained with."""
+"""Samplers by their common names, configured for what a base was trained with."""
 
 from __future__ import annotations
 

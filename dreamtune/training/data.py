@@ -40,7 +40,7 @@ class TrainingData:
 
 
 class Conditioner(Protocol):
-    """Tells the UNet of prompts."""
+    """Gives the UNet its prompts."""
 
     def __call__(self, prompts: Sequence[int], time_ids: Tensor | None) -> dict[str, Any]:
         """Keyword arguments of the UNet for a batch of n samples, on the training's device.

@@ -72,5 +72,5 @@ METHOD_PRESETS: dict[str, dict[str, dict[str, Any]]] = {
 
 
 def preset(family: str, method: str) -> dict[str, Any]:
-    """What suits `method` on a base of `family`, beside TrainConfig's own defaults; empty for an unknown family."""
+    """Defaults for `method` on a base of `family`, besides TrainConfig's own; empty for an unknown family."""
     return PRESETS.get(family, {}) | METHOD_PRESETS.get(family, {}).get(method, {})

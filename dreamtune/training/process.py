@@ -1,4 +1,4 @@
-"""The process of a training: which one of several it is, and who asks it to stop."""
+"""The process of a training: its rank among several, and the signals that stop it."""
 
 from __future__ import annotations
 

@@ -72,7 +72,7 @@ def loss_of(energy: Mapping[str, float]) -> str | None:
     layers = "1 layer keeps" if len(few) == 1 else f"{len(few)} of {len(energy)} layers keep"
     return (
         f"{layers} less than {_ENOUGH:.0%} of the fusion, {worst} as little as {few[worst]:.0%}: fuse with --rank full "
-        "(in the app: Keep all) to keep all of it in a larger file"
+        "(in the app: Full rank) to keep all of it in a larger file"
     )
 
 

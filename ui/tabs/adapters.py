@@ -1,4 +1,4 @@
-"""The tab Library: every adapter with its picture, what it is, export, import, and removal."""
+"""The tab Library: every adapter with its image and description, export, import and removal."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The editor of captions."""
+"""The caption editor."""
 
 from __future__ import annotations
 

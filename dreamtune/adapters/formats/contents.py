@@ -1,4 +1,4 @@
-"""What a file of another tool holds, told by the names and sizes of its tensors before any of them is read."""
+"""What another tool's file contains, inferred from its tensors' names and sizes before any of them is read."""
 
 from __future__ import annotations
 

@@ -110,7 +110,7 @@ def foreign_method(names: Iterable[str]) -> str | None:
 
 
 def other_content(names: Iterable[str]) -> str | None:
-    """What a file is that is no adapter, with what to do with it; None if nothing tells it."""
+    """What a file that is not an adapter contains, and what to do with it; None if unknown."""
     names = list(names)
     if names and all(_INVERSION.search(name) for name in names):
         return "is a textual inversion embedding, not an adapter: use a tool that supports it"

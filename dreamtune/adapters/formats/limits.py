@@ -1,4 +1,4 @@
-"""What the readers of a written file make of it otherwise than dreamtune does."""
+"""How other readers of a written file deviate from dreamtune."""
 
 from __future__ import annotations
 

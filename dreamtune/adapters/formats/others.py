@@ -1,4 +1,4 @@
-"""Which model a layer is of that no Stable Diffusion has, by its name."""
+"""Which other model a layer belongs to, by its name, if it is not one of Stable Diffusion's."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ _HUNYUAN_SINGLE = 40
 
 
 def model_of(names: Iterable[str]) -> str | None:
-    """The model that the layers `names` are of; None if none of them tells it.
+    """The model that the layers `names` belong to; None if unknown.
 
     Of layers that several models have, all of them together tell: by their number, or by others that one model has.
     """

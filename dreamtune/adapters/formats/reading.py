@@ -1,4 +1,4 @@
-"""Adapters out of files: dreamtune's own, and those of PEFT, diffusers, kohya, LyCORIS, ComfyUI and OneTrainer."""
+"""Reading adapter files: dreamtune's own, and those of PEFT, diffusers, kohya, LyCORIS, ComfyUI and OneTrainer."""
 
 from __future__ import annotations
 
