@@ -95,7 +95,7 @@ assert found.version == dreamtune.__version__
 (command,) = found.entry_points
 assert callable(command.load())
 assert dreamtune.pocket.path().is_dir()
-from dreamtune.pipelines import fuse_explain
+from dreamtune.pipelines.fuse import explain as fuse_explain
 assert str(fuse_explain.CALIBRATION).startswith({str(site)!r})
 assert fuse_explain._calibration()["pairs"] == {json.loads(fuse_explain.CALIBRATION.read_text())["pairs"]}
 """
@@ -114,7 +114,7 @@ import os, sys
 def none(*_, **__): raise OSError("no links here")
 os.symlink = os.link = none
 sys.path.insert(0, {str(tmp_path / "site")!r})
-from dreamtune.pipelines import cli
+from dreamtune.pipelines.cli import app as cli
 assert cli.__file__.startswith({str(tmp_path / "site")!r})
 given = ["--class", "dog", "--base", {str(tiny)!r}, "--steps", "2", "--device", "cpu", "--set", "prior=false"]
 sys.exit(cli.main(["train", {str(photos)!r}, *given, "--set", "rank=2", "--out", "run"]))

@@ -119,7 +119,7 @@ def test_two_at_a_time(workers: Workers, jobs: Jobs, long: TrainConfig, tmp_path
     workers.start(jobs.home, workers=2)
     until(lambda: [job.state for job in jobs.list()] == ["running", "running", "queued"])
     assert jobs.get(three[2].id).position == 1
-    first = min((jobs.wait(job.id, 60) for job in three[:2]), key=lambda job: job.finished or 0.0)
+    first = min((jobs.wait(job.id, 240) for job in three[:2]), key=lambda job: job.finished or 0.0)
     third = done(jobs, three[2])
     assert third.started and first.finished and third.started >= first.finished
 
@@ -317,7 +317,7 @@ def test_kill_of_everything_as_it_is_installed(
     assert jobs.get(job.id).state == "running"
     for entry in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):  # it has just ended
-            if f"job_process\0{jobs.home}\0" in (entry / "cmdline").read_text():
+            if f"jobs.process\0{jobs.home}\0" in (entry / "cmdline").read_text():
                 os.kill(int(entry.name), signal.SIGKILL)
     until(lambda: jobs.get(job.id).state == "interrupted")
     jobs.resume(job.id)
