@@ -28,13 +28,18 @@ def check_place(folder: Path, error: type[DreamtuneError] = ConfigError) -> None
         raise error(f"cannot write to {parent}: choose another output path instead of {folder}")
 
 
+def check_absent(place: Path) -> None:
+    """Raise ConfigError if there is something, or if nothing can be written there. Writes nothing."""
+    if place.exists() or place.is_symlink():
+        raise ConfigError(f"{place} already exists: delete it or choose another name")
+    check_place(place.parent)
+
+
 def check_new_file(place: Path, suffix: str = ".safetensors") -> None:
     """Raise ConfigError unless a new file of this suffix can be written there. Writes nothing."""
     if place.suffix.lower() != suffix:
         raise ConfigError(f"the output {place} must be a file: use a name that ends in {suffix}")
-    if place.exists() or place.is_symlink():
-        raise ConfigError(f"{place} already exists: delete it or choose another name")
-    check_place(place.parent)
+    check_absent(place)
 
 
 def check_new_folder(folder: Path) -> None:

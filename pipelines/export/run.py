@@ -18,7 +18,7 @@ from dreamtune.pipelines.adapter_ref import AdapterRef, base_name, drawn_by
 from dreamtune.pipelines.export.error import LayerError, compare
 from dreamtune.pipelines.export.merged import write_merged
 from dreamtune.pipelines.export.write import converted, write_adapter, write_embedding
-from dreamtune.pipelines.output import check_place, complete
+from dreamtune.pipelines.output import check_absent, check_new_file, complete
 
 FORMATS = {
     "lora": "plain LoRA for diffusers and ComfyUI, from any method",
@@ -192,11 +192,10 @@ def _check_options(
     is_file = place.suffix == ".safetensors"
     if form == "diffusers" and is_file:
         raise ConfigError(f"the output {place} must be a folder: use a name without .safetensors")
-    if form in ("lora", "kohya", "checkpoint", "embedding") and not is_file:
-        raise ConfigError(f"the output {place} must be a file: use a name that ends in .safetensors")
-    if place.exists():
-        raise ConfigError(f"{place} already exists: delete it or choose another name")
-    check_place(place)
+    if is_file or form in ("lora", "kohya", "checkpoint", "embedding"):
+        check_new_file(place)
+    else:
+        check_absent(place)
 
 
 def _precision(form: str, dtype: str | None) -> torch.dtype | None:

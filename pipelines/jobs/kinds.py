@@ -53,38 +53,20 @@ def _train() -> Kind:
 def _fuse() -> Kind:
     from dreamtune.pipelines.fuse.run import FuseConfig, check, fuse
 
-    return Kind(
-        FuseConfig,
-        check,
-        lambda config, out, on_progress, stop: fuse(
-            config, out, stoppable(on_progress, stop, "stopped; nothing was written")
-        ),
-    )
+    return Kind(FuseConfig, check, _stopped_at_progress(fuse))
 
 
 def _analyze() -> Kind:
     from dreamtune.pipelines.analyze.config import AnalyzeConfig
     from dreamtune.pipelines.analyze.run import analyze, check
 
-    return Kind(
-        AnalyzeConfig,
-        check,
-        lambda config, out, on_progress, stop: analyze(
-            config, out, stoppable(on_progress, stop, "stopped; nothing was written")
-        ),
-    )
+    return Kind(AnalyzeConfig, check, _stopped_at_progress(analyze))
 
 
 def _evaluate() -> Kind:
     from dreamtune.pipelines.evaluate.run import EvaluateConfig, check, evaluate
 
-    return Kind(
-        EvaluateConfig,
-        check,
-        lambda config, out, on_progress, stop: evaluate(
-            config, out, stoppable(on_progress, stop, "stopped; nothing was written")
-        ),
-    )
+    return Kind(EvaluateConfig, check, _stopped_at_progress(evaluate))
 
 
 def _stopped_at_progress(flow: Callable[[Any, Path, OnProgress], object]) -> Run:
