@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, get_origin
 
 import yaml
 from pydantic import BaseModel, ConfigDict, PrivateAttr, ValidationError
@@ -91,6 +92,8 @@ def suggest(word: str, known: list[str]) -> str:
     return f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(sorted(known))}"
 
 
+_ASIDE = re.compile(r", unable to .*")
+"""Why pydantic could not read a value, which says no more than what it should be."""
 _PLAIN = {
     "valid tuple": "list, e.g. [a, b]",
     "valid dictionary": "mapping of names to values",
@@ -107,8 +110,10 @@ def explain(error: ValidationError, model: type[Config]) -> str:
     """Turn pydantic's report into one line: each wrong key, what is wrong, and the nearest right key."""
     by_key: dict[str, list[dict[str, Any]]] = {}
     for item in error.errors(include_url=False):
-        # "key" or "key.entry"; beyond that the place names the types that were tried
-        by_key.setdefault(".".join(str(part) for part in item["loc"][:2]), []).append(dict(item))
+        # "key", or "key.entry" of a list or mapping; beyond that the place names the types that were tried
+        field = model.model_fields.get(str(item["loc"][0])) if item["loc"] else None
+        depth = 2 if field is None or get_origin(field.annotation) in (tuple, list, dict) else 1
+        by_key.setdefault(".".join(str(part) for part in item["loc"][:depth]), []).append(dict(item))
     told = [_explain_one(key, items, model) for key, items in list(by_key.items())[:_MISTAKES]]
     return "; ".join([*told, *([f"and {len(by_key) - _MISTAKES} more errors"] if len(by_key) > _MISTAKES else [])])
 
@@ -147,7 +152,7 @@ def _explain_one(key: str, items: list[dict[str, Any]], model: type[Config]) -> 
         return str(item["ctx"]["error"])
     if answer := model.answer_to(key, item["input"]):
         return f"{key} = {item['input']!r}: {answer}"
-    wanted = " or ".join(item["msg"].removeprefix("Input should be ") for item in items)
+    wanted = " or ".join(_ASIDE.sub("", item["msg"].removeprefix("Input should be ")) for item in items)
     for theirs, ours in _PLAIN.items():
         wanted = wanted.replace(theirs, ours)
     return f"{key} = {shown(item['input'])}: must be {wanted}"

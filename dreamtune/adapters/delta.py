@@ -109,8 +109,8 @@ class Delta:
     @cached_property
     def gain(self) -> Tensor:
         """G (in, q) fp32: ‖ΔW x‖ = ‖xᵀ G‖ for any input x."""
-        if self.whole is not None and self.known is None:
-            return self.whole.T.float()
+        if self._by_gram:
+            return self.dense().T.float()
         return (self.v * self.s).float()
 
     def inner(self, other: Delta) -> float:

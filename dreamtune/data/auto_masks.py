@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from dreamtune.data import cutout
-from dreamtune.data.images import Picture, Remark, UnusablePicture, to_tensor
+from dreamtune.data.images import LAID_ON_WHITE, Picture, Remark, UnusablePicture, to_tensor
 from dreamtune.data.masks import cell_weights
 from dreamtune.data.subject_map import color_map, subject_map
 from dreamtune.data.survey import Photo
@@ -90,7 +90,7 @@ def with_masks(
     made: list[Photo] = []
     remarks: list[Remark] = []
     for done, photo in enumerate(photos, 1):
-        if photo.mask is not None or photo.mask_file is not None or "laid on white" in photo.conversions:
+        if photo.mask is not None or photo.mask_file is not None or LAID_ON_WHITE in photo.conversions:
             made.append(photo)
             continue
         size = photo.crop.size

@@ -76,15 +76,15 @@ def plan_composites(
     if resolution < _LEAST_CELLS * cell:
         raise ConfigError(
             f"resolution = {resolution} is too small for composites, which show a thing in each half: "
-            f"use at least {_LEAST_CELLS * cell}, or set compose to 0"
+            f"use at least {_LEAST_CELLS * cell}"
         )
     judged = [(photo, _problem(photo, resolution, cell)) for photo in subject.photos]
     photos = [photo for photo, remark in judged if remark is None or not remark.skipped]
     remarks = tuple(remark for _, remark in judged if remark is not None)
     if not photos:
         raise DatasetError(
-            f"no image can be used in composites: {remarks[0].file} {remarks[0].problem}; use larger images, "
-            "paint more of the subject white, or set compose to 0"
+            f"no image can be used in composites: {remarks[0].file} {remarks[0].problem}; use larger images or "
+            "paint more of the mask white"
         )
     pairs = max(1, -(-COMPOSITES // (2 * len(photos))))
     random, found = Random(f"composites {seed}"), list[Composite]()

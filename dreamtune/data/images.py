@@ -36,6 +36,8 @@ LARGE = 24_000_000
 """Pictures with more pixels than this are decoded one at a time, whatever the number of threads."""
 MIN_SIDE = 16
 """A shorter side in pixels shows no subject."""
+LAID_ON_WHITE = "laid on white"
+"""Conversion of a picture whose transparency is its mask."""
 HEIF = find_spec("pillow_heif") is not None
 """Whether HEIC, which iPhones write, can be read: the extra `heif`."""
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", *(["AVIF"] if features.check("avif") else []), *["HEIF"] * HEIF)
@@ -243,7 +245,7 @@ def _alpha(image: Image.Image) -> Image.Image | None:
 def _conversions(mode: str, transparent: bool) -> list[str]:
     changes = {"CMYK": "CMYK to RGB", "P": "palette to RGB", "I": "16-bit to 8-bit", "F": "32-bit to 8-bit"}
     change = changes.get(mode.partition(";")[0])
-    return ([change] if change else []) + ["laid on white"] * transparent
+    return ([change] if change else []) + [LAID_ON_WHITE] * transparent
 
 
 def _check_size(width: int, height: int) -> None:

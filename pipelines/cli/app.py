@@ -63,7 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     debug = "--debug" in arguments  # taken out here, so that it may stand anywhere
     arguments = [argument for argument in arguments if argument != "--debug"] or ["--help"]
     console.share_cores()
-    command = typer.main.get_command(build(arguments[:1]))
+    command = typer.main.get_command(build([word for word in arguments if not word.startswith("-")][:1]))
     try:
         if debug:
             code = command.main(arguments, prog_name="dreamtune", standalone_mode=False)

@@ -17,7 +17,6 @@ from dreamtune.config import Config
 Json = Annotated[bool, Option("--json", help="Print one JSON object instead of text.")]
 Queue = Annotated[bool, Option("--queue", help="Check it, then add it to the queue that `dreamtune worker` runs.")]
 
-
 Defaults = Callable[[str, FieldInfo], str]
 """(name of a field, the field) -> its default as the help shows it; empty where it has none."""
 

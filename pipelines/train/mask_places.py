@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from dreamtune.data.images import Remark
+from dreamtune.data.images import LAID_ON_WHITE, Remark
 from dreamtune.data.mask_files import MaskFiles, marked
 from dreamtune.data.survey import Photo
 from dreamtune.errors import ConfigError, DatasetError
@@ -50,7 +50,7 @@ def masks_to_make(
             remarks.append(Remark(photo.file, problem, "rename or delete it to make a new one"))
         elif there is not None and not overwrite:
             remarks.append(Remark(photo.file, f"already has the mask {there.name}, which is kept", _AGAIN))
-        elif there is None and "laid on white" in photo.conversions and not overwrite:
+        elif there is None and LAID_ON_WHITE in photo.conversions and not overwrite:
             remarks.append(Remark(photo.file, "is transparent: its opaque part is its mask, which is kept", _AGAIN))
         elif place.is_dir():
             remarks.append(Remark(photo.file, f"gets no mask: {place.name} is a folder", "rename that folder"))

@@ -128,8 +128,8 @@ def _composites(
         return config, *plan_composites(subject, config.other_things, config.seed)
     except (ConfigError, DatasetError) as error:
         if asked:
-            raise
-        remark = Remark("composites", "are skipped", str(error).removesuffix(", or set compose to 0"))
+            raise type(error)(f"{error}, or set compose to 0") from None
+        remark = Remark("composites", "are skipped", str(error))
         return config.changed(compose=0.0), (), (remark,)
 
 

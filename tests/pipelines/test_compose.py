@@ -92,5 +92,7 @@ def test_bad_settings(changes: dict[str, object], message: str, settings: Settin
 
 
 def test_a_base_too_small_for_two_things(settings: Settings, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="too small for composites, which show a thing in each half"):
+    with pytest.raises(
+        ConfigError, match="too small for composites, which show .* in each half: .*, or set compose to 0$"
+    ):
         plan(settings(compose=0.3, resolution=16), tmp_path / "run", quiet)
