@@ -121,7 +121,7 @@ def test_what_is_left_out(tmp_path: Path) -> None:
     """With a reason; it is an error only where nothing is left."""
     with pytest.raises(
         DatasetError,
-        match="no image can be used in composites.*at 8x8 pixels, which.*upscale 3.6 times.*paint more of the mask white$",
+        match="no image can be used.*at 8x8 pixels, which.*upscale 3.6 times.*paint more of the mask white$",
     ):
         pictures(tmp_path / "small", (8, 8, 16, 16))
         large = Framing(64, buckets=False, cell=4, step=8)
